@@ -1,0 +1,1 @@
+"""Data: readers, rendering from CAD, crops and augmentation."""

@@ -1,0 +1,1 @@
+"""Pose families: one file each."""

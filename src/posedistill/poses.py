@@ -1,0 +1,1 @@
+"""PoseEstimates: the table of poses that every estimator, teacher, score and file of the project speaks."""
