@@ -1,0 +1,162 @@
+"""The command line. Heavy imports happen inside the commands, so that ``posedistill --help`` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from posedistill import __version__
+from posedistill.errors import PoseDistillError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Make a large 6-DoF pose estimator small: train a teacher, distil a student, measure both, ship the student.",
+    epilog="Start with: posedistill run recipes/quickstart.yaml",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Render training images, check a data set.")
+app.add_typer(data_app, name="data")
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads this form on every Python we support
+    typer.Argument(help="Any field of the recipe: train.steps=2000 student.settings.backbone=darknet_tiny"),
+]
+Seed = Annotated[int, typer.Option(help="Seed of this network; default: the recipe's.", show_default=False)]
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    jobs: Annotated[int, typer.Option(help="Networks trained at the same time (several fit one GPU).")] = 1,
+) -> None:
+    """Walk all stages: data, teacher, student, distilled, evaluate, export, bench, report.
+
+    Finished stages are skipped and an interrupted one resumes, so the same command goes on after a kill.
+    """
+    from posedistill.training.stages import run as run_stages
+
+    run_stages(_recipe(recipe, overrides), recipe, overrides or [], jobs)
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    network: Annotated[str, typer.Option(help="teacher, or student (the baseline without distillation).")] = "teacher",
+    seed: Seed = -1,
+) -> None:
+    """Train the recipe's teacher, or its student without a teacher."""
+    from posedistill.training.stages import train_variant
+
+    if network not in ("teacher", "student"):
+        raise PoseDistillError(f"--network: found {network!r}, expected 'teacher' or 'student'")
+    loaded = _recipe(recipe, overrides)
+    train_variant(loaded, network, loaded.seed if seed < 0 else seed)
+
+
+@app.command()
+def distill(recipe: RecipeFile, overrides: Overrides = None, seed: Seed = -1) -> None:
+    """Train the recipe's student under its finished teacher."""
+    from posedistill.training.stages import train_variant
+
+    loaded = _recipe(recipe, overrides)
+    train_variant(loaded, "distilled", loaded.seed if seed < 0 else seed)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run folder (runs/NAME) or an exported model.onnx.")],
+    dataset: Annotated[Optional[Path], typer.Option(help="BOP folder; default: the run's test data.")] = None,  # noqa: UP045
+    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
+    frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
+    boxes: Annotated[str, typer.Option(help="gt (boxes from ground truth) or detector.")] = "gt",
+    detections: Annotated[Optional[Path], typer.Option(help="BOP json of detections.")] = None,  # noqa: UP045
+    csv: Annotated[Optional[Path], typer.Option(help="Where to write the BOP csv.")] = None,  # noqa: UP045
+    json: Annotated[Optional[Path], typer.Option(help="Where to write the scores.")] = None,  # noqa: UP045
+    legacy_diameters: Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")] = False,
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
+) -> None:
+    """Measure a run or an exported file on its own test data, or on any BOP folder."""
+    from posedistill.training.evaluation import evaluate_file
+    from posedistill.training.stages import evaluate_run
+
+    if model.is_dir() and dataset is None:
+        evaluate_run(model)
+        return
+    if dataset is None:
+        raise PoseDistillError("--dataset: found nothing, expected a BOP folder (a model file knows no test data)")
+    evaluate_file(
+        model, dataset, split, frames, boxes, detections, csv, json, legacy_diameters=legacy_diameters, threads=threads
+    )
+
+
+@app.command()
+def score(
+    results: Annotated[Path, typer.Argument(help="A BOP csv: scene_id,im_id,obj_id,score,R,t,time.")],
+    dataset: Annotated[Path, typer.Option(help="BOP folder with ground truth and models.")],
+    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
+    frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
+    json: Annotated[Optional[Path], typer.Option(help="Where to write the scores.")] = None,  # noqa: UP045
+    vsd: Annotated[bool, typer.Option(help="Also VSD (needs depth images).")] = False,
+    legacy_diameters: Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")] = False,
+) -> None:
+    """Score anybody's BOP csv: average recall over MSSD, MSPD (and VSD), and ADD(-S), per object."""
+    from posedistill.training.evaluation import score_csv
+
+    score_csv(results, dataset, split, frames, json, vsd=vsd, legacy_diameters=legacy_diameters)
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")],
+    variant: Annotated[str, typer.Option(help="teacher, student or distilled.")] = "distilled",
+    seed: Seed = -1,
+    out: Annotated[Optional[Path], typer.Option(help="Default: model.onnx in the run folder.")] = None,  # noqa: UP045
+) -> None:
+    """Write a network as one ONNX file that holds all the runtime needs, and check that it agrees."""
+    from posedistill.training.stages import export_variant, recipe_of
+
+    recipe = recipe_of(run_folder)
+    export_variant(recipe, variant, recipe.seed if seed < 0 else seed, out or run_folder / "model.onnx")
+
+
+@app.command()
+def report(run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")]) -> None:
+    """Write report.html of a run and print its table."""
+    from posedistill.report import build_report, result_table
+    from posedistill.training.log import console
+
+    console.print(result_table(run_folder))
+    print(build_report(run_folder))
+
+
+def _recipe(path: Path, overrides: list[str] | None) -> Any:
+    from posedistill.training.recipe import load_recipe
+
+    return load_recipe(path, overrides or [])
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: a mistake of the user ends with one clear message, an interrupt with what to do next."""
+    try:
+        app()
+    except PoseDistillError as error:
+        print(f"posedistill: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("posedistill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        print(f"posedistill: {error.name} is missing: pip install 'posedistill[train]'", file=sys.stderr)
+        sys.exit(2)

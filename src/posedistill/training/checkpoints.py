@@ -1,0 +1,104 @@
+"""Checkpoints: safetensors written atomically and loaded strictly; no pickle is ever loaded."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from posedistill.errors import CheckpointError, TrainingError, describe
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one step: a reader, or a kill, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise TrainingError(describe(path, "save", error.strerror, "a disk with room; the old file is kept")) from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and JSON metadata atomically (temporary file, fsync, rename).
+
+    Raises:
+        TrainingError: the disk is full or not writable; the file that was there before is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(contiguous, temporary, metadata={"posedistill": json.dumps(metadata)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise TrainingError(describe(path, "save", error, "a disk with room; the old file is kept")) from None
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and metadata.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, no safetensors file or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except FileNotFoundError:
+        raise CheckpointError(describe(path, "checkpoint", "no such file", "a safetensors checkpoint")) from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(describe(path, "checkpoint", f"unreadable ({error})", "a safetensors file")) from None
+    if "posedistill" not in metadata:
+        raise CheckpointError(describe(path, "metadata", "none of posedistill's", "a checkpoint of posedistill"))
+    return tensors, json.loads(metadata["posedistill"])
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load a state dict; names and shapes must agree to the last one.
+
+    Raises:
+        CheckpointError: listing what is missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    faults = [f"missing {name}" for name in own if name not in state]
+    faults += [f"unexpected {name}" for name in state if name not in own]
+    faults += [
+        f"{name} {list(state[name].shape)} where the network has {list(own[name].shape)}"
+        for name in own
+        if name in state and own[name].shape != state[name].shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        raise CheckpointError(describe(path, "weights", shown, "the weights of this architecture"))
+    module.load_state_dict(state)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: ``optimizer.<parameter index>.<entry>``."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        for index, entries in state.items()
+        for name, value in entries.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,91 @@
+"""What a training run tells: a progress bar with rate and time left, metrics.jsonl and TensorBoard."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+
+def progress_bar() -> Progress:
+    """The bar every long stage shows: what, how far, how fast, how long still."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+class TrainingLog:
+    """Writes one JSON line a call to ``metrics.jsonl``, the same to TensorBoard, and drives the progress bar.
+
+    After a resume the lines past the resumed step are dropped, so the file reads as if nothing had happened.
+    """
+
+    def __init__(self, folder: Path, title: str, steps: int, start: int, quiet: bool = False) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.steps, self.step, self.quiet = steps, start, quiet
+        self.clock, self.clock_step = time.perf_counter(), start
+        if quiet:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._drop_lines_after(start)
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, only needed here
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self.bar = progress_bar()
+        self.task = self.bar.add_task(title, total=steps, completed=start, note="")
+
+    def __enter__(self) -> Self:
+        if not self.quiet:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self.quiet:
+            self.bar.stop()
+            self.writer.close()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to ``step`` finished steps."""
+        if not self.quiet:
+            self.bar.update(self.task, completed=step)
+
+    def rate(self, step: int) -> float:
+        """Steps a second since the last call."""
+        now = time.perf_counter()
+        rate = (step - self.clock_step) / max(now - self.clock, 1e-9)
+        self.clock, self.clock_step = now, step
+        return rate
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Record values at a step (the number of finished steps)."""
+        if self.quiet:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        if "loss" in values:
+            self.bar.update(self.task, note=f"loss {values['loss']:.4f}  {values['steps_per_second']:.1f} steps/s")
+
+    def _drop_lines_after(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError):
+                continue  # the line a kill cut short
+        self.path.write_text("".join(line + "\n" for line in kept))

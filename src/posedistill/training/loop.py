@@ -1,0 +1,223 @@
+"""The training loop, one for all families: a student learns from labels, and from a teacher where there is one."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from posedistill.data.batch import Batch
+from posedistill.distill import Distiller
+from posedistill.errors import CheckpointError, TrainingError, describe
+from posedistill.estimators.base import Estimator
+from posedistill.training.checkpoints import (
+    load_strictly,
+    load_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    save_tensors,
+)
+from posedistill.training.log import TrainingLog
+from posedistill.training.recipe import TrainSettings
+from posedistill.training.schedule import AveragedWeights, learning_rate
+
+Validate = Callable[[Estimator], dict[str, float]]
+SELECT = "val/score"
+"""The validation value that chooses the weights to keep; higher is better."""
+
+
+class Batches(Protocol):
+    """What the loop asks of a loader: the batch of a step is a function of the seed and the step alone."""
+
+    def prefetch(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps ``start`` to ``stop - 1``."""
+        ...
+
+
+@dataclass
+class Teaching:
+    """A frozen teacher and what is learned from it."""
+
+    teacher: Estimator
+    distillers: Sequence[Distiller] = field(default_factory=list)
+
+
+def make_fabric(precision: str = "auto") -> Fabric:
+    """Devices and precision: one GPU if there is one, all processes of a torchrun launch, bf16 where it is fast."""
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = "bf16" if accelerator == "cuda" or torch.cpu._is_avx512_bf16_supported() else "float32"
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    names = {"bf16": "bf16-mixed", "float32": "32-true"}
+    fabric = Fabric(accelerator=accelerator, devices="auto" if accelerator == "cuda" else 1, precision=names[precision])
+    fabric.launch()
+    return fabric
+
+
+def train(
+    fabric: Fabric,
+    estimator: Estimator,
+    batches: Batches,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    seed: int,
+    signature: dict[str, Any],
+    teaching: Teaching | None = None,
+    validate: Validate | None = None,
+    title: str = "train",
+) -> None:
+    """Train to the end of the schedule, or go on from ``folder/last.safetensors`` exactly as if never interrupted.
+
+    ``folder/model.safetensors`` holds the (averaged) weights of the best validation; ``signature`` is stored with
+    them and must be the same on resume.
+
+    Raises:
+        TrainingError: the loss is NaN or infinite (the last good checkpoint is kept), or the disk is full.
+        CheckpointError: the folder holds the run of another recipe or architecture.
+    """
+    estimator.to(fabric.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        estimator.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fabric.device.type == "cuda"
+    )
+    average = AveragedWeights(estimator, settings.ema)
+    last = folder / "last.safetensors"
+    start, best = 0, -math.inf
+    if last.exists():
+        start, best = _resume(last, estimator, optimizer, average, signature)
+    model, wrapped_optimizer = fabric.setup(estimator, optimizer)
+    generator = torch.Generator(device=fabric.device)
+    bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
+    recent: list[dict[str, Tensor]] = []
+
+    def save(step: int) -> None:
+        _stop_at_nan(bool(bad), step, last)
+        if fabric.is_global_zero:
+            tensors = {f"model.{name}": value for name, value in estimator.state_dict().items()}
+            tensors |= {f"average.{name}": value for name, value in average.state.items()}
+            save_tensors(
+                last, tensors | optimizer_tensors(optimizer), {"step": step, "best": best, "signature": signature}
+            )
+
+    with TrainingLog(folder, title, settings.steps, start, quiet=not fabric.is_global_zero) as log:
+        for step, batch in enumerate(batches.prefetch(start, settings.steps), start):
+            estimator.train()
+            rate = learning_rate(step, settings.steps, settings.lr, settings.schedule, settings.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            generator.manual_seed(_step_seed(seed, step, fabric.global_rank))
+            terms = losses(model, estimator, batch, generator, teaching, fabric)
+            total = torch.stack(list(terms.values())).sum()
+            fabric.backward(total)
+            norm = fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
+            wrapped_optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            average.update(estimator, step)
+
+            bad |= ~torch.isfinite(total.detach())
+            recent.append({"loss": total.detach(), "gradient": torch.as_tensor(norm)})
+            recent[-1] |= {f"loss/{name}": value.detach() for name, value in terms.items()}
+            done = step + 1
+            log.advance(done)
+            if done % settings.log_every == 0 or done == settings.steps:
+                _stop_at_nan(bool(bad), done, last)
+                means = {name: float(torch.stack([r[name] for r in recent]).mean()) for name in recent[0]}
+                speed = log.rate(done)
+                images = speed * len(batch) * fabric.world_size
+                log.write(done, means | {"lr": rate, "steps_per_second": speed, "images_per_second": images})
+                recent = []
+            if validate is not None and (done % settings.validate_every == 0 or done == settings.steps):
+                scores = _validate_average(estimator, average, validate)
+                log.write(done, scores)
+                if scores[SELECT] >= best:  # of equals the later, trained longer
+                    best = scores[SELECT]
+                    _save_model(fabric, folder, average.state, signature, done, scores)
+            if done % settings.checkpoint_every == 0 or done == settings.steps:
+                save(done)
+    if validate is None:
+        _save_model(fabric, folder, average.state, signature, settings.steps, {})
+
+
+def losses(
+    model: torch.nn.Module,
+    estimator: Estimator,
+    batch: Batch,
+    generator: torch.Generator | None,
+    teaching: Teaching | None,
+    fabric: Fabric | None = None,
+) -> dict[str, Tensor]:
+    """All weighted loss terms of one step: the family's own, then one for each distiller.
+
+    ``model`` is the estimator as the distributed engine wrapped it (the estimator itself on one device).
+    """
+    prediction = model(batch, generator)
+    terms = dict(estimator.loss(prediction, batch))
+    if teaching is not None:
+        with torch.no_grad(), fabric.autocast() if fabric is not None else torch.no_grad():
+            taught = teaching.teacher(batch)
+        for distiller in teaching.distillers:
+            terms[distiller.name] = distiller.weight * distiller(prediction, taught, batch)
+    return terms
+
+
+def freeze(teacher: Estimator, device: torch.device) -> Estimator:
+    """A teacher as the loop wants it: no gradients, eval mode, channels-last."""
+    return teacher.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return ((seed * 1_000_003 + step) * 1_009 + rank) % (2**63)
+
+
+def _stop_at_nan(bad: bool, step: int, last: Path) -> None:
+    if bad:
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written yet"
+        raise TrainingError(
+            describe(last.parent, "loss", f"NaN or infinite by step {step}", "a finite loss")
+            + f"; {kept}. Lower train.lr or train.clip and run again to go on from it."
+        )
+
+
+def _validate_average(estimator: Estimator, average: AveragedWeights, validate: Validate) -> dict[str, float]:
+    """Validate with the averaged weights in place, then put the training weights back."""
+    training = {name: value.clone() for name, value in estimator.state_dict().items()}
+    estimator.load_state_dict(average.state)
+    estimator.eval()
+    try:
+        return validate(estimator)
+    finally:
+        estimator.load_state_dict(training)
+
+
+def _save_model(
+    fabric: Fabric, folder: Path, state: dict[str, Tensor], signature: dict[str, Any], step: int, scores: dict[str, float]
+) -> None:
+    if fabric.is_global_zero:
+        save_tensors(folder / "model.safetensors", state, {"signature": signature, "step": step, "scores": scores})
+
+
+def _resume(
+    last: Path, estimator: Estimator, optimizer: torch.optim.Optimizer, average: AveragedWeights, signature: dict[str, Any]
+) -> tuple[int, float]:
+    tensors, metadata = load_tensors(last)
+    found = metadata.get("signature", {})
+    if found != signature:
+        keys = [key for key in signature.keys() | found.keys() if signature.get(key) != found.get(key)]
+        shown = "; ".join(f"{key} was {found.get(key)!r}, is {signature.get(key)!r}" for key in sorted(keys))
+        raise CheckpointError(
+            describe(last, "signature", shown, "the same recipe") + ". Give the recipe another name, or remove the folder."
+        )
+    load_strictly(estimator, _section(tensors, "model."), last)
+    device = next(estimator.parameters()).device
+    average.state = {name: value.to(device) for name, value in _section(tensors, "average.").items()}
+    restore_optimizer(optimizer, tensors)
+    return metadata["step"], metadata["best"]
+
+
+def _section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

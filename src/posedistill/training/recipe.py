@@ -1,0 +1,197 @@
+"""The recipe: the typed, validated configuration of one experiment."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from posedistill.data.augment import AugmentSettings
+from posedistill.data.render import RenderSettings
+from posedistill.distill import DistillSpec
+from posedistill.errors import RecipeError, describe
+
+Boxes = Literal["gt", "detector"]
+
+
+class Settings(BaseModel):
+    """Base of every section: unknown keys are refused, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BopSource(Settings):
+    """Frames of a BOP folder."""
+
+    bop: Path
+    split: str = "test"
+    scenes: list[int] | None = None
+    frames: Path | None = Field(None, description="Text file with one image id a line; relative to the BOP folder.")
+
+
+class RenderSource(Settings):
+    """Frames rendered from CAD models: a folder of meshes, or ``code`` for the objects made in code."""
+
+    models: Path
+    count: int = Field(gt=0)
+    seed: int = 0
+    settings: RenderSettings = RenderSettings()
+
+
+class TestSource(Settings):
+    """The test split, read by ``evaluate`` alone."""
+
+    source: BopSource | RenderSource
+    boxes: Boxes = "gt"
+    detections: Path | None = Field(None, description="BOP json of detections, needed by boxes: detector.")
+
+    @model_validator(mode="after")
+    def _detector_needs_detections(self) -> "TestSource":
+        if self.boxes == "detector" and self.detections is None:
+            raise ValueError("boxes: detector needs detections: FILE (BOP json)")
+        return self
+
+
+class DataSettings(Settings):
+    """What is trained on, validated on and tested on."""
+
+    objects: list[int] = Field(min_length=1, description="BOP object ids; their order is the class order.")
+    train: list[BopSource | RenderSource] = Field(min_length=1)
+    shares: list[float] | None = Field(None, description="Share of each source in a batch; default: by size.")
+    test: TestSource
+    validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
+    crop_size: int = Field(256, ge=32, multiple_of=32)
+    backgrounds: Path | None = None
+    augment: AugmentSettings = AugmentSettings()
+    min_visible: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_share_a_source(self) -> "DataSettings":
+        if self.shares is not None and len(self.shares) != len(self.train):
+            raise ValueError(f"{len(self.shares)} shares for {len(self.train)} training sources")
+        return self
+
+
+class TrainSettings(Settings):
+    """The schedule of one network."""
+
+    steps: int = Field(10_000, gt=0)
+    batch_size: int = Field(16, gt=0, description="Crops a step, over all processes together.")
+    lr: float = Field(1e-3, gt=0)
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the rate rises.")
+    weight_decay: float = Field(1e-4, ge=0)
+    clip: float = Field(1.0, gt=0, description="Largest global gradient norm.")
+    ema: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights; 0 turns averaging off.")
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    validate_every: int = Field(1000, gt=0)
+    validation_crops: int = Field(512, gt=0)
+    checkpoint_every: int = Field(1000, gt=0)
+    log_every: int = Field(50, gt=0)
+
+
+class NetworkSettings(Settings):
+    """A teacher or a student: a pose family with its settings and schedule, or finished weights."""
+
+    family: str = "wdrnet"
+    settings: dict[str, Any] = Field(default_factory=dict, description="The family's own settings.")
+    train: TrainSettings | None = Field(None, description="Its own schedule; default: the recipe's.")
+    checkpoint: Path | None = Field(None, description="Finished weights; nothing is trained.")
+    pretrained: Path | None = Field(None, description="State dict the backbone starts from.")
+
+
+class Recipe(Settings):
+    """One experiment: data, a teacher, a student, the distillation losses and a schedule."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    expected: str = Field("", description="What this recipe should give, in words.")
+    seed: int = 0
+    seeds: int = Field(1, ge=1, description="How many seeds of student and distilled are trained: seed, seed + 1, ...")
+    data: DataSettings
+    teacher: NetworkSettings
+    student: NetworkSettings
+    distill: list[DistillSpec] = Field(min_length=1)
+    train: TrainSettings = TrainSettings()
+    runs: Path = Path("runs")
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this recipe lands."""
+        return self.runs / self.name
+
+    def schedule(self, network: NetworkSettings) -> TrainSettings:
+        """The schedule of a network: its own, or the recipe's."""
+        return network.train or self.train
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe, apply ``key=value`` overrides, expand ``${VARIABLES}`` and validate.
+
+    Raises:
+        RecipeError: naming the file, the key, what was found and what was expected.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(describe(path, "recipe", "no such file", "a YAML recipe")) from None
+    except yaml.YAMLError as error:
+        raise RecipeError(describe(path, "recipe", f"not YAML ({error})", "a YAML recipe")) from None
+    if not isinstance(raw, dict):
+        raise RecipeError(describe(path, "recipe", type(raw).__name__, "a mapping of sections"))
+    for override in overrides:
+        _override(raw, override, path)
+    try:
+        return Recipe.model_validate(_expand(raw, path, ()))
+    except ValidationError as error:
+        raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from None
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of anything JSON can hold; tells whether a finished stage still belongs to the recipe."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _override(raw: dict[str, Any], override: str, path: Path) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(describe(path, override, "no '='", "an override as key=value, e.g. train.steps=2000"))
+    *parents, last = key.split(".")
+    node: Any = raw
+    try:
+        for parent in parents:
+            if isinstance(node, list):
+                node = node[int(parent)]
+            else:
+                node = node[parent] if node.get(parent) is not None else node.setdefault(parent, {})
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
+    except (IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        raise RecipeError(describe(path, key, "no such place in the recipe", "a dotted key")) from None
+
+
+def _expand(node: Any, path: Path, key: tuple[str, ...]) -> Any:
+    if isinstance(node, dict):
+        return {name: _expand(value, path, (*key, str(name))) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_expand(value, path, (*key, str(index))) for index, value in enumerate(node)]
+    if not isinstance(node, str):
+        return node
+
+    def variable(match: re.Match[str]) -> str:
+        value = os.environ.get(match[1])
+        if value is None:
+            raise RecipeError(describe(path, ".".join(key), f"${{{match[1]}}}, which is not set", "the variable set"))
+        return value
+
+    return re.sub(r"\$\{(\w+)\}", variable, node)
+
+
+def _explain(path: Path, fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return describe(path, key, "an unknown key", "a key of the recipe (see docs/recipes.md)")
+    return describe(path, key, repr(fault["input"])[:120], fault["msg"])
