@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from posedistill.data.batch import Batch
 from posedistill.geometry.objects import ObjectTable
 
-VIEWS = ("votes", "features", "embedding", "regression", "logits")
+VIEWS = ("votes", "cells", "features", "embedding", "regression", "logits")
 
 
 @dataclass
@@ -20,11 +20,22 @@ class Votes:
         values: ``[B, N, K, D]`` in units of the crop's side (for image keypoints).
         weights: ``[B, N]`` scores in 0..1.
         mask: ``[B, N]`` bool, False where the slot is padding (its values are finite but mean nothing).
+        cells: ``[B, N]`` int64, which cell voted, as ``cell_ids`` numbers them; None where votes have no cells.
     """
 
     values: Tensor
     weights: Tensor
     mask: Tensor
+    cells: Tensor | None = None
+
+
+def cell_ids(stride: int, height: int, width: int) -> Tensor:
+    """``[height * width]`` int64 ids of one level's cells, row-major; two networks agree on the cells they share.
+
+    >>> cell_ids(8, 2, 2).tolist()
+    [524288, 524289, 524544, 524545]
+    """
+    return (stride << 16) + ((torch.arange(height)[:, None] << 8) + torch.arange(width)).flatten()
 
 
 @dataclass
@@ -36,6 +47,8 @@ class Prediction:
 
     heads: dict[str, Tensor]
     votes: Votes | None = None
+    cells: Votes | None = None
+    """The votes of every cell, chosen or not, with their ids: what pointwise matching looks up."""
     features: dict[str, Tensor] = field(default_factory=dict)
     """Maps ``[B, C, H, W]``, named, fine to coarse."""
     embedding: Tensor | None = None
