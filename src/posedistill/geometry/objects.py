@@ -1,10 +1,14 @@
 """ObjectTable: what the estimator, the decoder and an exported file must know of each object."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.symmetries import symmetry_transforms
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,54 @@ class ObjectTable:
 
     def __len__(self) -> int:
         return len(self.obj_ids)
+
+    @classmethod
+    def from_models_info(
+        cls, models_info: Mapping[int, Mapping[str, Any]], obj_ids: Sequence[int] | None = None
+    ) -> "ObjectTable":
+        """The table of some (default: all) objects of a ``models_info.json``, its keys already integers.
+
+        Raises:
+            DataError: an object or one of its keys is missing, or a diameter is not positive.
+        """
+        obj_ids = tuple(int(obj_id) for obj_id in (sorted(models_info) if obj_ids is None else obj_ids))
+        missing = [obj_id for obj_id in obj_ids if obj_id not in models_info]
+        if missing:
+            raise DataError(describe("models_info.json", str(missing[0]), sorted(models_info), f"objects {missing}"))
+        keypoints, diameters = zip(*(_box_and_diameter(i, models_info[i]) for i in obj_ids), strict=True)
+        symmetries = tuple(symmetry_transforms(models_info[obj_id]) for obj_id in obj_ids)
+        return cls(obj_ids, np.stack(keypoints), np.array(diameters), symmetries)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers, for ``json`` and for the metadata of an exported file."""
+        return {
+            "obj_ids": list(self.obj_ids),
+            "keypoints": self.keypoints.tolist(),
+            "diameters": self.diameters.tolist(),
+            "symmetries": [symmetries.tolist() for symmetries in self.symmetries],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "ObjectTable":
+        """What ``to_json`` gave; ``KeyError`` where a key is missing."""
+        return cls(
+            obj_ids=tuple(content["obj_ids"]),
+            keypoints=np.asarray(content["keypoints"], dtype=np.float64),
+            diameters=np.asarray(content["diameters"], dtype=np.float64),
+            symmetries=tuple(np.asarray(entry, dtype=np.float64) for entry in content["symmetries"]),
+        )
+
+
+def _box_and_diameter(obj_id: int, info: Mapping[str, Any]) -> tuple[Array, float]:
+    """Corners ``[8, 3]`` and diameter of one entry of ``models_info.json``."""
+    keys = ("diameter", "min_x", "min_y", "min_z", "size_x", "size_y", "size_z")
+    missing = [key for key in keys if key not in info]
+    if missing:
+        raise DataError(describe("models_info.json", f"{obj_id}.{missing[0]}", sorted(info), list(keys)))
+    diameter, *box = (float(info[key]) for key in keys)
+    if not diameter > 0:
+        raise DataError(describe("models_info.json", f"{obj_id}.diameter", diameter, "a length above 0 mm"))
+    return box_corners(np.array(box[:3]), np.array(box[:3]) + box[3:]), diameter
 
 
 def box_corners(minimum: Array, maximum: Array) -> Array:

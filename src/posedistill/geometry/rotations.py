@@ -1,0 +1,125 @@
+"""Rotations on numpy arrays: tests, distances, sampling and the constructions the project needs."""
+
+import numpy as np
+
+from posedistill.geometry.cameras import Array
+
+
+def is_rotation(R: Array, tol: float = 1e-3) -> np.ndarray:
+    """Whether ``[..., 3, 3]`` matrices are rotations: no entry of ``R R^T - I`` above ``tol``, and det R > 0.
+
+    Returns:
+        ``[...]`` bool; False for NaN.
+
+    >>> is_rotation(np.stack([np.eye(3), -np.eye(3), 1.1 * np.eye(3)]))
+    array([ True, False, False])
+    """
+    R = np.asarray(R, dtype=np.float64)
+    residual = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).max(axis=(-1, -2))
+    # The triple product instead of np.linalg.det, which warns on NaN.
+    determinant = (np.cross(R[..., 0, :], R[..., 1, :]) * R[..., 2, :]).sum(axis=-1)
+    return (residual <= tol) & (determinant > 0)
+
+
+def angle_between(Ra: Array, Rb: Array) -> Array:
+    """Geodesic distance of rotations in radians, in [0, pi]; accurate at both ends.
+
+    Args:
+        Ra, Rb: ``[..., 3, 3]``, broadcast against each other.
+
+    >>> float(angle_between(np.eye(3), axis_angle(np.array([0.0, 0.0, 1.0]), 0.25)).round(12))
+    0.25
+    """
+    relative = np.swapaxes(Ra, -1, -2) @ Rb
+    double_sine = np.sqrt(
+        (relative[..., 2, 1] - relative[..., 1, 2]) ** 2
+        + (relative[..., 0, 2] - relative[..., 2, 0]) ** 2
+        + (relative[..., 1, 0] - relative[..., 0, 1]) ** 2
+    )
+    return np.arctan2(double_sine, np.trace(relative, axis1=-2, axis2=-1) - 1.0)
+
+
+def cross_matrix(vectors: Array) -> Array:
+    """``[..., 3, 3]`` matrices ``[v]x`` with ``[v]x w = v x w`` for ``[..., 3]`` vectors."""
+    x, y, z = np.moveaxis(np.asarray(vectors, dtype=np.float64), -1, 0)
+    zero = np.zeros_like(x)
+    entries = [zero, -z, y, z, zero, -x, -y, x, zero]
+    return np.stack(entries, axis=-1).reshape(*x.shape, 3, 3)
+
+
+def axis_angle(axis: Array, angle: Array | float) -> Array:
+    """Rotations about axes (Rodrigues).
+
+    Args:
+        axis: ``[..., 3]``, any length but 0. angle: ``[...]`` radians.
+
+    Returns:
+        ``[..., 3, 3]``.
+
+    >>> axis_angle(np.array([0.0, 0.0, 2.0]), np.pi / 2).round(6) @ [1.0, 0.0, 0.0]
+    array([0., 1., 0.])
+    """
+    axis = np.asarray(axis, dtype=np.float64)
+    cross = cross_matrix(axis / np.linalg.norm(axis, axis=-1, keepdims=True))
+    angle = np.asarray(angle, dtype=np.float64)[..., None, None]
+    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * (cross @ cross)
+
+
+def quaternion_to_matrix(quaternion: Array) -> Array:
+    """``[..., 3, 3]`` rotations from ``[..., 4]`` quaternions (w, x, y, z) of any length but 0.
+
+    >>> quaternion_to_matrix(np.array([2.0, 0.0, 0.0, 0.0])).diagonal()
+    array([1., 1., 1.])
+    """
+    quaternion = np.asarray(quaternion, dtype=np.float64)
+    quaternion = quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True)
+    cross = cross_matrix(quaternion[..., 1:])
+    return np.eye(3) + 2.0 * quaternion[..., :1, None] * cross + 2.0 * (cross @ cross)
+
+
+def random_rotations(n: int, rng: np.random.Generator) -> Array:
+    """``[n, 3, 3]`` rotations, uniform over SO(3) (normalised Gaussian quaternions)."""
+    return quaternion_to_matrix(rng.normal(size=(n, 4)))
+
+
+def rotation_onto(source: Array, target: Array) -> Array:
+    """Smallest rotations that turn directions ``source`` onto ``target``.
+
+    Args:
+        source, target: ``[..., 3]``, any length but 0, broadcast against each other.
+
+    Returns:
+        ``[..., 3, 3]`` with ``R source || target``. Opposite directions are turned by pi about an axis normal to them.
+    """
+    a = np.asarray(source, dtype=np.float64) / np.linalg.norm(source, axis=-1, keepdims=True)
+    b = np.asarray(target, dtype=np.float64) / np.linalg.norm(target, axis=-1, keepdims=True)
+    a, b = np.broadcast_arrays(a, b)
+    cross = cross_matrix(np.cross(a, b))
+    dot = (a * b).sum(axis=-1)
+    opposite = dot < -1.0 + 1e-12
+    R = np.eye(3) + cross + cross @ cross / np.where(opposite, 1.0, 1.0 + dot)[..., None, None]
+    if opposite.any():
+        # Any normal will do: cross a with the coordinate axis it is furthest from.
+        normal = np.cross(a, np.eye(3)[np.abs(a).argmin(axis=-1)])
+        R = np.where(opposite[..., None, None], axis_angle(np.where(opposite[..., None], normal, 1.0), np.pi), R)
+    return R
+
+
+def look_at(eye: Array, target: Array, up: Array) -> tuple[Array, Array]:
+    """World-to-camera pose of cameras at ``eye`` that look at ``target`` (OpenCV axes: x right, y down, z forward).
+
+    Args:
+        eye, target, up: ``[..., 3]``; ``up`` must not be parallel to the line of sight.
+
+    Returns:
+        R ``[..., 3, 3]`` and t ``[..., 3]`` with ``camera = R world + t``.
+
+    >>> R, t = look_at(np.array([0.0, 0.0, -5.0]), np.zeros(3), np.array([0.0, -1.0, 0.0]))
+    >>> R @ np.array([1.0, 2.0, 3.0]) + t
+    array([1., 2., 8.])
+    """
+    forward = np.asarray(target, dtype=np.float64) - eye
+    right = np.cross(forward, up)
+    axes = np.stack(np.broadcast_arrays(right, np.cross(forward, right), forward), axis=-2)
+    R = axes / np.linalg.norm(axes, axis=-1, keepdims=True)
+    return R, -np.einsum("...ij,...j->...i", R, np.asarray(eye, dtype=np.float64))
