@@ -1,0 +1,111 @@
+"""Decoding of image, depth and mask files into arrays; a damaged file is an error and never a half-grey picture."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from posedistill.errors import DataError, describe
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read any photograph as RGB.
+
+    Gray images are repeated over the channels, 16-bit ones keep their upper 8 bits, alpha is dropped. An EXIF
+    orientation is ignored: intrinsics belong to the pixels as they are stored.
+
+    Returns:
+        uint8 ``[H, W, 3]``, RGB.
+
+    Raises:
+        DataError: the file is missing, truncated, no image, or of a type other than 8 or 16 bit.
+    """
+    image = decode(path)
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise DataError(describe(path, "image", f"{image.dtype} pixels", "8 or 16 bit"))
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    if channels not in (3, 4):
+        raise DataError(describe(path, "image", f"{channels} channels", "1, 3 or 4"))
+    return np.ascontiguousarray(image[..., 2::-1])
+
+
+def read_depth_image(path: Path, depth_scale: float) -> NDArray[np.float32]:
+    """Read a depth image in mm, ``[H, W]`` float32; 0 where nothing was measured.
+
+    Raises:
+        DataError: as :func:`read_image`, or an image of several channels.
+    """
+    raw = decode(path)
+    if raw.ndim != 2:
+        raise DataError(describe(path, "depth", f"shape {raw.shape}", "one channel"))
+    return raw.astype(np.float32) * np.float32(depth_scale)
+
+
+def read_mask(path: Path, allow_empty: bool = False) -> NDArray[np.bool_]:
+    """Read a mask, bool ``[H, W]``: True where the file is not 0.
+
+    Raises:
+        DataError: as :func:`read_image`, or no pixel is set and ``allow_empty`` is False (the mask of an instance
+            that nothing is seen of is rightly empty; anywhere else an empty mask is a fault).
+    """
+    raw = decode(path)
+    mask: NDArray[np.bool_] = (raw.reshape(*raw.shape[:2], -1)[..., :3] != 0).any(axis=2)
+    if not allow_empty and not mask.any():
+        raise DataError(describe(path, "mask", "no pixel set", "at least one"))
+    return mask
+
+
+def decode(path: Path) -> NDArray:
+    """Decode a file as it is stored (BGR order, any depth); ``DataError`` where it is missing or damaged."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(describe(path, "image", "no such file", "an image file")) from None
+    except OSError as error:
+        raise DataError(describe(path, "image", error.strerror, "a readable image file")) from None
+    if not data:
+        raise DataError(describe(path, "image", "an empty file", "an image"))
+    # OpenCV fills what a cut file lacks with grey and only warns, so the end is looked for before decoding.
+    if not _is_whole(data):
+        raise DataError(describe(path, "image", f"a file cut off after {len(data)} bytes", "a whole image"))
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DataError(describe(path, "image", f"undecodable data ({error.err})", "an image")) from None
+    if image is None:
+        raise DataError(describe(path, "image", "undecodable data", "an image (png, jpg or tif)"))
+    return image
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a jpg or png runs to its end marker; bytes after it (as phones append) are no fault."""
+    if data.startswith(JPEG_START):
+        scan = _jpeg_scan_offset(data)
+        return scan >= 0 and data.find(JPEG_END, scan) >= 0
+    if data.startswith(PNG_START):
+        return PNG_END in data
+    return True
+
+
+def _jpeg_scan_offset(data: bytes) -> int:
+    """Offset of the first scan, or -1; walks the segments so that the end marker of an EXIF thumbnail is not seen."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # padding
+            position += 1
+            continue
+        if marker == JPEG_SCAN:
+            return position
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return -1
