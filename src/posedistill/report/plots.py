@@ -1,0 +1,202 @@
+"""Figures of a report as inline SVG that follows the page's light or dark theme.
+
+Matplotlib draws with placeholder colours, which are then replaced by CSS variables; text stays text. A variant has the
+same colour (Okabe and Ito's colour-blind safe set) and the same marker in every figure.
+"""
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from posedistill.geometry.cameras import Array
+from posedistill.report.results import Evaluation, headline_metric, metric_label, variant_rank
+from posedistill.report.statistics import summarise
+
+_INK, _GRID = "#010203", "#040506"
+_CSS = {_INK: "var(--ink)", _GRID: "var(--grid)"}
+_MARKERS = {"teacher": "s", "student": "o", "distilled": "D", "exported": "^"}
+_PLACEHOLDERS = {name: f"#0a0b{index:02x}" for index, name in enumerate([*_MARKERS, "other"])}
+_CSS |= {color: f"var(--{name})" for name, color in _PLACEHOLDERS.items()}
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.titlesize": 11,
+    "axes.titlecolor": _INK,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+}
+_MAX_POINTS = 240
+
+
+def accuracy_over_cost(group: Sequence[Evaluation], costs: Mapping[str, float], label: str) -> str | None:
+    """Headline recall of each variant over a cost on a logarithmic axis, bars of one standard deviation over seeds.
+
+    Args:
+        costs: variant to a positive number. label: what it is, with its unit.
+
+    Returns:
+        SVG, or None when fewer than two variants have both numbers.
+    """
+    metric = headline_metric(list(group))
+    points = {name: _recalls(group, name, metric) for name, cost in costs.items() if cost > 0}
+    points = {name: values for name, values in points.items() if values}
+    if metric is None or len(points) < 2:
+        return None
+    with mpl.rc_context(_RC):
+        figure, axes = _figure(4.6, 3.1)
+        for name, values in sorted(points.items(), key=lambda pair: variant_rank(pair[0])):
+            summary = summarise([100 * value for value in values])
+            axes.errorbar(
+                costs[name],
+                summary.mean,
+                yerr=None if np.isnan(summary.std) else summary.std,
+                capsize=3,
+                markersize=9,
+                **_style(name),
+            )
+        axes.set(xscale="log", xlabel=label, ylabel=f"{metric_label(metric)}, %")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.15, y=0.2)
+        _legend(axes)
+        return _svg(figure, f"{metric_label(metric)} over {label}")
+
+
+def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
+    """Recall over the tolerated error, mean over seeds with the band between the lowest and the highest seed."""
+    variants = sorted({item.variant for item in group if name in item.curves}, key=variant_rank)
+    if not variants:
+        return None
+    with mpl.rc_context(_RC):
+        figure, axes = _figure(4.6, 3.1)
+        for variant in variants:
+            curves = [item.curves[name] for item in group if item.variant == variant and name in item.curves]
+            x = np.asarray(curves[0][0])
+            recalls = np.stack([100 * np.interp(x, *curve) for curve in curves])
+            axes.plot(100 * x, recalls.mean(axis=0), **_line(variant))
+            if len(curves) > 1:
+                axes.fill_between(
+                    100 * x, recalls.min(axis=0), recalls.max(axis=0), color=_color(variant), alpha=0.18, linewidth=0
+                )
+        axes.set(xlabel=f"tolerated {name.upper()} error, % of the diameter", ylabel="recall, %", ylim=(0, 102))
+        axes.set_xlim(left=0)
+        _legend(axes)
+        return _svg(figure, f"recall over tolerated {name.upper()} error")
+
+
+def history_panels(histories: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], prefix: str) -> list[str]:
+    """One small figure for each logged quantity whose name starts with ``prefix``; seeds thin, their mean bold.
+
+    Args:
+        histories: variant, seed, quantity, ``{step: value}`` as in ``RunResults``.
+    """
+    names = (key for seeds in histories.values() for quantities in seeds.values() for key in quantities)
+    quantities = [name for name in dict.fromkeys(names) if name.startswith(prefix)]
+    return [_history_panel(histories, quantity) for quantity in quantities]
+
+
+def _history_panel(histories: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], quantity: str) -> str:
+    with mpl.rc_context(_RC):
+        figure, axes = _figure(3.6, 2.5)
+        everything: list[Array] = []
+        for variant, seeds in histories.items():
+            curves = [_thinned(quantities[quantity]) for quantities in seeds.values() if quantities.get(quantity)]
+            if not curves:
+                continue
+            everything += [values for _, values in curves]
+            if len(curves) > 1:
+                for steps, values in curves:
+                    axes.plot(steps, values, color=_color(variant), linewidth=0.7, alpha=0.45)
+            axes.plot(*_mean_curve(curves), **_line(variant))
+        values = np.concatenate(everything)
+        if values.min() > 0 and values.max() > 20 * np.median(values):
+            axes.set_yscale("log")
+        axes.set(xlabel="step", title=quantity)
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+        )
+        _legend(axes)
+        return _svg(figure, f"{quantity} over training steps")
+
+
+def _thinned(history: Mapping[int, float]) -> tuple[Array, Array]:
+    """Steps and values, averaged over neighbours down to ``_MAX_POINTS``."""
+    points = np.array(sorted(history.items()), dtype=np.float64)
+    bins = np.array_split(points, min(len(points), _MAX_POINTS))
+    steps, values = np.array([part.mean(axis=0) for part in bins]).T
+    return steps, values
+
+
+def _mean_curve(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Mean over seeds at the longest seed's steps, over the stretch that every seed has reached."""
+    steps = max((steps for steps, _ in curves), key=len)
+    steps = steps[steps <= min(other[-1] for other, _ in curves)] if len(curves) > 1 else steps
+    return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0)
+
+
+def _recalls(group: Iterable[Evaluation], variant: str, metric: str | None) -> list[float]:
+    return (
+        [item.scores[metric] for item in group if item.variant == variant and metric in item.scores] if metric else []
+    )
+
+
+def _color(variant: str) -> str:
+    return _PLACEHOLDERS.get(variant, _PLACEHOLDERS["other"])
+
+
+def _style(variant: str) -> dict[str, Any]:
+    return {"color": _color(variant), "marker": _MARKERS.get(variant, "v"), "label": variant, "linestyle": "none"}
+
+
+def _line(variant: str) -> dict[str, Any]:
+    dashes = {"teacher": (0, (5, 2)), "exported": (0, (1, 1.5))}
+    return {"color": _color(variant), "label": variant, "linewidth": 2.0, "linestyle": dashes.get(variant, "-")}
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0.0)
+    axes.tick_params(length=0)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    if len(axes.get_legend_handles_labels()[1]) > 0:
+        axes.legend(fontsize=10, loc="best", handlelength=1.8)
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an ``<svg>`` element that scales with its container and can be read aloud."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": title}):  # ids must differ between the figures of one page
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": title})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?)height="[^"]*"', r'\1role="img"', svg, count=1)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    for placeholder, variable in _CSS.items():
+        svg = svg.replace(placeholder, variable)
+    return svg

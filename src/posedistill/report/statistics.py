@@ -1,0 +1,90 @@
+"""Means over seeds and paired bootstrap intervals: pure functions on numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from posedistill.geometry.cameras import Array
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation of ``count`` values; ``std`` is nan below two values."""
+
+    mean: float
+    std: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference with its 95 % bootstrap interval; ``low`` and ``high`` are nan where nothing can vary.
+
+    ``basis`` says in words what was resampled.
+    """
+
+    mean: float
+    low: float
+    high: float
+    basis: str
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return bool(self.low > 0 or self.high < 0)
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Mean and sample standard deviation over seeds.
+
+    >>> summarise([0.5, 0.7])
+    Summary(mean=0.6, std=0.1414213562373095, count=2)
+    """
+    if not values:
+        return Summary(np.nan, np.nan, 0)
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+    return Summary(float(np.mean(values)), std, len(values))
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 4000, seed: int = 0) -> Difference:
+    """Mean of ``second - first`` with a percentile bootstrap interval of 95 %.
+
+    Pairs are kept together: seed ``i`` of one is compared with seed ``i`` of the other, target ``j`` with target
+    ``j``. With targets, seeds and targets are both resampled (a two-way cluster bootstrap), so the interval covers
+    another test set as well as another training. Few seeds make it too narrow: three seeds have 10 distinct resamples.
+
+    Args:
+        first, second: ``[S]`` a score for each seed, or ``[S, T]`` an outcome for each seed and target.
+
+    Raises:
+        ValueError: when the shapes differ or nothing is given.
+
+    >>> paired_difference([0.5, 0.5, 0.5], [0.6, 0.6, 0.6])
+    Difference(mean=0.1, low=0.1, high=0.1, basis='3 seeds')
+    """
+    difference = np.asarray(second, dtype=np.float64) - _same_shape(first, second)
+    by_target = difference.ndim == 2
+    difference = difference.reshape(len(difference), -1)
+    seeds, targets = difference.shape
+    basis = f"{seeds} seed{'s' * (seeds > 1)}" + (f" x {targets} targets" if by_target else "")
+    mean = float(np.round(difference.mean(), 12))
+    if seeds * targets < 2:
+        return Difference(mean, np.nan, np.nan, basis)
+    rng = np.random.default_rng(seed)
+    means: list[Array] = []
+    for start in range(0, resamples, 250):  # a block at a time: the counts take resamples x targets numbers
+        block = min(250, resamples - start)
+        seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), block) / seeds
+        target_weights = rng.multinomial(targets, np.full(targets, 1 / targets), block) / targets
+        means.append(((seed_weights @ difference) * target_weights).sum(axis=1))
+    low, high = np.round(np.percentile(np.concatenate(means), [2.5, 97.5]), 12)
+    return Difference(mean, float(low), float(high), basis)
+
+
+def _same_shape(first: ArrayLike, second: ArrayLike) -> Array:
+    array = np.asarray(first, dtype=np.float64)
+    if array.shape != np.shape(second) or array.size == 0 or array.ndim > 2:
+        raise ValueError(f"paired samples: found shapes {array.shape} and {np.shape(second)}, expected [S] or [S, T]")
+    return array

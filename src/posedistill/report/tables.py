@@ -1,0 +1,276 @@
+"""The tables of a report: results, objects and speed, for the page, the terminal and markdown."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posedistill.report.results import Evaluation, RunResults, headline_metric, load_run, metric_label, variant_rank
+from posedistill.report.statistics import Difference, paired_difference, summarise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.table import Table as RichTable
+
+
+BOXES = {"gt": "ground-truth boxes", "detector": "detector boxes"}
+"""Words for the two sources of boxes."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: its text, and a 0..1 value where the page may colour it."""
+
+    text: str
+    heat: float | None = None
+
+
+@dataclass
+class Table:
+    """A table as the page, the terminal and markdown print it. The first column is left aligned, the rest right."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    notes: list[str] = field(default_factory=list)
+
+    def to_markdown(self) -> str:
+        """GitHub markdown, title and notes included.
+
+        >>> print(Table("", ["a", "b"], [[Cell("x"), Cell("1")]]).to_markdown())
+        | a | b |
+        | --- | ---: |
+        | x | 1 |
+        """
+        lines = [f"**{self.title}**", ""] if self.title else []
+        lines.append("| " + " | ".join(self.columns) + " |")
+        lines.append("| --- |" + " ---: |" * (len(self.columns) - 1))
+        lines += ["| " + " | ".join(cell.text.replace("|", "\\|") for cell in row) + " |" for row in self.rows]
+        return "\n".join(lines + [f"\n{note}" for note in self.notes])
+
+    def to_rich(self) -> "RichTable":
+        """The same for the terminal."""
+        from rich.markup import escape
+        from rich.table import Table as RichTable
+
+        caption = escape("\n".join(self.notes)) if self.notes else None
+        table = RichTable(title=escape(self.title) or None, caption=caption, caption_justify="left")
+        for index, column in enumerate(self.columns):
+            table.add_column(escape(column), justify="right" if index else "left", no_wrap=not index)
+        for row in self.rows:
+            table.add_row(*(escape(cell.text) for cell in row))
+        return table
+
+
+def compare(group: Sequence[Evaluation], metric: str, first: str, second: str) -> Difference | None:
+    """``second - first`` in ``metric`` over the seeds both were run with; None when they share no seed.
+
+    The outcomes of single targets are used when both have them and they average to the score.
+    """
+    runs = [{item.seed: item for item in group if item.variant == name} for name in (first, second)]
+    seeds = sorted(seed for seed in runs[0] if seed in runs[1] and _has(metric, runs[0][seed], runs[1][seed]))
+    if not seeds:
+        return None
+    outcomes = [[run[seed].outcomes.get(metric, []) for seed in seeds] for run in runs]
+    scores = [[run[seed].scores[metric] for seed in seeds] for run in runs]
+    lengths = {len(row) for rows in outcomes for row in rows}
+    if len(lengths) == 1 and lengths != {0} and np.allclose(np.mean(outcomes, axis=2), scores, atol=1e-3):
+        return paired_difference(outcomes[0], outcomes[1])
+    return paired_difference(scores[0], scores[1])
+
+
+def result_tables(run: RunResults) -> list[Table]:
+    """One table for each data set and source of boxes: a row a variant, mean ± std over seeds, and the costs."""
+    return [_result_table(group, *key) for key, group in run.groups().items()]
+
+
+def per_object_table(group: Sequence[Evaluation], metric: str) -> Table | None:
+    """Objects by variants in one metric, means over seeds; None when there is at most one object."""
+    variants = _variants(group)
+    objects = sorted({name for item in group for name in item.per_object}, key=lambda name: (len(name), name))
+    if len(objects) < 2:
+        return None
+    rows = []
+    for name in objects:
+        means = [_mean(group, variant, _object_score(name, metric)) for variant in variants]
+        rows.append([Cell(name), *(Cell(percent(mean), None if np.isnan(mean) else mean) for mean in means)])
+    return Table(f"{metric_label(metric)} by object, %", ["object", *variants], rows)
+
+
+def bench_table(bench: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Latency, memory and size of each benchmarked model; None when nothing was benchmarked."""
+    if not bench:
+        return None
+    numbers = {
+        "p50_ms": "p50, ms",
+        "p90_ms": "p90, ms",
+        "p99_ms": "p99, ms",
+        "images_per_second": "images/s",
+        "first_inference_ms": "first, ms",
+        "peak_memory_mb": "peak memory, MB",
+        "megabytes": "file, MB",
+    }
+    words = ("runtime", "device", "threads")
+    rows = []
+    for item in bench:
+        cells = [Cell(str(item["variant"]))]
+        cells += [Cell(_plain(item.get(key))) for key in numbers]
+        cells += [Cell(str(item.get(key, "–"))) for key in words]
+        rows.append(cells)
+    return Table("Speed", ["model", *numbers.values(), *words], rows)
+
+
+def latencies(run: RunResults, group: Sequence[Evaluation]) -> tuple[dict[str, float], str]:
+    """Milliseconds an image for each variant, and what was timed.
+
+    The bench (p50) where it covers two variants or more, else the time evaluation took; the two are never mixed,
+    for they time different things.
+    """
+    bench = {str(item["variant"]): item.get("p50_ms") for item in reversed(run.bench)}
+    timed = {name: float(value) for name, value in bench.items() if isinstance(value, int | float) and value > 0}
+    if len(timed.keys() & {item.variant for item in group}) >= 2:
+        return timed, "latency p50"
+    means = {name: 1e3 * _mean(group, name, lambda item: item.seconds_per_image) for name in _variants(group)}
+    return {name: value for name, value in means.items() if value > 0}, "evaluation time an image"
+
+
+def headline(run: RunResults) -> str:
+    """The result of the run in one sentence, as far as it was measured."""
+    group = run.main_group()
+    metric = headline_metric(group)
+    if metric is None:
+        return "Nothing was evaluated yet."
+    label = metric_label(metric)
+    means = {name: _mean(group, name, _score(metric)) for name in _variants(group)}
+    best = "distilled" if "distilled" in means else next(reversed(means))
+    name = "The distilled student" if best == "distilled" else f"The {best} model"
+    sentence = f"{name} reaches {percent(means[best])} % {label}"
+    if best != "teacher" and means.get("teacher", 0) > 0:
+        sentence = f"{name} keeps {100 * means[best] / means['teacher']:.0f} % of the teacher's {label} recall"
+        ratio = _mean(group, "teacher", lambda item: item.megabytes) / _mean(group, best, lambda item: item.megabytes)
+        sentence += f" at 1/{ratio:.0f} of its size" if ratio >= 1.5 else ""
+    difference = compare(group, metric, "student", "distilled")
+    return sentence + (f"; {_gain_in_words(difference)}." if difference else ".")
+
+
+def result_table(run_dir: "str | Path") -> "RichTable":
+    """The main result of a run folder as a table for the terminal (an empty one, with a note, before evaluation)."""
+    return _main_table(run_dir).to_rich()
+
+
+def result_markdown(run_dir: "str | Path") -> str:
+    """The main result of a run folder as a markdown table."""
+    return _main_table(run_dir).to_markdown()
+
+
+def percent(value: float) -> str:
+    """0..1 as a percentage with one decimal, a dash where there is none.
+
+    >>> percent(0.4567), percent(float("nan"))
+    ('45.7', '–')
+    """
+    return "–" if np.isnan(value) else f"{100 * value:.1f}"
+
+
+def describe_difference(difference: Difference) -> str:
+    """A difference in points, with its interval where it has one.
+
+    >>> describe_difference(Difference(0.034, 0.011, 0.057, "3 seeds"))
+    '+3.4 [+1.1, +5.7]'
+    """
+    mean = f"{100 * difference.mean:+.1f}"
+    if np.isnan(difference.low):
+        return mean
+    return f"{mean} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def _has(metric: str, *items: Evaluation) -> bool:
+    return all(metric in item.scores for item in items)
+
+
+def _score(metric: str) -> Callable[[Evaluation], float | None]:
+    return lambda item: item.scores.get(metric)
+
+
+def _object_score(name: str, metric: str) -> Callable[[Evaluation], float | None]:
+    return lambda item: item.per_object.get(name, {}).get(metric)
+
+
+def _variants(group: Sequence[Evaluation]) -> list[str]:
+    return sorted({item.variant for item in group}, key=variant_rank)
+
+
+def _values(group: Sequence[Evaluation], variant: str, get: Callable[[Evaluation], float | None]) -> list[float]:
+    values = [get(item) for item in group if item.variant == variant]
+    return [value for value in values if value is not None]
+
+
+def _mean(group: Sequence[Evaluation], variant: str, get: Callable[[Evaluation], float | None]) -> float:
+    return summarise(_values(group, variant, get)).mean
+
+
+def _plain(value: object) -> str:
+    """Three significant digits below 100, whole numbers above, a dash where there is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _score_cell(values: list[float]) -> Cell:
+    summary = summarise(values)
+    return Cell(percent(summary.mean) + ("" if np.isnan(summary.std) else f" ± {100 * summary.std:.1f}"))
+
+
+def _main_table(run_dir: "str | Path") -> Table:
+    run = load_run(run_dir)
+    group = run.main_group()
+    if not group:
+        return Table(run.folder.name, ["model"], [], run.notes)
+    return _result_table(group, group[0].dataset, group[0].boxes)
+
+
+def _result_table(group: list[Evaluation], dataset: str, boxes: str) -> Table:
+    metrics = list(dict.fromkeys(metric for item in group for metric in item.scores))
+    costs: dict[str, Callable[[Evaluation], float | None]] = {
+        "parameters, M": lambda item: None if item.parameters is None else item.parameters / 1e6,
+        "size, MB": lambda item: item.megabytes,
+        "GMACs": lambda item: item.gmacs,
+        "ms/image": lambda item: None if item.seconds_per_image is None else 1e3 * item.seconds_per_image,
+    }
+    costs = {name: get for name, get in costs.items() if any(get(item) is not None for item in group)}
+    rows = []
+    for variant in _variants(group):
+        row = [Cell(variant)]
+        row += [_score_cell(_values(group, variant, _score(metric))) for metric in metrics]
+        row += [Cell(_plain(_mean(group, variant, get))) for get in costs.values()]
+        rows.append(row)
+    differences = [compare(group, metric, "student", "distilled") for metric in metrics]
+    if any(differences):
+        cells = [Cell(describe_difference(difference) if difference else "–") for difference in differences]
+        rows.append([Cell("distilled − student"), *cells, *(Cell("") for _ in costs)])
+    title = ", ".join(part for part in (dataset, BOXES.get(boxes, boxes)) if part)
+    return Table(title, ["model", *map(metric_label, metrics), *costs], rows, _result_notes(group, metrics))
+
+
+def _result_notes(group: list[Evaluation], metrics: list[str]) -> list[str]:
+    counts = {name: len({item.seed for item in group if item.variant == name}) for name in _variants(group)}
+    notes = ["Scores in %."]
+    if max(counts.values()) > 1:
+        seeds = ", ".join(f"{name} {count}" for name, count in counts.items())
+        notes = [f"Scores in %, mean ± standard deviation over seeds ({seeds})."]
+    differences = [difference for metric in metrics if (difference := compare(group, metric, "student", "distilled"))]
+    if differences:
+        basis = " or ".join(dict.fromkeys(difference.basis for difference in differences))
+        notes.append(f"Differences in points, with 95 % intervals of a paired bootstrap over {basis}.")
+    return notes
+
+
+def _gain_in_words(difference: Difference) -> str:
+    points = 100 * difference.mean
+    text = f"{abs(points):.1f} points {'above' if points >= 0 else 'below'} the same student trained alone"
+    if np.isnan(difference.low):
+        return f"{text} (one seed: chance cannot be ruled out)"
+    interval = f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    return f"{text} ({interval}{'' if difference.significant else ', which includes zero'})"
