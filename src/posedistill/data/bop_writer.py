@@ -23,7 +23,7 @@ SCENE_FILES = {"gt_info": "scene_gt_info.json", "gt": "scene_gt.json", "camera":
 
 SHARDS = ".annotations"
 
-# One fixed row filter (16 = PNG_FILTER_SUB): newer OpenCV tries all of them, five times slower. Older has no such option.
+# One fixed row filter (16 = PNG_FILTER_SUB): newer OpenCV tries all, five times slower. Older has no such option.
 PNG_OPTIONS = [
     cv2.IMWRITE_PNG_COMPRESSION,
     1,
