@@ -1,0 +1,354 @@
+"""Predictor: boxes in an image -> object poses, with onnxruntime, numpy and OpenCV alone."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from posedistill.decode import get_decoder
+from posedistill.decode.cells import CellLayout
+from posedistill.errors import CheckpointError, DataError, describe
+from posedistill.geometry.cameras import Array, CropCameras, crop_cameras, project
+from posedistill.runtime.metadata import PROPERTY, ModelMetadata
+
+Image = NDArray[np.uint8]
+Outputs = tuple[np.ndarray, np.ndarray]
+Run = Callable[[NDArray[np.float32], NDArray[np.int64]], Outputs]
+"""Crops ``[B, 3, S, S]`` and class indices ``[B]`` -> score logits ``[B, N]`` and votes ``[B, N, 8, 2]`` crop pixels."""
+
+
+@dataclass(frozen=True)
+class PredictedPose:
+    """One object's pose in the image's own camera.
+
+    Attributes:
+        R: ``[3, 3]`` object to camera. t: ``[3]`` mm.
+        score: confidence in 0..1.
+        box: (x, y, w, h) pixels of the box it was sought in.
+        seconds: for the whole image, crops to poses, as BOP wants it: equal for all poses of an image.
+    """
+
+    obj_id: int
+    R: Array
+    t: Array
+    score: float
+    box: tuple[float, float, float, float]
+    seconds: float
+
+
+class Request(NamedTuple):
+    """One image and what to look for in it; see ``Predictor.predict``."""
+
+    image: Image
+    K: Array
+    boxes: Array
+    obj_ids: Sequence[int]
+
+
+class Prepared(NamedTuple):
+    """The crops of one image, ready for the network; all arrays have ``n`` rows, one for each box."""
+
+    crops: NDArray[np.float32]
+    """``[n, 3, S, S]``, normalised RGB."""
+    cameras: CropCameras
+    classes: NDArray[np.int64]
+    boxes: Array
+    """``[n, 4]`` as requested."""
+
+
+class Predictor:
+    """Runs any network with the outputs of ``Run`` and turns what it says into poses.
+
+    Args:
+        run: an ONNX session (``from_onnx``) or a PyTorch network wrapped by the caller.
+        metadata: of that network.
+        batch: crops per call of ``run``.
+
+    Raises:
+        CheckpointError: the metadata name a decoder that this version does not have.
+    """
+
+    def __init__(self, run: Run, metadata: ModelMetadata, batch: int = 16) -> None:
+        self.run = run
+        self.metadata = metadata
+        self.batch = batch
+        self.cells = CellLayout.build(metadata.strides, metadata.crop_size)
+        self.decoder = get_decoder(metadata.decoder)
+
+    @classmethod
+    def from_onnx(
+        cls, path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None, batch: int = 16
+    ) -> "Predictor":
+        """Load a file that ``posedistill export`` wrote; the file is all that is needed.
+
+        Args:
+            path: the ``.onnx`` file.
+            threads: of one network call; None lets onnxruntime take every core.
+            providers: onnxruntime execution providers in order of preference; None means the CPU.
+            batch: crops per call of the network.
+
+        Raises:
+            CheckpointError: no such file, not an ONNX model, or one that posedistill did not export.
+        """
+        session = open_session(path, threads, providers)
+        metadata = read_metadata(session, path)
+        names = [entry.name for entry in session.get_inputs()]
+
+        def run(crops: NDArray[np.float32], classes: NDArray[np.int64]) -> Outputs:
+            # An exporter drops an input that the graph does not use: the class, where there is only one object.
+            feed = {name: value for name, value in (("images", crops), ("classes", classes)) if name in names}
+            logits, votes = session.run(["logits", "votes"], feed)
+            return logits, votes
+
+        return cls(run, metadata, batch)
+
+    def predict(self, image: Image, K: Array, boxes: Array, obj_ids: Sequence[int]) -> list[PredictedPose]:
+        """Poses of the objects in the given boxes; a box in which nothing is recognised yields none.
+
+        Args:
+            image: ``[H, W, 3]`` uint8 RGB.
+            K: ``[3, 3]`` intrinsics of the image.
+            boxes: ``[n, 4]`` (x, y, w, h) pixels, of the whole object, hidden parts included where they are known.
+            obj_ids: the ``n`` object ids expected in the boxes.
+
+        Raises:
+            DataError: the image, camera or a box is impossible, or an id is none of the network's.
+        """
+        return next(self.predict_many([Request(image, K, boxes, obj_ids)]))
+
+    def predict_many(self, requests: Iterable[Request]) -> Iterator[list[PredictedPose]]:
+        """Like ``predict`` for a stream of images, with network calls that span images; one list for each request."""
+        waiting: list[tuple[Prepared, float]] = []
+        for request in requests:
+            start = time.perf_counter()
+            prepared = self.prepare(*request)
+            waiting.append((prepared, time.perf_counter() - start))
+            if sum(len(entry.classes) for entry, _ in waiting) >= self.batch:
+                yield from self._flush(waiting)
+                waiting = []
+        yield from self._flush(waiting)
+
+    def _flush(self, waiting: list[tuple[Prepared, float]]) -> Iterator[list[PredictedPose]]:
+        """Run the network over the crops of several images and decode each image's share."""
+        if not waiting:
+            return
+        start = time.perf_counter()
+        outputs = self.run_network(
+            np.concatenate([prepared.crops for prepared, _ in waiting]),
+            np.concatenate([prepared.classes for prepared, _ in waiting]),
+        )
+        per_crop = (time.perf_counter() - start) / max(len(outputs[0]), 1)
+        first = 0
+        for prepared, seconds in waiting:
+            share = slice(first, first + len(prepared.classes))
+            first = share.stop
+            spent = seconds + per_crop * len(prepared.classes)
+            found = self.decode_outputs((outputs[0][share], outputs[1][share]), prepared, spent)
+            yield [pose for pose in found if pose is not None]
+
+    def prepare(self, image: Image, K: Array, boxes: Array, obj_ids: Sequence[int]) -> Prepared:
+        """Cut and normalise one square crop for each box; arguments and errors are those of ``predict``."""
+        boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+        K = np.asarray(K, dtype=np.float64)
+        check_request(image, K, boxes, obj_ids)
+        try:
+            classes = np.array([self.metadata.objects.index(int(obj_id)) for obj_id in obj_ids], dtype=np.int64)
+        except KeyError as error:
+            raise DataError(str(error.args[0])) from None
+        size = self.metadata.crop_size
+        centers = boxes[:, :2] + boxes[:, 2:] / 2
+        sides = self.metadata.pad * boxes[:, 2:].max(axis=1, initial=0.0)
+        cameras = crop_cameras(np.broadcast_to(K, (len(boxes), 3, 3)), centers, sides, size)
+        mean, std = (np.float32(value) * np.float32(255) for value in (self.metadata.mean, self.metadata.std))
+        crops = np.empty((len(boxes), size, size, 3), dtype=np.float32)
+        for crop, homography in zip(crops, cameras.homography, strict=True):
+            crop[:] = cut(image, homography, size, border=mean)
+        crops -= mean
+        crops /= std
+        return Prepared(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)), cameras, classes, boxes)
+
+    def run_network(self, crops: NDArray[np.float32], classes: NDArray[np.int64]) -> Outputs:
+        """The network's raw outputs for any number of crops, ``batch`` at a time."""
+        cells = len(self.cells)
+        parts = [
+            self.run(crops[first : first + self.batch], classes[first : first + self.batch])
+            for first in range(0, len(crops), self.batch)
+        ]
+        if not parts:
+            return np.empty((0, cells), np.float32), np.empty((0, cells, 8, 2), np.float32)
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def decode_outputs(self, outputs: Outputs, prepared: Prepared, seconds: float = 0.0) -> list[PredictedPose | None]:
+        """Poses in the full image's camera, one entry for each box, None where nothing was recognised.
+
+        Args:
+            outputs: of ``run_network`` for these crops.
+            prepared: of the same image.
+            seconds: already spent on the image; the time of decoding is added.
+        """
+        start = time.perf_counter()
+        candidates = [
+            self.decoder(
+                outputs[0][row],
+                outputs[1][row],
+                self.cells,
+                prepared.cameras.K[row],
+                self.metadata.objects.keypoints[label],
+                self.metadata.decode_settings,
+            )
+            for row, label in enumerate(prepared.classes)
+        ]
+        seconds += time.perf_counter() - start
+        poses: list[PredictedPose | None] = []
+        for row, candidate in enumerate(candidates):
+            if candidate is None:
+                poses.append(None)
+                continue
+            obj_id = self.metadata.objects.obj_ids[prepared.classes[row]]
+            back = prepared.cameras.rotation[row].T
+            x, y, w, h = prepared.boxes[row].tolist()
+            pose = PredictedPose(obj_id, back @ candidate.R, back @ candidate.t, candidate.score, (x, y, w, h), seconds)
+            poses.append(pose)
+        return poses
+
+    def locate(
+        self, image: Image, K: Array, obj_id: int, rounds: int = 2, keep: int = 4, threshold: float = 0.0
+    ) -> PredictedPose | None:
+        """Find one object without a detector: scan square windows, then zoom in where the network is surest.
+
+        The boxes of the ``keep`` best poses become the windows of the next round; the surest pose of the last round
+        is returned. Meant for a first look: a detector is faster and misses less.
+
+        Returns:
+            None where no window's pose scores above ``threshold`` or projects into the image.
+        """
+        start = time.perf_counter()
+        boxes = scan_boxes(image.shape[1], image.shape[0], self.metadata.pad)
+        best: PredictedPose | None = None
+        for _ in range(rounds + 1):
+            poses = self.predict(image, K, boxes, [obj_id] * len(boxes))
+            poses = sorted((pose for pose in poses if pose.score > threshold), key=lambda pose: -pose.score)[:keep]
+            corners = self.metadata.objects.keypoints[self.metadata.objects.index(obj_id)]
+            found = [(pose, box_of_pose(pose, corners, K, image.shape)) for pose in poses]
+            found = [(pose, box) for pose, box in found if box is not None]
+            if not found:
+                break
+            best = found[0][0]
+            boxes = np.array([box for _, box in found])
+        if best is None:
+            return None
+        return PredictedPose(obj_id, best.R, best.t, best.score, best.box, time.perf_counter() - start)
+
+
+def open_session(path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None) -> Any:
+    """An onnxruntime session with every graph optimisation; ``CheckpointError`` where the file is no ONNX model."""
+    import onnxruntime
+
+    if not Path(path).is_file():
+        raise CheckpointError(describe(path, "file", "nothing", "an exported .onnx model"))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers or ["CPUExecutionProvider"]))
+    except Exception as error:  # onnxruntime raises a dozen unrelated types for a damaged file
+        raise CheckpointError(describe(path, "model", f"{error!s:.200}", "a readable ONNX model")) from error
+
+
+def read_metadata(session: Any, path: str | Path) -> ModelMetadata:
+    """The metadata inside an opened file, checked against its graph.
+
+    Raises:
+        CheckpointError: the file holds none, or the graph is not the one that the metadata describe.
+    """
+    properties = session.get_modelmeta().custom_metadata_map
+    if PROPERTY not in properties:
+        raise CheckpointError(describe(path, PROPERTY, "no such metadata", "a model written by posedistill export"))
+    metadata = ModelMetadata.from_json(properties[PROPERTY], str(path))
+    shapes = {entry.name: entry.shape for entry in session.get_inputs()}
+    side = metadata.crop_size
+    if list(shapes.get("images", []))[1:] != [3, side, side]:
+        found = f"inputs {shapes}"
+        raise CheckpointError(describe(path, "images", found, f"an input 'images' [batch, 3, {side}, {side}]"))
+    outputs = [entry.name for entry in session.get_outputs()]
+    if not {"logits", "votes"} <= set(outputs):
+        raise CheckpointError(describe(path, "outputs", outputs, "'logits' and 'votes'"))
+    return metadata
+
+
+def check_request(image: Image, K: Array, boxes: Array, obj_ids: Sequence[int]) -> None:
+    """Refuse an image, camera or box that cannot mean what the caller thinks; ``DataError`` says which."""
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(describe("request", "image", found, "uint8 [H, W, 3], RGB"))
+    height, width = image.shape[:2]
+    usable = K.shape == (3, 3) and bool(np.isfinite(K).all())
+    if not (usable and K[0, 0] > 0 and K[1, 1] > 0 and K[1, 0] == 0 and np.array_equal(K[2], [0.0, 0.0, 1.0])):
+        wanted = "finite [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with fx, fy > 0, pixels"
+        raise DataError(describe("request", "K", K.tolist(), wanted))
+    if len(boxes) != len(obj_ids):
+        raise DataError(describe("request", "boxes", f"{len(boxes)} boxes", f"{len(obj_ids)}, one for each object id"))
+    for row, (x, y, w, h) in enumerate(boxes):
+        overlaps = w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0
+        if not (np.isfinite([x, y, w, h]).all() and overlaps):
+            wanted = f"(x, y, w, h) with an area, touching the {width} x {height} image"
+            raise DataError(describe("request", f"boxes[{row}]", (float(x), float(y), float(w), float(h)), wanted))
+
+
+def cut(image: Image, homography: Array, size: int, border: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0)) -> Image:
+    """``[size, size, 3]`` crop of an image under a similarity; outside it is ``border`` (0..255).
+
+    Bilinear, as in training. Where that would skip pixels (a crop of twice ``size`` and more), the region is first
+    averaged down by a whole factor, so a 12-megapixel photograph does not alias.
+
+    Args:
+        image: ``[H, W, 3]``. homography: ``[3, 3]`` image pixels to crop pixels.
+    """
+    factor = int(1.0 / np.sqrt(np.linalg.det(homography[:2, :2])))
+    if factor >= 2:
+        height, width = (length // factor * factor for length in image.shape[:2])
+        image = np.asarray(
+            cv2.resize(image[:height, :width], (width // factor, height // factor), interpolation=cv2.INTER_AREA),
+            dtype=np.uint8,
+        )
+        grow = np.diag([factor, factor, 1.0])
+        grow[:2, 2] = (factor - 1) / 2
+        homography = homography @ grow
+    fill = [float(value) for value in border]
+    crop = cv2.warpAffine(image, homography[:2], (size, size), flags=cv2.INTER_LINEAR, borderValue=fill)
+    return np.asarray(crop, dtype=np.uint8)
+
+
+def scan_boxes(width: int, height: int, pad: float, levels: int = 3) -> Array:
+    """``[n, 4]`` boxes whose crops cover the image with squares of its shorter side, half of it, a quarter, ...
+
+    Neighbouring squares overlap by half.
+
+    >>> len(scan_boxes(640, 480, pad=1.5))
+    77
+    """
+    boxes = []
+    for level in range(levels):
+        side = min(width, height) / 2**level
+        columns, rows = (int(np.ceil((length - side) / (side / 2))) + 1 for length in (width, height))
+        for y in np.linspace(side / 2, height - side / 2, rows):
+            for x in np.linspace(side / 2, width - side / 2, columns):
+                boxes.append([x - side / pad / 2, y - side / pad / 2, side / pad, side / pad])
+    return np.array(boxes)
+
+
+def box_of_pose(pose: PredictedPose, corners: Array, K: Array, shape: Sequence[int]) -> Array | None:
+    """(x, y, w, h) of the projected corners ``[8, 3]``; None where they lie behind the camera or off the image."""
+    if (corners @ pose.R[2] + pose.t[2]).min() <= 0:
+        return None
+    pixels = project(corners, pose.R, pose.t, K)
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    inside = (high > 0).all() and low[0] < shape[1] and low[1] < shape[0]
+    sensible = 4 < (high - low).max() < 2 * max(shape[:2])
+    return np.concatenate([low, high - low]) if inside and sensible else None
