@@ -1,1 +1,34 @@
 """Pose families: one file each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from posedistill.errors import RecipeError
+from posedistill.estimators.base import Estimator, Prediction, Votes
+from posedistill.estimators.wdrnet import WDRNet, WDRNetSettings
+from posedistill.geometry.objects import ObjectTable
+
+__all__ = ["SETTINGS", "Estimator", "Prediction", "Votes", "WDRNet", "WDRNetSettings", "build_estimator"]
+
+SETTINGS: dict[str, type[BaseModel]] = {"wdrnet": WDRNetSettings}
+"""The settings of each family, by its name in a recipe."""
+
+
+def build_estimator(
+    family: str, objects: ObjectTable, settings: Mapping[str, Any] | BaseModel, crop_size: int
+) -> Estimator:
+    """An estimator by family name.
+
+    Raises:
+        RecipeError: an unknown family, or settings it does not have; the message names key and value.
+    """
+    if family not in SETTINGS:
+        raise RecipeError(f"family: found {family!r}, expected one of {sorted(SETTINGS)}")
+    values = settings.model_dump() if isinstance(settings, BaseModel) else dict(settings)
+    try:
+        return WDRNet(objects, WDRNetSettings.model_validate(values), crop_size)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: found {e['input']!r}, {e['msg']}" for e in error.errors())
+        raise RecipeError(f"{family}: {faults}") from error

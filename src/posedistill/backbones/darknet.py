@@ -1,0 +1,102 @@
+"""DarkNet-53 and the small DarkNets (Redmon and Farhadi, 2016 and 2018), without their classifiers.
+
+Modules are named as in the public ImageNet checkpoints (``stage3.unit2.conv1.conv.weight``), so those load as they are.
+"""
+
+from torch import Tensor, nn
+
+_TINY_WIDTHS = ((16,), (32,), (16, 128, 16, 128), (32, 256, 32, 256), (64, 512, 64, 512, 128))
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution without bias, BatchNorm (eps 1e-5), LeakyReLU(0.1); keeps the size at stride 1."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        self.activ = nn.LeakyReLU(0.1, inplace=True)
+        nn.init.kaiming_uniform_(self.conv.weight)
+
+
+class ResidualUnit(nn.Module):
+    """1x1 to half the width, 3x3 back, plus the input; nothing follows the addition."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = ConvBlock(width, width // 2, 1)
+        self.conv2 = ConvBlock(width // 2, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, width, H, W]`` to the same shape."""
+        return x + self.conv2(self.conv1(x))
+
+
+class DarkNet(nn.Module):
+    """A chain of stages, some of which give out their map.
+
+    Attributes:
+        channels: stride of each map given out -> its number of channels, fine to coarse.
+    """
+
+    def __init__(self, stages: dict[str, nn.Module], taps: dict[str, int], channels: dict[int, int]) -> None:
+        super().__init__()
+        self.taps = taps
+        self.channels = channels
+        for name, stage in stages.items():
+            self.add_module(name, stage)
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """``[B, 3, H, W]`` -> ``{stride: [B, channels[stride], H / stride, W / stride]}``."""
+        maps: dict[int, Tensor] = {}
+        x = images
+        for name, stage in self.named_children():
+            x = stage(x)
+            if name in self.taps:
+                maps[self.taps[name]] = x
+        return maps
+
+
+def darknet53() -> DarkNet:
+    """The teacher's backbone: 40.6 M parameters; strides 8, 16, 32 with 256, 512, 1024 channels."""
+    stages: dict[str, nn.Module] = {"init_block": ConvBlock(3, 32, 3)}
+    inputs = 32
+    for number, (width, units) in enumerate(((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)), start=1):
+        stage = nn.Sequential()
+        stage.add_module("unit1", ConvBlock(inputs, width, 3, stride=2))
+        for unit in range(units):
+            stage.add_module(f"unit{unit + 2}", ResidualUnit(width))
+        stages[f"stage{number}"] = stage
+        inputs = width
+    return DarkNet(stages, {"stage3": 8, "stage4": 16, "stage5": 32}, {8: 256, 16: 512, 32: 1024})
+
+
+def _small_darknet(divisor: int) -> DarkNet:
+    """DarkNet-tiny with its widths divided; 1x1 and 3x3 alternate in the stages of several units."""
+    stages: dict[str, nn.Module] = {}
+    inputs = 3
+    for number, widths in enumerate(_TINY_WIDTHS, start=1):
+        stage = nn.Sequential()
+        for unit, width in enumerate(widths):
+            kernel = 1 if len(widths) > 1 and unit % 2 == 0 else 3
+            stage.add_module(f"unit{unit + 1}", ConvBlock(inputs, width // divisor, kernel))
+            inputs = width // divisor
+        if number < 5:
+            stage.add_module(f"pool{number}", nn.MaxPool2d(2, 2))
+        stages[f"stage{number}"] = stage
+    return DarkNet(stages, {"stage3": 8, "stage5": 16}, {8: 128 // divisor, 16: 128 // divisor})
+
+
+def darknet_tiny() -> DarkNet:
+    """0.91 M parameters; strides 8 and 16 with 128 channels each."""
+    return _small_darknet(1)
+
+
+def darknet_tiny_h() -> DarkNet:
+    """DarkNet-tiny at half its widths: 0.23 M parameters; strides 8 and 16 with 64 channels each."""
+    return _small_darknet(2)
+
+
+def darknet_tiny_q() -> DarkNet:
+    """DarkNet-tiny at a quarter of its widths: 0.06 M parameters; strides 8 and 16 with 32 channels each."""
+    return _small_darknet(4)

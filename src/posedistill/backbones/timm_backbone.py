@@ -1,0 +1,71 @@
+"""Any timm model with ``features_only`` as a backbone (Wightman, PyTorch Image Models)."""
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from posedistill.backbones.weights import canonical_key, load_pretrained
+from posedistill.errors import RecipeError
+
+FINEST_STRIDE = 8
+_IMAGENET_MEAN = torch.tensor((0.485, 0.456, 0.406))
+_IMAGENET_STD = torch.tensor((0.229, 0.224, 0.225))
+
+
+class TimmBackbone(nn.Module):
+    """The deepest map of each stride from 8 on.
+
+    A model that was trained with other statistics than ImageNet's gets its input re-normalised here, so that every
+    backbone takes the same images.
+
+    Attributes:
+        channels: stride of each map given out -> its number of channels, fine to coarse.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, name: str, pretrained: str | Path | None = None, known: tuple[str, ...] = ()) -> None:
+        """Build ``name`` without its classifier; ``known`` other backbones are listed where timm has no such model.
+
+        Raises RecipeError (unknown name, no usable maps) and CheckpointError (a file that does not fit).
+        """
+        super().__init__()
+        indices, self.channels = _probe(name, known)
+        self.net = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        mean = torch.tensor(config.mean) if config is not None else _IMAGENET_MEAN
+        std = torch.tensor(config.std) if config is not None else _IMAGENET_STD
+        self.register_buffer("mean", ((mean - _IMAGENET_MEAN) / _IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", (_IMAGENET_STD / std).view(1, 3, 1, 1), persistent=False)
+        self.renormalises = not (torch.allclose(mean, _IMAGENET_MEAN) and torch.allclose(std, _IMAGENET_STD))
+        if pretrained is not None:
+            with torch.device("meta"):
+                whole = {canonical_key(key) for key in timm.create_model(name, pretrained=False).state_dict()}
+            load_pretrained(self.net, pretrained, ignorable=lambda key: canonical_key(key) in whole)
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """``[B, 3, H, W]`` -> ``{stride: [B, channels[stride], H / stride, W / stride]}``."""
+        if self.renormalises:
+            images = (images - self.mean) * self.scale
+        return dict(zip(self.channels, self.net(images), strict=True))
+
+
+def _probe(name: str, known: tuple[str, ...]) -> tuple[list[int], dict[int, int]]:
+    """Indices of the maps to take, and their channels by stride, without allocating the model."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*known, *timm.list_models()], n=5)
+        raise RecipeError(f"backbone: found {name!r}, expected one of {list(known)} or a timm model; near: {near}")
+    try:
+        with torch.device("meta"):
+            info = timm.create_model(name, pretrained=False, features_only=True).feature_info
+    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
+        raise RecipeError(f"backbone: timm's {name!r} gives no feature maps ({error})") from error
+    last = {int(stride): index for index, stride in enumerate(info.reduction()) if stride >= FINEST_STRIDE}
+    channels = {stride: int(info.channels()[index]) for stride, index in sorted(last.items())}
+    if not channels or any(stride & (stride - 1) for stride in channels):
+        raise RecipeError(f"backbone: {name!r} has maps of stride {info.reduction()}, expected 8, 16, 32")
+    return [last[stride] for stride in channels], channels

@@ -1,0 +1,93 @@
+"""Loading a pretrained state dict strictly, with every disagreement named."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from posedistill.errors import CheckpointError, describe
+
+_log = logging.getLogger(__name__)
+_WRAPPERS = ("state_dict", "model", "module")
+_PREFIXES = ("module.", "features.", "model.")
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` or torch file; a dict nested under ``state_dict`` or ``model`` is opened.
+
+    Raises:
+        CheckpointError: no such file, damaged, holds more than tensors, or holds none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(describe(path, "pretrained", "no such file", "a .safetensors or torch state dict"))
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(describe(path, "pretrained", f"unreadable ({error})", "a state dict")) from error
+    except Exception as error:  # pickle's own errors share no base class with the others
+        raise CheckpointError(describe(path, "pretrained", f"not plain tensors ({error})", "a state dict")) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)} if content else {}
+    if not tensors:
+        raise CheckpointError(describe(path, "pretrained", "no tensors", "a state dict"))
+    return tensors
+
+
+def canonical_key(key: str) -> str:
+    """A key without wrapper prefixes and with one separator, so that renamed containers still meet.
+
+    >>> canonical_key("module.stages.0.conv_dw.weight"), canonical_key("stages_0.conv_dw.weight")
+    ('stages.0.conv.dw.weight', 'stages.0.conv.dw.weight')
+    """
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            if key.startswith(prefix):
+                key, stripped = key.removeprefix(prefix), True
+    return key.replace("_", ".")
+
+
+def load_pretrained(network: nn.Module, path: str | Path, ignorable: Callable[[str], bool]) -> None:
+    """Fill every tensor of ``network`` from a file.
+
+    Every parameter and buffer must be in the file with its shape (BatchNorm's batch counters may be absent), and
+    every tensor of the file must be used or be ``ignorable`` (a classifier): a wrong file never loads in part.
+
+    Raises:
+        CheckpointError: naming the first few tensors that are missing, unknown or of another shape.
+    """
+    found = {canonical_key(key): (key, value) for key, value in read_state_dict(path).items()}
+    own = network.state_dict()
+    names = {canonical_key(key): key for key in own}
+    missing = [key for name, key in names.items() if name not in found and not key.endswith("num_batches_tracked")]
+    unknown = [key for name, (key, _) in found.items() if name not in names and not ignorable(key)]
+    shared = names.keys() & found.keys()
+    wrong = [
+        f"{names[name]} {tuple(found[name][1].shape)} for {tuple(own[names[name]].shape)}"
+        for name in sorted(shared)
+        if found[name][1].shape != own[names[name]].shape
+    ]
+    faults = [
+        f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+        if keys
+    ]
+    if faults:
+        raise CheckpointError(
+            describe(path, "pretrained", "; ".join(faults), f"the {len(own)} tensors of the backbone")
+        )
+    network.load_state_dict({names[name]: found[name][1] for name in shared}, strict=False)
+    _log.info("%s: %d tensors loaded, %d of a classifier left unused", path, len(shared), len(found) - len(shared))
