@@ -82,7 +82,7 @@ def evaluate(
 ) -> None:
     """Measure a run or an exported file on its own test data, or on any BOP folder."""
     from posedistill.training.evaluation import evaluate_file
-    from posedistill.training.stages import evaluate_run
+    from posedistill.training.shipping import evaluate_run
 
     if model.is_dir() and dataset is None:
         evaluate_run(model)
@@ -118,7 +118,8 @@ def export(
     out: Annotated[Optional[Path], typer.Option(help="Default: model.onnx in the run folder.")] = None,  # noqa: UP045
 ) -> None:
     """Write a network as one ONNX file that holds all the runtime needs, and check that it agrees."""
-    from posedistill.training.stages import export_variant, recipe_of
+    from posedistill.training.shipping import export_variant
+    from posedistill.training.stages import recipe_of
 
     recipe = recipe_of(run_folder)
     export_variant(recipe, variant, recipe.seed if seed < 0 else seed, out or run_folder / "model.onnx")
@@ -132,6 +133,96 @@ def report(run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/N
 
     console.print(result_table(run_folder))
     print(build_report(run_folder))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="An exported model.onnx.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs (png, jpg, tif).")],
+    out: Annotated[Path, typer.Option(help="Folder for overlays and results.csv.")] = Path("predictions"),
+    box: Annotated[Optional[list[str]], typer.Option(help="obj_id:x,y,w,h; can be repeated.")] = None,  # noqa: UP045
+    detections: Annotated[Optional[Path], typer.Option(help="BOP json of detections.")] = None,  # noqa: UP045
+    camera: Annotated[str, typer.Option(help="fx,fy,cx,cy in pixels; default: the model's camera.")] = "",
+    obj: Annotated[Optional[list[int]], typer.Option(help="Object id to search for; default: all.")] = None,  # noqa: UP045
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
+) -> None:
+    """Find objects in photographs: overlays with axes, box and contour, and a BOP csv. Needs no PyTorch.
+
+    Without boxes the whole image is searched, which is slower and misses more than a detector.
+    """
+    from posedistill.deploy.predict import parse_boxes, parse_camera, predict_images
+    from posedistill.runtime import Predictor
+
+    predictor = Predictor.from_onnx(model, threads=threads or None)
+    table = predict_images(
+        predictor, images, parse_boxes(box, detections), parse_camera(camera), obj_ids=obj or None, out=out
+    )
+    for row in range(len(table)):
+        x, y, z = table.t[row]
+        print(
+            f"image {table.im_id[row]}: object {table.obj_id[row]}, score {table.score[row]:.2f}, "
+            f"at ({x:.0f}, {y:.0f}, {z:.0f}) mm"
+        )
+    print(f"{len(table)} poses; overlays and results.csv in {out}")
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="An exported model.onnx.")],
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Timed calls.")] = 100,
+    batch: Annotated[int, typer.Option(help="Crops a call.")] = 1,
+    pnp: Annotated[bool, typer.Option(help="Time poses, not just votes.")] = True,
+    image: Annotated[Optional[Path], typer.Option(help="A photograph to cut the crops from.")] = None,  # noqa: UP045
+    json: Annotated[Optional[Path], typer.Option(help="Where to write the figures.")] = None,  # noqa: UP045
+) -> None:
+    """Time an exported file: p50, p90, p99, first call, memory. Needs no PyTorch."""
+    import json as json_module
+
+    from posedistill.deploy.bench import bench as run_bench
+
+    result = run_bench(model, threads or None, repeats, batch, pnp, image)
+    print(result.table())
+    if json is not None:
+        json.write_text(json_module.dumps(result.to_dict(), indent=1))
+
+
+@data_app.command()
+def render(
+    models: Annotated[Path, typer.Argument(help="Folder of obj_XXXXXX meshes (.ply, .obj, .glb), or 'code'.")],
+    out: Annotated[Path, typer.Argument(help="BOP folder to write.")],
+    count: Annotated[int, typer.Option(help="Images.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed, other images.")] = 0,
+    obj: Annotated[Optional[list[int]], typer.Option(help="Object id; default: all.")] = None,  # noqa: UP045
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="key=value of the render settings, e.g. distance=[400,900] backgrounds=photos"),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for all cores.")] = 0,
+) -> None:
+    """Render a BOP training set from CAD by ray casting: no OpenGL, all cores, resumable."""
+    from posedistill.training.sources import render_folder
+
+    report = render_folder(models, out, count, seed, obj or None, settings or [], workers or None)
+    print(
+        f"{report.images} images in {report.seconds:.0f} s: {report.images_per_second:.1f} images/s, "
+        f"{report.images_per_second_per_core:.1f} per core; preview: {out / 'preview.jpg'}"
+    )
+
+
+@data_app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="BOP folder.")],
+    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
+    overlay: Annotated[Path, typer.Option(help="Where to draw a sample of frames.")] = Path("check.jpg"),
+) -> None:
+    """Report every fault of a data set: files, boxes, rotations, units, masks, with counts and names."""
+    from posedistill.data.check import check_dataset
+
+    report = check_dataset(folder, split, overlay=overlay)
+    print(report.text())
+    if not report.ok:
+        sys.exit(1)
 
 
 def _recipe(path: Path, overrides: list[str] | None) -> Any:

@@ -145,10 +145,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(describe(path, "recipe", type(raw).__name__, "a mapping of sections"))
     for override in overrides:
         _override(raw, override, path)
+    expanded = _expand(raw, path, ())
     try:
-        return Recipe.model_validate(_expand(raw, path, ()))
+        return Recipe.model_validate(expanded)
     except ValidationError as error:
         raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from None
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
 
 
 def fingerprint(*parts: Any) -> str:

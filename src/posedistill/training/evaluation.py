@@ -1,0 +1,170 @@
+"""Evaluation on a test split: boxes -> crops -> network -> decoder -> BOP csv -> scores."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from posedistill.data.bop import BopDataset, Detection, Frame, read_detections, read_image
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.objects import ObjectTable
+from posedistill.metrics import Scores, score_estimates
+from posedistill.poses import PoseEstimates
+from posedistill.runtime.predictor import Predictor, Request
+from posedistill.training.checkpoints import write_atomically
+from posedistill.training.log import console, progress_bar
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is sought in one frame: a box and an object id for each estimate, with the box's own score."""
+
+    frame: Frame
+    boxes: Array
+    obj_ids: list[int]
+    scores: Array
+
+
+def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[Wanted]:
+    """Boxes of the target instances from their true poses (the extent of the projected box corners)."""
+    wanted = []
+    for frame, counts in _targets_by_frame(dataset, objects):
+        instances = [i for i in frame.instances if i.obj_id in counts and i.visib_fract >= 0.1]
+        corners = [project(objects.keypoints[objects.index(i.obj_id)], i.R, i.t, frame.K) for i in instances]
+        boxes = [np.concatenate([c.min(axis=0), np.ptp(c, axis=0)]) for c in corners]
+        wanted.append(_wanted(frame, boxes, [i.obj_id for i in instances], [1.0] * len(instances)))
+    return wanted
+
+
+def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[Wanted]:
+    """The best-scored detections of each target object, as many as the target has instances; no ground truth."""
+    by_image: dict[tuple[int, int], list[Detection]] = {}
+    for detection in read_detections(detections):
+        by_image.setdefault((detection.scene_id, detection.im_id), []).append(detection)
+    wanted = []
+    for frame, counts in _targets_by_frame(dataset, objects):
+        seen = sorted(by_image.get((frame.scene_id, frame.im_id), []), key=lambda d: -d.score)
+        chosen = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
+        chosen = [d for d in chosen if d.bbox[2] > 0 and d.bbox[3] > 0]
+        wanted.append(_wanted(frame, [d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen]))
+    if not any(len(entry.boxes) for entry in wanted):
+        raise DataError(describe(detections, "detections", "none for the test images and objects", "some"))
+    return wanted
+
+
+def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections: Path | None) -> list[Wanted]:
+    """The boxes of one of the two named modes, ``gt`` or ``detector``; they are never mixed."""
+    if boxes == "gt":
+        return ground_truth_boxes(dataset, objects)
+    if boxes != "detector":
+        raise DataError(describe("--boxes", "boxes", repr(boxes), "'gt' or 'detector'"))
+    if detections is None:
+        raise DataError(describe("--detections", "detections", "no file", "a BOP json for boxes: detector"))
+    return detector_boxes(dataset, objects, detections)
+
+
+def estimate(predictor: Predictor, wanted: list[Wanted], title: str = "evaluate") -> PoseEstimates:
+    """Poses of everything wanted; an estimate's score is the pose's times the box's."""
+    rows: list[tuple[int, int, int, float, Array, Array, float]] = []
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=len(wanted), note="")
+        for entry in wanted:
+            found = predictor.predict(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.obj_ids)
+            box_scores = {tuple(box.tolist()): score for box, score in zip(entry.boxes, entry.scores, strict=True)}
+            for pose in found:
+                ids = (entry.frame.scene_id, entry.frame.im_id, pose.obj_id)
+                rows.append((*ids, pose.score * box_scores[pose.box], pose.R, pose.t, pose.seconds))
+            bar.advance(task)
+    if not rows:
+        return PoseEstimates.empty()
+    return PoseEstimates(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def record_of(scores: Scores, **about: Any) -> dict[str, Any]:
+    """One entry of ``evaluation.json``: the scores, and what they are of."""
+    return {**about, **scores.to_dict()}
+
+
+def evaluate_file(
+    model: Path,
+    dataset: Path,
+    split: str,
+    frames: Path | None,
+    boxes: str,
+    detections: Path | None,
+    csv: Path | None,
+    json_path: Path | None,
+    *,
+    legacy_diameters: bool = False,
+    threads: int = 0,
+) -> Scores:
+    """Measure an exported file on any BOP folder; prints the table, writes csv and json where asked."""
+    predictor = Predictor.from_onnx(model, threads=threads or None)
+    objects = predictor.metadata.objects
+    opened = open_bop(dataset, split, frames, objects.obj_ids)
+    estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
+    if csv is not None:
+        estimates.to_bop_csv(csv)
+    return _report(estimates, opened, json_path, legacy_diameters=legacy_diameters, about={"boxes": boxes})
+
+
+def score_csv(
+    results: Path,
+    dataset: Path,
+    split: str,
+    frames: Path | None,
+    json_path: Path | None,
+    *,
+    vsd: bool = False,
+    legacy_diameters: bool = False,
+) -> Scores:
+    """Score anybody's BOP csv and print the table."""
+    estimates = PoseEstimates.from_bop_csv(results)
+    opened = open_bop(dataset, split, frames, None)
+    return _report(estimates, opened, json_path, vsd=vsd, legacy_diameters=legacy_diameters, about={})
+
+
+def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any) -> BopDataset:
+    """A BOP folder; a frame list is looked for beside the caller and in the folder."""
+    if frames is not None and not frames.exists() and (root / frames).exists():
+        frames = root / frames
+    return BopDataset(root, split=split, frames=frames, obj_ids=obj_ids)
+
+
+def _report(
+    estimates: PoseEstimates, dataset: BopDataset, json_path: Path | None, about: dict[str, Any], **options: Any
+) -> Scores:
+    scores = score_estimates(estimates, dataset, **options)
+    if json_path is not None:
+        write_atomically(json_path, json.dumps({**about, **scores.to_dict()}, indent=1))
+    console.print(score_table(scores))
+    return scores
+
+
+def score_table(scores: Scores) -> Table:
+    """Scores a row for each object and one for all."""
+    entries = scores.to_dict()
+    names = list(entries["scores"])
+    table = Table("object", *names)
+    for obj_id, values in entries["per_object"].items():
+        table.add_row(str(obj_id), *(f"{100 * values[name]:.1f}" if name in values else "" for name in names))
+    table.add_row("all", *(f"{100 * entries['scores'][name]:.1f}" for name in names), style="bold")
+    return table
+
+
+def _targets_by_frame(dataset: BopDataset, objects: ObjectTable) -> Iterator[tuple[Frame, dict[int, int]]]:
+    counts: dict[tuple[int, int], dict[int, int]] = {}
+    for target in dataset.targets():
+        if target.obj_id in objects.obj_ids:
+            counts.setdefault((target.scene_id, target.im_id), {})[target.obj_id] = target.inst_count
+    for (scene_id, im_id), wanted in counts.items():
+        yield dataset.frame(scene_id, im_id), wanted
+
+
+def _wanted(frame: Frame, boxes: list[Array], obj_ids: list[int], scores: list[float]) -> Wanted:
+    return Wanted(frame, np.array(boxes, dtype=np.float64).reshape(-1, 4), obj_ids, np.array(scores))

@@ -1,0 +1,179 @@
+"""The last stages of a run: evaluate every network, export the best distilled one, bench it, draw cases."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from posedistill.data.bop import BopDataset, read_image
+from posedistill.deploy.bench import bench
+from posedistill.deploy.export import Parity, check_parity, export_onnx, torch_run
+from posedistill.estimators.base import Estimator
+from posedistill.geometry.cameras import Camera, project
+from posedistill.metrics import score_estimates
+from posedistill.poses import PoseEstimates
+from posedistill.report.gallery import Case, save_cases
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.predictor import Predictor, Request
+from posedistill.training import sources
+from posedistill.training.checkpoints import write_atomically
+from posedistill.training.evaluation import Wanted, boxes_for, estimate, record_of
+from posedistill.training.log import console
+from posedistill.training.recipe import Recipe
+from posedistill.training.stages import VARIANTS, load_network, recipe_of, seeds_of, variant_folder
+from posedistill.training.validation import metadata_of
+
+PARITY_FRAMES = 8
+"""Test frames on which an exported file must agree with its network."""
+
+
+def test_split(recipe: Recipe) -> tuple[BopDataset, list[Wanted]]:
+    """The recipe's test frames, and the boxes that objects are sought in."""
+    test = recipe.data.test
+    dataset = sources.open_source(test.source, recipe.data.objects, recipe.runs / "cache")
+    return dataset, boxes_for(dataset, sources.objects_of(recipe), test.boxes, test.detections)
+
+
+def finished(recipe: Recipe) -> Iterator[tuple[str, int]]:
+    """Variants and seeds whose training has ended."""
+    for variant in VARIANTS:
+        for seed in [recipe.seed] if variant == "teacher" else seeds_of(recipe):
+            trained = (variant_folder(recipe, variant, seed) / "done.json").exists()
+            if trained or (variant == "teacher" and recipe.teacher.checkpoint is not None):
+                yield variant, seed
+
+
+def evaluate_run(folder: Path) -> None:
+    """Measure every finished network of a run on the test split: a BOP csv each, and ``evaluation.json``.
+
+    A network whose csv is newer than its weights is not run again, only scored.
+    """
+    recipe = recipe_of(folder)
+    dataset, wanted = test_split(recipe)
+    records = []
+    for variant, seed in finished(recipe):
+        csv = variant_folder(recipe, variant, seed) / "results.csv"
+        weights = csv.with_name("model.safetensors")
+        estimator, _ = load_network(recipe, variant, seed)
+        if not csv.exists() or (weights.exists() and csv.stat().st_mtime < weights.stat().st_mtime):
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
+            csv.parent.mkdir(parents=True, exist_ok=True)
+            estimate(predictor, wanted, f"evaluate {variant} seed {seed}").to_bop_csv(csv)
+        about = _about(recipe, dataset, variant, seed) | _cost(estimator)
+        records.append(_record(PoseEstimates.from_bop_csv(csv), dataset, about))
+    write_atomically(folder / "evaluation.json", json.dumps(records))
+
+
+def export_run(folder: Path) -> None:
+    """Export the distilled seed with the best validation as ``model.onnx`` and measure the file itself."""
+    recipe = recipe_of(folder)
+    seeds = [seed for variant, seed in finished(recipe) if variant == "distilled"]
+    best = max(seeds, key=lambda seed: load_network(recipe, "distilled", seed)[1]["scores"]["val/score"])
+    path = folder / "model.onnx"
+    export_variant(recipe, "distilled", best, path)
+    dataset, wanted = test_split(recipe)
+    estimates = estimate(Predictor.from_onnx(path), wanted, "evaluate exported")
+    estimates.to_bop_csv(folder / "results.csv")
+    megabytes = path.stat().st_size / 1e6
+    estimator, _ = load_network(recipe, "distilled", best)
+    about = _about(recipe, dataset, "exported", best) | _cost(estimator) | {"megabytes": megabytes}
+    evaluation = folder / "evaluation.json"
+    records = [r for r in json.loads(evaluation.read_text()) if r["variant"] != "exported"]
+    write_atomically(evaluation, json.dumps([*records, _record(estimates, dataset, about)]))
+
+
+def export_variant(recipe: Recipe, variant: str, seed: int, path: Path) -> Parity:
+    """Write one network as ONNX and check on real frames that the file gives the same votes and poses."""
+    estimator, trained = load_network(recipe, variant, seed)
+    dataset, wanted = test_split(recipe)
+    metadata = _metadata(recipe, estimator, dataset, f"{recipe.name}: {variant}, seed {seed}, step {trained['step']}")
+    export_onnx(estimator.network, path, metadata)
+    requests = [
+        Request(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.obj_ids)
+        for entry in wanted[:PARITY_FRAMES]
+    ]
+    parity = check_parity(estimator.network, path, requests)
+    console.print(f"exported {path}: votes agree to {parity.max_px:.1e} px, poses to {parity.max_deg:.1e} deg")
+    write_atomically(path.with_suffix(".parity.json"), json.dumps(parity.to_dict()))
+    return parity
+
+
+def bench_run(folder: Path) -> None:
+    """Time the exported file, and teacher and student exported for the purpose, into ``bench.json``."""
+    recipe = recipe_of(folder)
+    results = []
+    for variant in ("teacher", "exported"):
+        path = folder / "model.onnx"
+        if variant == "teacher":
+            path = folder / "teacher.onnx"
+            estimator, _ = load_network(recipe, "teacher", recipe.seed)
+            export_onnx(estimator.network, path, metadata_of(estimator))
+        result = bench(path, repeats=50)
+        console.print(result.table())
+        results.append({"variant": variant, **_bench_row(result.to_dict())})
+    write_atomically(folder / "bench.json", json.dumps(results, indent=1))
+
+
+def save_run_cases(folder: Path) -> None:
+    """Draw the best and the worst poses of teacher and exported student on the test frames."""
+    recipe = recipe_of(folder)
+    dataset, _ = test_split(recipe)
+    teacher = variant_folder(recipe, "teacher", recipe.seed) / "results.csv"
+    for variant, csv in (("teacher", teacher), ("exported", folder / "results.csv")):
+        save_cases(folder / "cases", variant, list(_cases(PoseEstimates.from_bop_csv(csv), dataset, recipe)))
+
+
+def _cases(estimates: PoseEstimates, dataset: BopDataset, recipe: Recipe) -> Iterator[Case]:
+    objects = sources.objects_of(recipe)
+    for row in range(len(estimates)):
+        obj_id = int(estimates.obj_id[row])
+        frame = dataset.frame(int(estimates.scene_id[row]), int(estimates.im_id[row]))
+        keypoints = objects.keypoints[objects.index(obj_id)]
+        R, t = estimates.R[row], estimates.t[row]
+        symmetries = objects.symmetries[objects.index(obj_id)]
+        truths = [
+            (instance.R @ S[:3, :3], instance.R @ S[:3, 3] + instance.t)
+            for instance in frame.instances
+            if instance.obj_id == obj_id
+            for S in symmetries
+        ]
+        guess = project(keypoints, R, t, frame.K)
+        errors = [float(abs(project(keypoints, *truth, frame.K) - guess).max()) for truth in truths]
+        R_gt, t_gt = truths[errors.index(min(errors))]
+        yield Case(
+            frame.rgb, frame.K, keypoints, R_gt, t_gt, R, t, min(errors), "px", obj_id, frame.scene_id, frame.im_id
+        )
+
+
+def _record(estimates: PoseEstimates, dataset: BopDataset, about: dict[str, Any]) -> dict[str, Any]:
+    seconds = float(estimates.time.mean()) if len(estimates) else None
+    return record_of(score_estimates(estimates, dataset), seconds_per_image=seconds, **about)
+
+
+def _about(recipe: Recipe, dataset: BopDataset, variant: str, seed: int) -> dict[str, Any]:
+    name = f"{dataset.root.name}/{dataset.split}"
+    return {"variant": variant, "seed": seed, "boxes": recipe.data.test.boxes, "dataset": name}
+
+
+def _cost(estimator: Estimator) -> dict[str, Any]:
+    parameters = sum(weight.numel() for weight in estimator.network.parameters())
+    size = estimator.crop_size
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        estimator.network(torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64))
+    gmacs = counter.get_total_flops() / 2e9
+    return {"parameters": parameters, "megabytes": parameters * 4 / 1e6, "gmacs": gmacs}
+
+
+def _metadata(recipe: Recipe, estimator: Estimator, dataset: BopDataset, training: str) -> ModelMetadata:
+    frame = dataset.frames[0]
+    height, width = read_image(frame.rgb).shape[:2]
+    return metadata_of(estimator, camera=Camera(frame.K, width, height), training=training)
+
+
+def _bench_row(result: dict[str, Any]) -> dict[str, Any]:
+    names = {"first_ms": "first_inference_ms", "memory_mb": "peak_memory_mb", "size_mb": "megabytes"}
+    return {names.get(name, name): value for name, value in result.items()}

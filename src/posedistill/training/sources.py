@@ -1,0 +1,182 @@
+"""The data stage: from a recipe's sources to decoded frames, batches and a validation split."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import ValidationError
+
+from posedistill.data.backgrounds import background_tensor
+from posedistill.data.bop import BopDataset
+from posedistill.data.bop_models import load_models_info
+from posedistill.data.crops import CropLoader, split_validation
+from posedistill.data.pack import FramePack
+from posedistill.data.render import RenderReport, RenderSettings, render_dataset
+from posedistill.data.shapes import code_models_info, code_objects
+from posedistill.errors import DataError, RecipeError, describe
+from posedistill.geometry.meshes import load_mesh
+from posedistill.geometry.objects import ObjectTable
+from posedistill.training.log import console, progress_bar
+from posedistill.training.recipe import BopSource, DataSettings, Recipe, RenderSource, fingerprint
+
+CODE = Path("code")
+"""The ``models`` of a render source that stands for the objects made in code."""
+SPLIT = "train_render"
+"""Folder of rendered scenes in a BOP folder."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Decoded training frames of a recipe, split into what trains and what selects the model."""
+
+    objects: ObjectTable
+    packs: list[FramePack]
+    train: np.ndarray
+    """Indices of training instances; an instance of a source with a larger share stands in it several times."""
+    validation: np.ndarray
+
+
+def open_source(source: BopSource | RenderSource, objects: list[int], cache: Path) -> BopDataset:
+    """A source as a BOP data set; a render source is rendered first, or found in the cache."""
+    if isinstance(source, BopSource):
+        return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=objects)
+    root = cache / f"render-{fingerprint(source.model_dump(mode='json'), _mesh_stamps(source, objects), objects)}"
+    if not (root / "complete").exists():
+        report = render(source, objects, root)
+        console.print(f"rendered {report.images} images, {report.images_per_second_per_core:.1f} images/s per core")
+        (root / "complete").touch()
+    return BopDataset(root, split=SPLIT, obj_ids=objects)
+
+
+def render(source: RenderSource, objects: list[int], root: Path, workers: int | None = None) -> RenderReport:
+    """Render a source into a BOP folder, going on with what an earlier call left there."""
+    with progress_bar() as bar:
+        task = bar.add_task("render", total=source.count, note=str(root))
+        return render_dataset(
+            _meshes(source, objects),
+            _models_info(source),
+            root,
+            source.settings,
+            source.count,
+            source.seed,
+            workers=workers,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+
+
+def render_folder(
+    models: Path, out: Path, count: int, seed: int, objects: list[int] | None, overrides: list[str], workers: int | None
+) -> RenderReport:
+    """What ``posedistill data render`` does: settings come as ``key=value``, objects default to all meshes.
+
+    Raises:
+        RecipeError: a setting that does not exist or cannot be. DataError: a missing or damaged mesh.
+    """
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise RecipeError(describe("--set", override, "no '='", "key=value, e.g. distance=[400,900]"))
+        settings[key] = yaml.safe_load(value)
+    try:
+        source = RenderSource(models=models, count=count, seed=seed, settings=RenderSettings(**settings))
+    except ValidationError as error:
+        faults = [describe("--set", ".".join(map(str, f["loc"])), f["input"], f["msg"]) for f in error.errors()]
+        raise RecipeError("\n".join(faults)) from None
+    found = sorted(code_objects()) if models == CODE else sorted(int(p.stem[4:]) for p in models.glob("obj_??????.*"))
+    return render(source, objects or found, out, workers)
+
+
+def prepare(recipe: Recipe) -> TrainingData:
+    """Render, decode and split the training data, or find it in the cache."""
+    data, cache = recipe.data, recipe.runs / "cache"
+    datasets = [open_source(source, data.objects, cache) for source in data.train]
+    objects = datasets[0].objects(data.objects)
+    packs = [pack_of(dataset, data, cache) for dataset in datasets]
+    train, validation = split_validation(packs, data.validation, recipe.seed)
+    return TrainingData(objects, packs, _share_out(train, packs, data), validation)
+
+
+def pack_of(dataset: BopDataset, data: DataSettings, cache: Path) -> FramePack:
+    """The decoded frames of a data set, made once."""
+    names = [str(frame.rgb.resolve()) for frame in dataset.frames]
+    folder = cache / f"pack-{fingerprint(names, data.objects, data.min_visible)}"
+    with progress_bar() as bar:
+        task = bar.add_task("decode", total=len(names), note=str(folder))
+        return FramePack.build(
+            dataset,
+            folder,
+            data.objects,
+            min_visible=data.min_visible,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+
+
+def loader(
+    recipe: Recipe, prepared: TrainingData, indices: np.ndarray, *, seed: int, device: Any, batch_size: int, **kwargs: Any
+) -> CropLoader:
+    """A loader of the recipe's crops over some of its instances."""
+    data = recipe.data
+    return CropLoader(
+        prepared.packs,
+        prepared.objects,
+        data.augment,
+        data.crop_size,
+        batch_size,
+        seed,
+        device,
+        backgrounds=background_tensor(data.backgrounds) if kwargs.get("augment", True) else None,
+        indices=indices,
+        **kwargs,
+    )
+
+
+def _share_out(train: np.ndarray, packs: list[FramePack], data: DataSettings) -> np.ndarray:
+    """Repeat the instances of small sources until each source fills its share of an epoch."""
+    if data.shares is None:
+        return train
+    edges = np.cumsum([0, *(len(pack) for pack in packs)])
+    parts = [train[(train >= low) & (train < high)] for low, high in zip(edges, edges[1:], strict=False)]
+    total = max(len(part) / share for part, share in zip(parts, data.shares, strict=True))
+    return np.concatenate([np.resize(part, round(total * share)) for part, share in zip(parts, data.shares, strict=True)])
+
+
+def _meshes(source: RenderSource, objects: list[int]) -> dict[int, Any]:
+    meshes = code_objects() if source.models == CODE else None
+    if meshes is not None:
+        missing = [obj_id for obj_id in objects if obj_id not in meshes]
+        if missing:
+            raise DataError(describe("code", "objects", missing, f"some of {sorted(meshes)}"))
+        return {obj_id: meshes[obj_id] for obj_id in objects}
+    return {obj_id: load_mesh(_mesh_path(source.models, obj_id)) for obj_id in objects}
+
+
+def _models_info(source: RenderSource) -> dict[int, dict[str, Any]] | None:
+    """Diameters and symmetries as the models' folder states them; symmetries cannot be seen in a mesh."""
+    if source.models == CODE:
+        return code_models_info()
+    path = source.models / "models_info.json"
+    return load_models_info(path) if path.exists() else None
+
+
+def _mesh_path(folder: Path, obj_id: int) -> Path:
+    for suffix in (".ply", ".obj", ".glb"):
+        path = folder / f"obj_{obj_id:06d}{suffix}"
+        if path.exists():
+            return path
+    raise DataError(describe(folder, f"obj_{obj_id:06d}", "no such file", "a .ply, .obj or .glb mesh"))
+
+
+def _mesh_stamps(source: RenderSource, objects: list[int]) -> list[tuple[str, int, int]]:
+    if source.models == CODE:
+        return []
+    stamps = [(obj_id, os.stat(_mesh_path(source.models, obj_id))) for obj_id in objects]
+    return [(str(obj_id), stat.st_size, stat.st_mtime_ns) for obj_id, stat in stamps]
+
+
+def objects_of(recipe: Recipe) -> ObjectTable:
+    """The object table of a recipe, from its first training source."""
+    return open_source(recipe.data.train[0], recipe.data.objects, recipe.runs / "cache").objects(recipe.data.objects)

@@ -1,0 +1,243 @@
+"""The stages of ``run``: data -> teacher -> student -> distilled -> evaluate -> export -> bench -> report.
+
+Like make, a finished stage is skipped and an interrupted one resumes; each leaves its results in ``runs/<name>/``.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from posedistill import __version__
+from posedistill.distill import build_distiller
+from posedistill.errors import CheckpointError, RecipeError, TrainingError, describe
+from posedistill.estimators import build_estimator
+from posedistill.estimators.base import Estimator
+from posedistill.training import sources
+from posedistill.training.checkpoints import load_strictly, load_tensors, write_atomically
+from posedistill.training.log import console
+from posedistill.training.loop import Teaching, freeze, make_fabric, train
+from posedistill.training.recipe import NetworkSettings, Recipe, fingerprint, load_recipe
+from posedistill.training.validation import Validation
+
+VARIANTS = ("teacher", "student", "distilled")
+
+
+def run(recipe: Recipe, path: Path, overrides: list[str], jobs: int = 1) -> None:
+    """Walk all stages of a recipe and print the result table and the path of the report."""
+    from posedistill.report import build_report, result_table
+    from posedistill.training.shipping import bench_run, evaluate_run, export_run, save_run_cases
+
+    started = time.perf_counter()
+    folder = recipe.folder
+    _write_recipe(recipe)
+    sources.prepare(recipe)
+    train_all(recipe, path, overrides, jobs)
+    evaluate_run(folder)
+    export_run(folder)
+    bench_run(folder)
+    save_run_cases(folder)
+    write_environment(folder, {"run": time.perf_counter() - started})
+    page = build_report(folder)
+    console.print(result_table(folder))
+    print(f"report: {page}")
+
+
+def train_all(recipe: Recipe, path: Path, overrides: list[str], jobs: int) -> None:
+    """Train the teacher, then every seed of student and distilled, ``jobs`` at a time."""
+    train_variant(recipe, "teacher", recipe.seed)
+    pending = [(variant, seed) for variant in ("student", "distilled") for seed in seeds_of(recipe)]
+    if jobs == 1:
+        for variant, seed in pending:
+            train_variant(recipe, variant, seed)
+        return
+    command = [sys.executable, "-m", "posedistill"]
+    running: list[tuple[str, subprocess.Popen[bytes]]] = []
+    for variant, seed in pending:
+        words = ["distill"] if variant == "distilled" else ["train", "--network", "student"]
+        log = recipe.folder / variant / f"seed{seed}" / "train.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as out:
+            process = subprocess.Popen([*command, *words, "--seed", str(seed), str(path), *overrides], stderr=out)
+        running.append((f"{variant} seed {seed} (see {log})", process))
+        if len(running) == jobs:
+            _wait(running)
+            running = []
+    _wait(running)
+
+
+def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
+    """Train one network of the recipe, go on with it, or skip it where it is finished; returns its weights' path.
+
+    Raises:
+        RecipeError: student and teacher do not offer the views the recipe's losses need.
+        CheckpointError: the folder holds the network of another recipe.
+        TrainingError: NaN loss or a full disk; the last good checkpoint is kept.
+    """
+    network = recipe.teacher if variant == "teacher" else recipe.student
+    if network.checkpoint is not None and variant == "teacher":
+        return network.checkpoint
+    folder = variant_folder(recipe, variant, seed)
+    model = folder / "model.safetensors"
+    signature = signature_of(recipe, variant, seed)
+    done = folder / "done.json"
+    if done.exists():
+        _refuse_other(json.loads(done.read_text()).get("signature", {}), signature, done)
+        console.print(f"{variant} seed {seed}: finished before, skipped")
+        return model
+    settings = recipe.schedule(network)
+    fabric = make_fabric(settings.precision)
+    prepared = sources.prepare(recipe)
+    torch.manual_seed(seed)
+    estimator = build_network(recipe, network, prepared.objects)
+    teaching = None
+    if variant == "distilled":
+        teacher, _ = load_network(recipe, "teacher", recipe.seed)
+        distillers = [build_distiller(spec, estimator.offers, teacher.offers) for spec in recipe.distill]
+        teaching = Teaching(freeze(teacher, fabric.device), distillers)
+    batches = sources.loader(
+        recipe,
+        prepared,
+        prepared.train,
+        seed=seed,
+        device=fabric.device,
+        batch_size=settings.batch_size,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    validate = Validation(recipe, prepared, fabric.device, settings.validation_crops)
+    started = time.perf_counter()
+    train(
+        fabric,
+        estimator,
+        batches,
+        settings,
+        folder,
+        seed=seed,
+        signature=signature,
+        teaching=teaching,
+        validate=validate,
+        title=f"{variant} seed {seed}",
+    )
+    if fabric.is_global_zero:
+        seconds = time.perf_counter() - started
+        write_atomically(done, json.dumps({"signature": signature, "seconds": seconds}))
+        write_environment(recipe.folder, {f"{variant} seed {seed}": seconds})
+    return model
+
+
+def build_network(recipe: Recipe, network: NetworkSettings, objects: Any) -> Estimator:
+    """The estimator of a recipe's section, on randomly initialised or pretrained weights."""
+    settings = dict(network.settings)
+    if network.pretrained is not None:
+        settings["pretrained"] = str(network.pretrained)
+    return build_estimator(network.family, objects, settings, recipe.data.crop_size)
+
+
+def load_network(recipe: Recipe, variant: str, seed: int) -> tuple[Estimator, dict[str, Any]]:
+    """A finished network of the run with its metadata.
+
+    Raises:
+        CheckpointError: it is not there yet, damaged, or of another architecture.
+    """
+    network = recipe.teacher if variant == "teacher" else recipe.student
+    path = variant_folder(recipe, variant, seed) / "model.safetensors"
+    if variant == "teacher" and network.checkpoint is not None:
+        path = network.checkpoint
+    tensors, metadata = load_tensors(path)
+    estimator = build_network(recipe, network.model_copy(update={"pretrained": None}), sources.objects_of(recipe))
+    load_strictly(estimator, tensors, path)
+    return estimator.eval(), metadata
+
+
+def seeds_of(recipe: Recipe) -> range:
+    """The seeds of student and distilled."""
+    return range(recipe.seed, recipe.seed + recipe.seeds)
+
+
+def variant_folder(recipe: Recipe, variant: str, seed: int) -> Path:
+    """Where a network of the run lives."""
+    return recipe.folder / variant / f"seed{seed}"
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The resolved recipe of a run folder."""
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        raise RecipeError(describe(path, "recipe", "no such file", "a run folder, as `posedistill run` makes it"))
+    return load_recipe(path)
+
+
+def signature_of(recipe: Recipe, variant: str, seed: int) -> dict[str, Any]:
+    """What a network depends on; a finished or interrupted stage is only taken up by the same signature."""
+    network = recipe.teacher if variant == "teacher" else recipe.student
+    signature = {
+        "variant": variant,
+        "seed": seed,
+        "data": fingerprint(recipe.data.model_dump(mode="json", exclude={"test"})),
+        "network": fingerprint(network.model_dump(mode="json", exclude={"train", "checkpoint"})),
+        "train": recipe.schedule(network).model_dump(
+            mode="json", exclude={"log_every", "checkpoint_every", "validate_every", "validation_crops"}
+        ),
+    }
+    if variant == "distilled":
+        signature["distill"] = [spec.model_dump(mode="json") for spec in recipe.distill]
+        signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json"))
+    return signature
+
+
+def write_environment(folder: Path, seconds: dict[str, float]) -> None:
+    """Record hardware, versions and the seconds of stages in ``environment.json``."""
+    path = folder / "environment.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    cuda = torch.cuda.is_available()
+    environment = {
+        "posedistill": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "commit": _commit(),
+        "seconds": {**known.get("seconds", {}), **{name: round(value, 1) for name, value in seconds.items()}},
+    }
+    write_atomically(path, json.dumps(environment, indent=1))
+
+
+def _write_recipe(recipe: Recipe) -> None:
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    write_atomically(recipe.folder / "recipe.yaml", text)
+
+
+def _refuse_other(found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
+    if found != expected:
+        keys = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+        raise CheckpointError(
+            describe(path, ", ".join(keys), "a network of another recipe", "the same recipe")
+            + ". Give the run another name (name=...), or remove its folder."
+        )
+
+
+def _wait(running: list[tuple[str, "subprocess.Popen[bytes]"]]) -> None:
+    failed = [name for name, process in running if process.wait() != 0]
+    if failed:
+        raise TrainingError("training stopped: " + ", ".join(failed))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return git.stdout.strip() or None
