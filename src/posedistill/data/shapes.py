@@ -1,7 +1,7 @@
 """Objects made in code: the quickstart's three coloured objects and the distractors of rendered scenes.
 
-Every part is a superquadric (Barr 1981: boxes, cylinders, ellipsoids and what lies between) or a torus, tessellated finely
-enough that a colour pattern fits into the vertex colours.
+Every part is a superquadric (Barr 1981: boxes, cylinders, ellipsoids and what lies between) or a torus, tessellated
+finely enough that a colour pattern fits into the vertex colours.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,8 @@ def superquadric(radii: Sequence[float], roundness: tuple[float, float] = (1.0, 
     ticks = np.linspace(-1.0, 1.0, cells + 1)
     u, v = (axis.ravel() for axis in np.meshgrid(ticks, ticks, indexing="ij"))
     sheet, face = np.stack([u, v, np.ones_like(u)], 1), _grid_faces(cells + 1, cells + 1)
-    vertices, faces = [], []
+    vertices: list[Points] = []
+    faces: list[Faces] = []
     for axis in range(3):
         for sign in (1.0, -1.0):
             side = np.roll(sheet * [1.0, sign, sign], axis + 1, axis=1)
@@ -195,7 +196,7 @@ def code_models_info() -> dict[int, dict[str, Any]]:
     >>> code_models_info()[3]["symmetries_discrete"][0][:4]
     [-1.0, 0.0, 0.0, 0.0]
     """
-    infos = {obj_id: model_info(mesh) for obj_id, mesh in code_objects().items()}
+    infos: dict[int, dict[str, Any]] = {obj_id: dict(model_info(mesh)) for obj_id, mesh in code_objects().items()}
     half_turn = np.diag([-1.0, -1.0, 1.0, 1.0]).ravel()
     infos[3]["symmetries_discrete"] = [[float(value) + 0.0 for value in half_turn]]
     return infos
@@ -225,7 +226,7 @@ def _random_part(size: float, rng: np.random.Generator) -> Part:
         return torus(size * 0.36, size * rng.uniform(0.06, 0.14), (36, 14))
     radii = size * 0.5 * rng.uniform(0.25, 1.0, 3)
     roundness = tuple(rng.choice([0.1, 0.25, 0.6, 1.0, 1.6], 2))
-    vertices, faces = superquadric(radii, (float(roundness[0]), float(roundness[1])), 14)
+    vertices, faces = superquadric(radii.tolist(), (float(roundness[0]), float(roundness[1])), 14)
     vertices = vertices * (1 + rng.uniform(-0.4, 0.4) * vertices[:, 2:] / radii[2])
     if rng.random() < 0.4:
         waves = np.sin(vertices @ rng.normal(size=(3, 3)) * (rng.uniform(2, 7) / size)).sum(axis=1, keepdims=True)
