@@ -1,0 +1,364 @@
+"""CropLoader: batches out of frame packs. Each crop is a new camera, each batch a pure function of its step."""
+
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posedistill.data.augment import AugmentSettings, Draws, apply, draw
+from posedistill.data.batch import Batch
+from posedistill.data.pack import FramePack
+from posedistill.data.pixels import move
+from posedistill.data.warp import DeviceFrames, inverse_maps, warp_on_cpu, warp_windows
+from posedistill.errors import RecipeError, describe
+from posedistill.geometry.cameras import Array, crop_cameras, project
+from posedistill.geometry.objects import ObjectTable
+from posedistill.geometry.symmetries import canonical_pose
+
+Indices = NDArray[np.int64]
+
+_KEEP_IN_CROP = 0.45
+"""The centre of the visible part stays within this share of the crop's side from the crop's centre."""
+_shared_frames: WeakValueDictionary[tuple, DeviceFrames] = WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Columns of all usable instances, ``N`` rows."""
+
+    ids: Indices
+    frames: Indices
+    slots: NDArray[np.uint8]
+    classes: Indices
+    K: Array
+    R: Array
+    t: Array
+    amodal: Array
+    visible: Array
+
+    def __getitem__(self, rows: Indices) -> "_Table":
+        return _Table(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All of a batch but its pixels: geometry, and what augmentation will do."""
+
+    rows: _Table
+    inverse: Array
+    K: Array
+    R: Array
+    t: Array
+    keypoints3d: Array
+    keypoints: Array
+    diameters: Array
+    draws: Draws
+
+
+class CropLoader:
+    """Batches of crops of the instances in ``packs``, cut, augmented and ready for the network.
+
+    With ``augment`` the instances are shuffled anew each epoch and batches run on through the epochs without end;
+    without, they come in order, once, uncut by chance: box centred, side ``pad`` times the box's longer one.
+    ``batch(step)`` depends on (seed, step) and nothing else, so a resumed run goes on exactly as it would have.
+
+    Args:
+        packs: their instances are numbered through, in order; ``indices`` (from ``split_validation``) selects among
+            these numbers. Instances of objects outside ``objects`` are left out.
+        objects: gives each object's class, keypoints, diameter and symmetries.
+        crop_size: side of a crop, pixels. batch_size: crops of the global batch, a multiple of ``world_size``.
+        backgrounds: uint8 ``[M, h, w, 3]`` photographs for background replacement and occluders.
+        pack_weights: share of each pack in a batch (instances are then drawn with replacement); None draws every
+            instance once an epoch.
+        rank, world_size: this process's part of the global batch under DDP.
+        threads: for cutting on the CPU; all cores where None.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[FramePack],
+        objects: ObjectTable,
+        settings: AugmentSettings,
+        crop_size: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        backgrounds: NDArray[np.uint8] | None = None,
+        indices: Indices | None = None,
+        augment: bool = True,
+        *,
+        pad: float = 1.5,
+        pack_weights: Sequence[float] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        if batch_size % world_size:
+            raise RecipeError(describe("recipe", "batch_size", batch_size, f"a multiple of {world_size} processes"))
+        self.packs, self.objects, self.settings = list(packs), objects, settings
+        self.crop_size, self.batch_size, self.seed, self.pad = crop_size, batch_size, seed, pad
+        self.device, self.augment, self.rank, self.world_size = torch.device(device), augment, rank, world_size
+        self._table = _tabulate(self.packs, objects, indices)
+        if not len(self._table):
+            raise RecipeError(describe("recipe", "data", "no instance", f"instances of {list(objects.obj_ids)}"))
+        self._starts = np.cumsum([0, *(len(pack.frames) for pack in self.packs)])
+        self._shares = None if pack_weights is None else self._cumulate(pack_weights)
+        self._orders: dict[int, Indices] = {}
+        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)))
+        self._backgrounds = backgrounds if backgrounds is not None and len(backgrounds) else None
+        self._on_device = self.device.type != "cpu"
+        self._frames = _device_frames(self.packs, self.device) if self._on_device else None
+        self._photos = _device_photos(self._backgrounds, self.device) if self._on_device else None
+
+    def __len__(self) -> int:
+        """Number of instances."""
+        return len(self._table)
+
+    @property
+    def steps(self) -> int:
+        """Batches that see every instance once."""
+        return -(-len(self) // self.batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step (this rank's part of it); without augmentation the last one may be short."""
+        plan = self._plan(step)
+        images, ids = self._cut(plan)
+        draws = plan.draws.to(self.device)
+        slots = move(torch.from_numpy(plan.rows.slots), self.device)
+        masks = ids == slots[:, None, None]
+        backgrounds, occluders = self._photographs(plan.draws)
+        images, masks = apply(images, ids, masks, draws, backgrounds, occluders)
+        floats = (plan.K, plan.R, plan.t, plan.keypoints3d, plan.keypoints, plan.diameters)
+        K, R, t, keypoints3d, keypoints, diameters = (self._send(array.astype(np.float32)) for array in floats)
+        classes, numbers = self._send(plan.rows.classes), self._send(plan.rows.ids)
+        return Batch(images, masks, classes, K, R, t, keypoints3d, keypoints, diameters, numbers)
+
+    def prefetch(self, start: int, stop: int, depth: int = 2) -> Iterator[Batch]:
+        """Batches ``start`` to ``stop``, made ahead in a background thread.
+
+        What goes wrong there is raised here; closing the iterator ends the thread.
+        """
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
+        closed = threading.Event()
+
+        def offer(item: Batch | BaseException) -> None:
+            while not closed.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def produce() -> None:
+            try:
+                for step in range(start, stop):
+                    if closed.is_set():
+                        return
+                    offer(self.batch(step))
+            except BaseException as error:
+                offer(error)
+
+        # On an accelerator both threads use the device's default stream, so its work keeps the order of the queue.
+        thread = threading.Thread(target=produce, name="crops", daemon=True)
+        thread.start()
+        try:
+            for _ in range(start, stop):
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            closed.set()
+            thread.join()
+
+    def _send(self, array: NDArray) -> Tensor:
+        return move(torch.from_numpy(array), self.device)
+
+    def _cumulate(self, weights: Sequence[float]) -> Array:
+        """Cumulative chance of each row: its pack's share, evenly over the pack's rows."""
+        packs = self._pack_of(self._table.frames)
+        counts = np.bincount(packs, minlength=len(self.packs))
+        shares = np.asarray(weights, dtype=np.float64)
+        if len(shares) != len(self.packs) or (shares < 0).any() or not shares[counts > 0].sum() > 0:
+            raise RecipeError(
+                describe("recipe", "pack_weights", list(weights), f"{len(self.packs)} weights, not all 0")
+            )
+        chance = (shares / np.maximum(counts, 1))[packs].cumsum()
+        return chance / chance[-1]
+
+    def _pack_of(self, frames: Indices) -> Indices:
+        return np.searchsorted(self._starts, frames, side="right") - 1
+
+    def _rows(self, step: int, rng: np.random.Generator) -> Indices:
+        """Rows of the global batch."""
+        if not self.augment:
+            if not 0 <= step < self.steps:
+                raise IndexError(f"step {step} of {self.steps}")
+            return np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(self)))
+        if self._shares is not None:  # systematic sampling: every batch holds the packs' shares to within one crop
+            spread = (np.arange(self.batch_size) + rng.random(self.batch_size)) / self.batch_size
+            return np.minimum(np.searchsorted(self._shares, spread, side="right"), len(self) - 1)
+        positions = step * self.batch_size + np.arange(self.batch_size)
+        epochs, places = positions // len(self), positions % len(self)
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            rows[epochs == epoch] = self._order(int(epoch))[places[epochs == epoch]]
+        return rows
+
+    def _order(self, epoch: int) -> Indices:
+        if epoch not in self._orders:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
+            self._orders = {**{key: value for key, value in self._orders.items() if abs(key - epoch) < 2}, epoch: order}
+        return self._orders[epoch]
+
+    def _plan(self, step: int) -> _Plan:
+        rng = np.random.default_rng([self.seed, step, 1])
+        rows = self._table[self._rows(step, rng)]
+        part = slice(self.rank * len(rows) // self.world_size, (self.rank + 1) * len(rows) // self.world_size)
+        centers, sides, angles = self._boxes(rows, rng)
+        # Drawn for the global batch, so that the pictures do not depend on how many processes share it.
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        settings = self.settings if self.augment else AugmentSettings.none()
+        draws = draw(settings, len(rows), self.crop_size, generator).part(part.start, part.stop)
+
+        rows = rows[np.arange(part.start, part.stop)]
+        cameras = crop_cameras(rows.K, centers[part], sides[part], self.crop_size, angles[part])
+        R = cameras.rotation @ rows.R
+        t = np.einsum("bij,bj->bi", cameras.rotation, rows.t)
+        R, t = self._canonical(rows.classes, R, t)
+        keypoints3d = self.objects.keypoints[rows.classes]
+        return _Plan(
+            rows=rows,
+            inverse=inverse_maps(cameras.homography),
+            K=cameras.K,
+            R=R,
+            t=t,
+            keypoints3d=keypoints3d,
+            keypoints=project(keypoints3d, R, t, cameras.K),
+            diameters=self.objects.diameters[rows.classes],
+            draws=draws,
+        )
+
+    def _boxes(self, rows: _Table, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+        """Centres ``[B, 2]``, sides ``[B]`` and turns ``[B]`` of the crops (Dynamic Zoom-In, CDPN / SO-Pose)."""
+        settings, count = self.settings, len(rows)
+        chance = rng.random((count, 5))
+        threshold = {"amodal": 0.0, "visible": 1.0, "mixed": 0.5 if self.augment else 0.0}[settings.box]
+        boxes = np.where((chance[:, :1] < threshold), rows.visible, rows.amodal)
+        extent = boxes[:, 2:]
+        centers, sides = boxes[:, :2] + extent / 2, self.pad * extent.max(axis=1)
+        if not self.augment:
+            return centers, sides, np.zeros(count)
+        spread = 2 * chance - 1
+        centers = centers + settings.shift * spread[:, 1:3] * extent
+        sides = sides * (1 + settings.scale * spread[:, 3])
+        # A shifted crop may miss what little can be seen of a hidden object; it is pulled back.
+        middle, reach = rows.visible[:, :2] + rows.visible[:, 2:] / 2, _KEEP_IN_CROP * sides[:, None]
+        return np.clip(centers, middle - reach, middle + reach), sides, np.deg2rad(settings.turn) * spread[:, 4]
+
+    def _canonical(self, classes: Indices, R: Array, t: Array) -> tuple[Array, Array]:
+        R, t = R.copy(), t.copy()
+        for index in np.unique(classes):
+            symmetries = self.objects.symmetries[index]
+            if len(symmetries) > 1:
+                chosen = classes == index
+                R[chosen], t[chosen] = canonical_pose(R[chosen], t[chosen], symmetries)
+        return R, t
+
+    def _cut(self, plan: _Plan) -> tuple[Tensor, Tensor]:
+        """Images uint8 ``[B, S, S, 3]`` and ids ``[B, S, S]``."""
+        if self._frames is not None:
+            inverse = torch.from_numpy(plan.inverse.astype(np.float32))
+            return self._frames.warp(torch.from_numpy(plan.rows.frames), inverse, self.crop_size)
+        packs = self._pack_of(plan.rows.frames)
+        places = zip(packs, plan.rows.frames - self._starts[packs], strict=True)
+        frames = [self.packs[pack].frames[frame] for pack, frame in places]
+        if self._on_device:
+            return warp_windows(frames, plan.inverse, self.crop_size, self.device)
+        images, ids = warp_on_cpu(frames, plan.inverse, self.crop_size, self._pool, with_ids=True)
+        assert ids is not None
+        return images, ids
+
+    def _photographs(self, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
+        """Random cuts of the backgrounds for the crops that get a new background, and for those with an occluder."""
+        if self._backgrounds is None:
+            return None, None
+        groups = [draws.groups[name].values["photo"].double().numpy() for name in ("background", "occlusion")]
+        chance = np.concatenate(groups)
+        numbers = (chance[:, 0] * len(self._backgrounds)).astype(np.int64)
+        inverse = _photo_maps(chance[:, 1:], self._backgrounds.shape[1:3], self.crop_size)
+        if self._photos is not None:
+            maps = torch.from_numpy(inverse.astype(np.float32))
+            cuts = self._photos.warp(torch.from_numpy(numbers), maps, self.crop_size)[0]
+        else:
+            photos = [self._backgrounds[number] for number in numbers]
+            cuts = warp_on_cpu(photos, inverse, self.crop_size, self._pool, with_ids=False)[0]
+        return cuts[: len(groups[0])], cuts[len(groups[0]) :]
+
+
+def _photo_maps(chance: Array, shape: tuple[int, ...], size: int) -> Array:
+    """``[r, 2, 3]`` maps from crop to photograph pixels: a square window of random side and place, maybe mirrored.
+
+    Args:
+        chance: ``[r, 4]`` uniform: side (0.4 to 1 of what fits), place x, place y, mirrored.
+    """
+    height, width = shape
+    side = min(height, width) * (0.4 + 0.6 * chance[:, 0])
+    left, top = chance[:, 1] * (width - side), chance[:, 2] * (height - side)
+    mirrored = chance[:, 3] < 0.5
+    maps = np.zeros((len(chance), 2, 3))
+    scale = (side - 1) / (size - 1)
+    maps[:, 0, 0] = np.where(mirrored, -scale, scale)
+    maps[:, 0, 2] = np.where(mirrored, left + side - 1, left)
+    maps[:, 1, 1], maps[:, 1, 2] = scale, top
+    return maps
+
+
+def _tabulate(packs: Sequence[FramePack], objects: ObjectTable, indices: Indices | None) -> _Table:
+    """The usable instances of all packs, restricted to ``indices``."""
+    frame_starts = np.cumsum([0, *(len(pack.frames) for pack in packs)])
+    columns = {
+        name: np.concatenate([getattr(pack.instances, name) for pack in packs])
+        for name in ("slot", "obj_id", "K", "R", "t", "bbox_visib")
+    }
+    frames = np.concatenate([start + pack.instances.frame for start, pack in zip(frame_starts, packs, strict=False)])
+    ids = np.arange(len(frames)) if indices is None else np.asarray(indices, dtype=np.int64)
+    ids = ids[np.isin(columns["obj_id"][ids], objects.obj_ids)]
+    order = np.argsort(objects.obj_ids)
+    obj_ids = np.asarray(objects.obj_ids, dtype=np.int64)
+    classes = order[np.searchsorted(obj_ids[order], columns["obj_id"][ids])]
+    K, R, t = columns["K"][ids], columns["R"][ids], columns["t"][ids]
+    corners = project(objects.keypoints[classes], R, t, K)
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    amodal = np.concatenate([low, high - low], axis=1)
+    return _Table(ids, frames[ids], columns["slot"][ids], classes, K, R, t, amodal, columns["bbox_visib"][ids])
+
+
+def _device_frames(packs: Sequence[FramePack], device: torch.device) -> DeviceFrames | None:
+    """All frames on the device, shared by the loaders of the same packs; None where they would not fit."""
+    key = (device, *(id(pack) for pack in packs))
+    frames = _shared_frames.get(key)
+    if frames is None and _fits(sum(pack.frames.nbytes for pack in packs), device):
+        frames = _shared_frames[key] = DeviceFrames([pack.frames for pack in packs], device)
+    return frames
+
+
+def _device_photos(backgrounds: NDArray[np.uint8] | None, device: torch.device) -> DeviceFrames | None:
+    if backgrounds is None:
+        return None
+    return DeviceFrames([np.concatenate([backgrounds, np.zeros_like(backgrounds[..., :1])], axis=-1)], device)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    """Whether that many bytes leave half of the device's free memory to the network."""
+    return device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // 2

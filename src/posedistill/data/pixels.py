@@ -1,0 +1,276 @@
+"""Batched changes of pixels, in place on float32 planes ``[B, 3, S, S]`` in 0..1, each on its chosen rows only.
+
+No loop over samples and no host synchronisation: what is chosen and how strongly was drawn beforehand on the CPU.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet statistics of RGB in 0..1."""
+MID_GREY = 0.45
+_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+_TEXTURE = 1024
+_NOISE = 1 << 21
+
+
+class Rows(Protocol):
+    """The samples chosen for one operation and its parameters (``augment.Group``)."""
+
+    @property
+    def rows(self) -> Tensor:
+        """int64 ``[r]``."""
+
+    @property
+    def values(self) -> Mapping[str, Tensor]:
+        """Parameters by name, ``[r, ...]``."""
+
+
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a small host tensor to a device without waiting for the device."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def to_planes(images: Tensor) -> Tensor:
+    """Uint8 ``[B, S, S, 3]`` to float32 planes ``[B, 3, S, S]`` in 0..1."""
+    return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Clip planes to 0..1 and normalise them by the ImageNet statistics; channels-last. Works in place first."""
+    scale = _constant(tuple(1 / value for value in STD), x.device)
+    shift = _constant(tuple(-mean / value for mean, value in zip(MEAN, STD, strict=True)), x.device)
+    return x.clamp_(0, 1).mul_(scale).add_(shift).contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache(maxsize=16)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return move(torch.tensor(values), device)[:, None, None]
+
+
+def _on_rows(x: Tensor, rows: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    """Replace the chosen rows of ``x`` by what ``change`` makes of them."""
+    if len(rows):
+        x.index_copy_(0, rows, change(x.index_select(0, rows)))
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def replace_background(x: Tensor, ids: Tensor, rows: Tensor, backgrounds: Tensor) -> None:
+    """Put uint8 ``backgrounds`` ``[r, S, S, 3]`` where ``ids`` is 0; foreground keeps its pixels."""
+    behind = (ids.index_select(0, rows) == 0)[:, None]
+    _on_rows(x, rows, lambda images: torch.where(behind, to_planes(backgrounds), images))
+
+
+def occlude(x: Tensor, masks: Tensor, group: Rows, keep: float, photos: Tensor | None = None) -> Tensor:
+    """Draw shapes in front of the chosen crops; the returned masks lack what they hide.
+
+    Shapes that would leave less than ``keep`` of a mask are not drawn. They are filled with a flat colour, a made
+    texture, or ``photos`` uint8 ``[r, S, S, 3]``.
+    """
+    if not len(group.rows):
+        return masks
+    size, values = x.shape[-1], group.values
+    before = masks.index_select(0, group.rows)
+    hidden = torch.where(values["grid"][:, None, None], _grid(values, size), _shapes(values, size))
+    after = before & ~hidden
+    fits = after.sum((1, 2)) >= keep * before.sum((1, 2))
+    hidden &= fits[:, None, None]
+    fill = _windows(textures(x.device), values["texture"], size).mul_(_per_image(values["contrast"]))
+    fill += values["tint"][:, :, None, None]
+    if photos is not None:
+        fill = torch.where(_per_image(values["photographic"]), to_planes(photos), fill)
+    _on_rows(x, group.rows, lambda images: torch.where(hidden[:, None], fill, images))
+    return masks.index_copy(0, group.rows, before & ~hidden)
+
+
+def _axis(size: int, device: torch.device) -> Tensor:
+    return (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
+
+
+def _turned(centre: Tensor, angle: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Coordinates ``[r, S, S]`` about ``centre`` ``[r, 2]``, turned by ``angle`` ``[r]``; the side is 1."""
+    axis = _axis(size, centre.device)
+    x, y = axis - centre[:, :1], axis - centre[:, 1:]
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+    along = (x * cos)[:, None, :] + (y * sin)[:, :, None]
+    across = (y * cos)[:, :, None] - (x * sin)[:, None, :]
+    return along, across
+
+
+def _shapes(values: Mapping[str, Tensor], size: int) -> Tensor:
+    """Union of a few ellipses and rectangles, bool ``[r, S, S]``."""
+    inside = []
+    for shape in range(values["angle"].shape[1]):
+        u, v = _turned(values["centre"][:, shape], values["angle"][:, shape], size)
+        half = values["half"][:, shape, :, None, None].clamp(min=1e-6)
+        u, v = (u / half[:, 0]).square_(), (v / half[:, 1]).square_()
+        inside.append(torch.where(values["round"][:, shape, None, None], u + v, torch.maximum(u, v)) < 1)
+    return torch.stack(inside).any(0)
+
+
+def _grid(values: Mapping[str, Tensor], size: int) -> Tensor:
+    """A turned grid of squares, bool ``[r, S, S]``."""
+    period, duty = values["period"][:, None, None], values["duty"][:, None, None]
+    u, v = _turned(values["centre"][:, 0], values["angle"][:, 0], size)
+    return ((u / period).remainder_(1) < duty) & ((v / period).remainder_(1) < duty)
+
+
+def shade(x: Tensor, group: Rows) -> None:
+    """Multiply by an illumination gradient and a soft-edged shadow."""
+    axis, values = 2 * _axis(x.shape[-1], x.device) - 1, group.values
+
+    def change(images: Tensor) -> Tensor:
+        gradient, edge = values["gradient"], values["edge"]
+        light = 1 + (axis * gradient[:, :1])[:, None, :] + (axis * gradient[:, 1:])[:, :, None]
+        depth = ((axis - values["distance"][:, None]) * edge[:, :1])[:, None, :] + (axis * edge[:, 1:])[:, :, None]
+        light -= depth.clamp_(0, 1).mul_(values["shadow"][:, None, None])
+        return images.mul_(light.clamp_(min=0.05)[:, None])
+
+    _on_rows(x, group.rows, change)
+
+
+def colour_map(
+    brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One affine map of RGB a sample: matrix ``[B, 3, 3]`` and offset ``[B, 3]``.
+
+    Hue (radians) and saturation act on the IQ plane, contrast about a middle grey.
+    """
+    to_yiq = torch.tensor(_RGB_TO_YIQ)
+    chroma = torch.zeros(len(hue), 3, 3)
+    chroma[:, 0, 0] = 1
+    chroma[:, 1, 1] = chroma[:, 2, 2] = saturation * hue.cos()
+    chroma[:, 1, 2] = -saturation * hue.sin()
+    chroma[:, 2, 1] = saturation * hue.sin()
+    scale = (brightness * contrast)[:, None] * gain
+    matrix = scale[:, :, None] * (torch.linalg.inv(to_yiq) @ chroma @ to_yiq)
+    return matrix, (brightness * (1 - contrast) * MID_GREY)[:, None] * gain
+
+
+def recolour(x: Tensor, group: Rows) -> None:
+    """Apply the affine colour maps ``matrix``, ``offset`` and clip to 0..1."""
+
+    def change(images: Tensor) -> Tensor:
+        matrix, offset = group.values["matrix"], group.values["offset"]
+        return torch.baddbmm(offset[:, :, None], matrix, images.flatten(2)).view_as(images).clamp_(0, 1)
+
+    _on_rows(x, group.rows, change)
+
+
+def curve(x: Tensor, group: Rows) -> None:
+    """Raise to ``exponent`` (gamma)."""
+    _on_rows(x, group.rows, lambda images: images.clamp_(0, 1).pow_(_per_image(group.values["exponent"])))
+
+
+def _taps(radius: int) -> Tensor:
+    return torch.arange(-radius, radius + 1, dtype=torch.float32)
+
+
+def _unit_sum(kernels: Tensor) -> Tensor:
+    return kernels / kernels.sum((1, 2), keepdim=True)
+
+
+def gaussian_kernels(sigma: Tensor, radius: int) -> Tensor:
+    """``[B, k, k]`` Gaussians, ``k = 2 radius + 1``; sigma ``[B]`` in pixels."""
+    line = torch.exp(-((_taps(radius) / sigma[:, None]) ** 2) / 2)
+    return _unit_sum(line[:, :, None] * line[:, None, :])
+
+
+def box_kernels(half: Tensor, radius: int) -> Tensor:
+    """``[B, k, k]`` box filters of half width ``half`` ``[B]`` pixels, anti-aliased."""
+    line = (half[:, None] + 0.5 - _taps(radius).abs()).clamp(0, 1)
+    return _unit_sum(line[:, :, None] * line[:, None, :])
+
+
+def motion_kernels(length: Tensor, angle: Tensor, radius: int) -> Tensor:
+    """``[B, k, k]`` straight streaks of ``length`` ``[B]`` pixels at ``angle`` ``[B]`` radians."""
+    taps = _taps(radius)
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    along = (taps * cos + taps[:, None] * sin).abs()
+    across = (taps[:, None] * cos - taps * sin).abs()
+    return _unit_sum((length[:, None, None] / 2 + 0.5 - along).clamp(0, 1) * (1 - across).clamp(min=0))
+
+
+def unsharp_kernels(strength: Tensor, sigma: float, radius: int) -> Tensor:
+    """``[B, k, k]`` unsharp masks: the picture plus ``strength`` times its difference to a blurred one."""
+    blurred = gaussian_kernels(torch.full_like(strength, sigma), radius)
+    kernels = -strength[:, None, None] * blurred
+    kernels[:, radius, radius] += 1 + strength
+    return kernels
+
+
+def convolve(x: Tensor, group: Rows) -> None:
+    """Filter each chosen crop with its own ``kernel``, as one depthwise convolution; edges are repeated."""
+    size = x.shape[-1]
+
+    def change(images: Tensor) -> Tensor:
+        kernels = group.values["kernel"]
+        radius = kernels.shape[-1] // 2
+        padded = F.pad(images, (radius,) * 4, mode="replicate").flatten(0, 1)[None]
+        weight = kernels.repeat_interleave(3, dim=0, output_size=3 * len(kernels))[:, None]
+        return F.conv2d(padded, weight, groups=len(weight)).view(-1, 3, size, size)
+
+    _on_rows(x, group.rows, change)
+
+
+def lose_resolution(x: Tensor, group: Rows, factor: float) -> None:
+    """Scale the chosen crops down by ``factor`` and up again."""
+    size = x.shape[-1]
+    small = max(round(size / factor), 1)
+
+    def change(images: Tensor) -> Tensor:
+        reduced = F.interpolate(images, size=(small, small), mode="bilinear", antialias=True)
+        return F.interpolate(reduced, size=(size, size), mode="bilinear")
+
+    _on_rows(x, group.rows, change)
+
+
+def add_noise(x: Tensor, group: Rows) -> None:
+    """Add Gaussian noise of deviation ``sqrt(sigma_0^2 + sigma_1^2 x)``: read-out and shot noise."""
+    size = x.shape[-1]
+
+    def change(images: Tensor) -> Tensor:
+        bank = noise_bank(x.device)
+        starts = (group.values["offset"] * (_NOISE - 3 * size * size)).long()
+        noise = bank.as_strided((_NOISE - 3 * size * size, 3 * size * size), (1, 1)).index_select(0, starts)
+        read, shot = group.values["sigma"].square()[..., None, None, None].unbind(1)
+        deviation = images.clamp(min=0).mul_(shot).add_(read).sqrt_()
+        return images.addcmul_(deviation, noise.view_as(images))
+
+    _on_rows(x, group.rows, change)
+
+
+@lru_cache(maxsize=4)
+def noise_bank(device: torch.device) -> Tensor:
+    """Standard normal numbers ``[2^21]``, the same on every device; crops cut their noise out of it."""
+    return move(torch.randn(_NOISE, generator=torch.Generator().manual_seed(0)), device)
+
+
+@lru_cache(maxsize=4)
+def textures(device: torch.device) -> Tensor:
+    """Fractal noise ``[3, 1024, 1024]`` about 0, deviation about 0.2: stuff to fill occluders with."""
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.zeros(1, 3, _TEXTURE, _TEXTURE)
+    for octave in range(2, 9):
+        grid = torch.randn(1, 3, 2**octave, 2**octave, generator=generator)
+        picture += F.interpolate(grid, size=(_TEXTURE, _TEXTURE), mode="bicubic") * 0.75**octave
+    return move(picture[0].mul_(0.2 / float(picture.std())).contiguous(), device)
+
+
+def _windows(picture: Tensor, where: Tensor, size: int) -> Tensor:
+    """Windows ``[r, 3, size, size]`` of a ``[3, T, T]`` picture at the places ``where`` ``[r]`` in 0..1."""
+    side = picture.shape[-1]
+    count = (side - size) * side
+    views = picture.as_strided((count, 3, size, size), (1, side * side, side, 1))
+    return views.index_select(0, (where * count).long())
