@@ -1,6 +1,7 @@
 """A run folder with plausible numbers, as the stages of a run write it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ VARIANT_SEEDS = {"teacher": (0,), "student": (0, 1, 2), "distilled": (0, 1, 2), 
 def evaluation(variant: str, seed: int, objects: tuple[int, ...] = (1, 5, 8, 11)) -> dict:
     """One record of evaluation.json: better variants tolerate harder targets, seeds shift a little."""
     hardness = np.random.default_rng(7).uniform(0.0, 1.0, TARGETS)
-    skill = RECALL[variant] + 0.02 * (seed - 1)
+    skill = RECALL[variant] + 0.04 * (seed - 1)
     outcomes = (hardness < skill).astype(int)
     x = np.linspace(0.0, 0.3, 61)
     recall = float(outcomes.mean())
@@ -105,3 +106,8 @@ def write_run(folder: Path) -> Path:
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     return write_run(tmp_path / "demo")
+
+
+@pytest.fixture(name="make_case")
+def make_case_fixture() -> Callable[..., Case]:
+    return make_case

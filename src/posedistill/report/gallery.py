@@ -9,16 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array, project
+from posedistill.data.images import read_image
+from posedistill.geometry.cameras import Array, crop_cameras, project
+from posedistill.runtime.draw import draw_axes, draw_box
 
 Image = NDArray[np.uint8]
 
-TRUTH, GUESS = (0, 158, 115), (230, 97, 0)
-"""RGB of the true and of the predicted box; told apart by colour-blind eyes, and by their line width."""
-_AXES = ((213, 52, 52), (60, 160, 60), (64, 110, 230))
-_EDGES = [(a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit]
-_SIDE = 320
+TRUTH, GUESS = (70, 225, 150), (255, 95, 190)
+"""RGB of the true and of the predicted box, told apart by colour-blind eyes too."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,9 @@ def select_cases(errors: Sequence[float], count: int = 4) -> tuple[list[int], li
     >>> select_cases([3.0, 1.0, float("inf"), 2.0], count=2)
     ([1, 3], [2, 0])
     """
-    order = np.argsort(np.nan_to_num(np.asarray(errors, dtype=np.float64), nan=np.inf), kind="stable").tolist()
+    order = np.argsort(
+        np.nan_to_num(np.asarray(errors, dtype=np.float64), nan=np.inf, posinf=np.inf), kind="stable"
+    ).tolist()
     best = order[: min(count, (len(order) + 1) // 2)]
     return best, order[::-1][: min(count, len(order) // 2)]
 
@@ -89,63 +89,50 @@ def save_cases(folder: str | Path, variant: str, items: Sequence[Case], count: i
     return pictures
 
 
-def draw_case(case: Case, side: int = _SIDE) -> Image:
-    """``[side, side, 3]`` RGB: the surroundings of the object with both boxes and the axes of the predicted pose."""
-    image = _read(case.image) if isinstance(case.image, Path) else case.image
-    truth = _visible(project(case.keypoints, case.R_gt, case.t_gt, case.K))
-    poses = [] if case.R is None or case.t is None else [(case.R, case.t)]
-    guesses = [_visible(project(case.keypoints, R, t, case.K)) for R, t in poses]
-    left, top, extent = _window([truth, *guesses], image.shape)
-    zoom = side / extent
-    warp = np.array([[zoom, 0.0, -left * zoom], [0.0, zoom, -top * zoom]])
-    method = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
-    canvas = cv2.warpAffine(np.ascontiguousarray(image), warp, (side, side), flags=method)
-    offset = np.array([left, top])
-    _draw_box(canvas, (truth - offset) * zoom, TRUTH, 3)
-    for guess, (R, t) in zip(guesses, poses, strict=True):
-        _draw_box(canvas, (guess - offset) * zoom, GUESS, 1)
-        center = case.keypoints.mean(axis=0)
-        arms = np.eye(3) * 0.6 * np.ptp(case.keypoints, axis=0).max()
-        ends = (project(np.vstack([center, center + arms]), R, t, case.K) - offset) * zoom
-        for end, color in zip(ends[1:], _AXES, strict=True):
-            _line(canvas, ends[0], end, color, 2)
+def draw_case(case: Case, side: int = 400) -> Image:
+    """``[side, side, 3]`` RGB: the surroundings of the object with both boxes and the axes of the predicted pose.
+
+    The picture is a crop, so it is drawn through a camera of its own; no pixel coordinate is moved by hand.
+
+    Raises:
+        DataError: when the image file cannot be read.
+    """
+    image = read_image(case.image) if isinstance(case.image, Path) else case.image
+    poses = [(case.R_gt, case.t_gt)]
+    if case.R is not None and case.t is not None:
+        poses.append((case.R, case.t))
+    center, extent = _window([project(case.keypoints, R, t, case.K) for R, t in poses], image.shape)
+    crop = crop_cameras(case.K[None], center[None], np.array([extent]), side)
+    method = cv2.INTER_AREA if extent > side else cv2.INTER_CUBIC
+    canvas = cv2.warpAffine(np.ascontiguousarray(image), crop.homography[0, :2], (side, side), flags=method)
+    width = max(1, side // 200)
+    truth = case.keypoints @ case.R_gt.T + case.t_gt
+    draw_box(canvas, truth, crop.K[0], (20, 20, 20), width + 5)  # a dark rim, for bright photographs
+    draw_box(canvas, truth, crop.K[0], TRUTH, width + 3)  # wider: it shows on both sides of a good prediction
+    for R, t in poses[1:]:
+        if not (np.abs(project(case.keypoints, R, t, crop.K[0])) < 1e5).all():
+            continue  # far outside the picture, or in the camera's own plane
+        draw_box(canvas, case.keypoints @ R.T + t, crop.K[0], GUESS, width)
+        length = 0.5 * float(np.ptp(case.keypoints, axis=0).max())
+        draw_axes(canvas, R, t, crop.K[0], length, max(1, width // 2))
     return canvas
 
 
-def _visible(points: Array) -> Array:
-    """Finite pixels of bounded size: what lies behind the camera must not break the drawing."""
-    return np.clip(np.nan_to_num(points, nan=0.0, posinf=1e5, neginf=-1e5), -1e5, 1e5)
+def _window(boxes: Sequence[Array], shape: tuple[int, ...]) -> tuple[Array, float]:
+    """Centre and side of a square that shows the true box (first) and, as far as it is near, the predicted one.
 
-
-def _window(boxes: Sequence[Array], shape: tuple[int, ...]) -> tuple[float, float, float]:
-    """Left, top and side of a square that shows the true box (first) and, as far as it is near, the predicted one."""
+    The square is kept inside the image where it fits.
+    """
+    boxes = [np.nan_to_num(box, nan=0.0, posinf=1e5, neginf=-1e5) for box in boxes]
     low, high = boxes[0].min(axis=0), boxes[0].max(axis=0)
-    reach = 1.0 * (high - low).max()
+    start, stop, reach = low, high, float((high - low).max())
     for other in boxes[1:]:
-        low = np.minimum(low, np.maximum(other.min(axis=0), low - reach))
-        high = np.maximum(high, np.minimum(other.max(axis=0), high + reach))
-    extent = float(min(max(1.3 * (high - low).max(), 32.0), max(shape[:2])))
-    left, top = (low + high) / 2 - extent / 2
-    return float(left), float(top), extent
-
-
-def _draw_box(canvas: Image, corners: Array, color: tuple[int, int, int], width: int) -> None:
-    for a, b in _EDGES:
-        _line(canvas, corners[a], corners[b], color, width)
-
-
-def _line(canvas: Image, a: Array, b: Array, color: tuple[int, int, int], width: int) -> None:
-    """Anti-aliased, with sub-pixel ends (pixel centres at whole numbers)."""
-    start, stop = np.round(_visible(np.stack([a, b])) * 16).astype(int).tolist()
-    cv2.line(canvas, start, stop, color, width, cv2.LINE_AA, 4)
-
-
-def _read(path: Path) -> Image:
-    data = np.frombuffer(path.read_bytes(), np.uint8) if path.is_file() else np.empty(0, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    if image is None:
-        raise DataError(describe(path, "image", "no readable picture", "a PNG, JPEG or TIFF file"))
-    return np.ascontiguousarray(image[..., ::-1])
+        start = np.minimum(start, np.maximum(other.min(axis=0), low - reach))
+        stop = np.maximum(stop, np.minimum(other.max(axis=0), high + reach))
+    extent = float(np.clip(1.3 * (stop - start).max(), 32.0, max(shape[:2])))
+    size = np.array([shape[1], shape[0]], dtype=np.float64)
+    half = np.minimum(extent / 2, size / 2)
+    return np.clip((start + stop) / 2, half, size - half), extent
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -43,24 +43,28 @@ def render_page(run: RunResults) -> str:
         _section(
             "Speed", "One image at a time unless stated otherwise; the first inference includes loading.", _bench(run)
         ),
-        _section(
-            "Training", "Seeds thin, their mean bold; dense logs are averaged over neighbouring steps.", _training(run)
-        ),
+        _section("Training", _TRAINING_LEAD, _training(run)),
         _section("How it was obtained", "", _provenance(run)),
         _section("Not shown", "", _notes(run)),
     ]
+    sentence, certainty = (escape(text) for text in tables.headline(run))
     style = resources.files("posedistill.report").joinpath("page.css").read_text(encoding="utf-8")
     name = escape(run.folder.resolve().name)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name} · posedistill</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<header><h1>posedistill · {name}</h1>\n<p class="headline">{escape(tables.headline(run))}</p>\n'
+        f'<header><h1>posedistill · {name}</h1>\n<p class="headline">{sentence}</p>\n'
+        f'<p class="certainty">{certainty}</p>\n'
         f"{_tiles(run, group)}</header>\n<main>\n{''.join(sections)}</main>\n"
         f'<footer class="note"><p>Made by posedistill {escape(__version__)}.</p></footer>\n</body>\n</html>\n'
     )
 
 
+_TRAINING_LEAD = (
+    "Seeds thin, their mean bold. The total of a distilled student holds the distillation terms too: "
+    "compare models by single terms and by validation."
+)
 _CASES_LEAD = (
     f'<span class="key" style="border-color:rgb{gallery.TRUTH}; margin-left:0"></span>ground truth'
     f'<span class="key" style="border-color:rgb{gallery.GUESS}; border-top-width:2px"></span>prediction, '
@@ -86,7 +90,7 @@ def _tiles(run: RunResults, group: Sequence[Evaluation]) -> str:
         sizes = [item.megabytes for item in group if item.variant == name and item.megabytes is not None]
         size = f", {sizes[0]:.3g} MB" if sizes else ""
         tiles.append(f'<div><b style="color:var(--{name})">{tables.percent(mean)} %</b><span>{name}{size}</span></div>')
-    note = f'<p class="note">{escape(metric_label(metric))} recall'
+    note = f'<p class="note">{escape(metric_label(metric))}'
     where = ", ".join(part for part in (group[0].dataset, _boxes(group[0].boxes)) if part)
     return f'<div class="tiles">{"".join(tiles)}</div>\n{note}{escape(" on " + where if where else "")}</p>\n'
 
@@ -110,8 +114,11 @@ def _table(table: tables.Table | None) -> str:
 
 def _cell(cell: tables.Cell) -> str:
     if cell.heat is None:
-        return f"<td>{_name(cell.text)}</td>"
-    share = float(np.clip(cell.heat, 0, 1)) * 0.6
+        detail = f"<br><small>{escape(cell.detail)}</small>" if cell.detail else ""
+        return f"<td>{_name(cell.text)}{detail}</td>"
+    share = (
+        float(np.clip(cell.heat, 0, 1)) ** 2 * 0.65
+    )  # squared: the differences near the top are the ones of interest
     return f'<td class="heat" style="--share:{share:.2f}">{escape(cell.text)}</td>'
 
 

@@ -60,7 +60,7 @@ def accuracy_over_cost(group: Sequence[Evaluation], costs: Mapping[str, float], 
     if metric is None or len(points) < 2:
         return None
     with mpl.rc_context(_RC):
-        figure, axes = _figure(4.6, 3.1)
+        figure, axes = _figure(3.9, 2.9)
         for name, values in sorted(points.items(), key=lambda pair: variant_rank(pair[0])):
             summary = summarise([100 * value for value in values])
             axes.errorbar(
@@ -86,7 +86,7 @@ def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
     if not variants:
         return None
     with mpl.rc_context(_RC):
-        figure, axes = _figure(4.6, 3.1)
+        figure, axes = _figure(3.9, 2.9)
         for variant in variants:
             curves = [item.curves[name] for item in group if item.variant == variant and name in item.curves]
             x = np.asarray(curves[0][0])
@@ -196,7 +196,8 @@ def _svg(figure: Figure, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?)height="[^"]*"', r'\1role="img"', svg, count=1)
-    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)  # the page's own typeface
+    svg = re.sub(r"font-family:[^;\"]*;? ?", "", svg)
     for placeholder, variable in _CSS.items():
         svg = svg.replace(placeholder, variable)
     return svg

@@ -39,8 +39,8 @@ class Difference:
 def summarise(values: Sequence[float]) -> Summary:
     """Mean and sample standard deviation over seeds.
 
-    >>> summarise([0.5, 0.7])
-    Summary(mean=0.6, std=0.1414213562373095, count=2)
+    >>> summarise([0.25, 0.75, 0.5])
+    Summary(mean=0.5, std=0.25, count=3)
     """
     if not values:
         return Summary(np.nan, np.nan, 0)

@@ -21,10 +21,14 @@ BOXES = {"gt": "ground-truth boxes", "detector": "detector boxes"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: its text, and a 0..1 value where the page may colour it."""
+    """A table cell: its text, a detail to print smaller, and a 0..1 value where the page may colour it."""
 
     text: str
+    detail: str = ""
     heat: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.detail}".strip()
 
 
 @dataclass
@@ -47,7 +51,7 @@ class Table:
         lines = [f"**{self.title}**", ""] if self.title else []
         lines.append("| " + " | ".join(self.columns) + " |")
         lines.append("| --- |" + " ---: |" * (len(self.columns) - 1))
-        lines += ["| " + " | ".join(cell.text.replace("|", "\\|") for cell in row) + " |" for row in self.rows]
+        lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in self.rows]
         return "\n".join(lines + [f"\n{note}" for note in self.notes])
 
     def to_rich(self) -> "RichTable":
@@ -60,7 +64,7 @@ class Table:
         for index, column in enumerate(self.columns):
             table.add_column(escape(column), justify="right" if index else "left", no_wrap=not index)
         for row in self.rows:
-            table.add_row(*(escape(cell.text) for cell in row))
+            table.add_row(*(escape(str(cell)) for cell in row))
         return table
 
 
@@ -95,7 +99,7 @@ def per_object_table(group: Sequence[Evaluation], metric: str) -> Table | None:
     rows = []
     for name in objects:
         means = [_mean(group, variant, _object_score(name, metric)) for variant in variants]
-        rows.append([Cell(name), *(Cell(percent(mean), None if np.isnan(mean) else mean) for mean in means)])
+        rows.append([Cell(name), *(Cell(percent(mean), heat=None if np.isnan(mean) else mean) for mean in means)])
     return Table(f"{metric_label(metric)} by object, %", ["object", *variants], rows)
 
 
@@ -112,14 +116,12 @@ def bench_table(bench: Sequence[Mapping[str, Any]]) -> Table | None:
         "peak_memory_mb": "peak memory, MB",
         "megabytes": "file, MB",
     }
-    words = ("runtime", "device", "threads")
     rows = []
     for item in bench:
-        cells = [Cell(str(item["variant"]))]
-        cells += [Cell(_plain(item.get(key))) for key in numbers]
-        cells += [Cell(str(item.get(key, "–"))) for key in words]
-        rows.append(cells)
-    return Table("Speed", ["model", *numbers.values(), *words], rows)
+        threads = f"{item['threads']} threads" if item.get("threads") else ""
+        where = ", ".join(str(part) for part in (item.get("runtime"), item.get("device"), threads) if part)
+        rows.append([Cell(str(item["variant"]), where), *(Cell(_plain(item.get(key))) for key in numbers)])
+    return Table("", ["model", *numbers.values()], rows)
 
 
 def latencies(run: RunResults, group: Sequence[Evaluation]) -> tuple[dict[str, float], str]:
@@ -136,23 +138,23 @@ def latencies(run: RunResults, group: Sequence[Evaluation]) -> tuple[dict[str, f
     return {name: value for name, value in means.items() if value > 0}, "evaluation time an image"
 
 
-def headline(run: RunResults) -> str:
-    """The result of the run in one sentence, as far as it was measured."""
+def headline(run: RunResults) -> tuple[str, str]:
+    """The result of the run in one sentence, as far as it was measured, and a second one with its certainty."""
     group = run.main_group()
     metric = headline_metric(group)
     if metric is None:
-        return "Nothing was evaluated yet."
-    label = metric_label(metric)
+        return "Nothing was evaluated yet.", ""
+    label = metric_label(metric) + ("" if metric.startswith("AR") or metric.endswith("auc") else " recall")
     means = {name: _mean(group, name, _score(metric)) for name in _variants(group)}
-    best = "distilled" if "distilled" in means else next(reversed(means))
+    best = next((name for name in ("distilled", "exported", "student", "teacher") if name in means), next(iter(means)))
     name = "The distilled student" if best == "distilled" else f"The {best} model"
-    sentence = f"{name} reaches {percent(means[best])} % {label}"
+    sentence = f"{name} reaches {percent(means[best])} % in {label}"
     if best != "teacher" and means.get("teacher", 0) > 0:
-        sentence = f"{name} keeps {100 * means[best] / means['teacher']:.0f} % of the teacher's {label} recall"
+        sentence = f"{name} keeps {100 * means[best] / means['teacher']:.0f} % of the teacher's {label}"
         ratio = _mean(group, "teacher", lambda item: item.megabytes) / _mean(group, best, lambda item: item.megabytes)
         sentence += f" at 1/{ratio:.0f} of its size" if ratio >= 1.5 else ""
     difference = compare(group, metric, "student", "distilled")
-    return sentence + (f"; {_gain_in_words(difference)}." if difference else ".")
+    return f"{sentence}.", _gain_in_words(difference) if difference else ""
 
 
 def result_table(run_dir: "str | Path") -> "RichTable":
@@ -174,16 +176,16 @@ def percent(value: float) -> str:
     return "–" if np.isnan(value) else f"{100 * value:.1f}"
 
 
-def describe_difference(difference: Difference) -> str:
+def describe_difference(difference: Difference) -> Cell:
     """A difference in points, with its interval where it has one.
 
-    >>> describe_difference(Difference(0.034, 0.011, 0.057, "3 seeds"))
+    >>> str(describe_difference(Difference(0.034, 0.011, 0.057, "3 seeds")))
     '+3.4 [+1.1, +5.7]'
     """
     mean = f"{100 * difference.mean:+.1f}"
     if np.isnan(difference.low):
-        return mean
-    return f"{mean} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+        return Cell(mean)
+    return Cell(mean, f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]")
 
 
 def _has(metric: str, *items: Evaluation) -> bool:
@@ -248,7 +250,7 @@ def _result_table(group: list[Evaluation], dataset: str, boxes: str) -> Table:
         rows.append(row)
     differences = [compare(group, metric, "student", "distilled") for metric in metrics]
     if any(differences):
-        cells = [Cell(describe_difference(difference) if difference else "–") for difference in differences]
+        cells = [describe_difference(difference) if difference else Cell("–") for difference in differences]
         rows.append([Cell("distilled − student"), *cells, *(Cell("") for _ in costs)])
     title = ", ".join(part for part in (dataset, BOXES.get(boxes, boxes)) if part)
     return Table(title, ["model", *map(metric_label, metrics), *costs], rows, _result_notes(group, metrics))
@@ -269,8 +271,8 @@ def _result_notes(group: list[Evaluation], metrics: list[str]) -> list[str]:
 
 def _gain_in_words(difference: Difference) -> str:
     points = 100 * difference.mean
-    text = f"{abs(points):.1f} points {'above' if points >= 0 else 'below'} the same student trained alone"
+    text = f"Distillation {'adds' if points >= 0 else 'costs'} {abs(points):.1f} points over the same student alone"
     if np.isnan(difference.low):
-        return f"{text} (one seed: chance cannot be ruled out)"
-    interval = f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
-    return f"{text} ({interval}{'' if difference.significant else ', which includes zero'})"
+        return f"{text}; with {difference.basis} and no single outcomes, chance cannot be ruled out."
+    interval = f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {difference.basis}"
+    return f"{text} ({interval}){'' if difference.significant else '; the interval includes zero'}."

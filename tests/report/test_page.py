@@ -1,0 +1,115 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from posedistill.report.page import build_report
+
+VOID = {"meta", "img", "br", "path", "use", "circle"}
+
+
+class Checker(HTMLParser):
+    """Collects tags, texts and references, and fails on tags that do not close in order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.references, self.text = [], [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def build(folder):
+    path = build_report(folder)
+    assert path == folder / "report.html"
+    return Checker(path.read_text(encoding="utf-8"))
+
+
+def headings(page):
+    text = [line.strip() for line in page.text]
+    return [title for title in SECTIONS if title in text]
+
+
+SECTIONS = ["Results", "Accuracy over cost", "By object", "Best and worst cases", "Speed", "Training",
+            "How it was obtained", "Not shown"]  # fmt: skip
+
+
+def test_a_whole_run_gives_every_section_but_the_list_of_what_is_missing(run_folder):
+    page = build(run_folder)
+    assert headings(page) == SECTIONS[:-1]
+    assert page.tags.count("img") == 8 and page.tags.count("svg") == 3 + 4 + 1 and page.tags.count("table") == 3
+    assert not list(run_folder.glob("*.part"))
+
+
+def test_the_page_needs_nothing_else(run_folder):
+    page = build(run_folder)
+    assert page.references and all(value.startswith(("data:image/jpeg;base64,", "#")) for value in page.references)
+    html = (run_folder / "report.html").read_text()
+    assert "@import" not in html and not {"script", "link", "iframe"} & set(page.tags)
+    assert all("#" in url for url in re.findall(r"url\(([^)]*)\)", html))
+
+
+def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):
+    page = build(tmp_path / "new")
+    assert headings(page) == ["Not shown"]
+    text = " ".join(page.text)
+    assert "Nothing was evaluated yet." in text and "evaluation.json is missing" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [("evaluation.json", "Results"), ("bench.json", "Speed"), ("environment.json", None), ("recipe.yaml", None),
+     ("cases", "Best and worst cases"), ("student", None)],
+)  # fmt: skip
+def test_any_file_may_be_missing(run_folder, name, section):
+    path = run_folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = build(run_folder)
+    assert section not in headings(page)
+    assert ("Not shown" in headings(page)) == (name != "student")
+
+
+def test_text_from_files_is_escaped(run_folder):
+    evil = "<script>alert(1)</script>\"'&"
+    record = {"variant": evil, "dataset": evil, "boxes": evil, "scores": {evil: 0.5}, "megabytes": 2.0}
+    records = [{**record, "per_object": {evil: {evil: 0.1}, "b": {}}, "curves": {"add": {"x": [0, 1], "y": [0, 1]}}}]
+    records.append({**records[0], "variant": "student", "megabytes": 1.0})
+    (run_folder / "evaluation.json").write_text(json.dumps(records))
+    (run_folder / "bench.json").write_text(json.dumps([{"variant": evil, "runtime": evil}]))
+    (run_folder / "environment.json").write_text(json.dumps({evil: evil, "list": [evil], "map": {evil: {evil: evil}}}))
+    (run_folder / "recipe.yaml").write_text(evil)
+    (run_folder / "student" / "metrics.jsonl").write_text(json.dumps({"step": 1, f"loss/{evil}": 1.0}))
+    case = run_folder / "cases" / "student_best_00.json"
+    case.write_text(json.dumps({"variant": evil, "kind": "best", "caption": evil}))
+    page = build(run_folder)
+    assert "script" not in page.tags
+    assert sum(evil in text for text in page.text) > 10
+
+
+def test_metrics_without_numbers_and_odd_names_do_no_harm(run_folder):
+    records = [
+        {"variant": "student", "scores": {"AR": None, "$x_{": 0.2}},
+        {"variant": "teacher"},
+        {"variant": "megapose"},
+    ]
+    (run_folder / "evaluation.json").write_text(json.dumps(records))
+    assert "Results" in headings(build(run_folder))

@@ -1,0 +1,65 @@
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+
+from posedistill.report import plots
+from posedistill.report.results import Evaluation, load_run
+
+
+def texts(svg: str) -> str:
+    return " ".join(
+        "".join(element.itertext()) for element in ET.fromstring(svg).iter() if element.tag.endswith("text")
+    )
+
+
+def test_accuracy_over_size_names_axes_units_and_variants(run_folder):
+    group = load_run(run_folder).main_group()
+    svg = plots.accuracy_over_cost(group, {"teacher": 208.0, "student": 8.4, "distilled": 8.4}, "model size, MB")
+    assert "model size, MB" in texts(svg) and "ADD(-S) 0.1 d, %" in texts(svg)
+    for variant in ("teacher", "student", "distilled"):
+        assert f"var(--{variant})" in svg and variant in texts(svg)
+
+
+def test_a_plot_of_one_point_is_no_plot(run_folder):
+    group = load_run(run_folder).main_group()
+    assert plots.accuracy_over_cost(group, {"teacher": 208.0, "student": 0.0}, "size") is None
+    assert plots.accuracy_over_cost([], {}, "size") is None
+
+
+def test_figures_follow_the_theme_and_scale(run_folder):
+    svg = plots.recall_curves(load_run(run_folder).main_group())
+    root = ET.fromstring(svg)
+    assert "viewBox" in root.attrib and "width" not in root.attrib and "height" not in root.attrib
+    assert "var(--ink)" in svg and "var(--grid)" in svg
+    assert not re.search(r"#01020[36]|#0a0b", svg) and "DejaVu" not in svg and 'href="http' not in svg
+
+
+def test_recall_curves_want_a_curve():
+    assert plots.recall_curves([Evaluation("student")]) is None
+
+
+def test_every_logged_quantity_gets_a_panel(run_folder):
+    histories = load_run(run_folder).histories
+    panels = plots.history_panels(histories, "loss")
+    assert len(panels) == 4 and "loss/align" in texts(panels[-1])
+    assert len(plots.history_panels(histories, "val/")) == 1
+    assert plots.history_panels({}, "loss") == []
+
+
+def test_long_logs_are_thinned_without_moving_their_mean():
+    steps, values = plots._thinned({step: float(step % 2) for step in range(24_000)})
+    assert len(steps) == 240 and np.allclose(values, 0.5) and steps[0] < 100
+
+
+def test_the_mean_of_seeds_ends_where_the_shortest_seed_ends():
+    long, short = (np.arange(10.0), np.ones(10)), (np.arange(5.0), np.full(5, 3.0))
+    steps, mean = plots._mean_curve([long, short])
+    assert steps[-1] == 4 and np.allclose(mean, 2)
+
+
+def test_ids_of_two_figures_do_not_meet(run_folder):
+    run = load_run(run_folder)
+    figures = [plots.recall_curves(run.main_group()), *plots.history_panels(run.histories, "loss")]
+    clips = [set(re.findall(r'clipPath id="([^"]+)"', svg)) for svg in figures]
+    assert all(clips) and len(set.union(*clips)) == sum(map(len, clips))

@@ -1,0 +1,64 @@
+import json
+
+from posedistill.report.results import headline_metric, load_run
+
+
+def test_a_whole_run_is_read_without_notes(run_folder):
+    run = load_run(run_folder)
+    assert run.notes == []
+    assert [item.variant for item in run.evaluations] == ["teacher"] + ["student"] * 3 + ["distilled"] * 3 + [
+        "exported"
+    ]
+    assert [item["variant"] for item in run.bench] == ["teacher", "distilled", "exported"]
+    assert list(run.histories) == ["teacher", "student", "distilled"]
+    assert list(run.histories["student"]) == ["seed0", "seed1", "seed2"]
+    assert len(run.histories["teacher"][""]["loss/score"]) == 400
+    assert len(run.overlays) == 8 and run.overlays[0].variant == "student"
+    assert len(run.evaluations[1].outcomes["add_0.1d"]) == 60
+
+
+def test_an_empty_folder_gives_notes_that_name_what_is_missing(tmp_path):
+    run = load_run(tmp_path)
+    notes = "\n".join(run.notes)
+    for name in ("evaluation.json", "bench.json", "environment.json", "recipe.yaml", "metrics.jsonl", "cases/"):
+        assert name in notes
+
+
+def test_damaged_files_lose_only_what_is_damaged(run_folder):
+    records = json.loads((run_folder / "evaluation.json").read_text())
+    records += [{"seed": 3}, "text", {"variant": "student", "seed": 9, "curves": {"add": {"x": [0.1]}}}]
+    records[0]["scores"]["add_0.05d"] = float("nan")
+    (run_folder / "evaluation.json").write_text(json.dumps(records))
+    (run_folder / "bench.json").write_text('[{"variant": "teacher", "p50')
+    (run_folder / "environment.json").write_bytes(b"\xff\xfe\x00")
+    (run_folder / "cases" / "student_best_00.jpg").unlink()
+    with (run_folder / "teacher" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 4000, "loss": 0.')
+    run = load_run(run_folder)
+    notes = "\n".join(run.notes)
+    assert len(run.evaluations) == 8 and "add_0.05d" not in run.evaluations[0].scores
+    assert notes.count("a record was left out") == 3
+    assert "bench.json cannot be read" in notes and "environment.json cannot be read" in notes
+    assert "student_best_00.jpg is missing" in notes and len(run.overlays) == 7
+    assert "teacher/metrics.jsonl: 1 damaged line(s)" in notes
+
+
+def test_a_resumed_run_keeps_the_later_value_of_a_step(tmp_path):
+    (tmp_path / "student").mkdir()
+    lines = [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.0}, {"step": 10, "loss": 1.0}]
+    (tmp_path / "student" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert load_run(tmp_path).histories["student"][""]["loss"] == {10: 1.0, 20: 2.0}
+
+
+def test_box_modes_are_never_mixed(run_folder):
+    records = json.loads((run_folder / "evaluation.json").read_text())
+    (run_folder / "evaluation.json").write_text(json.dumps([*records, {**records[0], "boxes": "detector"}]))
+    run = load_run(run_folder)
+    assert {key[1]: len(group) for key, group in run.groups().items()} == {"gt": 8, "detector": 1}
+    assert {item.boxes for item in run.main_group()} == {"gt"}
+
+
+def test_the_headline_metric_is_the_usual_one_or_any(run_folder):
+    run = load_run(run_folder)
+    assert headline_metric(run.evaluations) == "add_0.1d"
+    assert headline_metric([]) is None
