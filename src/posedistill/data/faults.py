@@ -31,6 +31,7 @@ class FaultKind(StrEnum):
     MISSING_MASK = "missing or damaged mask"
     EMPTY_MASK = "empty mask of a visible object"
     MASK = "mask that disagrees with the projected model or the box"
+    DEPTH = "depth that disagrees with the pose"
     MODEL_FILE = "missing or damaged model"
     MODEL_UNITS = "model in other units than mm"
     MODEL_INFO = "models_info.json that disagrees with the mesh"

@@ -1,0 +1,128 @@
+"""CheckReport: what a data set holds and everything that is wrong with it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posedistill.data.faults import FaultKind
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = 5
+"""Messages kept for each kind of fault; all are counted."""
+VISIBILITY_BINS = 10
+
+
+@dataclass
+class Faults:
+    """Collects faults; ``add`` has the signature of ``OnFault``."""
+
+    counts: Counter[FaultKind] = field(default_factory=Counter)
+    messages: dict[FaultKind, list[str]] = field(default_factory=dict)
+    files: set[Path] = field(default_factory=set)
+
+    def add(self, kind: FaultKind, file: Path, message: str) -> None:
+        """Count a fault and keep its message if it is one of the first of its kind."""
+        self.counts[kind] += 1
+        self.files.add(file)
+        if self.counts[kind] <= SHOWN:
+            self.messages.setdefault(kind, []).append(message)
+
+
+@dataclass
+class SplitSummary:
+    """What a split holds.
+
+    Attributes:
+        frames: annotated images. checked: of these, the ones whose files were decoded.
+        instances: object id -> count.
+        visibility: instances with a visible share in tenths 0-0.1, ..., 0.9-1; those of unknown share in none.
+        sizes: ``width x height`` -> images.
+    """
+
+    scenes: int = 0
+    frames: int = 0
+    checked: int = 0
+    instances: Counter[int] = field(default_factory=Counter)
+    visibility: list[int] = field(default_factory=lambda: [0] * VISIBILITY_BINS)
+    sizes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class CheckReport:
+    """The result of ``check_dataset``.
+
+    Attributes:
+        counts: kind -> number of faults. messages: kind -> its first messages, each with file, key, found, expected.
+        splits: split -> what it holds. overlay: the picture, where one was asked for and could be made.
+    """
+
+    root: Path
+    counts: dict[FaultKind, int]
+    messages: dict[FaultKind, list[str]]
+    splits: dict[str, SplitSummary]
+    overlay: Path | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain json types."""
+        return {
+            "root": str(self.root),
+            "ok": self.ok,
+            "faults": {
+                kind.name.lower(): {"count": count, "what": kind.value, "first": self.messages[kind]}
+                for kind, count in self.counts.items()
+            },
+            "splits": {
+                name: {
+                    "scenes": split.scenes,
+                    "frames": split.frames,
+                    "checked": split.checked,
+                    "instances": {str(obj_id): count for obj_id, count in sorted(split.instances.items())},
+                    "visibility": split.visibility,
+                    "sizes": dict(split.sizes),
+                }
+                for name, split in self.splits.items()
+            },
+            "overlay": None if self.overlay is None else str(self.overlay),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.root}"]
+        for name, split in self.splits.items():
+            lines += _split_lines(name, split)
+        for kind, count in sorted(self.counts.items(), key=lambda item: -item[1]):
+            lines.append(f"FAULT  {kind.value}: {count}")
+            lines += [f"         {message}" for message in self.messages[kind]]
+            if count > len(self.messages[kind]):
+                lines.append(f"         ... and {count - len(self.messages[kind])} more")
+        if self.overlay is not None:
+            lines.append(f"overlay: {self.overlay}")
+        lines.append("no faults found" if self.ok else f"{sum(self.counts.values())} faults found")
+        return "\n".join(lines)
+
+    def render(self, console: "Console") -> None:
+        """Print the report; faults in red, the verdict in green where there is none."""
+        for line in str(self).split("\n"):
+            style = "bold red" if line.startswith("FAULT") or line.endswith("faults found") else None
+            style = "bold green" if line == "no faults found" else style
+            console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _split_lines(name: str, split: SplitSummary) -> list[str]:
+    sizes = ", ".join(f"{size} ({count})" for size, count in split.sizes.most_common(3))
+    objects = ", ".join(f"{obj_id}: {count}" for obj_id, count in sorted(split.instances.items()))
+    lines = [
+        f"  {name}: {split.scenes} scenes, {split.frames} frames ({split.checked} decoded; {sizes or 'no images'}), "
+        f"{sum(split.instances.values())} instances",
+        f"    instances per object  {objects or 'none (no annotations)'}",
+    ]
+    if any(split.visibility):
+        lines.append(f"    visible share, tenths  {' '.join(map(str, split.visibility))}")
+    return lines
