@@ -1,0 +1,188 @@
+"""Which estimate stands for which annotated instance: BOP's targets and greedy matching, without loops over images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedistill.data.bop import BopDataset, Frame, Instance, Target
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array
+from posedistill.poses import PoseEstimates
+
+_SHOWN_ROWS = 10
+
+
+@dataclass(frozen=True)
+class GroundTruths:
+    """The ``M`` annotated instances that are to be found: of each target the ``inst_count`` most visible ones.
+
+    Attributes:
+        scene_id, im_id, obj_id: ``[M]``. R: ``[M, 3, 3]``, t: ``[M, 3]`` mm. K: ``[M, 3, 3]`` of the image.
+        frame: ``[M]`` row of ``frames``, the images with targets.
+    """
+
+    scene_id: NDArray[np.int64]
+    im_id: NDArray[np.int64]
+    obj_id: NDArray[np.int64]
+    R: Array
+    t: Array
+    K: Array
+    frame: NDArray[np.int64]
+    frames: tuple[Frame, ...]
+
+    def __len__(self) -> int:
+        return len(self.obj_id)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Every pair of an estimate and a true instance that may belong together; each target is a group.
+
+    Attributes:
+        truths: the instances to be found.
+        est_rows: ``[G, E]`` rows of the estimates that each of ``G`` targets admits (the ``inst_count`` surest),
+            surest first, -1 for none.
+        gt_rows: ``[G, H]`` rows of ``truths``, -1 for none.
+        group, rank, slot: ``[P]`` indices of the pairs into ``est_rows`` and ``gt_rows``.
+    """
+
+    truths: GroundTruths
+    est_rows: NDArray[np.int64]
+    gt_rows: NDArray[np.int64]
+    group: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    slot: NDArray[np.int64]
+
+    @property
+    def est(self) -> NDArray[np.int64]:
+        """``[P]`` row of the estimate of each pair."""
+        return self.est_rows[self.group, self.rank]
+
+    @property
+    def gt(self) -> NDArray[np.int64]:
+        """``[P]`` row of the true instance of each pair."""
+        return self.gt_rows[self.group, self.slot]
+
+    def match(self, errors: Array, thresholds: Array) -> NDArray[np.int64]:
+        """Match greedily: the surest estimate first, each to the free instance of the smallest error.
+
+        Args:
+            errors: ``[P]`` of the pairs, or ``[P, T]``. thresholds: ``[P, T]``; an error must be *under* its own.
+
+        Returns:
+            ``[M, T]`` row of the estimate that each instance was matched with, -1 for none.
+        """
+        thresholds = np.asarray(thresholds, dtype=np.float64)
+        columns = thresholds.shape[1]
+        grid = np.full((*self.est_rows.shape, self.gt_rows.shape[1], columns), np.inf)
+        errors = np.broadcast_to(errors.reshape(len(errors), -1), thresholds.shape)
+        grid[self.group, self.rank, self.slot] = np.where(errors < thresholds, errors, np.inf)
+        matched = np.full((len(self.truths), columns), -1)
+        groups, every = np.arange(len(grid))[:, None], np.arange(columns)
+        for rank in range(self.est_rows.shape[1]):
+            best = grid[:, rank].argmin(axis=1)
+            hit_group, hit_column = np.nonzero(np.isfinite(grid[groups, rank, best, every]))
+            hit_slot = best[hit_group, hit_column]
+            matched[self.gt_rows[hit_group, hit_slot], hit_column] = self.est_rows[hit_group, rank]
+            grid[hit_group, :, hit_slot, hit_column] = np.inf
+        return matched
+
+
+def find_candidates(estimates: PoseEstimates, dataset: BopDataset) -> Candidates:
+    """Pair estimates with the targets of a data set (BOP-19: ``inst_count`` surest estimates a target).
+
+    Estimates of other images or objects are left out: see ``unused_rows``.
+
+    Raises:
+        DataError: no target, or a target's image with fewer annotated instances than the target asks for.
+    """
+    targets = dataset.targets()
+    if not targets:
+        raise DataError(describe(dataset.root / dataset.split, "targets", "none", "at least one visible instance"))
+    keys = {(target.scene_id, target.im_id, target.obj_id): group for group, target in enumerate(targets)}
+    truths, groups = _collect_truths(dataset, targets)
+    est_keys = zip(estimates.scene_id.tolist(), estimates.im_id.tolist(), estimates.obj_id.tolist(), strict=True)
+    est_groups = np.fromiter((keys.get(key, -1) for key in est_keys), dtype=np.int64, count=len(estimates))
+    surest_first = np.argsort(-estimates.score, kind="stable")  # equal scores keep the order of the file
+    limits = np.array([target.inst_count for target in targets])
+    est_rows = _padded(est_groups, surest_first, limits)
+    gt_rows = _padded(groups, np.arange(len(truths)), np.full(len(targets), len(truths)))
+    group, rank, slot = np.nonzero((est_rows >= 0)[:, :, None] & (gt_rows >= 0)[:, None, :])
+    return Candidates(truths, est_rows, gt_rows, group, rank, slot)
+
+
+def unused_rows(estimates: PoseEstimates, dataset: BopDataset, source: str | Path) -> list[str]:
+    """A message for each kind of row that cannot count, with the lines of the csv (row ``i`` is line ``i + 2``)."""
+    targets = dataset.targets()
+    known = set(dataset.models_info)
+    images = {(target.scene_id, target.im_id) for target in targets}
+    image_keys = zip(estimates.scene_id.tolist(), estimates.im_id.tolist(), strict=True)
+    foreign_image = np.array([key not in images for key in image_keys], dtype=bool)
+    foreign_object = np.array([obj_id not in known for obj_id in estimates.obj_id.tolist()], dtype=bool)
+    behind = estimates.t[:, 2] <= 0
+    faults = [
+        (foreign_object, "obj_id", "unknown objects", f"some of {sorted(known)}"),
+        (foreign_image & ~foreign_object, "im_id", "images without targets", "target images"),
+        (behind & ~foreign_image & ~foreign_object, "t", "objects behind the camera", "t_z > 0"),
+    ]
+    messages = []
+    for mask, key, found, expected in faults:
+        lines = (np.flatnonzero(mask) + 2).tolist()
+        if lines:
+            shown = ", ".join(map(str, lines[:_SHOWN_ROWS])) + (", ..." if len(lines) > _SHOWN_ROWS else "")
+            messages.append(describe(source, key, f"{found} in {len(lines)} rows (lines {shown})", expected))
+    return messages
+
+
+def _collect_truths(dataset: BopDataset, targets: Sequence[Target]) -> tuple[GroundTruths, NDArray[np.int64]]:
+    """The instances to be found, and the ``[M]`` target of each.
+
+    BOP-19 counts ``inst_count`` instances a target, the most visible ones; it was set to the number of those that
+    are visible to a tenth.
+    """
+    images: dict[tuple[int, int], tuple[int, Frame, tuple[Instance, ...]]] = {}
+    rows = []
+    for group, target in enumerate(targets):
+        image = (target.scene_id, target.im_id)
+        if image not in images:
+            frame = dataset.frame(*image)
+            images[image] = len(images), frame, frame.instances
+        index, frame, instances = images[image]
+        wanted = [instance for instance in instances if instance.obj_id == target.obj_id]
+        if len(wanted) < target.inst_count:
+            path = dataset.root / dataset.split / f"{target.scene_id:06d}" / "scene_gt.json"
+            expected = f"{target.inst_count} of object {target.obj_id}, a target"
+            raise DataError(describe(path, str(target.im_id), f"{len(wanted)} instances", expected))
+        wanted.sort(key=lambda instance: -instance.visib_fract)
+        rows += [(index, group, frame, instance) for instance in wanted[: target.inst_count]]
+    truths = GroundTruths(
+        scene_id=np.array([frame.scene_id for _, _, frame, _ in rows], dtype=np.int64),
+        im_id=np.array([frame.im_id for _, _, frame, _ in rows], dtype=np.int64),
+        obj_id=np.array([instance.obj_id for *_, instance in rows], dtype=np.int64),
+        R=np.array([instance.R for *_, instance in rows], dtype=np.float64).reshape(-1, 3, 3),
+        t=np.array([instance.t for *_, instance in rows], dtype=np.float64).reshape(-1, 3),
+        K=np.array([frame.K for _, _, frame, _ in rows], dtype=np.float64).reshape(-1, 3, 3),
+        frame=np.array([index for index, *_ in rows], dtype=np.int64),
+        frames=tuple(frame for _, frame, _ in images.values()),
+    )
+    return truths, np.array([group for _, group, _, _ in rows], dtype=np.int64)
+
+
+def _padded(groups: NDArray[np.int64], order: NDArray[np.int64], limits: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``[G, width]`` the rows of each group in the given order, at most ``limits[g]`` of them, padded with -1.
+
+    Args:
+        groups: ``[N]`` group of each row, -1 for none. order: ``[N]`` permutation of the rows. limits: ``[G]``.
+    """
+    order = order[groups[order] >= 0]
+    order = order[np.argsort(groups[order], kind="stable")]
+    sorted_groups = groups[order]
+    position = np.arange(len(order)) - np.searchsorted(sorted_groups, sorted_groups)
+    kept = position < limits[sorted_groups]
+    width = int(position[kept].max(initial=-1)) + 1
+    table = np.full((len(limits), width), -1)
+    table[sorted_groups[kept], position[kept]] = order[kept]
+    return table
