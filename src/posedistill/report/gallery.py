@@ -19,6 +19,10 @@ TRUTH, GUESS = (70, 225, 150), (255, 95, 190)
 """RGB of the true and of the predicted box, told apart by colour-blind eyes too."""
 
 
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+# full colour resolution, or thin lines of two colours side by side turn grey
+
+
 @dataclass(frozen=True)
 class Case:
     """One prediction beside its ground truth.
@@ -79,8 +83,7 @@ def save_cases(folder: str | Path, variant: str, items: Sequence[Case], count: i
     for kind, chosen in zip(("best", "worst"), select_cases([item.error for item in items], count), strict=True):
         for rank, index in enumerate(chosen):
             case, path = items[index], folder / f"{variant}_{kind}_{rank:02d}.jpg"
-            encoded = cv2.imencode(".jpg", draw_case(case)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-            _write(path, encoded.tobytes())
+            _write(path, cv2.imencode(".jpg", draw_case(case)[..., ::-1], _JPEG)[1].tobytes())
             record = {"variant": variant, "kind": kind, "rank": rank, "caption": case.caption(), "obj_id": case.obj_id}
             record |= {"scene_id": case.scene_id, "im_id": case.im_id, "unit": case.unit}
             record["error"] = float(case.error) if np.isfinite(case.error) else None

@@ -40,9 +40,7 @@ def render_page(run: RunResults) -> str:
         _section("Accuracy over cost", "Up and to the left is better.", _cost_figures(run, group)),
         _section("By object", "", _objects(group)),
         _section("Best and worst cases", _CASES_LEAD if run.overlays else "", _cases(run)),
-        _section(
-            "Speed", "One image at a time unless stated otherwise; the first inference includes loading.", _bench(run)
-        ),
+        _section("Speed", "", _bench(run)),
         _section("Training", _TRAINING_LEAD, _training(run)),
         _section("How it was obtained", "", _provenance(run)),
         _section("Not shown", "", _notes(run)),

@@ -85,6 +85,7 @@ def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
     variants = sorted({item.variant for item in group if name in item.curves}, key=variant_rank)
     if not variants:
         return None
+    label = "ADD(-S)" if name == "add" else name
     with mpl.rc_context(_RC):
         figure, axes = _figure(3.9, 2.9)
         for variant in variants:
@@ -96,10 +97,10 @@ def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
                 axes.fill_between(
                     100 * x, recalls.min(axis=0), recalls.max(axis=0), color=_color(variant), alpha=0.18, linewidth=0
                 )
-        axes.set(xlabel=f"tolerated {name.upper()} error, % of the diameter", ylabel="recall, %", ylim=(0, 102))
+        axes.set(xlabel=f"tolerated {label} error, % of the diameter", ylabel="recall, %", ylim=(0, 102))
         axes.set_xlim(left=0)
         _legend(axes)
-        return _svg(figure, f"recall over tolerated {name.upper()} error")
+        return _svg(figure, f"recall over tolerated {label} error")
 
 
 def history_panels(histories: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], prefix: str) -> list[str]:
