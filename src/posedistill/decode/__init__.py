@@ -1,14 +1,16 @@
 """Decoders: a network's outputs -> poses, one file a family. Imports no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from posedistill.decode import wdrnet
 from posedistill.decode.cells import CellLayout
 from posedistill.decode.wdrnet import PoseCandidate, WDRNetDecoding
 
-__all__ = ["CellLayout", "PoseCandidate", "WDRNetDecoding", "get_decoder"]
+__all__ = ["CellLayout", "PoseCandidate", "WDRNetDecoding", "get_decoder", "get_settings"]
 
 _DECODERS: dict[str, Callable[..., PoseCandidate | None]] = {"wdrnet": wdrnet.decode}
+_SETTINGS: dict[str, Callable[..., Any]] = {"wdrnet": WDRNetDecoding}
 
 
 def get_decoder(name: str) -> Callable[..., PoseCandidate | None]:
@@ -21,3 +23,16 @@ def get_decoder(name: str) -> Callable[..., PoseCandidate | None]:
         return _DECODERS[name]
     except KeyError:
         raise KeyError(f"decoder {name!r} is not one of {sorted(_DECODERS)}") from None
+
+
+def get_settings(name: str, values: Mapping[str, Any]) -> Any:
+    """The settings that a family's ``decode`` takes, from plain values such as those of an exported file.
+
+    Raises:
+        KeyError: the family is unknown. TypeError: it has no such setting.
+
+    >>> get_settings("wdrnet", {"cells": 20}).cells
+    20
+    """
+    get_decoder(name)
+    return _SETTINGS[name](**values)

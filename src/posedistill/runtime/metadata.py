@@ -1,7 +1,7 @@
 """ModelMetadata: all that turns the bare numbers of an exported network into poses, carried inside the file."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -167,7 +167,7 @@ def _floats(value: Any) -> tuple[float, ...]:
     return tuple(float(item) for item in value)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Any], Any]] = {
     "decoder": str,
     "objects": ObjectTable.from_json,
     "crop_size": int,

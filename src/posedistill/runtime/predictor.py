@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.decode import get_decoder
-from posedistill.decode.cells import CellLayout
+from posedistill.decode import CellLayout, PoseCandidate, get_decoder, get_settings
 from posedistill.errors import CheckpointError, DataError, describe
 from posedistill.geometry.cameras import Array, CropCameras, crop_cameras, project
 from posedistill.runtime.metadata import PROPERTY, ModelMetadata
@@ -19,7 +18,7 @@ from posedistill.runtime.metadata import PROPERTY, ModelMetadata
 Image = NDArray[np.uint8]
 Outputs = tuple[np.ndarray, np.ndarray]
 Run = Callable[[NDArray[np.float32], NDArray[np.int64]], Outputs]
-"""Crops ``[B, 3, S, S]`` and class indices ``[B]`` -> score logits ``[B, N]`` and votes ``[B, N, 8, 2]`` crop pixels."""
+"""Crops ``[B, 3, S, S]`` and class indices ``[B]`` -> score logits ``[B, N]``, votes ``[B, N, 8, 2]`` crop pixels."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Predictor:
         batch: crops per call of ``run``.
 
     Raises:
-        CheckpointError: the metadata name a decoder that this version does not have.
+        CheckpointError: the metadata name a decoder or an option of it that this version does not have.
     """
 
     def __init__(self, run: Run, metadata: ModelMetadata, batch: int = 16) -> None:
@@ -78,7 +77,12 @@ class Predictor:
         self.metadata = metadata
         self.batch = batch
         self.cells = CellLayout.build(metadata.strides, metadata.crop_size)
-        self.decoder = get_decoder(metadata.decoder)
+        try:
+            self.decoder = get_decoder(metadata.decoder)
+            self.settings = get_settings(metadata.decoder, metadata.decode_settings)
+        except (KeyError, TypeError) as error:
+            found = f"{metadata.decoder} {metadata.decode_settings}"
+            raise CheckpointError(describe("metadata", "decoder", found, f"one we have ({error.args[0]})")) from None
 
     @classmethod
     def from_onnx(
@@ -164,7 +168,8 @@ class Predictor:
         centers = boxes[:, :2] + boxes[:, 2:] / 2
         sides = self.metadata.pad * boxes[:, 2:].max(axis=1, initial=0.0)
         cameras = crop_cameras(np.broadcast_to(K, (len(boxes), 3, 3)), centers, sides, size)
-        mean, std = (np.float32(value) * np.float32(255) for value in (self.metadata.mean, self.metadata.std))
+        mean = 255 * np.array(self.metadata.mean, dtype=np.float32)
+        std = 255 * np.array(self.metadata.std, dtype=np.float32)
         crops = np.empty((len(boxes), size, size, 3), dtype=np.float32)
         for crop, homography in zip(crops, cameras.homography, strict=True):
             crop[:] = cut(image, homography, size, border=mean)
@@ -173,15 +178,23 @@ class Predictor:
         return Prepared(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)), cameras, classes, boxes)
 
     def run_network(self, crops: NDArray[np.float32], classes: NDArray[np.int64]) -> Outputs:
-        """The network's raw outputs for any number of crops, ``batch`` at a time."""
-        cells = len(self.cells)
-        parts = [
-            self.run(crops[first : first + self.batch], classes[first : first + self.batch])
-            for first in range(0, len(crops), self.batch)
-        ]
-        if not parts:
-            return np.empty((0, cells), np.float32), np.empty((0, cells, 8, 2), np.float32)
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        """The network's raw outputs for any number of crops, ``batch`` at a time.
+
+        Raises:
+            CheckpointError: they are not those of the cells that the metadata describe.
+        """
+        cells, keypoints = len(self.cells), self.metadata.objects.keypoints.shape[1]
+        logits = np.empty((len(crops), cells), np.float32)
+        votes = np.empty((len(crops), cells, keypoints, 2), np.float32)
+        for first in range(0, len(crops), self.batch):
+            rows = slice(first, first + self.batch)
+            parts = self.run(crops[rows], classes[rows])
+            for key, part, whole in zip(("logits", "votes"), parts, (logits, votes), strict=True):
+                if part.shape != whole[rows].shape:
+                    expected = f"{whole[rows].shape} of strides {self.cells.strides}"
+                    raise CheckpointError(describe("network output", key, f"shape {part.shape}", expected))
+                whole[rows] = part
+        return logits, votes
 
     def decode_outputs(self, outputs: Outputs, prepared: Prepared, seconds: float = 0.0) -> list[PredictedPose | None]:
         """Poses in the full image's camera, one entry for each box, None where nothing was recognised.
@@ -193,14 +206,7 @@ class Predictor:
         """
         start = time.perf_counter()
         candidates = [
-            self.decoder(
-                outputs[0][row],
-                outputs[1][row],
-                self.cells,
-                prepared.cameras.K[row],
-                self.metadata.objects.keypoints[label],
-                self.metadata.decode_settings,
-            )
+            self.decode_crop(outputs[0][row], outputs[1][row], prepared.cameras.K[row], label)
             for row, label in enumerate(prepared.classes)
         ]
         seconds += time.perf_counter() - start
@@ -215,6 +221,14 @@ class Predictor:
             pose = PredictedPose(obj_id, back @ candidate.R, back @ candidate.t, candidate.score, (x, y, w, h), seconds)
             poses.append(pose)
         return poses
+
+    def decode_crop(self, logits: np.ndarray, votes: np.ndarray, K: Array, label: int) -> PoseCandidate | None:
+        """The pose of one crop in the crop's own camera.
+
+        Args:
+            logits: ``[N]``. votes: ``[N, 8, 2]`` crop pixels. K: ``[3, 3]`` of the crop. label: class index.
+        """
+        return self.decoder(logits, votes, self.cells, K, self.metadata.objects.keypoints[label], self.settings)
 
     def locate(
         self, image: Image, K: Array, obj_id: int, rounds: int = 2, keep: int = 4, threshold: float = 0.0
@@ -310,7 +324,7 @@ def cut(image: Image, homography: Array, size: int, border: Sequence[float] | np
     Args:
         image: ``[H, W, 3]``. homography: ``[3, 3]`` image pixels to crop pixels.
     """
-    factor = int(1.0 / np.sqrt(np.linalg.det(homography[:2, :2])))
+    factor = int(1.0 / np.sqrt(np.linalg.det(homography[:2, :2])) + 1e-6)
     if factor >= 2:
         height, width = (length // factor * factor for length in image.shape[:2])
         image = np.asarray(
@@ -331,7 +345,7 @@ def scan_boxes(width: int, height: int, pad: float, levels: int = 3) -> Array:
     Neighbouring squares overlap by half.
 
     >>> len(scan_boxes(640, 480, pad=1.5))
-    77
+    87
     """
     boxes = []
     for level in range(levels):
