@@ -44,8 +44,9 @@ class TimmBackbone(nn.Module):
         self.renormalises = not (torch.allclose(mean, _IMAGENET_MEAN) and torch.allclose(std, _IMAGENET_STD))
         if pretrained is not None:
             with torch.device("meta"):
-                whole = {canonical_key(key) for key in timm.create_model(name, pretrained=False).state_dict()}
-            load_pretrained(self.net, pretrained, ignorable=lambda key: canonical_key(key) in whole)
+                whole = timm.create_model(name, pretrained=False).state_dict()
+            names = {canonical_key(key) for key in whole}
+            load_pretrained(self.net, pretrained, lambda key: canonical_key(key) in names, whole)
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """``[B, 3, H, W]`` -> ``{stride: [B, channels[stride], H / stride, W / stride]}``."""

@@ -1,7 +1,7 @@
 """Loading a pretrained state dict strictly, with every disagreement named."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +60,41 @@ def canonical_key(key: str) -> str:
     return key.replace("_", ".")
 
 
-def load_pretrained(network: nn.Module, path: str | Path, ignorable: Callable[[str], bool]) -> None:
+def renamed_by_order(tensors: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors under the names of ``whole`` where a file holds that very network under names of its own.
+
+    It does if the two list equally many tensors, with the same shapes and the same last names in the same order;
+    anything else comes back as it is.
+    """
+
+    def signature(items: Mapping[str, Tensor]) -> list[tuple[str, torch.Size]]:
+        return [(key.rpartition(".")[2], value.shape) for key, value in items.items()]
+
+    return dict(zip(whole, tensors.values(), strict=True)) if signature(tensors) == signature(whole) else tensors
+
+
+def load_pretrained(
+    network: nn.Module,
+    path: str | Path,
+    ignorable: Callable[[str], bool],
+    whole: Mapping[str, Tensor] | None = None,
+) -> None:
     """Fill every tensor of ``network`` from a file.
 
     Every parameter and buffer must be in the file with its shape (BatchNorm's batch counters may be absent), and
     every tensor of the file must be used or be ``ignorable`` (a classifier): a wrong file never loads in part.
 
+    Args:
+        ignorable: whether a tensor of the file may go unused.
+        whole: state dict (shapes suffice) of the network with its classifier; lets a file load that names the layers
+            of this very network in another way.
+
     Raises:
         CheckpointError: naming the first few tensors that are missing, unknown or of another shape.
     """
-    found = {canonical_key(key): (key, value) for key, value in read_state_dict(path).items()}
+    tensors = read_state_dict(path)
+    named = renamed_by_order(tensors, whole) if whole is not None else tensors
+    found = {canonical_key(key): (key, value) for key, value in named.items()}
     own = network.state_dict()
     names = {canonical_key(key): key for key in own}
     missing = [key for name, key in names.items() if name not in found and not key.endswith("num_batches_tracked")]

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array
 
+PUBLISHED_STRIDES = (8, 16, 32, 64, 128)
+"""The levels of the full network; smaller ones have a run of these."""
+
 ANCHOR_STRIDES = 4
 """Side of a cell's reference box, in strides: 32, 64, 128, 256, 512 px at strides 8, 16, 32, 64, 128."""
 

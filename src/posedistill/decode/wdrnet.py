@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.decode.cells import CellLayout, level_anchors, level_budgets
+from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors, level_budgets
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.pnp import solve_pnp
-
-PUBLISHED_STRIDES = (8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def select_cells(
 
 def _budgets(span: float, cells: CellLayout, settings: WDRNetDecoding) -> NDArray[np.int64]:
     """``[L]`` budgets of the network's own levels."""
-    norm = sorted({*PUBLISHED_STRIDES, *cells.strides}) if settings.faithful else cells.strides
+    norm = PUBLISHED_STRIDES if settings.faithful else cells.strides
     budgets = level_budgets(np.asarray(span), level_anchors(norm), settings.cells, settings.scale_lambda)
     return budgets[[norm.index(stride) for stride in cells.strides]]
 

@@ -1,7 +1,7 @@
 """What every pose family has in common: the Prediction with its views, and the Estimator."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -76,4 +76,8 @@ class Estimator(nn.Module):
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Supervised terms by name, already weighted; each is a mean over its own count. Their sum is minimised."""
+        raise NotImplementedError
+
+    def deployment(self) -> dict[str, Any]:
+        """What the runtime must know of the network beside its objects, as fields of ``ModelMetadata``."""
         raise NotImplementedError

@@ -6,7 +6,7 @@ Hu et al., "Wide-Depth-Range 6D Object Pose Estimation in Space", CVPR 2021, on 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from posedistill.backbones import FeaturePyramid, build_backbone
 from posedistill.data.batch import Batch
-from posedistill.decode.cells import CellLayout, level_anchors
+from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors
+from posedistill.decode.wdrnet import WDRNetDecoding
 from posedistill.estimators.base import Estimator, Prediction, Votes, cell_ids
 from posedistill.estimators.cells import IGNORED, Selection, draw_positives, level_budgets, select_per_level
 from posedistill.estimators.heads import CellHead
 from posedistill.estimators.losses import focal_loss, line_of_sight_loss
 from posedistill.geometry.objects import ObjectTable
 
-PUBLISHED_STRIDES = (8, 16, 32, 64, 128)
 _NARROW = ("darknet_tiny_h", "darknet_tiny_q")
 
 
@@ -76,6 +76,15 @@ class WDRNetSettings(BaseModel):
         if strides is not None and strides not in _runs(PUBLISHED_STRIDES):
             raise ValueError(f"expected a run of {PUBLISHED_STRIDES}, fine to coarse")
         return strides
+
+    def decoding(self) -> WDRNetDecoding:
+        """The decoder's settings that go with these."""
+        return WDRNetDecoding(
+            cells=self.positives,
+            score_threshold=self.score_threshold,
+            scale_lambda=self.scale_lambda,
+            faithful=self.faithful,
+        )
 
     def resolved_width(self) -> int:
         """``width``, or its default for the backbone and head."""
@@ -192,6 +201,17 @@ class WDRNet(Estimator):
     def cells(self) -> CellLayout:
         """The grid the network's outputs are laid out on."""
         return self.network.cells
+
+    def deployment(self) -> dict[str, Any]:
+        """Crop size, strides and the decoder's settings."""
+        settings = self.settings
+        decoding = {
+            "cells": settings.positives,
+            "score_threshold": settings.score_threshold,
+            "scale_lambda": settings.scale_lambda,
+            "faithful": settings.faithful,
+        }
+        return {"crop_size": self.crop_size, "strides": self.cells.strides, "decode_settings": decoding}
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; in train mode the positive cells are drawn with ``generator``.
