@@ -180,7 +180,9 @@ def clutter(width: int, height: int, rng: np.random.Generator) -> Image:
         else:
             text = "".join(chr(int(code)) for code in rng.integers(48, 123, 6))
             cv2.putText(picture, text, tuple(int(v) for v in center), int(rng.integers(8)), reach / 40, color, 2)
-    return picture
+    colorful = float(rng.uniform(0.15, 1.0))
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(picture, colorful, grey, 1 - colorful, 0)
 
 
 def lay_table(picture: Image, texture: Image, light: NDArray[np.float32], table: Table, K: Array) -> None:

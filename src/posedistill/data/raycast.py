@@ -112,17 +112,16 @@ def bake_ambient(caster: Caster, vertices: Array, normals: Array, radius: float)
     step = np.arange(AO_RAYS) + 0.5
     z, angle = 1 - 2 * step / AO_RAYS, np.pi * (1 + 5**0.5) * step  # a Fibonacci sphere
     directions = np.column_stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z])
+    lift = (normals * 1e-3 * radius).astype(np.float32)
+    outside, inside = vertices.astype(np.float32) + lift, vertices.astype(np.float32) - lift
     seen = np.zeros((2, len(vertices)))
-    total = np.full((2, len(vertices)), 1e-9)
     for direction in directions:
         cosine = normals @ direction
-        side = (cosine < 0).astype(int)
-        origins = vertices + normals * (np.where(cosine < 0, -1.0, 1.0) * 1e-3 * radius)[:, None]
-        free = ~caster.blocked(origins.astype(np.float32), direction)
-        index = np.arange(len(vertices))
-        np.add.at(seen, (side, index), np.abs(cosine) * free)
-        np.add.at(total, (side, index), np.abs(cosine))
-    return (seen / total).max(axis=0)
+        front = cosine > 0
+        free = ~caster.blocked(np.where(front[:, None], outside, inside), direction)
+        seen += np.stack([np.where(front & free, cosine, 0), np.where(~front & free, -cosine, 0)])
+    # Over a sphere of evenly spread directions the cosines of one side add up to a quarter of their number.
+    return np.minimum(seen.max(axis=0) / (AO_RAYS / 4), 1.0)
 
 
 @dataclass(frozen=True)

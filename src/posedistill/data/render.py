@@ -4,8 +4,12 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,28 +17,20 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from posedistill.data.backgrounds import Backgrounds, lay_table
+from posedistill.data.backgrounds import Backgrounds, Image
+from posedistill.data.bop_parse import load_json
 from posedistill.data.bop_writer import BopWriter, write_camera, write_file, write_models
-from posedistill.data.raycast import Composite, build_model, cast, compose, pixel_rays
 from posedistill.data.render_settings import RenderSettings
-from posedistill.data.scenes import Scene, sample_scene
-from posedistill.data.shading import shade, surfaces, table_light
-from posedistill.data.shapes import distractors
-from posedistill.errors import RecipeError, describe
-from posedistill.geometry.cameras import Array
+from posedistill.data.studio import Frame, Studio, render_frame
+from posedistill.errors import DataError, RecipeError, describe
 from posedistill.geometry.meshes import Mesh, diameter
 
-__all__ = ["RenderReport", "RenderSettings", "render_dataset", "render_frame"]
-
-Image = NDArray[np.uint8]
+__all__ = ["RenderReport", "RenderSettings", "render_dataset"]
 
 FRAMES_PER_SCENE = 1000
-DISTRACTOR_POOL = 48
 PREVIEWS = 24
 EARLY_PREVIEWS = 8
-TEXTURE_SIZE = 512
 
 
 @dataclass(frozen=True)
@@ -54,114 +50,6 @@ class RenderReport:
     def images_per_second_per_core(self) -> float:
         """Rate of one worker, start-up included."""
         return self.images_per_second / self.workers
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A rendered frame.
-
-    Attributes:
-        image: ``[H, W, 3]`` RGB. depth: ``[H, W]`` mm, 0 where no object or distractor is.
-        poses: ``(obj_id, R, t)`` of each object. masks, masks_visib: ``[H, W]`` bool, whole and visible silhouettes.
-    """
-
-    image: Image
-    K: Array
-    poses: list[tuple[int, Array, Array]]
-    depth: NDArray[np.float32]
-    masks: list[NDArray[np.bool_]]
-    masks_visib: list[NDArray[np.bool_]]
-
-
-class Studio:
-    """All that stays warm between frames: models with their Embree scenes, backgrounds, rays and sensor noise."""
-
-    def __init__(self, meshes: Mapping[int, Mesh], settings: RenderSettings, seed: int) -> None:
-        self.settings, self.seed = settings, seed
-        things = distractors(DISTRACTOR_POOL, seed) if settings.distractors[1] else []
-        named: list[tuple[int | None, Mesh]] = [*sorted(meshes.items()), *((None, mesh) for mesh in things)]
-        self.models = [build_model(mesh, obj_id, settings.ambient_occlusion) for obj_id, mesh in named]
-        self.bodies = [model.body for model in self.models]
-        self.backgrounds = Backgrounds(settings.backgrounds)
-        self.K = settings.intrinsics()
-        self.rays = pixel_rays(self.K, settings.width, settings.height)
-        self.grain = _sensor_grain(settings.height + 64, settings.width + 64)
-
-
-def _sensor_grain(height: int, width: int) -> Image:
-    """Noise of sigma 32 about 128, slightly correlated between pixels as after demosaicing."""
-    white = np.random.default_rng(0).normal(size=(height, width, 3)).astype(np.float32)
-    smooth = cv2.GaussianBlur(white, (0, 0), 0.7)
-    return np.clip(128 + 32 * smooth / smooth.std(), 0, 255).astype(np.uint8)
-
-
-def render_frame(studio: Studio, index: int) -> Frame:
-    """Render frame ``index``: a pure function of the studio's meshes, settings and seed, and of the index."""
-    settings = studio.settings
-    rng = np.random.default_rng([studio.seed, index])
-    scene = sample_scene(studio.bodies, settings, rng)
-    scene, image = _composed(studio, scene)
-    models = [studio.models[placement.body] for placement in scene.placements]
-    picture = studio.backgrounds.picture(settings.width, settings.height, rng)
-    if scene.table is not None:
-        texture = studio.backgrounds.table_top(TEXTURE_SIZE, rng)
-        lay_table(picture, texture, table_light(scene.table, scene, models, settings.shadows), scene.table, studio.K)
-    surface = surfaces(models, scene.placements, image, studio.rays, float(studio.K[0, 0]))
-    if surface is not None:
-        colors = shade(surface, scene, models, settings.shadows, image.owner.shape)
-        picture[surface.rows, surface.columns] = colors
-    picture = _photograph(_feather(picture, image), studio, rng)
-    shown = [i for i, model in enumerate(models) if model.body.obj_id is not None]
-    return Frame(
-        picture,
-        studio.K,
-        [(models[i].body.obj_id or 0, scene.placements[i].R, scene.placements[i].t) for i in shown],
-        np.where(np.isfinite(image.depth), image.depth, np.float32(0)),
-        [image.silhouette(i) for i in shown],
-        [image.owner == i for i in shown],
-    )
-
-
-def _composed(studio: Studio, scene: Scene) -> tuple[Scene, Composite]:
-    """Cast the scene, then take out whatever is hidden, or beside the image, beyond ``min_visible``."""
-    settings = studio.settings
-    views = [cast(studio.models[p.body], p, studio.K, studio.rays) for p in scene.placements]
-    image = compose(views, settings.width, settings.height)
-    seen = np.bincount(image.owner[image.owner >= 0], minlength=len(views))
-    whole = np.array([0 if view is None else np.count_nonzero(view.face >= 0) for view in views])
-    keep = [i for i in range(len(views)) if seen[i] > 0 and seen[i] >= settings.min_visible * whole[i]]
-    if len(keep) < len(views):
-        image = compose([views[i] for i in keep], settings.width, settings.height)
-        placements = tuple(scene.placements[i] for i in keep)
-        scene = Scene(**{**scene.__dict__, "placements": placements})
-    return scene, image
-
-
-def _feather(picture: Image, image: Composite) -> Image:
-    """Mix colours across silhouettes, as a lens does: one ray a pixel leaves staircases otherwise."""
-    owner = (image.owner + 1).astype(np.uint8)
-    edge = cv2.morphologyEx(owner, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    rows, columns = np.nonzero(edge)
-    if len(rows):
-        picture[rows, columns] = cv2.GaussianBlur(picture, (3, 3), 0.7)[rows, columns]
-    return picture
-
-
-def _photograph(picture: Image, studio: Studio, rng: np.random.Generator) -> Image:
-    """What the camera adds: blur, exposure, contrast, white balance, noise."""
-    settings, jitter = studio.settings, studio.settings.camera_jitter
-    sigma = rng.uniform(*settings.blur)
-    if sigma > 0.2:
-        picture = cv2.GaussianBlur(picture, (5, 5) if sigma < 1.3 else (0, 0), sigma)
-    gains = np.exp(rng.normal() * 0.18 * jitter) * np.exp(rng.normal(size=3) * 0.10 * jitter)
-    gamma, contrast = np.exp(rng.normal() * 0.3 * jitter), np.exp(rng.normal() * 0.2 * jitter)
-    curve = np.clip((np.arange(256)[:, None] / 255) ** gamma * gains, 0, 1)
-    curve = np.clip((curve - 0.45) * contrast + 0.45, 0, 1)
-    picture = cv2.LUT(picture, np.round(255 * curve).astype(np.uint8)[None])
-    strength = rng.uniform(*settings.noise) / 32
-    top, left = (int(value) for value in rng.integers(0, 64, 2))
-    grain = studio.grain[top : top + settings.height, left : left + settings.width]
-    return cv2.addWeighted(picture, 1.0, grain, strength, -128 * strength)
 
 
 def render_dataset(
@@ -194,10 +82,10 @@ def render_dataset(
     if not meshes:
         raise RecipeError(describe("render", "objects", "no mesh", "at least one"))
     settings.check_objects({obj_id: diameter(mesh.vertices) for obj_id, mesh in meshes.items()})
-    Backgrounds(settings.backgrounds)
+    photographs = len(Backgrounds(settings.backgrounds).paths)
     root, start = Path(out_root), time.perf_counter()
-    workers = min(workers or len(os.sched_getaffinity(0)), max(count, 1))
-    _claim(root, split, meshes, settings, seed)
+    workers = min(workers or _cores(), max(count, 1))
+    _claim(root / f"{split}_render.json", meshes, settings, seed, photographs)
     write_models(root, meshes, infos=models_info)
     write_camera(root, settings.intrinsics(), settings.width, settings.height)
     writer = BopWriter(root, split, settings.jpeg_quality)
@@ -209,20 +97,23 @@ def render_dataset(
     return RenderReport(len(missing), time.perf_counter() - start, workers)
 
 
-def _claim(root: Path, split: str, meshes: Mapping[int, Mesh], settings: RenderSettings, seed: int) -> None:
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _claim(path: Path, meshes: Mapping[int, Mesh], settings: RenderSettings, seed: int, photographs: int) -> None:
     """Note what the folder is rendered from, or refuse one that was rendered from something else."""
-    shape = hashlib.sha256()
+    digest = hashlib.sha256()
     for obj_id, mesh in sorted(meshes.items()):
-        shape.update(np.int64(obj_id).tobytes() + mesh.vertices.tobytes() + mesh.faces.tobytes())
-    look = settings.model_dump(mode="json", exclude={"backgrounds"})
-    note = {"seed": seed, "meshes": shape.hexdigest(), "settings": look}
-    path = root / f"{split}_render.json"
+        digest.update(np.int64(obj_id).tobytes() + mesh.vertices.tobytes() + mesh.faces.tobytes())
+    note: dict[str, Any] = settings.model_dump(mode="json", exclude={"backgrounds"})
+    note |= {"seed": seed, "meshes": digest.hexdigest(), "photographs": photographs}
     if path.exists():
-        found = json.loads(path.read_text())
+        found = load_json(path)
         for key, expected in note.items():
             if found.get(key) != expected:
                 raise RecipeError(describe(path, key, found.get(key), f"{expected}, or another output folder"))
-    root.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(note, indent=2).encode())
 
 
@@ -282,12 +173,18 @@ class _Worker:
 
 
 def _start_worker(*arguments: Any) -> None:
-    """Set a process up; the keyboard's interrupt is left to the parent."""
-    import signal
-
+    """Set a process up; the keyboard's interrupt is left to the parent, and no child outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     _Worker.current = _Worker(*arguments)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(task: Task) -> Result:
@@ -309,8 +206,8 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _run(tasks: list[Task], workers: int, arguments: tuple[Any, ...]) -> Iterable[Result]:
-    """Results of the tasks as they come, from this process or a pool of others."""
+def _run(tasks: list[Task], workers: int, arguments: tuple[Any, ...]) -> Iterator[Result]:
+    """Results of the tasks in their order, from this process or a pool of others."""
     if workers == 1:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
@@ -319,18 +216,20 @@ def _run(tasks: list[Task], workers: int, arguments: tuple[Any, ...]) -> Iterabl
         finally:
             cv2.setNumThreads(threads)
         return
-    with (
-        _one_thread_each(),
-        multiprocessing.get_context("spawn").Pool(workers, _start_worker, arguments) as pool,
-    ):
-        yield from pool.imap_unordered(_work, tasks, chunksize=4)
+    spawn = multiprocessing.get_context("spawn")
+    with _one_thread_each(), ProcessPoolExecutor(workers, spawn, _start_worker, arguments) as pool:
+        try:
+            yield from pool.map(_work, tasks, chunksize=4)
+        except BrokenProcessPool as error:
+            found = "a rendering process that died"
+            raise DataError(describe(arguments[3], "workers", found, "more memory, or fewer workers")) from error
 
 
 def _thumbnail(frame: Frame, width: int = 400) -> Image:
     """The frame with the boxes of its objects, green to red as they are hidden."""
     picture = frame.image.copy()
     for (obj_id, _, _), mask, visible in zip(frame.poses, frame.masks, frame.masks_visib, strict=True):
-        share = np.count_nonzero(visible) / max(np.count_nonzero(mask), 1)
+        share = int(visible.sum()) / max(int(mask.sum()), 1)
         x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
         color = (int(255 * (1 - share)), int(255 * share), 40)
         cv2.rectangle(picture, (x, y), (x + w, y + h), color, 1)

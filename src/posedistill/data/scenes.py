@@ -162,14 +162,14 @@ def _on_table(
     """Objects upright with a random yaw (distractors anyhow) on one plane, side by side without touching."""
     spots = _Placed()
     prints: list[NDArray[np.float32]] = []
-    spread = rng.uniform(0.5, 1.1)
+    spread = rng.uniform(0.5, 0.95)
     for body in rng.permutation(np.array(chosen, dtype=int)):
         R = axis_angle(AXIS_Z, rng.uniform(0, 2 * np.pi))
         if bodies[body].obj_id is None:
             R = random_rotations(1, rng)[0]
         hull = bodies[body].hull @ R.T
         outline = cv2.convexHull(hull[:, :2].astype(np.float32))[:, 0]
-        offset = _find_spot(outline, prints, bodies[body].radius, spread, rng)
+        offset = _find_spot(outline, prints, spread, rng)
         prints.append(outline + offset.astype(np.float32))
         spots.add(int(body), R, np.array([*offset, -hull[:, 2].min()]))
     middle = np.mean([R @ bodies[b].center + t for b, R, t in zip(spots.bodies, spots.R, spots.t, strict=True)], axis=0)
@@ -184,20 +184,16 @@ def _on_table(
 
 
 def _find_spot(
-    outline: NDArray[np.float32],
-    prints: Sequence[NDArray[np.float32]],
-    radius: float,
-    spread: float,
-    rng: np.random.Generator,
+    outline: NDArray[np.float32], prints: Sequence[NDArray[np.float32]], spread: float, rng: np.random.Generator
 ) -> Array:
-    """An offset ``[2]`` at which the outline meets none of the footprints, near one of them."""
+    """An offset ``[2]`` at which the outline meets no footprint, close to one of them, rather an early one."""
     if not prints:
         return np.zeros(2)
-    for attempt in range(40):
-        neighbour = prints[int(rng.integers(len(prints)))]
-        reach = radius + float(np.ptp(neighbour, axis=0).max()) / 2
+    for attempt in range(60):
+        neighbour = prints[int(len(prints) * rng.random() ** 1.7)]
+        reach = float(np.ptp(outline, axis=0).mean() + np.ptp(neighbour, axis=0).mean()) / 2
         angle = rng.uniform(0, 2 * np.pi)
-        step = reach * spread * (1 + 0.06 * attempt) * rng.uniform(0.8, 1.3)
+        step = reach * spread * (1 + 0.04 * attempt)
         offset = neighbour.mean(axis=0) + step * np.array([math.cos(angle), math.sin(angle)])
         moved = outline + offset.astype(np.float32)
         if all(cv2.intersectConvexConvex(moved, other)[0] <= 0 for other in prints):
@@ -218,7 +214,7 @@ def _free(
         for attempt in range(20):
             sideways = rng.normal(size=2) * radius * spread * (1 + 0.15 * attempt) * (len(placed.t) > 0)
             distance = float(np.clip(base + rng.normal() * radius * (0.8 + 0.2 * attempt), near, far))
-            center = ray * distance + rotation_onto(AXIS_Z, ray)[:, :2] @ sideways * 1.6
+            center = ray * distance + rotation_onto(AXIS_Z, ray)[:, :2] @ sideways * 1.1
             gaps = [
                 np.linalg.norm(center - (R @ bodies[b].center + t)) - 0.62 * (radius + bodies[b].radius)
                 for b, R, t in zip(placed.bodies, placed.R, placed.t, strict=True)
@@ -281,6 +277,6 @@ def _lit(
         direction = np.array(
             [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
         )
-        lights.append(Light(frame @ direction, _temperature(rng, warmth) * share * (1 - ambient) * 1.5 * exposure))
+        lights.append(Light(frame @ direction, _temperature(rng, warmth) * share * (1 - ambient) * 1.3 * exposure))
     sky = _temperature(rng, warmth) * ambient * exposure
     return Scene(placements, tuple(lights), sky, sky * rng.uniform(0.3, 0.8), up, table, int(rng.integers(1, 7)))

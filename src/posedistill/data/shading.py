@@ -170,11 +170,7 @@ def table_light(table: Table, scene: Scene, models: Sequence[Model], shadows: bo
     scale = resolution / np.array(table.size)
     light = np.ones((resolution, resolution, 3), np.float32) * scene.sky.astype(np.float32)
     if shadows:
-        contact = np.zeros((resolution, resolution), np.float32)
-        for model, placement in zip(models, scene.placements, strict=True):
-            outline = (_on_plane(model, placement, table)[:, :2] * scale + resolution / 2).astype(np.float32)
-            cv2.fillConvexPoly(contact, cv2.convexHull(outline).astype(np.int32), 1.0)
-        light *= 1 - 0.5 * cv2.GaussianBlur(contact, (0, 0), 18 * float(scale.mean()))[..., None]
+        light *= _contact(table, scene, models, scale, resolution)[..., None]
     for number, lamp in enumerate(scene.lights):
         strength = np.full((resolution, resolution), max(float(lamp.direction @ normal), 0.0), np.float32)
         if number == 0 and shadows:
@@ -183,6 +179,21 @@ def table_light(table: Table, scene: Scene, models: Sequence[Model], shadows: bo
             )
         light += strength[..., None] * lamp.color.astype(np.float32)
     return light
+
+
+def _contact(table: Table, scene: Scene, models: Sequence[Model], scale: Array, resolution: int) -> Floats:
+    """Share of the sky's light left near the models: dark under them, a wide soft halo around them."""
+    halo, foot = (np.zeros((resolution, resolution), np.float32) for _ in range(2))
+    for model, placement in zip(models, scene.placements, strict=True):
+        hull = _on_plane(model, placement, table)
+        for layer, reach in ((halo, 0.8), (foot, 0.12)):
+            points = hull[(hull[:, 2] > -1) & (hull[:, 2] < reach * 2 * model.body.radius), :2]
+            if len(points) > 2:
+                outline = (points * scale + resolution / 2).astype(np.float32)
+                cv2.fillConvexPoly(layer, cv2.convexHull(outline).astype(np.int32), 1.0)
+    width = float(scale.mean())
+    halo, foot = cv2.GaussianBlur(halo, (0, 0), 24 * width), cv2.GaussianBlur(foot, (0, 0), 5 * width)
+    return np.asarray((1 - 0.45 * halo) * (1 - 0.5 * foot), dtype=np.float32)
 
 
 def _on_plane(model: Model, placement: Placement, table: Table) -> Array:
