@@ -266,13 +266,13 @@ def apply(
     """Change a batch of crops as drawn and normalise it for the network.
 
     Args:
-        images: uint8 ``[B, S, S, 3]``. ids: uint8 ``[B, S, S]``, above 0 where there is foreground.
+        images: uint8 ``[B, S, S, 3 or 4]``, RGB first. ids: uint8 ``[B, S, S]``, above 0 where there is foreground.
         masks: bool ``[B, S, S]`` visible mask of each crop's object. draws: on the images' device.
-        backgrounds: uint8 ``[r, S, S, 3]``, one for each row of the background group; None leaves them alone.
-        occluders: uint8 ``[r, S, S, 3]``, one for each row of the occlusion group; None gives made textures alone.
+        backgrounds: uint8 ``[r, S, S, 3 or 4]``, one for each row of the background group; None leaves them alone.
+        occluders: uint8 ``[r, S, S, 3 or 4]``, one for each row of the occlusion group; None gives made textures alone.
 
     Returns:
-        Float32 ``[B, 3, S, S]``, ImageNet-normalised, channels-last, and the masks less what is now occluded.
+        Float32 planes ``[B, 3, S, S]``, ImageNet-normalised, and the masks less what is now occluded.
     """
     groups = draws.groups
     x = pixels.to_planes(images)

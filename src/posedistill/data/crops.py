@@ -17,7 +17,7 @@ from posedistill.data.augment import AugmentSettings, Draws, apply, draw
 from posedistill.data.batch import Batch
 from posedistill.data.pack import FramePack
 from posedistill.data.pixels import move
-from posedistill.data.warp import DeviceFrames, inverse_maps, warp_on_cpu, warp_windows
+from posedistill.data.warp import DeviceFrames, cut, cut_ids, cut_on_device, inverse_maps
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.cameras import Array, crop_cameras, project
 from posedistill.geometry.objects import ObjectTable
@@ -25,6 +25,8 @@ from posedistill.geometry.symmetries import canonical_pose
 
 Indices = NDArray[np.int64]
 
+_CHUNK = 4
+"""Crops that one thread makes at a time on the CPU. A constant: convolutions may round by the size of their batch."""
 _KEEP_IN_CROP = 0.45
 """The centre of the visible part stays within this share of the crop's side from the crop's centre."""
 _shared_frames: WeakValueDictionary[tuple, DeviceFrames] = WeakValueDictionary()
@@ -64,6 +66,15 @@ class _Plan:
     keypoints: Array
     diameters: Array
     draws: Draws
+
+    def part(self, part: slice) -> "_Plan":
+        """The plan of some of the crops."""
+        arrays = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("rows", "draws")
+        }
+        rows = self.rows[np.arange(part.start, part.stop)]
+        draws = self.draws.part(part.start, part.stop)
+        return _Plan(rows=rows, draws=draws, **{name: array[part] for name, array in arrays.items()})
 
 
 class CropLoader:
@@ -115,11 +126,11 @@ class CropLoader:
         self._starts = np.cumsum([0, *(len(pack.frames) for pack in self.packs)])
         self._shares = None if pack_weights is None else self._cumulate(pack_weights)
         self._orders: dict[int, Indices] = {}
-        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)))
+        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), initializer=_one_torch_thread)
         self._backgrounds = backgrounds if backgrounds is not None and len(backgrounds) else None
-        self._on_device = self.device.type != "cpu"
-        self._frames = _device_frames(self.packs, self.device) if self._on_device else None
-        self._photos = _device_photos(self._backgrounds, self.device) if self._on_device else None
+        on_device = self.device.type != "cpu"
+        self._frames = _device_frames(self.packs, self.device) if on_device else None
+        self._photos = _device_photos(self._backgrounds, self.device) if on_device else None
 
     def __len__(self) -> int:
         """Number of instances."""
@@ -132,13 +143,20 @@ class CropLoader:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step (this rank's part of it); without augmentation the last one may be short."""
-        plan = self._plan(step)
-        images, ids = self._cut(plan)
-        draws = plan.draws.to(self.device)
-        slots = move(torch.from_numpy(plan.rows.slots), self.device)
-        masks = ids == slots[:, None, None]
-        backgrounds, occluders = self._photographs(plan.draws)
-        images, masks = apply(images, ids, masks, draws, backgrounds, occluders)
+        plan = self._pool.submit(self._plan, step).result()
+        size, count = self.crop_size, len(plan.rows)
+        if self.device.type == "cpu":
+            images = torch.empty((count, 3, size, size), memory_format=torch.channels_last)
+            masks = torch.empty((count, size, size), dtype=torch.bool)
+
+            def fill(start: int) -> None:
+                part = slice(start, min(start + _CHUNK, count))
+                images[part], masks[part] = self._pixels(plan.part(part))
+
+            list(self._pool.map(fill, range(0, count, _CHUNK)))
+        else:
+            planes, masks = self._pixels(plan)
+            images = planes.contiguous(memory_format=torch.channels_last)
         floats = (plan.K, plan.R, plan.t, plan.keypoints3d, plan.keypoints, plan.diameters)
         K, R, t, keypoints3d, keypoints, diameters = (self._send(array.astype(np.float32)) for array in floats)
         classes, numbers = self._send(plan.rows.classes), self._send(plan.rows.ids)
@@ -275,19 +293,24 @@ class CropLoader:
                 R[chosen], t[chosen] = canonical_pose(R[chosen], t[chosen], symmetries)
         return R, t
 
+    def _pixels(self, plan: _Plan) -> tuple[Tensor, Tensor]:
+        """Augmented, normalised planes ``[B, 3, S, S]`` and masks ``[B, S, S]``."""
+        images, ids = self._cut(plan)
+        masks = ids == self._send(plan.rows.slots)[:, None, None]
+        backgrounds, occluders = self._photographs(plan.draws)
+        return apply(images, ids, masks, plan.draws.to(self.device), backgrounds, occluders)
+
     def _cut(self, plan: _Plan) -> tuple[Tensor, Tensor]:
-        """Images uint8 ``[B, S, S, 3]`` and ids ``[B, S, S]``."""
+        """Images uint8 ``[B, S, S, 4]`` and ids ``[B, S, S]``."""
         if self._frames is not None:
-            inverse = torch.from_numpy(plan.inverse.astype(np.float32))
-            return self._frames.warp(torch.from_numpy(plan.rows.frames), inverse, self.crop_size)
+            return self._frames.cut(plan.rows.frames, plan.inverse, self.crop_size)
         packs = self._pack_of(plan.rows.frames)
-        places = zip(packs, plan.rows.frames - self._starts[packs], strict=True)
+        places = zip(packs.tolist(), (plan.rows.frames - self._starts[packs]).tolist(), strict=True)
         frames = [self.packs[pack].frames[frame] for pack, frame in places]
-        if self._on_device:
-            return warp_windows(frames, plan.inverse, self.crop_size, self.device)
-        images, ids = warp_on_cpu(frames, plan.inverse, self.crop_size, self._pool, with_ids=True)
-        assert ids is not None
-        return images, ids
+        if self.device.type != "cpu":
+            return cut_on_device(frames, plan.inverse, self.crop_size, self.device)
+        images, ids = (make(frames, plan.inverse, self.crop_size) for make in (cut, cut_ids))
+        return torch.from_numpy(images), torch.from_numpy(ids)
 
     def _photographs(self, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
         """Random cuts of the backgrounds for the crops that get a new background, and for those with an occluder."""
@@ -298,12 +321,23 @@ class CropLoader:
         numbers = (chance[:, 0] * len(self._backgrounds)).astype(np.int64)
         inverse = _photo_maps(chance[:, 1:], self._backgrounds.shape[1:3], self.crop_size)
         if self._photos is not None:
-            maps = torch.from_numpy(inverse.astype(np.float32))
-            cuts = self._photos.warp(torch.from_numpy(numbers), maps, self.crop_size)[0]
+            cuts = self._photos.cut(numbers, inverse, self.crop_size)[0]
         else:
-            photos = [self._backgrounds[number] for number in numbers]
-            cuts = warp_on_cpu(photos, inverse, self.crop_size, self._pool, with_ids=False)[0]
+            cuts = torch.from_numpy(cut([self._backgrounds[number] for number in numbers], inverse, self.crop_size))
         return cuts[: len(groups[0])], cuts[len(groups[0]) :]
+
+
+def _one_torch_thread() -> None:
+    """Keep torch to this thread: the pool's threads share out a batch between them, in parts that fit a cache.
+
+    Torch's thread count belongs to the thread that sets it, yet threads to come begin with the last one set by
+    anybody; so another thread sets that back.
+    """
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    restore = threading.Thread(target=torch.set_num_threads, args=(count,))
+    restore.start()
+    restore.join()
 
 
 def _photo_maps(chance: Array, shape: tuple[int, ...], size: int) -> Array:
@@ -356,7 +390,7 @@ def _device_frames(packs: Sequence[FramePack], device: torch.device) -> DeviceFr
 def _device_photos(backgrounds: NDArray[np.uint8] | None, device: torch.device) -> DeviceFrames | None:
     if backgrounds is None:
         return None
-    return DeviceFrames([np.concatenate([backgrounds, np.zeros_like(backgrounds[..., :1])], axis=-1)], device)
+    return DeviceFrames([backgrounds], device)
 
 
 def _fits(size: int, device: torch.device) -> bool:

@@ -40,15 +40,15 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def to_planes(images: Tensor) -> Tensor:
-    """Uint8 ``[B, S, S, 3]`` to float32 planes ``[B, 3, S, S]`` in 0..1."""
-    return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+    """Uint8 ``[B, S, S, 3 or more]`` to float32 planes ``[B, 3, S, S]`` of the first three channels, in 0..1."""
+    return images[..., :3].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
 
 
 def normalise(x: Tensor) -> Tensor:
-    """Clip planes to 0..1 and normalise them by the ImageNet statistics; channels-last. Works in place first."""
+    """Clip planes to 0..1 and normalise them by the ImageNet statistics, in place."""
     scale = _constant(tuple(1 / value for value in STD), x.device)
     shift = _constant(tuple(-mean / value for mean, value in zip(MEAN, STD, strict=True)), x.device)
-    return x.clamp_(0, 1).mul_(scale).add_(shift).contiguous(memory_format=torch.channels_last)
+    return x.clamp_(0, 1).mul_(scale).add_(shift)
 
 
 @lru_cache(maxsize=16)

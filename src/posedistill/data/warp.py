@@ -1,11 +1,10 @@
-"""Cutting a batch of crops out of stored frames: OpenCV on the CPU, one gather on an accelerator.
+"""Cutting crops out of stored frames: OpenCV on the CPU, one gather on an accelerator.
 
 Both know the same convention: pixel (0, 0) is the centre of the first pixel, crop pixel ``p`` shows source pixel
 ``A p``; outside of the frame the picture has the border colour and the id is 0.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -19,90 +18,105 @@ from posedistill.geometry.cameras import Array
 BORDER = (124, 116, 104)
 """Colour beyond the frame: the ImageNet mean, about 0 once normalised."""
 
+Image = NDArray[np.uint8]
+
 
 def inverse_maps(homography: Array) -> Array:
     """``[B, 2, 3]`` maps from crop to source pixels, of affine ``[B, 3, 3]`` homographies source to crop."""
     return np.linalg.inv(homography)[:, :2].astype(np.float64)
 
 
-def source_window(inverse: Array, size: int, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Rows and columns ``(top, bottom, left, right)`` of a frame that a crop of side ``size`` can touch."""
-    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ inverse.T
-    low = np.floor(corners.min(axis=0)).astype(int) - 1
-    high = np.ceil(corners.max(axis=0)).astype(int) + 2
-    left, right = np.clip([low[0], high[0]], 0, shape[1]).tolist()
-    top, bottom = np.clip([low[1], high[1]], 0, shape[0]).tolist()
-    return top, bottom, left, right
+def source_windows(inverse: Array, size: int, shapes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The part of each frame that a crop of side ``size`` can touch: ``[B, 4]`` top, bottom, left, right.
 
-
-def warp_one(frame: NDArray[np.uint8], inverse: Array, image: NDArray[np.uint8], ids: NDArray[np.uint8] | None) -> None:
-    """Warp ``frame`` ``[H, W, 3 or 4]`` into ``image`` ``[S, S, 3]``, its fourth channel into ``ids`` ``[S, S]``.
-
-    Colours are interpolated, ids are not. Only the part of the frame that the crop shows is read.
+    Args:
+        inverse: ``[B, 2, 3]``. shapes: ``[B, 2]`` height and width of the frames.
     """
-    size = len(image)
-    top, bottom, left, right = source_window(inverse, size, frame.shape)
-    if top >= bottom or left >= right:
-        image[:] = BORDER
-        if ids is not None:
-            ids[:] = 0
-        return
-    window = frame[top:bottom, left:right]
-    shift = inverse.copy()
-    shift[:, 2] -= (left, top)
-    colours = cv2.cvtColor(window, cv2.COLOR_RGBA2RGB) if window.shape[2] == 4 else np.ascontiguousarray(window)
-    flags = cv2.WARP_INVERSE_MAP
-    cv2.warpAffine(
-        colours,
-        shift,
-        (size, size),
-        dst=image,
-        flags=flags | cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=BORDER,
-    )
-    if ids is not None:
-        labels = cv2.extractChannel(window, 3)
-        cv2.warpAffine(
-            labels, shift, (size, size), dst=ids, flags=flags | cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT
-        )
+    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ inverse.swapaxes(1, 2)
+    low = np.floor(corners.min(axis=1)).astype(np.int64)[:, ::-1] - 1
+    high = np.ceil(corners.max(axis=1)).astype(np.int64)[:, ::-1] + 2
+    low, high = np.clip(low, 0, shapes), np.clip(high, 0, shapes)
+    return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
 
 
-def warp_on_cpu(
-    frames: Sequence[NDArray[np.uint8]], inverse: Array, size: int, pool: Executor | None, with_ids: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Crops of ``B`` frames ``[H, W, C]`` by OpenCV: images uint8 ``[B, S, S, 3]``, ids uint8 ``[B, S, S]`` or None.
+def cut(frames: Sequence[Image], inverse: Array, size: int) -> Image:
+    """Bilinear crops by OpenCV, ``[B, size, size, C]``, of frames ``[H, W, C]``; a fourth channel is meaningless."""
+    images = np.empty((len(frames), size, size, frames[0].shape[2] if len(frames) else 3), dtype=np.uint8)
+    for frame, window, shift, image in _windows(frames, inverse, images):
+        border = (*BORDER, 0)[: frame.shape[2]]
+        _warp(window, shift, image, cv2.INTER_LINEAR, border)
+    return images
 
-    ``pool`` spreads the crops over its threads (OpenCV lets go of the interpreter lock).
-    """
-    images = np.empty((len(frames), size, size, 3), dtype=np.uint8)
-    ids = np.empty((len(frames), size, size), dtype=np.uint8) if with_ids else None
-    jobs = (frames, inverse, images, ids if ids is not None else [None] * len(frames))
-    list(map(warp_one, *jobs) if pool is None else pool.map(warp_one, *jobs))
-    return torch.from_numpy(images), torch.from_numpy(ids) if ids is not None else None
+
+def cut_ids(frames: Sequence[Image], inverse: Array, size: int) -> Image:
+    """Crops of the fourth channel of frames ``[H, W, 4]`` by OpenCV, nearest pixel: ``[B, size, size]``."""
+    ids = np.empty((len(frames), size, size), dtype=np.uint8)
+    for _, window, shift, labels in _windows(frames, inverse, ids):
+        _warp(cv2.extractChannel(window, 3), shift, labels, cv2.INTER_NEAREST, (0,))
+    return ids
+
+
+def _windows(frames: Sequence[Image], inverse: Array, targets: Image) -> Iterable[tuple[Image, Image, Array, Image]]:
+    """Frame, the window of it that is needed, the map into that window, and where the crop goes."""
+    shapes = np.array([frame.shape[:2] for frame in frames]).reshape(-1, 2)
+    windows = source_windows(inverse, targets.shape[1], shapes)
+    # One pixel at least, so that a crop beside the frame needs no case of its own: it samples the border alone.
+    for axis in (0, 2):
+        windows[:, axis] = np.minimum(windows[:, axis], shapes[:, axis // 2] - 1)
+        windows[:, axis + 1] = np.maximum(windows[:, axis + 1], windows[:, axis] + 1)
+    shifts = inverse.copy()
+    shifts[:, :, 2] -= windows[:, [2, 0]]
+    for frame, (top, bottom, left, right), shift, target in zip(frames, windows.tolist(), shifts, targets, strict=True):
+        yield frame, frame[top:bottom, left:right], shift, target
+
+
+def _warp(source: Image, inverse: Array, target: Image, interpolation: int, border: tuple[int, ...]) -> None:
+    flags, size = cv2.WARP_INVERSE_MAP | interpolation, (target.shape[1], target.shape[0])
+    cv2.warpAffine(source, inverse, size, dst=target, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
 
 
 class DeviceFrames:
-    """Frames of any sizes, four bytes a pixel, in one flat int32 tensor, cut by a gather on their device."""
+    """Frames of any sizes, four bytes a pixel, in one flat int32 tensor on a device."""
 
-    def __init__(self, stacks: Sequence[NDArray[np.uint8]], device: torch.device) -> None:
-        """``stacks``: arrays ``[F, H, W, 4]``; frames are numbered through all stacks."""
-        self.pixels = torch.empty(sum(stack.size // 4 for stack in stacks), dtype=torch.int32, device=device)
-        layout, start = [], 0
-        for stack in stacks:
-            count, height, width = stack.shape[:3]
-            layout += [(start + index * height * width, height, width) for index in range(count)]
-            for index in range(count):
-                plane = torch.from_numpy(np.array(stack[index])).view(torch.int32).view(-1)
-                self.pixels[start : start + plane.numel()].copy_(plane)
-                start += plane.numel()
-        self.layout = torch.tensor(layout, dtype=torch.int64)
-        """CPU ``[F, 3]``: first pixel, height, width of each frame."""
+    def __init__(self, stacks: Sequence[Image], device: torch.device) -> None:
+        """``stacks``: arrays ``[F, H, W, 3 or 4]``; frames are numbered through all stacks."""
+        shapes = [stack.shape[1:3] for stack in stacks for _ in range(len(stack))]
+        ends = np.cumsum([height * width for height, width in shapes])
+        self.pixels = torch.empty(int(ends[-1]), dtype=torch.int32, device=device)
+        self.layout = torch.tensor([(end - h * w, h, w) for end, (h, w) in zip(ends.tolist(), shapes, strict=True)])
+        """CPU int64 ``[F, 3]``: first pixel, height, width of each frame."""
+        frames = (frame for stack in stacks for frame in stack)
+        for (start, height, width), frame in zip(self.layout.tolist(), frames, strict=True):
+            plane = np.zeros((height, width, 4), dtype=np.uint8)
+            plane[..., : frame.shape[2]] = frame
+            self.pixels[start : start + height * width].copy_(torch.from_numpy(plane.view(np.int32).reshape(-1)))
 
-    def warp(self, frames: Tensor, inverse: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Crops of the frames numbered ``frames`` (CPU int64 ``[B]``), see ``gather_crops``."""
-        device = self.pixels.device
-        return gather_crops(self.pixels, move(self.layout[frames], device), move(inverse, device), size)
+    def cut(self, numbers: NDArray[np.int64], inverse: Array, size: int) -> tuple[Tensor, Tensor]:
+        """Crops of the frames with these numbers ``[B]``, see ``gather_crops``."""
+        layout = self.layout[torch.from_numpy(numbers)]
+        return _gather(self.pixels, layout, inverse, size)
+
+
+def cut_on_device(frames: Sequence[Image], inverse: Array, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Crops of host frames ``[H, W, 4]`` on a device, see ``gather_crops``; only what they show is sent there."""
+    shapes = np.array([frame.shape[:2] for frame in frames])
+    windows = source_windows(inverse, size, shapes)
+    heights, widths = windows[:, 1] - windows[:, 0], windows[:, 3] - windows[:, 2]
+    ends = np.cumsum(heights * widths)
+    buffer = torch.empty(int(ends[-1]) + 1, dtype=torch.int32, pin_memory=device.type == "cuda")
+    pixels = buffer.numpy().view(np.uint8).reshape(-1, 4)
+    for frame, end, (top, bottom, left, right) in zip(frames, ends.tolist(), windows.tolist(), strict=True):
+        part = frame[top:bottom, left:right].reshape(-1, 4)
+        pixels[end - len(part) : end] = part
+    maps = inverse.copy()
+    maps[:, :, 2] -= windows[:, [2, 0]]
+    layout = torch.from_numpy(np.stack([ends - heights * widths, heights, widths], axis=1))
+    return _gather(buffer.to(device, non_blocking=True), layout, maps, size)
+
+
+def _gather(pixels: Tensor, layout: Tensor, inverse: Array, size: int) -> tuple[Tensor, Tensor]:
+    maps = torch.from_numpy(inverse.astype(np.float32))
+    return gather_crops(pixels, move(layout, pixels.device), move(maps, pixels.device), size)
 
 
 def gather_crops(pixels: Tensor, layout: Tensor, inverse: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -113,13 +127,13 @@ def gather_crops(pixels: Tensor, layout: Tensor, inverse: Tensor, size: int) -> 
         inverse: float ``[B, 2, 3]`` maps from crop to source pixels.
 
     Returns:
-        uint8 images ``[B, S, S, 3]`` and ids ``[B, S, S]``.
+        uint8 images ``[B, size, size, 4]`` (as ``cut``) and ids ``[B, size, size]``.
     """
     start, height, width = (column[:, None, None] for column in layout.unbind(1))
     steps = torch.arange(size, device=pixels.device, dtype=torch.float32)
     maps = inverse.to(torch.float32)[:, :, None, None, :]
     x, y = (maps[..., 0] * steps + maps[..., 1] * steps[:, None] + maps[..., 2]).unbind(1)
-    border = torch.tensor([*BORDER, 0], dtype=torch.uint8).view(torch.int32).item()
+    border = int(np.array([*BORDER, 0], dtype=np.uint8).view(np.int32)[0])
 
     def fetch(columns: Tensor, rows: Tensor) -> Tensor:
         inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
@@ -128,30 +142,9 @@ def gather_crops(pixels: Tensor, layout: Tensor, inverse: Tensor, size: int) -> 
 
     left, top = x.floor(), y.floor()
     right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
-    left_index, top_index = left.long(), top.long()
-    upper = torch.lerp(fetch(left_index, top_index).float(), fetch(left_index + 1, top_index).float(), right_share)
-    lower = torch.lerp(
-        fetch(left_index, top_index + 1).float(), fetch(left_index + 1, top_index + 1).float(), right_share
-    )
-    images = torch.lerp(upper, lower, bottom_share)[..., :3].add_(0.5).to(torch.uint8)
+    column, row = left.long(), top.long()
+    upper = torch.lerp(fetch(column, row).float(), fetch(column + 1, row).float(), right_share)
+    lower = torch.lerp(fetch(column, row + 1).float(), fetch(column + 1, row + 1).float(), right_share)
+    images = torch.lerp(upper, lower, bottom_share).add_(0.5).to(torch.uint8)
     ids = fetch((x + 0.5).floor().long(), (y + 0.5).floor().long())[..., 3]
     return images, ids
-
-
-def warp_windows(
-    frames: Sequence[NDArray[np.uint8]], inverse: Array, size: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Crops of host frames ``[H, W, 4]`` on a device: only the part that each crop shows is sent there."""
-    windows = [source_window(one, size, frame.shape) for frame, one in zip(frames, inverse, strict=True)]
-    heights, widths = ([max(w[i + 1] - w[i], 0) for w in windows] for i in (0, 2))
-    ends = np.cumsum(np.multiply(heights, widths))
-    buffer = torch.empty(max(int(ends[-1]), 1), dtype=torch.int32, pin_memory=device.type == "cuda")
-    pixels = buffer.numpy().view(np.uint8).reshape(-1, 4)
-    maps = inverse.copy()
-    for index, (frame, (top, bottom, left, right)) in enumerate(zip(frames, windows, strict=True)):
-        part = frame[top : max(top, bottom), left : max(left, right)]
-        pixels[ends[index] - part.size // 4 : ends[index]] = part.reshape(-1, 4)
-        maps[index, :, 2] -= (left, top)
-    layout = torch.tensor(np.stack([ends - np.multiply(heights, widths), heights, widths], axis=1))
-    sent = buffer.to(device, non_blocking=True)
-    return gather_crops(sent, move(layout, device), move(torch.from_numpy(maps.astype(np.float32)), device), size)
