@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 from posedistill.report.results import headline_metric, load_run
@@ -28,6 +29,7 @@ def test_damaged_files_lose_only_what_is_damaged(run_folder):
     records = json.loads((run_folder / "evaluation.json").read_text())
     records += [{"seed": 3}, "text", {"variant": "student", "seed": 9, "curves": {"add": {"x": [0.1]}}}]
     records[0]["scores"]["add_0.05d"] = float("nan")
+    records[0]["curves"]["add"]["y"][3] = None
     (run_folder / "evaluation.json").write_text(json.dumps(records))
     (run_folder / "bench.json").write_text('[{"variant": "teacher", "p50')
     (run_folder / "environment.json").write_bytes(b"\xff\xfe\x00")
@@ -37,6 +39,7 @@ def test_damaged_files_lose_only_what_is_damaged(run_folder):
     run = load_run(run_folder)
     notes = "\n".join(run.notes)
     assert len(run.evaluations) == 8 and "add_0.05d" not in run.evaluations[0].scores
+    assert len(run.evaluations[0].curves["add"][0]) == 60
     assert notes.count("a record was left out") == 3
     assert "bench.json cannot be read" in notes and "environment.json cannot be read" in notes
     assert "student_best_00.jpg is missing" in notes and len(run.overlays) == 7
@@ -62,3 +65,11 @@ def test_the_headline_metric_is_the_usual_one_or_any(run_folder):
     run = load_run(run_folder)
     assert headline_metric(run.evaluations) == "add_0.1d"
     assert headline_metric([]) is None
+
+
+def test_with_detector_boxes_the_average_recall_leads(run_folder):
+    group = [
+        dataclasses.replace(item, scores={"add_0.1d": 0.5, "AR": 0.4}) for item in load_run(run_folder).evaluations
+    ]
+    assert headline_metric(group) == "add_0.1d"
+    assert headline_metric([dataclasses.replace(item, boxes="detector") for item in group]) == "AR"

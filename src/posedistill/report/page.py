@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from posedistill import __version__
 from posedistill.report import gallery, plots, tables
@@ -89,12 +90,8 @@ def _tiles(run: RunResults, group: Sequence[Evaluation]) -> str:
         size = f", {sizes[0]:.3g} MB" if sizes else ""
         tiles.append(f'<div><b style="color:var(--{name})">{tables.percent(mean)} %</b><span>{name}{size}</span></div>')
     note = f'<p class="note">{escape(metric_label(metric))}'
-    where = ", ".join(part for part in (group[0].dataset, _boxes(group[0].boxes)) if part)
+    where = tables.describe_group(group)
     return f'<div class="tiles">{"".join(tiles)}</div>\n{note}{escape(" on " + where if where else "")}</p>\n'
-
-
-def _boxes(boxes: str) -> str:
-    return tables.BOXES.get(boxes, boxes)
 
 
 def _table(table: tables.Table | None) -> str:
@@ -149,8 +146,9 @@ def _cost_figures(run: RunResults, group: Sequence[Evaluation]) -> str:
 
 
 def _objects(group: Sequence[Evaluation]) -> str:
-    metric = headline_metric(list(group))
-    return _table(tables.per_object_table(group, metric)) if metric else ""
+    wanted = dict.fromkeys([headline_metric(list(group)), "add_0.1d"])
+    measured = {metric for item in group for metric in item.scores}
+    return "\n".join(_table(tables.per_object_table(group, metric)) for metric in wanted if metric in measured)
 
 
 def _bench(run: RunResults) -> str:
@@ -178,12 +176,44 @@ def _cases(run: RunResults) -> str:
 
 
 def _provenance(run: RunResults) -> str:
-    parts = []
-    if run.environment:
-        parts.append(f'<div class="card">{_definitions(run.environment)}</div>')
+    facts = _recipe_facts(run) | run.environment
+    parts = [f'<div class="card">{_definitions(facts)}</div>'] if facts else []
     if run.recipe:
         parts.append(f"<details><summary>Resolved recipe</summary>\n<pre>{escape(run.recipe)}</pre></details>")
     return "\n".join(parts)
+
+
+def _recipe_facts(run: RunResults) -> dict[str, Any]:
+    """What a reader asks first of a recipe: how to run it again, with which seeds, on which splits."""
+    try:
+        recipe = yaml.safe_load(run.recipe)
+        data = recipe.get("data") or {}
+        facts = {
+            "command": f"posedistill run {run.folder / 'recipe.yaml'}",
+            "expected": recipe.get("expected"),
+            "seed": recipe.get("seed"),
+            "seeds": recipe.get("seeds"),
+            "objects": data.get("objects"),
+            "training data": [_source(source) for source in data.get("train") or []],
+            "validation": f"{data['validation']:.3g} of the training frames" if data.get("validation") else None,
+            "test data": _source((data.get("test") or {}).get("source")),
+            "distillation": [_source(spec) for spec in recipe.get("distill") or []],
+        }
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError):
+        return {}  # shown as it is, below
+    return {key: value for key, value in facts.items() if value not in (None, "", [])}
+
+
+def _source(section: Any) -> str:
+    """One section of a recipe in a line, without its longer settings.
+
+    >>> _source({"models": "code", "count": 600, "settings": {"width": 320}})
+    'models code, count 600'
+    """
+    if not isinstance(section, Mapping):
+        return "" if section is None else str(section)
+    plain = {key: value for key, value in section.items() if value is not None and not isinstance(value, Mapping)}
+    return ", ".join(f"{key} {value}" for key, value in plain.items())
 
 
 def _definitions(mapping: Mapping[str, Any]) -> str:
@@ -197,7 +227,7 @@ def _value(value: object) -> str:
     if isinstance(value, Mapping):
         return escape(", ".join(f"{key} {_text(item)}" for key, item in value.items()))
     if isinstance(value, list):
-        return escape(", ".join(_text(item) for item in value))
+        return escape("; ".join(_text(item) for item in value))
     return escape(_text(value))
 
 

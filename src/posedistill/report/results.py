@@ -10,8 +10,9 @@ from typing import Any
 VARIANTS = ("teacher", "student", "distilled", "exported")
 """The order in which a report names the models; a variant of another name comes after them."""
 
-HEADLINE_METRICS = ("add_0.1d", "AR", "AR_MSSD", "proj_5px")
-"""The metric a report leads with is the first of these that was measured."""
+HEADLINE_METRICS = ("add_0.1d", "AR", "proj_5px", "cmdeg_5_5")
+"""The metric a report leads with is the first of these that was measured; with detector boxes ``AR`` comes first,
+for there the score is a whole benchmark's and not one threshold's."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,11 @@ def metric_label(metric: str) -> str:
     return {"add_auc": "ADD(-S) AUC"}.get(metric, metric.replace("AR_", "AR ") if metric.startswith("AR_") else metric)
 
 
-def headline_metric(evaluations: list[Evaluation]) -> str | None:
-    """The first of ``HEADLINE_METRICS`` that any evaluation has, else whichever comes first, else None."""
-    measured = [metric for evaluation in evaluations for metric in evaluation.scores]
-    return next((metric for metric in HEADLINE_METRICS if metric in measured), measured[0] if measured else None)
+def headline_metric(group: list[Evaluation]) -> str | None:
+    """The metric to lead with: by ``HEADLINE_METRICS``, else whichever was measured first, else None."""
+    measured = [metric for item in group for metric in item.scores]
+    order = ("AR", *HEADLINE_METRICS) if group and group[0].boxes == "detector" else HEADLINE_METRICS
+    return next((metric for metric in order if metric in measured), measured[0] if measured else None)
 
 
 def _json(run: RunResults, path: Path, shows: str) -> Any:
@@ -166,12 +168,15 @@ def _numbers(mapping: Mapping[str, Any] | None) -> dict[str, float]:
     return {key: value for key, value in pairs.items() if value is not None}
 
 
+def _points(xs: list[Any], ys: list[Any]) -> tuple[list[float], list[float]]:
+    """The points of a curve whose both coordinates are numbers."""
+    pairs = [(_number(x), _number(y)) for x, y in zip(xs, ys, strict=True)]
+    points = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return [x for x, _ in points], [y for _, y in points]
+
+
 def _evaluation(item: dict[str, Any]) -> Evaluation:
-    curves = {
-        str(name): ([float(x) for x in curve["x"]], [float(y) for y in curve["y"]])
-        for name, curve in (item.get("curves") or {}).items()
-        if len(curve["x"]) == len(curve["y"]) > 0
-    }
+    curves = {str(name): _points(curve["x"], curve["y"]) for name, curve in (item.get("curves") or {}).items()}
     outcomes = item.get("outcomes") or {}
     if isinstance(outcomes, list):  # without a name, the outcomes are those of the usual threshold
         outcomes = {"add_0.1d": outcomes}
@@ -182,7 +187,7 @@ def _evaluation(item: dict[str, Any]) -> Evaluation:
         dataset=str(item.get("dataset") or ""),
         scores=_numbers(item.get("scores")),
         per_object={str(key): _numbers(value) for key, value in (item.get("per_object") or {}).items()},
-        curves=curves,
+        curves={name: curve for name, curve in curves.items() if curve[0]},
         outcomes={str(key): [float(value) for value in values] for key, values in outcomes.items()},
         parameters=_number(item.get("parameters")),
         megabytes=_number(item.get("megabytes")),

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from posedistill.report.results import Evaluation, RunResults, headline_metric, load_run, metric_label, variant_rank
+from posedistill.report.results import (
+    HEADLINE_METRICS,
+    Evaluation,
+    RunResults,
+    headline_metric,
+    load_run,
+    metric_label,
+    variant_rank,
+)
 from posedistill.report.statistics import Difference, paired_difference, summarise
 
 if TYPE_CHECKING:
@@ -64,7 +72,7 @@ class Table:
         for index, column in enumerate(self.columns):
             table.add_column(escape(column), justify="right" if index else "left", no_wrap=not index)
         for row in self.rows:
-            table.add_row(*(escape(str(cell)) for cell in row))
+            table.add_row(*(escape(f"{cell.text}\n{cell.detail}".strip()) for cell in row))
         return table
 
 
@@ -87,7 +95,7 @@ def compare(group: Sequence[Evaluation], metric: str, first: str, second: str) -
 
 def result_tables(run: RunResults) -> list[Table]:
     """One table for each data set and source of boxes: a row a variant, mean ± std over seeds, and the costs."""
-    return [_result_table(group, *key) for key, group in run.groups().items()]
+    return [_result_table(group, _metrics(group)) for group in run.groups().values()]
 
 
 def per_object_table(group: Sequence[Evaluation], metric: str) -> Table | None:
@@ -113,12 +121,12 @@ def bench_table(bench: Sequence[Mapping[str, Any]]) -> Table | None:
         "p99_ms": "p99, ms",
         "images_per_second": "images/s",
         "first_inference_ms": "first, ms",
-        "peak_memory_mb": "peak memory, MB",
-        "megabytes": "file, MB",
+        "peak_memory_mb": "peak memory, MiB",
+        "megabytes": "file, MiB",
     }
     rows = []
     for item in bench:
-        threads = f"{item['threads']} threads" if item.get("threads") else ""
+        threads = {None: "", 0: "all threads", 1: "1 thread"}.get(item.get("threads"), f"{item.get('threads')} threads")
         where = ", ".join(str(part) for part in (item.get("runtime"), item.get("device"), threads) if part)
         rows.append([Cell(str(item["variant"]), where), *(Cell(_plain(item.get(key))) for key in numbers)])
     return Table("", ["model", *numbers.values()], rows)
@@ -165,6 +173,12 @@ def result_table(run_dir: "str | Path") -> "RichTable":
 def result_markdown(run_dir: "str | Path") -> str:
     """The main result of a run folder as a markdown table."""
     return _main_table(run_dir).to_markdown()
+
+
+def describe_group(group: Sequence[Evaluation]) -> str:
+    """On what the evaluations of a group were made: data set and source of boxes."""
+    boxes = BOXES.get(group[0].boxes, group[0].boxes)
+    return ", ".join(part for part in (group[0].dataset, boxes) if part)
 
 
 def percent(value: float) -> str:
@@ -230,11 +244,17 @@ def _main_table(run_dir: "str | Path") -> Table:
     group = run.main_group()
     if not group:
         return Table(run.folder.name, ["model"], [], run.notes)
-    return _result_table(group, group[0].dataset, group[0].boxes)
+    few = [metric for metric in _metrics(group) if metric in HEADLINE_METRICS]
+    return _result_table(group, few or _metrics(group)[:4])
 
 
-def _result_table(group: list[Evaluation], dataset: str, boxes: str) -> Table:
-    metrics = list(dict.fromkeys(metric for item in group for metric in item.scores))
+def _metrics(group: list[Evaluation]) -> list[str]:
+    """Every measured metric, the headline's first."""
+    measured = [metric for item in group for metric in item.scores]
+    return [metric for metric in dict.fromkeys([headline_metric(group), *measured]) if metric is not None]
+
+
+def _result_table(group: list[Evaluation], metrics: list[str]) -> Table:
     costs: dict[str, Callable[[Evaluation], float | None]] = {
         "parameters, M": lambda item: None if item.parameters is None else item.parameters / 1e6,
         "size, MB": lambda item: item.megabytes,
@@ -252,8 +272,9 @@ def _result_table(group: list[Evaluation], dataset: str, boxes: str) -> Table:
     if any(differences):
         cells = [describe_difference(difference) if difference else Cell("–") for difference in differences]
         rows.append([Cell("distilled − student"), *cells, *(Cell("") for _ in costs)])
-    title = ", ".join(part for part in (dataset, BOXES.get(boxes, boxes)) if part)
-    return Table(title, ["model", *map(metric_label, metrics), *costs], rows, _result_notes(group, metrics))
+    return Table(
+        describe_group(group), ["model", *map(metric_label, metrics), *costs], rows, _result_notes(group, metrics)
+    )
 
 
 def _result_notes(group: list[Evaluation], metrics: list[str]) -> list[str]:
@@ -262,10 +283,15 @@ def _result_notes(group: list[Evaluation], metrics: list[str]) -> list[str]:
     if max(counts.values()) > 1:
         seeds = ", ".join(f"{name} {count}" for name, count in counts.items())
         notes = [f"Scores in %, mean ± standard deviation over seeds ({seeds})."]
-    differences = [difference for metric in metrics if (difference := compare(group, metric, "student", "distilled"))]
-    if differences:
-        basis = " or ".join(dict.fromkeys(difference.basis for difference in differences))
-        notes.append(f"Differences in points, with 95 % intervals of a paired bootstrap over {basis}.")
+    bases: dict[str, list[str]] = {}
+    for metric in metrics:
+        if difference := compare(group, metric, "student", "distilled"):
+            bases.setdefault(difference.basis, []).append(metric_label(metric))
+    if bases:
+        over = "; ".join(f"{basis} ({', '.join(labels)})" for basis, labels in bases.items())
+        notes.append(f"Differences in points, 95 % intervals of a paired bootstrap over {over}.")
+        if {"2 seeds", "3 seeds", "4 seeds"} & bases.keys():
+            notes[-1] += " Over so few seeds alone an interval is too narrow."
     return notes
 
 
