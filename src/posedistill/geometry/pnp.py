@@ -47,7 +47,8 @@ def solve_pnp(
         points2d: ``[N, 2]`` pixels. points3d: ``[N, 3]``; the same point may occur many times.
         K: ``[3, 3]`` upper-triangular intrinsics, skew allowed.
         weights: ``[N]`` how much each match counts in refinement and score, 0 = ignored; default all 1.
-        threshold: pixels, reprojection error that makes an outlier.
+        threshold: pixels, reprojection error that makes an outlier; where the two focal lengths differ, pixels of a
+            camera with their geometric mean.
         seed: of the RANSAC.
 
     Returns:
