@@ -158,10 +158,11 @@ def _draw_markers(board: Image, rng: np.random.Generator) -> None:
 
 def clutter(width: int, height: int, rng: np.random.Generator) -> Image:
     """A picture made in code: a gradient, smooth noise, and random boxes, discs, polygons, lines and letters."""
-    ramp = np.linspace(0, 1, width, dtype=np.float32)[None, :, None] * rng.uniform(-80, 80, 3)
-    fall = np.linspace(0, 1, height, dtype=np.float32)[:, None, None] * rng.uniform(-80, 80, 3)
-    base = rng.uniform(40, 215, 3) + ramp + fall + _speckle(width, height, int(rng.integers(8, 120)), 22.0, rng)
-    picture = np.ascontiguousarray(np.clip(base, 0, 255).astype(np.uint8))
+    columns, rows = width // 4 + 1, height // 4 + 1
+    ramp = np.linspace(0, 1, columns)[None, :, None] * rng.uniform(-80, 80, 3)
+    fall = np.linspace(0, 1, rows)[:, None, None] * rng.uniform(-80, 80, 3)
+    base = rng.uniform(40, 215, 3) + ramp + fall + _speckle(columns, rows, int(rng.integers(2, 30)), 22.0, rng)
+    picture = cv2.resize(np.clip(base, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
     scale = np.array([width, height])
     for _ in range(int(rng.integers(4, 40))):
         color = tuple(float(value) for value in rng.uniform(0, 255, 3))

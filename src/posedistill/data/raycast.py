@@ -16,7 +16,6 @@ from posedistill.geometry.meshes import Mesh
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
-AO_RAYS = 96
 GAMMA = 2.2
 
 
@@ -64,8 +63,8 @@ class Model:
     texels: float = 1.0
 
 
-def build_model(mesh: Mesh, obj_id: int | None, ambient_occlusion: bool = True) -> Model:
-    """Build the Embree scene, the convex hull and the ambient occlusion of a mesh."""
+def build_model(mesh: Mesh, obj_id: int | None, ambient_rays: int = 96) -> Model:
+    """Build the Embree scene, the convex hull and (with ``ambient_rays`` a vertex; 0 for none) the ambient occlusion."""
     vertices, normals = mesh.vertices, mesh.normals
     caster = Caster(vertices, mesh.faces)
     try:
@@ -74,7 +73,9 @@ def build_model(mesh: Mesh, obj_id: int | None, ambient_occlusion: bool = True) 
         hull = np.unique(vertices, axis=0)
     center = (hull.min(axis=0) + hull.max(axis=0)) / 2
     body = Body(obj_id, hull, center, float(np.linalg.norm(hull - center, axis=1).max()))
-    open_sky = bake_ambient(caster, vertices, normals, body.radius) if ambient_occlusion else np.ones(len(vertices))
+    open_sky = np.ones(len(vertices))
+    if ambient_rays:
+        open_sky = bake_ambient(caster, vertices, normals, body.radius, ambient_rays)
     colors = np.full((len(vertices), 3), 128.0) if mesh.colors is None else mesh.colors
     uv = np.zeros((len(vertices), 2)) if mesh.uv is None else mesh.uv
     attributes = np.column_stack([normals, (colors / 255.0) ** GAMMA, open_sky, uv]).astype(np.float32)
@@ -104,13 +105,13 @@ def _texel_density(mesh: Mesh) -> float:
     return float(np.sqrt(max(texels, 1.0) / max(area, 1e-9)))
 
 
-def bake_ambient(caster: Caster, vertices: Array, normals: Array, radius: float) -> Array:
+def bake_ambient(caster: Caster, vertices: Array, normals: Array, radius: float, rays: int) -> Array:
     """Cosine-weighted share of the sky that each vertex sees past its own mesh, ``[V]`` in 0..1.
 
     Of the two sides of the surface the more open one counts, so that meshes with turned faces are not black.
     """
-    step = np.arange(AO_RAYS) + 0.5
-    z, angle = 1 - 2 * step / AO_RAYS, np.pi * (1 + 5**0.5) * step  # a Fibonacci sphere
+    step = np.arange(rays) + 0.5
+    z, angle = 1 - 2 * step / rays, np.pi * (1 + 5**0.5) * step  # a Fibonacci sphere
     directions = np.column_stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z])
     lift = (normals * 1e-3 * radius).astype(np.float32)
     outside, inside = vertices.astype(np.float32) + lift, vertices.astype(np.float32) - lift
@@ -121,7 +122,7 @@ def bake_ambient(caster: Caster, vertices: Array, normals: Array, radius: float)
         free = ~caster.blocked(np.where(front[:, None], outside, inside), direction)
         seen += np.stack([np.where(front & free, cosine, 0), np.where(~front & free, -cosine, 0)])
     # Over a sphere of evenly spread directions the cosines of one side add up to a quarter of their number.
-    return np.minimum(seen.max(axis=0) / (AO_RAYS / 4), 1.0)
+    return np.minimum(seen.max(axis=0) / (rays / 4), 1.0)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class RenderSettings(BaseModel):
     backgrounds: Path | None = Field(None, description="folder of photographs; procedural pictures where None")
     lights: tuple[int, int] = Field((1, 3), description="directional lights beside the ambient one")
     shadows: bool = Field(True, description="cast by the main light")
-    ambient_occlusion: bool = Field(True, description="baked into the vertices, 48 rays each")
+    ambient_occlusion: bool = Field(True, description="baked into the vertices")
     material_jitter: float = Field(0.5, ge=0, le=1, description="strength of random colour and gloss of the objects")
     camera_jitter: float = Field(0.5, ge=0, le=1, description="strength of random exposure, white balance, contrast")
     blur: Range = Field((0.3, 1.0), description="sigma of the lens, pixels")

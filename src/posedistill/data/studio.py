@@ -16,7 +16,8 @@ from posedistill.data.shapes import distractors
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh
 
-DISTRACTOR_POOL = 48
+DISTRACTOR_POOL = 40
+OBJECT_AMBIENT_RAYS, DISTRACTOR_AMBIENT_RAYS = 96, 24
 TEXTURE_SIZE = 512
 
 
@@ -43,8 +44,11 @@ class Studio:
     def __init__(self, meshes: Mapping[int, Mesh], settings: RenderSettings, seed: int) -> None:
         self.settings, self.seed = settings, seed
         things = distractors(DISTRACTOR_POOL, seed) if settings.distractors[1] else []
-        named: list[tuple[int | None, Mesh]] = [*sorted(meshes.items()), *((None, mesh) for mesh in things)]
-        self.models = [build_model(mesh, obj_id, settings.ambient_occlusion) for obj_id, mesh in named]
+        objects_ao, things_ao = (
+            settings.ambient_occlusion * rays for rays in (OBJECT_AMBIENT_RAYS, DISTRACTOR_AMBIENT_RAYS)
+        )
+        self.models = [build_model(mesh, obj_id, objects_ao) for obj_id, mesh in sorted(meshes.items())]
+        self.models += [build_model(mesh, None, things_ao) for mesh in things]
         self.bodies = [model.body for model in self.models]
         self.backgrounds = Backgrounds(settings.backgrounds)
         self.K = settings.intrinsics()
