@@ -1,0 +1,148 @@
+"""What every distillation loss has in common: its entry in a recipe, the views it needs, and how it is built."""
+
+import importlib
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from torch import Tensor, nn
+
+from posedistill.data.batch import Batch
+from posedistill.distill.trust import TrustSettings
+from posedistill.errors import RecipeError, describe
+from posedistill.estimators.base import Prediction, Votes
+
+DISTILLERS = {
+    "align": "posedistill.distill.align:Align",
+    "match": "posedistill.distill.match:Match",
+}
+"""The losses a recipe can name in one word; any other is named ``package.module:Name``."""
+
+
+class DistillSpec(BaseModel):
+    """One distillation loss of a recipe.
+
+    >>> DistillSpec(name="align", weight=2.0, trust="error", options={"blur": 0.02}).trust.by
+    'error'
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """``align``, ``match``, or ``package.module:Name`` for a Distiller of your own."""
+    weight: float = Field(default=1.0, ge=0)
+    trust: TrustSettings = TrustSettings()
+    """How much each of the teacher's images or votes counts; a word stands for ``{by: word}``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The loss's own settings."""
+
+    @field_validator("trust", mode="before")
+    @classmethod
+    def _word(cls, trust: Any) -> Any:
+        return {"by": trust} if isinstance(trust, str) else trust
+
+
+class Distiller(nn.Module):
+    """A loss between a student's and a teacher's Prediction on the same batch.
+
+    A subclass names its ``Settings``, the views it ``needs``, and computes an unweighted scalar in ``forward``. Whoever
+    trains multiplies it by ``weight``. No gradient reaches the teacher.
+    """
+
+    Settings: ClassVar[type[BaseModel]]
+    needs: frozenset[str] = frozenset()
+    """The views that both predictions must offer."""
+
+    def __init__(self, spec: DistillSpec, settings: Any) -> None:
+        super().__init__()
+        self.name = spec.name
+        self.weight = spec.weight
+        self.trust = spec.trust
+        self.settings = settings
+
+    def forward(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
+        """The loss, a scalar: a mean over its own count, so that its weight holds for any batch size."""
+        raise NotImplementedError
+
+
+def build_distiller(spec: DistillSpec, offers_student: frozenset[str], offers_teacher: frozenset[str]) -> Distiller:
+    """Build the loss a recipe names, for a student and a teacher that offer these views.
+
+    Raises:
+        RecipeError: the name leads to no Distiller, an option is unknown or bad, or a needed view is not on offer.
+    """
+    kind = _find(spec.name)
+    distiller = kind(spec, _settings(spec, kind))
+    for side, offers in (("student", offers_student), ("teacher", offers_teacher)):
+        if missing := distiller.needs - offers:
+            found = f"a {side} that offers {_listed(offers)}"
+            expected = f"views {_listed(distiller.needs)} ({_listed(missing)} missing)"
+            raise RecipeError(describe("recipe", f"distill.{spec.name}", found, expected))
+    return distiller
+
+
+def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[Votes, Votes]:
+    """The votes of both sides, the teacher's detached.
+
+    Raises:
+        RecipeError: a side has no votes, or they are votes of different things.
+    """
+    if student.votes is None or teacher.votes is None:
+        side = "student" if student.votes is None else "teacher"
+        raise RecipeError(describe("recipe", f"distill.{name}", f"a {side} prediction without votes", "votes"))
+    ours, theirs = student.votes.values, teacher.votes.values.detach()
+    if ours.shape[0] != theirs.shape[0] or ours.shape[2:] != theirs.shape[2:]:
+        found = f"student votes {list(ours.shape)}, teacher votes {list(theirs.shape)}"
+        expected = "equal counts of images, keypoints and dimensions ([B, N, K, D])"
+        raise RecipeError(describe("recipe", f"distill.{name}", found, expected))
+    votes = teacher.votes
+    return student.votes, Votes(theirs, votes.weights.detach(), votes.mask, votes.cells)
+
+
+def object_sizes(batch: Batch) -> Tensor:
+    """``[B]`` projected diameters of the objects, in crop sides."""
+    focal = (batch.K[:, 0, 0] + batch.K[:, 1, 1]).abs() / 2
+    pixels = focal * batch.diameters / batch.t[:, 2].clamp(min=1e-6)
+    return (pixels / batch.images.shape[-1]).clamp(min=1e-3)
+
+
+def mean_over(values: Tensor, counted: Tensor) -> Tensor:
+    """Mean of ``values [B]`` where ``counted [B]`` is True; 0, still differentiable, where nothing is counted.
+
+    >>> import torch
+    >>> mean_over(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False]))
+    tensor(2.)
+    """
+    return values.where(counted, 0).sum() / counted.sum().clamp(min=1)
+
+
+def _find(name: str) -> type[Distiller]:
+    target = DISTILLERS.get(name, name)
+    module, colon, attribute = target.partition(":")
+    if not colon:
+        expected = f"one of {_listed(DISTILLERS)}, or package.module:Name"
+        raise RecipeError(describe("recipe", "distill.name", name, expected))
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(describe("recipe", "distill.name", f"{name} ({error})", "a Distiller to import")) from None
+    if not (isinstance(kind, type) and issubclass(kind, Distiller)):
+        raise RecipeError(describe("recipe", "distill.name", f"{name}, {kind!r}", "a subclass of Distiller"))
+    return kind
+
+
+def _settings(spec: DistillSpec, kind: type[Distiller]) -> BaseModel:
+    try:
+        return kind.Settings.model_validate(spec.options)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            key = ".".join(["distill", spec.name, *map(str, fault["loc"])])
+            expected = fault["msg"]
+            if fault["type"] == "extra_forbidden":
+                expected = f"one of {_listed(kind.Settings.model_fields)}"
+            faults.append(describe("recipe", key, repr(fault["input"]), expected))
+        raise RecipeError("\n".join(faults)) from None
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names)) or "nothing"
