@@ -192,13 +192,13 @@ def _request(metadata: ModelMetadata, batch: int, image: str | None, box: list[f
     )
 
 
-def synthetic_outputs(predictor: Predictor, request: Request, noise: float = 1.0, outliers: float = 0.4) -> Outputs:
+def synthetic_outputs(predictor: Predictor, request: Request, noise: float = 0.004, outliers: float = 0.4) -> Outputs:
     """Network outputs for a pose seen in the middle of each crop: logits ``[B, N]`` and votes ``[B, N, 8, 2]``.
 
     Args:
         predictor: tells the cells and the object.
         request: tells the crop cameras.
-        noise: standard deviation of a vote, crop pixels. outliers: share of votes that are anywhere.
+        noise: standard deviation of a vote, crop sides. outliers: share of votes that are anywhere.
     """
     rng = np.random.default_rng(0)
     K = predictor.prepare(*request).cameras.K
@@ -208,7 +208,7 @@ def synthetic_outputs(predictor: Predictor, request: Request, noise: float = 1.0
     distance = K[0, 0, 0] * float(predictor.metadata.objects.diameters[0]) / (0.6 * size)
     t = distance * np.linalg.solve(K[0], middle) - corners.mean(axis=0)
     pixels: Array = project(corners, np.eye(3), t, K[0])
-    votes = pixels + rng.normal(scale=noise, size=(len(K), len(cells), len(corners), 2))
+    votes = pixels + rng.normal(scale=noise * size, size=(len(K), len(cells), len(corners), 2))
     wild = rng.random((len(K), len(cells), len(corners))) < outliers
     votes[wild] = rng.uniform(0, size, (int(wild.sum()), 2))
     near = np.linalg.norm(cells.centers - size / 2, axis=1) < 0.3 * size

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,6 +59,9 @@ def export_onnx(network: nn.Module, path: str | Path, metadata: ModelMetadata) -
         network: images ``[B, 3, S, S]`` and classes ``[B]`` -> logits ``[B, N]`` and votes ``[B, N, 8, 2]``. Left
             as it is: a float32 copy on the CPU is exported.
         path: where to write. metadata: what to put inside; ``parameters`` is filled in here.
+
+    Raises:
+        CheckpointError: the file cannot be written; an older one of that name is left as it was.
     """
     path = Path(path)
     network = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
@@ -76,7 +80,9 @@ def _trace(network: nn.Module, size: int) -> Any:
     # Two rows: a batch of one would be burnt into the graph as a constant.
     example = (torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.int64))
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # About both inputs sharing one batch axis, which is meant.
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network,
             example,
@@ -104,9 +110,10 @@ def _write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
-    except BaseException:
+    except OSError as error:
+        raise CheckpointError(describe(path, "export", error.strerror, f"room for {len(data)} bytes")) from error
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
 
 
 def torch_run(network: nn.Module, device: torch.device | str = "cpu") -> Run:

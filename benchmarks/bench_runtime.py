@@ -1,0 +1,84 @@
+"""Exported tiny-H with PnP: onnxruntime against PyTorch eager, the same crops and decoder in one process.
+
+    python benchmarks/bench_runtime.py [--threads 2] [--crop 256] [--rounds 60]
+
+Aim: 60 images/s or more on 2 cores with the full head at 256 px, image to pose.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from posedistill.deploy.bench import device_name, synthetic_outputs
+from posedistill.deploy.export import export_onnx, noise_request, torch_run
+from posedistill.estimators import build_estimator
+from posedistill.geometry.objects import ObjectTable, box_corners
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.predictor import Outputs, Predictor, Request
+
+
+def stages(predictor: Predictor, request: Request, votes: Outputs) -> tuple[float, float, float]:
+    """Seconds for cutting the crop, the network, and the pose (decoded from votes that hold one)."""
+    start = time.perf_counter()
+    prepared = predictor.prepare(*request)
+    cut = time.perf_counter()
+    predictor.run_network(prepared.crops, prepared.classes)
+    ran = time.perf_counter()
+    (pose,) = predictor.decode_outputs(votes, prepared)
+    assert pose is not None
+    return cut - start, ran - cut, time.perf_counter() - ran
+
+
+def compare(head: str, crop: int, threads: int, rounds: int) -> None:
+    corners = box_corners(np.array([-33.5, -63.9, -58.7]), np.array([33.5, 63.9, 58.7]))
+    objects = ObjectTable((6,), corners[None], np.array([154.5]), (np.eye(4)[None],))
+    estimator = build_estimator("wdrnet", objects, {"backbone": "darknet_tiny_h", "head": head}, crop).eval()
+    metadata = ModelMetadata(estimator.decoder, objects, crop, estimator.network.cells.strides)
+    with tempfile.TemporaryDirectory() as folder:
+        path = export_onnx(estimator.network, Path(folder) / "model.onnx", metadata)
+        megabytes = path.stat().st_size / 2**20
+        exported = Predictor.from_onnx(path, threads=threads)
+    sides = {"onnxruntime": exported, "torch eager": Predictor(torch_run(estimator.network), metadata)}
+    request = noise_request(metadata)
+    votes = synthetic_outputs(exported, request)
+    times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
+    for number in range(rounds + 5):
+        for name, predictor in sides.items():  # in turn, so that a busy moment hits both
+            spent = stages(predictor, request, votes)
+            if number >= 5:
+                times[name].append(spent)
+    parameters = sum(weight.numel() for weight in estimator.network.parameters())
+    print(f"\ntiny-H, {head} head, {crop} px: {parameters / 1e6:.2f} M parameters, {megabytes:.1f} MiB")
+    medians = {}
+    for name, spent in times.items():
+        cut, net, pose = 1e3 * np.median(spent, axis=0)
+        total = 1e3 * np.sum(spent, axis=1)
+        medians[name] = float(np.median(total))
+        print(
+            f"  {name:<12} {medians[name]:6.2f} ms p50, {np.percentile(total, 90):6.2f} p90, {total.min():6.2f} best "
+            f"= crop {cut:.2f} + network {net:.2f} + pose {pose:.2f}; {1e3 / medians[name]:.1f} images/s"
+        )
+    print(f"  torch eager / onnxruntime = {medians['torch eager'] / medians['onnxruntime']:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=60)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(
+        f"{device_name()}; {options.threads} thread(s); onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
+    )
+    for head in ("full", "slim"):
+        compare(head, options.crop, options.threads, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

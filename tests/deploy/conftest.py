@@ -1,0 +1,57 @@
+"""A small WDRNet with random weights, and its exported file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from posedistill.deploy.export import export_onnx
+from posedistill.estimators import build_estimator
+from posedistill.estimators.base import Estimator
+from posedistill.geometry.cameras import Camera
+from posedistill.geometry.objects import ObjectTable, box_corners
+from posedistill.runtime.metadata import ModelMetadata
+
+CROP = 64
+K = np.array([[572.4, 0.0, 325.3], [0.0, 573.6, 242.0], [0.0, 0.0, 1.0]])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def estimator() -> Estimator:
+    torch.manual_seed(0)
+    corners = np.stack([box_corners(np.full(3, -size), np.full(3, size)) for size in (30.0, 45.0)])
+    objects = ObjectTable((6, 9), corners, np.array([104.0, 156.0]), (np.eye(4)[None],) * 2)
+    settings = {"backbone": "darknet_tiny_h", "head": "slim", "strides": (8, 16, 32)}
+    estimator = build_estimator("wdrnet", objects, settings, CROP)
+    norms = [layer for layer in estimator.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    for layer in norms:  # statistics that folding must not lose
+        layer.running_mean.uniform_(-0.2, 0.2)
+        layer.running_var.uniform_(0.5, 2.0)
+        layer.weight.data.uniform_(0.5, 1.5)
+    for predictor in estimator.network.head.modules():  # scores and votes that differ from cell to cell
+        if isinstance(predictor, torch.nn.Conv2d) and predictor.weight.std() < 0.02:
+            predictor.weight.data.mul_(5)
+    return estimator
+
+
+@pytest.fixture(scope="session")
+def metadata(estimator: Estimator) -> ModelMetadata:
+    return ModelMetadata(
+        decoder=estimator.decoder, objects=estimator.objects, crop_size=CROP, strides=estimator.network.cells.strides,
+        camera=Camera(K, 640, 480), names=("cat", "duck"), training="random weights",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def exported(estimator: Estimator, metadata: ModelMetadata, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(estimator.network, tmp_path_factory.mktemp("export") / "model.onnx", metadata)
