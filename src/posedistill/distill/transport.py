@@ -228,7 +228,8 @@ def _solve_cross(
     on the logarithms of its scalings needs no exponential of a matrix.
     """
     f, g = _anneal(cost, a, b, eps, rho)
-    kernel = torch.exp((f[:, :, None] + g[:, None] - cost) / eps)
+    # Only a pair of two massless points can reach the bound.
+    kernel = ((f[:, :, None] + g[:, None] - cost) / eps).clamp_(max=_LARGEST).exp_()
     kernel_a, kernel_b = kernel * a[:, :, None], kernel * b[:, None]
     damping = _damping(eps, rho)
     pull_f, pull_g = (damping - 1) / eps * f, (damping - 1) / eps * g
