@@ -150,10 +150,9 @@ class BopDataset:
         Where there is no target file, and for files without objects (BOP-24 detection), every annotated instance
         of which a tenth is visible is a target, as in the BOP-19 definition.
         """
-        path = next((self.root / name for name in TARGET_FILES if (self.root / name).exists()), None)
-        if path is None:
+        found = self._target_file
+        if found is None:
             return self._targets_of(self.frames)
-        found = load_targets(path)
         targets = found if not isinstance(found, set) else self._targets_of(self._frames_among(found))
         return [
             target
@@ -161,6 +160,11 @@ class BopDataset:
             if (not self._is_part or (target.scene_id, target.im_id) in self._frames_by_id)
             and (self.obj_ids is None or target.obj_id in self.obj_ids)
         ]
+
+    @cached_property
+    def _target_file(self) -> "list[Target] | set[tuple[int, int]] | None":
+        paths = [self.root / name for name in TARGET_FILES if (self.root / name).exists()]
+        return load_targets(paths[0]) if paths else None
 
     @cached_property
     def _frames_by_id(self) -> dict[tuple[int, int], Frame]:

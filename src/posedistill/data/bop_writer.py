@@ -136,22 +136,31 @@ def write_models(
     folder: str = "models",
     infos: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write meshes as ``obj_XXXXXX.ply`` and their ``models_info.json`` (last, so that it only lists whole files).
+    """Write meshes as ``obj_XXXXXX.ply`` and their ``models_info.json``; they appear once all of them are whole.
 
     Args:
         infos: per object, keys to add to what follows from the mesh, above all BOP's ``symmetries_discrete`` and
             ``symmetries_continuous``.
+
+    Raises:
+        DataError: the disk is full or refuses the write.
     """
     target, partial = Path(root) / folder, Path(root) / f".{folder}.partial"
-    partial.mkdir(parents=True, exist_ok=True)
-    target.mkdir(parents=True, exist_ok=True)
-    for obj_id, mesh in meshes.items():
-        save_ply(mesh, partial / f"obj_{obj_id:06d}.ply")
-    for path in sorted(partial.iterdir()):  # textures lie beside their meshes
-        path.replace(target / path.name)
-    partial.rmdir()
+    shutil.rmtree(partial, ignore_errors=True)
     table = [(obj_id, {**model_info(mesh), **(infos or {}).get(obj_id, {})}) for obj_id, mesh in sorted(meshes.items())]
-    write_file(target / "models_info.json", _one_line_each(table))
+    try:
+        partial.mkdir(parents=True)
+        for obj_id, mesh in meshes.items():
+            save_ply(mesh, partial / f"obj_{obj_id:06d}.ply")
+        names = [path.name for path in partial.iterdir()]  # textures lie beside their meshes
+        write_file(partial / "models_info.json", _one_line_each(table))
+        target.mkdir(exist_ok=True)
+        for name in [*names, "models_info.json"]:
+            (partial / name).replace(target / name)
+    except OSError as error:
+        raise DataError(describe(target, "models", error.strerror, "a writable disk with free space")) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_camera(root: str | Path, K: Array, width: int, height: int, depth_scale: float = DEPTH_SCALE) -> None:

@@ -1,0 +1,101 @@
+"""A small BOP data set of two boxes, drawn with OpenCV and written by the package's own writer."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from posedistill.data.bop_writer import BopWriter, write_camera, write_models
+from posedistill.geometry.cameras import project
+from posedistill.geometry.meshes import Mesh
+from posedistill.geometry.rotations import random_rotations
+
+K = np.array([[300.0, 0.0, 79.5], [0.0, 300.0, 59.5], [0.0, 0.0, 1.0]])
+SIZE = (160, 120)
+SCENES = {1: range(0, 3), 4: range(10, 12)}
+
+
+def box_mesh(size: tuple[float, float, float]) -> Mesh:
+    """A box around the origin, two triangles a side."""
+    bits = (np.arange(8)[:, None] >> np.array([2, 1, 0])) & 1
+    vertices = (bits - 0.5) * np.array(size)
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = np.array([triangle for a, b, c, d in quads for triangle in ((a, b, c), (a, c, d))])
+    colors = np.full((8, 3), 200, dtype=np.uint8)
+    return Mesh(vertices, faces, colors, None, None, vertices / np.linalg.norm(vertices, axis=1, keepdims=True))
+
+
+MESHES = {2: box_mesh((60.0, 40.0, 30.0)), 7: box_mesh((30.0, 50.0, 70.0))}
+
+
+def draw_frame(seed: int) -> dict[str, Any]:
+    """Arguments of ``BopWriter.add_frame`` for two objects, one before the other, and a second instance of object 2."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 60, (SIZE[1], SIZE[0], 3)).astype(np.uint8)
+    poses, masks, depth = [], [], np.zeros(SIZE[::-1], dtype=np.float32)
+    places = [(2, (-60.0, 0.0, 700.0)), (7, (-10.0, 10.0, 600.0)), (2, (90.0, 20.0, 650.0))]
+    for (obj_id, place), R in zip(places, random_rotations(len(places), rng), strict=True):
+        t = np.array(place) + rng.uniform(-5.0, 5.0, 3)
+        hull = cv2.convexHull(project(MESHES[obj_id].vertices, R, t, K).astype(np.float32))
+        mask = cv2.fillConvexPoly(np.zeros(SIZE[::-1], dtype=np.uint8), np.rint(hull).astype(np.int32), 1).astype(bool)
+        poses.append((obj_id, R, t))
+        masks.append(mask)
+    visible = [mask.copy() for mask in masks]
+    visible[0] &= ~masks[1]
+    for (obj_id, _, t), mask in zip(poses, visible, strict=True):
+        image[mask] = (40 * obj_id % 255, 200, 90)
+        depth[mask] = t[2]
+    return {
+        "image": image,
+        "K": K,
+        "poses": poses,
+        "depth_mm": depth,
+        "masks": masks,
+        "masks_visib": visible,
+    }
+
+
+@pytest.fixture(scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bop") / "boxes"
+    writer = BopWriter(root, "test")
+    for scene_id, im_ids in SCENES.items():
+        for im_id in im_ids:
+            writer.add_frame(scene_id, im_id, **draw_frame(im_id))
+        writer.finish_scene(scene_id)
+    write_models(root, MESHES, "models_eval")
+    write_camera(root, K, *SIZE)
+    return root
+
+
+@pytest.fixture
+def bop_root(_template: Path, tmp_path: Path) -> Path:
+    """A private copy of the data set: scenes 1 (images 0, 1, 2) and 4 (images 10, 11), objects 2, 7, 2 in each."""
+    return Path(shutil.copytree(_template, tmp_path / "boxes"))
+
+
+@pytest.fixture
+def edit_json() -> Callable[[Path, Callable[[Any], Any]], None]:
+    """``edit_json(path, change)`` rewrites a json file; ``change`` alters its content in place."""
+
+    def edit(path: Path, change: Callable[[Any], Any]) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return edit
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets."""
+    folder = os.environ.get("POSEDISTILL_DATA")
+    if not folder:
+        pytest.skip("POSEDISTILL_DATA does not name a folder of real data")
+    return Path(folder).resolve()
