@@ -24,9 +24,7 @@ def run(channels: dict[int, int], strides: tuple[int, ...], size: int = 128) -> 
         ({8: 4, 16: 5, 32: 6}, (8, 16)),
     ],
 )
-def test_levels_have_their_strides_and_all_parameters_learn(
-    channels: dict[int, int], strides: tuple[int, ...]
-) -> None:
+def test_levels_have_their_strides_and_all_parameters_learn(channels: dict[int, int], strides: tuple[int, ...]) -> None:
     assert run(channels, strides) == {s: (2, 32, 128 // s, 128 // s) for s in strides}
 
 

@@ -74,7 +74,7 @@ def level_budgets(spans: Array, anchors: Array, cells: int, scale_lambda: float 
     ``d = |log2(span / anchor)|``, ``w = exp(-lambda d^2)``, ``n = floor(cells * w / sum(w) + 0.5)``.
 
     Args:
-        spans: ``[...]`` larger side of the object's box, crop pixels (values below 1 count as 1).
+        spans: ``[...]`` larger side of the object's box, crop pixels (values below 1, and nan, count as 1).
         anchors: ``[L]`` reference sides, pixels. cells: how many cells speak for an object in all.
 
     Returns:
@@ -83,7 +83,7 @@ def level_budgets(spans: Array, anchors: Array, cells: int, scale_lambda: float 
     >>> level_budgets(np.array([171.0]), level_anchors((8, 16, 32, 64, 128)), 10)
     array([[0, 1, 5, 4, 0]])
     """
-    distances = np.log2(np.maximum(np.asarray(spans, dtype=np.float64), 1.0)[..., None] / anchors)
+    distances = np.log2(np.fmax(np.asarray(spans, dtype=np.float64), 1.0)[..., None] / anchors)
     # Shifted by the nearest level, so that an object far from every anchor does not divide 0 by 0.
     exponents = -scale_lambda * distances**2
     weights = np.exp(exponents - exponents.max(axis=-1, keepdims=True))

@@ -7,16 +7,20 @@ from torch import Tensor, nn
 
 KEYPOINTS = 8
 _FINEST, _LEVELS = 8, 5
-_GROUPS = 32
 _PRIOR = 0.01
 """Score of every cell before training; keeps the many background cells from swamping the first steps."""
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    """32 groups as published, but at least four channels in each: alone on a 1x1 level a channel would norm to zero."""
+    return nn.GroupNorm(min(32, width // 4), width)
 
 
 def _full_tower(width: int) -> nn.Sequential:
     """Four 3x3 convolutions, each with GroupNorm and ReLU."""
     layers: list[nn.Module] = []
     for _ in range(4):
-        layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(_GROUPS, width), nn.ReLU(inplace=True)]
+        layers += [nn.Conv2d(width, width, 3, padding=1), _norm(width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -27,7 +31,7 @@ def _slim_tower(width: int) -> nn.Sequential:
         layers += [
             nn.Conv2d(width, width, 5, padding=2, groups=width, bias=False),
             nn.Conv2d(width, width, 1),
-            nn.GroupNorm(_GROUPS, width),
+            _norm(width),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)

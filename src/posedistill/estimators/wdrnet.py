@@ -19,7 +19,7 @@ from posedistill.decode.wdrnet import WDRNetDecoding
 from posedistill.estimators.base import Estimator, Prediction, Votes, cell_ids
 from posedistill.estimators.cells import IGNORED, Selection, draw_positives, level_budgets, select_per_level
 from posedistill.estimators.heads import CellHead
-from posedistill.estimators.losses import focal_loss, line_of_sight_loss
+from posedistill.estimators.losses import focal_loss, line_of_sight_loss, masked_mean
 from posedistill.geometry.objects import ObjectTable
 
 _NARROW = ("darknet_tiny_h", "darknet_tiny_q")
@@ -255,10 +255,11 @@ class WDRNet(Estimator):
         points = batch.keypoints3d @ batch.R.transpose(1, 2) + batch.t[:, None]
         votes = targets.positives.gather(heads["votes"])
         per_cell = line_of_sight_loss(votes, points, batch.K, batch.diameters, self.settings.vote_sharpness)
-        vote = torch.where(targets.positives.mask, per_cell, 0.0).sum()
-        if not self.settings.faithful:
-            score = score / (len(batch) * self.settings.positives)
-            vote = vote / targets.positives.mask.sum().clamp(min=1)
+        mask = targets.positives.mask
+        if self.settings.faithful:
+            vote = torch.where(mask, per_cell, 0.0).sum()
+        else:
+            score, vote = score / (len(batch) * self.settings.positives), masked_mean(per_cell, mask)
         return {"score": self.settings.score_weight * score, "votes": self.settings.vote_weight * vote}
 
     def _score_loss(self, heads: dict[str, Tensor], labels: Tensor, classes: Tensor) -> Tensor:
