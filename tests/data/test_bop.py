@@ -134,7 +134,7 @@ def test_targets(bop_root: Path, tmp_path: Path) -> None:
     assert BopDataset(bop_root, obj_ids=[7]).targets() == [Target(4, 10, 7, 1)]
     assert BopDataset(bop_root, scenes=[1]).targets() == [Target(1, 2, 2, 2)]
     path.write_text("{}")
-    with pytest.raises(DataError, match="found dict, expected a list of targets"):
+    with pytest.raises(DataError, match="found dict, expected a list"):
         BopDataset(bop_root).targets()
 
 

@@ -17,8 +17,9 @@ from posedistill.data.bop_models import (
     mesh_path,
     require_objects,
 )
-from posedistill.data.bop_parse import load_json, load_scene, parse_numbers, with_default
+from posedistill.data.bop_parse import load_json_list, load_scene, parse_numbers, with_default
 from posedistill.data.bop_scene import Frame, Instance, Scene
+from posedistill.data.faults import OnFault, raise_fault
 from posedistill.data.images import read_depth_image, read_image, read_mask
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
@@ -215,17 +216,15 @@ def scene_folders(split: Path, scenes: Iterable[int] | None = None) -> list[Path
     return [folders[scene] for scene in chosen]
 
 
-def load_targets(path: Path) -> list[Target] | set[tuple[int, int]]:
+def load_targets(path: Path, on_fault: OnFault = raise_fault) -> list[Target] | set[tuple[int, int]]:
     """A BOP target file: targets, or the (scene, image) pairs alone where it names no objects (BOP-24)."""
-    content = load_json(path)
-    if not isinstance(content, list):
-        raise DataError(describe(path, "top level", type(content).__name__, "a list of targets"))
-    entries = [(f"[{i}]", entry) for i, entry in enumerate(content)]
-    images = [_integers(path, entries, key) for key in ("scene_id", "im_id")]
-    if not any(isinstance(entry, dict) and "obj_id" in entry for entry in content):
-        return set(zip(*(column.tolist() for column in images), strict=True))
-    columns = [*images, _integers(path, entries, "obj_id"), _integers(path, entries, "inst_count")]
-    return [Target(*row) for row in np.stack(columns, axis=1).tolist()]
+    entries = load_json_list(path, on_fault)
+    keys = ["scene_id", "im_id", "obj_id", "inst_count"]
+    names_objects = any(isinstance(entry, dict) and "obj_id" in entry for _, entry in entries)
+    columns = [parse_numbers(path, entries, key, 1, on_fault) for key in (keys if names_objects else keys[:2])]
+    table = np.concatenate(columns, axis=1)
+    rows = table[~np.isnan(table).any(axis=1)].astype(np.int64).tolist()
+    return [Target(*row) for row in rows] if names_objects else {(scene_id, im_id) for scene_id, im_id in rows}
 
 
 def read_detections(path: str | Path) -> list[Detection]:
@@ -235,12 +234,9 @@ def read_detections(path: str | Path) -> list[Detection]:
         DataError: json that is none, a missing key, a wrong count of numbers.
     """
     path = Path(path)
-    content = load_json(path)
-    if not isinstance(content, list):
-        raise DataError(describe(path, "top level", type(content).__name__, "a list of detections"))
-    entries = [(f"[{i}]", entry) for i, entry in enumerate(content)]
-    columns = [_integers(path, entries, key) for key in ("scene_id", "image_id", "category_id")]
-    ids = np.stack(columns, axis=1).tolist()
+    entries = load_json_list(path)
+    columns = [parse_numbers(path, entries, key, 1) for key in ("scene_id", "image_id", "category_id")]
+    ids = np.concatenate(columns, axis=1).astype(np.int64).tolist()
     scores = parse_numbers(path, entries, "score", 1)[:, 0].tolist()
     boxes = parse_numbers(path, entries, "bbox", 4)
     times = parse_numbers(path, with_default(entries, "time", -1.0), "time", 1)[:, 0].tolist()
@@ -254,10 +250,6 @@ def read_depth(frame: Frame) -> NDArray[np.float32]:
         path = frame.scene.folder / "depth"
         raise DataError(describe(path, f"{frame.im_id:06d}", "no such file", "a depth image"))
     return read_depth_image(frame.depth, frame.depth_scale)
-
-
-def _integers(path: Path, entries: list[tuple[str, Any]], key: str) -> NDArray[np.int64]:
-    return parse_numbers(path, entries, key, 1)[:, 0].astype(np.int64)
 
 
 def _listed_frames(path: Path, frames: list[Frame]) -> list[Frame]:

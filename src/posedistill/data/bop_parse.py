@@ -52,6 +52,17 @@ def load_keyed_json(path: Path, on_fault: OnFault = raise_fault) -> dict[int, An
     return dict(sorted(keyed.items()))
 
 
+def load_json_list(path: Path, on_fault: OnFault = raise_fault) -> list[Entry]:
+    """The entries of a json list, labelled ``[0]``, ``[1]``, ..."""
+    content = load_json(path, on_fault)
+    if content is None:
+        return []
+    if not isinstance(content, list):
+        on_fault(FaultKind.JSON, path, describe(path, "top level", type(content).__name__, "a list"))
+        return []
+    return [(f"[{index}]", entry) for index, entry in enumerate(content)]
+
+
 def load_scene(folder: Path, on_fault: OnFault = raise_fault) -> Scene:
     """Parse a scene folder, each of its json files once.
 
@@ -61,7 +72,7 @@ def load_scene(folder: Path, on_fault: OnFault = raise_fault) -> Scene:
     if not (folder / image_folder).is_dir():
         message = describe(folder, "rgb", "no such folder", "a folder rgb or gray")
         on_fault(FaultKind.MISSING_FOLDER, folder, message)
-    im_ids, K, depth_scales = _parse_cameras(folder / "scene_camera.json", on_fault)
+    listed, camera_rows, K, depth_scales = _parse_cameras(folder / "scene_camera.json", on_fault)
     ground_truth = folder / "scene_gt.json"
     annotations, annotated = None, frozenset[int]()
     if ground_truth.exists():
@@ -74,7 +85,8 @@ def load_scene(folder: Path, on_fault: OnFault = raise_fault) -> Scene:
         depth_names=_numbered_files(folder / "depth"),
         has_mask=(folder / "mask").is_dir(),
         has_mask_visib=(folder / "mask_visib").is_dir(),
-        camera_rows={im_id: row for row, im_id in enumerate(im_ids)},
+        listed=listed,
+        camera_rows=camera_rows,
         K=K,
         depth_scales=depth_scales,
         annotations=annotations,
@@ -95,8 +107,8 @@ def _numbered_files(folder: Path) -> dict[int, str]:
     return names
 
 
-def _parse_cameras(path: Path, on_fault: OnFault) -> tuple[list[int], Array, Array]:
-    """Image ids, ``K [F, 3, 3]`` and ``depth_scales [F]`` (1 where the file has none)."""
+def _parse_cameras(path: Path, on_fault: OnFault) -> tuple[frozenset[int], dict[int, int], Array, Array]:
+    """All image ids, those of sound cameras with their rows, ``K [F, 3, 3]``, ``depth_scales [F]`` (1 where absent)."""
     content = load_keyed_json(path, on_fault)
     entries = [(str(im_id), value) for im_id, value in content.items()]
     K = parse_numbers(path, entries, "cam_K", 9, on_fault).reshape(-1, 3, 3)
@@ -109,7 +121,7 @@ def _parse_cameras(path: Path, on_fault: OnFault) -> tuple[list[int], Array, Arr
         on_fault(FaultKind.CAMERA, path, message)
     kept = known & upright & ~np.isnan(depth_scales)
     im_ids = [im_id for im_id, keep in zip(content, kept, strict=True) if keep]
-    return im_ids, K[kept], depth_scales[kept]
+    return frozenset(content), {im_id: row for row, im_id in enumerate(im_ids)}, K[kept], depth_scales[kept]
 
 
 def _parse_annotations(path: Path, info_path: Path, on_fault: OnFault) -> tuple[Annotations, frozenset[int]]:

@@ -112,6 +112,7 @@ class Scene:
         image_folder: ``rgb`` or ``gray``.
         image_names, depth_names: image id -> file name, of the files that exist.
         has_mask, has_mask_visib: whether the mask folders exist.
+        listed: image ids that ``scene_camera.json`` lists.
         camera_rows: image id -> row of ``K [F, 3, 3]`` and ``depth_scales [F]``, ordered by id.
         annotations: None where the scene has no ``scene_gt.json`` (a pure test set).
         annotated: image ids that ``scene_gt.json`` lists.
@@ -124,6 +125,7 @@ class Scene:
     depth_names: dict[int, str]
     has_mask: bool
     has_mask_visib: bool
+    listed: frozenset[int]
     camera_rows: dict[int, int]
     K: Array
     depth_scales: Array

@@ -69,8 +69,9 @@ def check_dataset(
         if progress is not None:
             progress(len(results), len(frames))
     _check_sizes(results, faults)
-    if "test" in scenes or split is not None:
-        _check_targets(root, scenes.get("test", scenes[splits[0]]), faults)
+    tested = [scene for name in splits if name.startswith("test") for scene in scenes[name]]
+    if tested:
+        _check_targets(root, tested, faults)
     report = CheckReport(root, dict(faults.counts), faults.messages, summaries)
     if overlay is not None and frames:
         report.overlay = Path(overlay)
@@ -102,15 +103,15 @@ def _load_scenes(folder: Path, models: CheckedModels, faults: Faults) -> list[Sc
 def _check_lists(scene: Scene, faults: Faults) -> None:
     """Images, cameras and annotations must name the same frames."""
     cameras, ground_truth = scene.folder / "scene_camera.json", scene.folder / "scene_gt.json"
-    if cameras not in faults.files:  # else the cameras at fault are missing and reported already
-        for im_id in sorted(scene.image_names.keys() - scene.camera_rows.keys()):
+    if scene.listed or cameras not in faults.files:  # else the file cannot be read, which is reported already
+        for im_id in sorted(scene.image_names.keys() - scene.listed):
             message = describe(scene.image_path(im_id), str(im_id), "no entry in scene_camera.json", "a camera")
             faults.add(FaultKind.NO_CAMERA, cameras, message)
-        for im_id in sorted(scene.annotated - scene.camera_rows.keys() - scene.image_names.keys()):
+        for im_id in sorted(scene.annotated - scene.listed - scene.image_names.keys()):
             message = describe(ground_truth, str(im_id), "annotations of an image that does not exist", "an image")
             faults.add(FaultKind.MISSING_IMAGE, ground_truth, message)
-    if scene.annotations is not None and FaultKind.JSON not in faults.counts:
-        for im_id in sorted(scene.camera_rows.keys() - scene.annotated):
+    if scene.annotations is not None and (scene.annotated or ground_truth not in faults.files):
+        for im_id in sorted(scene.listed - scene.annotated):
             message = describe(ground_truth, str(im_id), "no entry", "a list of instances, empty if need be")
             faults.add(FaultKind.NO_ANNOTATION, ground_truth, message)
 
@@ -160,21 +161,17 @@ def _check_sizes(results: list[FrameResult], faults: Faults) -> None:
 
 
 def _check_targets(root: Path, scenes: list[Scene], faults: Faults) -> None:
-    """Targets must name images of the split and no more instances than are annotated."""
+    """Targets must name images of the test split and no more instances than are annotated."""
     frames = {(frame.scene_id, frame.im_id): frame for scene in scenes for frame in scene.frames()}
     annotated = {scene.scene_id for scene in scenes if scene.annotations is not None}
     for path in (root / name for name in TARGET_FILES if (root / name).exists()):
-        try:
-            targets = load_targets(path)
-        except DataError as error:
-            faults.add(FaultKind.JSON, path, str(error))
-            continue
+        targets = load_targets(path, faults.add)
         if isinstance(targets, set):
             images, counted = targets, []
         else:
             images, counted = {(target.scene_id, target.im_id) for target in targets}, targets
         for scene_id, im_id in sorted(images - frames.keys()):
-            message = describe(path, f"scene {scene_id}, image {im_id}", "no such image", "an image of the split")
+            message = describe(path, f"scene {scene_id}, image {im_id}", "no such image", "an image of the test split")
             faults.add(FaultKind.TARGET, path, message)
         for target in counted:
             frame = frames.get((target.scene_id, target.im_id))

@@ -28,7 +28,7 @@ class CheckedModel:
 
 @dataclass(frozen=True)
 class CheckedModels:
-    """The models that could be read, and the ids ``models_info.json`` lists (None where no models exist at all)."""
+    """The sound models, and the ids ``models_info.json`` lists (None where no models exist at all)."""
 
     models: dict[int, CheckedModel]
     listed: frozenset[int] | None
@@ -64,6 +64,7 @@ def _check_model(folder: Path, obj_id: int, info: dict[str, float], on_fault: On
     if not SMALLEST <= diameter <= LARGEST:
         message = describe(path, "diameter", f"{diameter:.4g}", f"{SMALLEST:g} to {LARGEST:g} (millimetres)")
         on_fault(FaultKind.MODEL_UNITS, path, message)
+        return None
     worst = max(INFO_KEYS, key=lambda key: abs(measured[key] - info[key]))
     if abs(measured[worst] - info[worst]) > INFO_TOLERANCE * diameter:
         found, expected = f"{info[worst]:.4g}", f"{measured[worst]:.4g} as the mesh {path.name} has"
