@@ -78,7 +78,7 @@ class Candidates:
         thresholds = np.asarray(thresholds, dtype=np.float64)
         columns = thresholds.shape[1]
         grid = np.full((*self.est_rows.shape, self.gt_rows.shape[1], columns), np.inf)
-        errors = np.broadcast_to(errors.reshape(len(errors), -1), thresholds.shape)
+        errors = np.broadcast_to(errors if errors.ndim == 2 else errors[:, None], thresholds.shape)
         grid[self.group, self.rank, self.slot] = np.where(errors < thresholds, errors, np.inf)
         matched = np.full((len(self.truths), columns), -1)
         groups, every = np.arange(len(grid))[:, None], np.arange(columns)

@@ -1,0 +1,146 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from posedistill.data.bop import BopDataset
+from posedistill.errors import DataError
+from posedistill.metrics import find_candidates, load_scoring_models, score_estimates
+from posedistill.metrics.bop_scores import image_widths, mspd_hits, mssd_hits, vsd_errors, vsd_hits
+from posedistill.poses import PoseEstimates
+
+from .conftest import INFOS, WIDTH, estimates_of, write_dataset
+
+LMO_MSSD = [0.1046, 0.2734, 0.3919, 0.4812, 0.5397, 0.5830, 0.5969, 0.6123, 0.6276, 0.6318]
+
+
+@pytest.fixture
+def dataset(tmp_path, frames):
+    return BopDataset(write_dataset(tmp_path, frames))
+
+
+def moved(estimates, shift):
+    return PoseEstimates(
+        estimates.scene_id,
+        estimates.im_id,
+        estimates.obj_id,
+        estimates.score,
+        estimates.R,
+        estimates.t + shift,
+        estimates.time,
+    )
+
+
+def test_mssd_hits_golden(dataset, perfect):
+    """A shift by 0.22 d of the block is found from the threshold 0.25 d on."""
+    models = load_scoring_models(dataset)
+    estimates = moved(perfect, [0.0, 0.22 * INFOS[1]["diameter"], 0.0])
+    candidates = find_candidates(estimates, dataset)
+    hits = mssd_hits(estimates, candidates, models)
+    blocks = candidates.truths.obj_id == 1
+    np.testing.assert_array_equal(hits[blocks], np.tile([False] * 4 + [True] * 6, (3, 1)))
+    assert mssd_hits(perfect, candidates, models).all()
+
+
+def test_mspd_thresholds_grow_with_the_image(dataset, perfect):
+    """Thresholds hold for an image 640 wide, this one has 320: 7 pixels here are 14 there."""
+    models = load_scoring_models(dataset)
+    candidates = find_candidates(perfect, dataset)
+    depth = perfect.t[:, 2:] - 60.0  # no vertex is nearer
+    estimates = moved(perfect, depth / 300.0 * [7.0, 0.0, 0.0])
+    assert image_widths(dataset) == {4: WIDTH}
+    hits = mspd_hits(estimates, candidates, models, {4: WIDTH})
+    assert not hits[:, 1].any() and hits[:, 2].all()  # between 10 and 15 pixels of 640
+    assert mspd_hits(estimates, candidates, models, {4: 640})[:, 1].all()
+
+
+def test_a_symmetric_pose_counts(dataset, perfect):
+    bars = perfect.obj_id == 2
+    R = perfect.R.copy()
+    R[bars] = R[bars] @ np.diag([-1.0, -1.0, 1.0])
+    turned = PoseEstimates(perfect.scene_id, perfect.im_id, perfect.obj_id, perfect.score, R, perfect.t, perfect.time)
+    scores = score_estimates(turned, dataset, vsd=True)
+    assert scores.total["AR"] == pytest.approx(1.0, abs=0.01)
+    assert scores.objects[2]["AR_MSSD"] == scores.objects[2]["AR_MSPD"] == 1.0
+    assert scores.objects[2]["add_0.02d"] == scores.objects[2]["cmdeg_5_5"] == scores.objects[2]["proj_5px"] == 1.0
+
+
+def test_vsd_of_the_truth_is_0_and_grows(dataset, perfect):
+    models = load_scoring_models(dataset)
+    candidates = find_candidates(perfect, dataset)
+    means = [
+        vsd_errors(moved(perfect, [shift, 0.0, 0.0]), candidates, models).mean() for shift in (0.0, 5.0, 20.0, 60.0)
+    ]
+    assert means[0] < 1e-3
+    assert (np.diff(means) > 0.02).all()
+    assert vsd_hits(perfect, candidates, models).all()
+    assert vsd_hits(perfect, candidates, models).shape == (6, 100)
+
+
+def test_vsd_does_not_depend_on_the_number_of_threads(dataset, perfect):
+    models = load_scoring_models(dataset)
+    candidates = find_candidates(perfect, dataset)
+    estimates = moved(perfect, [8.0, 3.0, 5.0])
+    one, many = (vsd_errors(estimates, candidates, models, workers) for workers in (1, 4))
+    np.testing.assert_array_equal(one, many)
+
+
+def test_vsd_without_depth_is_a_fault(tmp_path, frames, perfect):
+    dataset = BopDataset(write_dataset(tmp_path, frames, depth=False))
+    with pytest.raises(DataError, match="depth"):
+        score_estimates(perfect, dataset, vsd=True)
+    assert "AR_VSD" not in score_estimates(perfect, dataset).total
+
+
+def test_the_width_comes_from_an_image_where_there_is_no_camera_file(tmp_path, frames):
+    root = write_dataset(tmp_path, frames, camera=False)
+    cv2.imwrite(str(root / "test/000004/rgb/000003.png"), np.zeros((9, 1280, 3), np.uint8))
+    assert image_widths(BopDataset(root)) == {4: 1280}
+    (root / "camera.json").write_text(json.dumps({"height": 480}))
+    with pytest.raises(DataError, match=r"camera\.json: 'width'"):
+        image_widths(BopDataset(root))
+
+
+def test_several_estimates_of_several_instances(tmp_path, frames):
+    """Two blocks in one image, one of them found twice: one hit, one miss."""
+    (_, R, t), _ = frames[3]
+    dataset = BopDataset(write_dataset(tmp_path, {3: [(1, R, t), (1, R, t + np.array([120.0, 0, 0]))]}))
+    scores = score_estimates(estimates_of([(3, 1, 0.9, R, t), (3, 1, 0.8, R, t)]), dataset, vsd=True)
+    assert scores.targets == 2
+    for name in ("AR_MSSD", "AR_MSPD", "AR_VSD", "AR"):
+        assert scores.total[name] == pytest.approx(0.5, abs=0.01)
+
+
+def test_megapose_on_lmo_scores_as_the_reference_toolkit_says(real_data):
+    dataset = BopDataset(real_data / "lmo")
+    estimates = PoseEstimates.from_bop_csv(real_data / "lmo/results/megapose-cnos_lmo-test.csv")
+    scores = score_estimates(estimates, dataset)
+    assert scores.total["AR_MSSD"] == pytest.approx(0.4842398884, abs=1e-9)
+    assert scores.total["AR_MSPD"] == pytest.approx(0.5870292887, abs=1e-9)
+    np.testing.assert_allclose(scores.recalls["mssd"], LMO_MSSD, atol=6e-5)
+    assert scores.notes == [] and scores.targets == 717 and scores.estimates == 817
+
+
+@pytest.mark.parametrize("scene_id", [6, 8])
+def test_vsd_on_real_depth(real_data, scene_id):
+    dataset = BopDataset(real_data / "lm", scenes=[scene_id])
+    images = [frame.im_id for frame in dataset.frames if frame.depth is not None]
+    truths = find_candidates(PoseEstimates.empty(), dataset).truths
+    rows = [i for i in range(len(truths)) if truths.im_id[i] in images]
+    models = load_scoring_models(dataset)
+    means = []
+    for shift in (0.0, 5.0, 20.0, 80.0):
+        n = len(rows)
+        estimates = PoseEstimates(
+            *(column[rows] for column in (truths.scene_id, truths.im_id, truths.obj_id)),
+            np.ones(n),
+            truths.R[rows],
+            truths.t[rows] + [0, 0, shift],
+            np.ones(n),
+        )
+        means.append(vsd_errors(estimates, find_candidates(estimates, dataset), models)[:, 3].mean())
+    assert len(rows) >= 10
+    assert means[0] < 1e-3
+    assert means[1] < 0.1 and means[2] < 0.25 and means[3] > 0.8
+    assert (np.diff(means) > 0).all()
