@@ -21,6 +21,9 @@ from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import Outputs, Predictor, Request
 
+WARM_UP, BLOCK = 3, 10
+"""Calls of one side before the other's turn: both see the same busy moments, but not each other's threads."""
+
 
 def stages(predictor: Predictor, request: Request, votes: Outputs) -> tuple[float, float, float]:
     """Seconds for cutting the crop, the network, and the pose (decoded from votes that hold one)."""
@@ -47,11 +50,10 @@ def compare(head: str, crop: int, threads: int, rounds: int) -> None:
     request = noise_request(metadata)
     votes = synthetic_outputs(exported, request)
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
-    for number in range(rounds + 5):
-        for name, predictor in sides.items():  # in turn, so that a busy moment hits both
-            spent = stages(predictor, request, votes)
-            if number >= 5:
-                times[name].append(spent)
+    for _ in range(rounds // BLOCK):
+        for name, predictor in sides.items():
+            time.sleep(0.05)  # the other side's idle threads spin for a while
+            times[name] += [stages(predictor, request, votes) for _ in range(WARM_UP + BLOCK)][WARM_UP:]
     parameters = sum(weight.numel() for weight in estimator.network.parameters())
     print(f"\ntiny-H, {head} head, {crop} px: {parameters / 1e6:.2f} M parameters, {megabytes:.1f} MiB")
     medians = {}
@@ -73,9 +75,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(
-        f"{device_name()}; {options.threads} thread(s); onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
-    )
+    versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
+    print(f"{device_name()}; {options.threads} thread(s); {versions}")
     for head in ("full", "slim"):
         compare(head, options.crop, options.threads, options.rounds)
 

@@ -19,9 +19,8 @@ def test_a_coarse_sphere_has_the_same_silhouette():
     coarse = coarse_shape(vertices, faces)
     assert len(coarse.faces) < 0.5 * len(faces) and coarse.faces.max() < len(coarse.vertices)
     K = np.array([[600.0, 0.0, 160.0], [0.0, 600.0, 120.0], [0.0, 0.0, 1.0]])
-    fine, rough = (
-        silhouette(shape, np.eye(3), np.array([0.0, 0.0, 500.0]), K, (240, 320)) for shape in (Shape(vertices, faces), coarse)
-    )  # fmt: skip
+    shapes = (Shape(vertices, faces), coarse)
+    fine, rough = (silhouette(shape, np.eye(3), np.array([0.0, 0.0, 500.0]), K, (240, 320)) for shape in shapes)
     assert (fine & rough).sum() / (fine | rough).sum() > 0.97
 
 

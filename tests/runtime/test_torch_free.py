@@ -14,8 +14,8 @@ import posedistill
 
 SOURCE = Path(posedistill.__file__).parent
 HEAVY = (
-    "torch", "torchvision", "timm", "lightning_fabric", "trimesh", "embreex", "scipy", "safetensors", "pydantic", "yaml",
-    "matplotlib", "onnx", "onnxscript", "tensorboard", "psutil", "PIL",
+    "torch", "torchvision", "timm", "lightning_fabric", "trimesh", "embreex", "scipy", "safetensors", "pydantic",
+    "yaml", "matplotlib", "onnx", "onnxscript", "tensorboard", "psutil", "PIL",
 )  # fmt: skip
 BLOCK = f"""
 import sys

@@ -170,12 +170,13 @@ class Predictor:
         cameras = crop_cameras(np.broadcast_to(K, (len(boxes), 3, 3)), centers, sides, size)
         mean = 255 * np.array(self.metadata.mean, dtype=np.float32)
         std = 255 * np.array(self.metadata.std, dtype=np.float32)
-        crops = np.empty((len(boxes), size, size, 3), dtype=np.float32)
+        crops = np.empty((len(boxes), 3, size, size), dtype=np.float32)
         for crop, homography in zip(crops, cameras.homography, strict=True):
-            crop[:] = cut(image, homography, size, border=mean)
-        crops -= mean
-        crops /= std
-        return Prepared(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)), cameras, classes, boxes)
+            # Channel by channel: contiguous planes are written twenty times faster than interleaved pixels.
+            for channel, plane in enumerate(cv2.split(cut(image, homography, size, border=mean))):
+                np.subtract(plane, mean[channel], out=crop[channel], dtype=np.float32)
+                crop[channel] /= std[channel]
+        return Prepared(crops, cameras, classes, boxes)
 
     def run_network(self, crops: NDArray[np.float32], classes: NDArray[np.int64]) -> Outputs:
         """The network's raw outputs for any number of crops, ``batch`` at a time.
