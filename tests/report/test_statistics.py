@@ -15,7 +15,7 @@ def test_summary_has_the_sample_deviation_and_none_for_one_seed():
 def test_a_constant_gain_has_an_interval_of_no_width():
     difference = paired_difference([0.1, 0.5, 0.9], [0.2, 0.6, 1.0])
     assert (difference.low, difference.mean, difference.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert difference.significant and difference.basis == "3 seeds"
+    assert difference.significant and difference.basis == "Student's t, 3 seeds"
 
 
 def test_pairing_removes_what_the_seeds_share():
@@ -25,6 +25,13 @@ def test_pairing_removes_what_the_seeds_share():
     assert gain.significant and gain.high - gain.low < 0.01
     shuffled = paired_difference(luck, np.roll(luck, 3) + 0.03)
     assert not shuffled.significant
+
+
+def test_three_seeds_are_judged_by_students_t():
+    difference = paired_difference([0.0, 0.0, 0.0], [0.01, 0.02, 0.03])
+    half = 4.302653 * 0.01 / np.sqrt(3)  # the 97.5 % quantile of t with two degrees of freedom, from tables
+    assert (difference.low, difference.high) == pytest.approx((0.02 - half, 0.02 + half), abs=1e-7)
+    assert not difference.significant
 
 
 def test_one_seed_without_targets_has_no_interval():
@@ -39,7 +46,7 @@ def test_the_target_bootstrap_agrees_with_the_normal_interval():
     difference = paired_difference(first, second)
     d = second.astype(float) - first
     half = 1.96 * d.std() / 30
-    assert difference.basis == "1 seed x 900 targets"
+    assert difference.basis == "paired bootstrap, 1 seed x 900 targets"
     assert (difference.low, difference.high) == pytest.approx((d.mean() - half, d.mean() + half), abs=0.006)
 
 
@@ -53,9 +60,11 @@ def test_resampling_seeds_as_well_widens_the_interval():
     assert both.high - both.low > 2 * (targets_only.high - targets_only.low)
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.integers(0, 5))
-def test_the_interval_holds_the_mean_is_antisymmetric_in_it_and_is_repeatable(scores, seed):
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.integers(0, 5), st.booleans())
+def test_the_interval_holds_the_mean_is_antisymmetric_in_it_and_is_repeatable(scores, seed, by_target):
     other = np.roll(scores, 1)
+    if by_target:
+        scores, other = [scores], [other]
     forward, back = paired_difference(scores, other, 500, seed), paired_difference(other, scores, 500, seed)
     assert forward.low - 1e-9 <= forward.mean <= forward.high + 1e-9
     assert forward.mean == pytest.approx(-back.mean, abs=1e-9)

@@ -28,10 +28,10 @@ def test_the_result_table_holds_means_deviations_costs_and_the_paired_difference
 
 def test_outcomes_are_used_only_where_they_are_those_of_the_metric(run_folder):
     group = load_run(run_folder).main_group()
-    assert tables.compare(group, "add_0.1d", "student", "distilled").basis == "3 seeds x 60 targets"
-    assert tables.compare(group, "proj_5px", "student", "distilled").basis == "3 seeds"
+    assert tables.compare(group, "add_0.1d", "student", "distilled").basis == "paired bootstrap, 3 seeds x 60 targets"
+    assert tables.compare(group, "proj_5px", "student", "distilled").basis == "Student's t, 3 seeds"
     other = [dataclasses.replace(item, outcomes={"add_0.1d": [1.0] * 60}) for item in group]
-    assert tables.compare(other, "add_0.1d", "student", "distilled").basis == "3 seeds"
+    assert tables.compare(other, "add_0.1d", "student", "distilled").basis == "Student's t, 3 seeds"
 
 
 def test_only_shared_seeds_are_compared():

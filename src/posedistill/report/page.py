@@ -227,7 +227,8 @@ def _value(value: object) -> str:
     if isinstance(value, Mapping):
         return escape(", ".join(f"{key} {_text(item)}" for key, item in value.items()))
     if isinstance(value, list):
-        return escape("; ".join(_text(item) for item in value))
+        items = [_text(item) for item in value]
+        return escape(("; " if any(", " in item for item in items) else ", ").join(items))
     return escape(_text(value))
 
 

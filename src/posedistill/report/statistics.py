@@ -1,10 +1,11 @@
-"""Means over seeds and paired bootstrap intervals: pure functions on numbers."""
+"""Means over seeds, and paired differences with their intervals: pure functions on numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from posedistill.geometry.cameras import Array
 
@@ -20,9 +21,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference with its 95 % bootstrap interval; ``low`` and ``high`` are nan where nothing can vary.
+    """A paired difference with its 95 % interval; ``low`` and ``high`` are nan where nothing can vary.
 
-    ``basis`` says in words what was resampled.
+    ``basis`` says in words how the interval was found, and over what.
     """
 
     mean: float
@@ -49,11 +50,12 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 4000, seed: int = 0) -> Difference:
-    """Mean of ``second - first`` with a percentile bootstrap interval of 95 %.
+    """Mean of ``second - first`` with an interval of 95 %.
 
     Pairs are kept together: seed ``i`` of one is compared with seed ``i`` of the other, target ``j`` with target
-    ``j``. With targets, seeds and targets are both resampled (a two-way cluster bootstrap), so the interval covers
-    another test set as well as another training. Few seeds make it too narrow: three seeds have 10 distinct resamples.
+    ``j``. With targets, seeds and targets are both resampled (a two-way cluster bootstrap, percentiles), so the
+    interval covers another test set as well as another training. With seeds alone it is Student's t of the paired
+    differences: a bootstrap of three numbers has 10 distinct resamples and would be far too narrow.
 
     Args:
         first, second: ``[S]`` a score for each seed, or ``[S, T]`` an outcome for each seed and target.
@@ -62,16 +64,23 @@ def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 4000
         ValueError: when the shapes differ or nothing is given.
 
     >>> paired_difference([0.5, 0.5, 0.5], [0.6, 0.6, 0.6])
-    Difference(mean=0.1, low=0.1, high=0.1, basis='3 seeds')
+    Difference(mean=0.1, low=0.1, high=0.1, basis="Student's t, 3 seeds")
     """
     difference = np.asarray(second, dtype=np.float64) - _same_shape(first, second)
-    by_target = difference.ndim == 2
-    difference = difference.reshape(len(difference), -1)
-    seeds, targets = difference.shape
-    basis = f"{seeds} seed{'s' * (seeds > 1)}" + (f" x {targets} targets" if by_target else "")
+    seeds = f"{len(difference)} seed{'s' * (len(difference) > 1)}"
     mean = float(np.round(difference.mean(), 12))
-    if seeds * targets < 2:
-        return Difference(mean, np.nan, np.nan, basis)
+    if difference.size < 2:
+        return Difference(mean, np.nan, np.nan, seeds)
+    if difference.ndim == 1:
+        half = float(stdtrit(len(difference) - 1, 0.975) * difference.std(ddof=1) / np.sqrt(len(difference)))
+        return Difference(mean, round(mean - half, 12), round(mean + half, 12), f"Student's t, {seeds}")
+    low, high = np.round(np.percentile(_resampled_means(difference, resamples, seed), [2.5, 97.5]), 12)
+    return Difference(mean, float(low), float(high), f"paired bootstrap, {seeds} x {difference.shape[1]} targets")
+
+
+def _resampled_means(difference: Array, resamples: int, seed: int) -> Array:
+    """``[resamples]`` means of ``difference [S, T]`` with rows and columns drawn with replacement."""
+    seeds, targets = difference.shape
     rng = np.random.default_rng(seed)
     means: list[Array] = []
     for start in range(0, resamples, 250):  # a block at a time: the counts take resamples x targets numbers
@@ -79,8 +88,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 4000
         seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), block) / seeds
         target_weights = rng.multinomial(targets, np.full(targets, 1 / targets), block) / targets
         means.append(((seed_weights @ difference) * target_weights).sum(axis=1))
-    low, high = np.round(np.percentile(np.concatenate(means), [2.5, 97.5]), 12)
-    return Difference(mean, float(low), float(high), basis)
+    return np.concatenate(means)
 
 
 def _same_shape(first: ArrayLike, second: ArrayLike) -> Array:

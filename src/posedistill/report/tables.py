@@ -196,10 +196,10 @@ def describe_difference(difference: Difference) -> Cell:
     >>> str(describe_difference(Difference(0.034, 0.011, 0.057, "3 seeds")))
     '+3.4 [+1.1, +5.7]'
     """
-    mean = f"{100 * difference.mean:+.1f}"
+    mean = _points(difference.mean)
     if np.isnan(difference.low):
         return Cell(mean)
-    return Cell(mean, f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]")
+    return Cell(mean, f"[{_points(difference.low)}, {_points(difference.high)}]")
 
 
 def _has(metric: str, *items: Evaluation) -> bool:
@@ -225,6 +225,11 @@ def _values(group: Sequence[Evaluation], variant: str, get: Callable[[Evaluation
 
 def _mean(group: Sequence[Evaluation], variant: str, get: Callable[[Evaluation], float | None]) -> float:
     return summarise(_values(group, variant, get)).mean
+
+
+def _points(share: float) -> str:
+    """A signed difference in points; a zero has no minus."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _plain(value: object) -> str:
@@ -256,7 +261,7 @@ def _metrics(group: list[Evaluation]) -> list[str]:
 
 def _result_table(group: list[Evaluation], metrics: list[str]) -> Table:
     costs: dict[str, Callable[[Evaluation], float | None]] = {
-        "parameters, M": lambda item: None if item.parameters is None else item.parameters / 1e6,
+        "params, M": lambda item: None if item.parameters is None else item.parameters / 1e6,
         "size, MB": lambda item: item.megabytes,
         "GMACs": lambda item: item.gmacs,
         "ms/image": lambda item: None if item.seconds_per_image is None else 1e3 * item.seconds_per_image,
@@ -268,30 +273,28 @@ def _result_table(group: list[Evaluation], metrics: list[str]) -> Table:
         row += [_score_cell(_values(group, variant, _score(metric))) for metric in metrics]
         row += [Cell(_plain(_mean(group, variant, get))) for get in costs.values()]
         rows.append(row)
-    differences = [compare(group, metric, "student", "distilled") for metric in metrics]
-    if any(differences):
-        cells = [describe_difference(difference) if difference else Cell("–") for difference in differences]
+    found = {metric: compare(group, metric, "student", "distilled") for metric in metrics}
+    differences = {metric: difference for metric, difference in found.items() if difference is not None}
+    if differences:
+        cells = [describe_difference(differences[key]) if key in differences else Cell("–") for key in metrics]
         rows.append([Cell("distilled − student"), *cells, *(Cell("") for _ in costs)])
     return Table(
         describe_group(group), ["model", *map(metric_label, metrics), *costs], rows, _result_notes(group, metrics)
     )
 
 
-def _result_notes(group: list[Evaluation], metrics: list[str]) -> list[str]:
+def _result_notes(group: list[Evaluation], differences: Mapping[str, Difference]) -> list[str]:
     counts = {name: len({item.seed for item in group if item.variant == name}) for name in _variants(group)}
     notes = ["Scores in %."]
     if max(counts.values()) > 1:
         seeds = ", ".join(f"{name} {count}" for name, count in counts.items())
         notes = [f"Scores in %, mean ± standard deviation over seeds ({seeds})."]
     bases: dict[str, list[str]] = {}
-    for metric in metrics:
-        if difference := compare(group, metric, "student", "distilled"):
-            bases.setdefault(difference.basis, []).append(metric_label(metric))
+    for metric, difference in differences.items():
+        bases.setdefault(difference.basis, []).append(metric_label(metric))
     if bases:
         over = "; ".join(f"{basis} ({', '.join(labels)})" for basis, labels in bases.items())
-        notes.append(f"Differences in points, 95 % intervals of a paired bootstrap over {over}.")
-        if {"2 seeds", "3 seeds", "4 seeds"} & bases.keys():
-            notes[-1] += " Over so few seeds alone an interval is too narrow."
+        notes.append(f"Differences in points, with 95 % intervals: {over}.")
     return notes
 
 
@@ -300,5 +303,5 @@ def _gain_in_words(difference: Difference) -> str:
     text = f"Distillation {'adds' if points >= 0 else 'costs'} {abs(points):.1f} points over the same student alone"
     if np.isnan(difference.low):
         return f"{text}; with {difference.basis} and no single outcomes, chance cannot be ruled out."
-    interval = f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {difference.basis}"
+    interval = f"95 % interval {_points(difference.low)} to {_points(difference.high)}, {difference.basis}"
     return f"{text} ({interval}){'' if difference.significant else '; the interval includes zero'}."
