@@ -93,7 +93,8 @@ class CheckReport:
             "overlay": None if self.overlay is None else str(self.overlay),
         }
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """The report as plain text: what is there, then each kind of fault, most frequent first, then the verdict."""
         lines = [f"{self.root}"]
         for name, split in self.splits.items():
             lines += _split_lines(name, split)
@@ -107,9 +108,11 @@ class CheckReport:
         lines.append("no faults found" if self.ok else f"{sum(self.counts.values())} faults found")
         return "\n".join(lines)
 
+    __str__ = text
+
     def render(self, console: "Console") -> None:
         """Print the report; faults in red, the verdict in green where there is none."""
-        for line in str(self).split("\n"):
+        for line in self.text().split("\n"):
             style = "bold red" if line.startswith("FAULT") or line.endswith("faults found") else None
             style = "bold green" if line == "no faults found" else style
             console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
