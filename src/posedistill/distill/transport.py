@@ -32,8 +32,6 @@ from posedistill.errors import RecipeError, describe
 
 Solver = Literal["converged", "faithful"]
 
-_ANNEALING = 6
-"""Log-domain iterations that bring eps from the largest cost down to blur^2."""
 _RELAXATION = 1.7
 """Over-relaxation: where plain Sinkhorn's error shrinks by 0.93 a step, this one's shrinks by 0.7; it must stay < 2."""
 _SELF_STEP = 2 / 3
@@ -85,7 +83,7 @@ def sinkhorn_divergence(
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
     solver: Solver = "converged",
-    iterations: int = 20,
+    iterations: int = 24,
     scaling: float = 0.5,
     group: int = 1,
 ) -> Tensor:
@@ -234,47 +232,43 @@ def _solve_cross(
     damping = _damping(eps, rho)
     pull_f, pull_g = (damping - 1) / eps * f, (damping - 1) / eps * g
     u, v = torch.zeros_like(f), torch.zeros_like(g)
-    if rho is not None:
-        share_f, share_g = (a.log() - f / rho).softmax(-1), (b.log() - g / rho).softmax(-1)
     for step in range(iterations):
         relaxation = _RELAXATION if step < iterations - 2 else 1.0
         rows = (kernel_b * v.exp()[:, None]).sum(-1).clamp_(min=_TINY)
         u = u.lerp(torch.sub(pull_f, rows.log_(), alpha=damping), relaxation).clamp_(-_LARGEST, _LARGEST)
         columns = (kernel_a * u.exp()[:, :, None]).sum(-2).clamp_(min=_TINY)
         v = v.lerp(torch.sub(pull_g, columns.log_(), alpha=damping), relaxation).clamp_(-_LARGEST, _LARGEST)
-        if rho is not None:
-            # The annealed potentials are balanced: only what u and v changed is left to balance.
-            mass_f = (share_f * torch.exp(u * (-eps / rho))).sum(-1, keepdim=True)
-            mass_g = (share_g * torch.exp(v * (-eps / rho))).sum(-1, keepdim=True)
-            shift = (mass_f / mass_g).log_() * (rho / eps / 2)
-            u, v = u + shift, v - shift
     plan = kernel_a * u.exp()[:, :, None] * (b * v.exp())[:, None]
-    return f + eps * u, g + eps * v, plan
+    return *_balanced(f + eps * u, g + eps * v, a.log(), b.log(), rho), plan
 
 
 def _anneal(cost: Tensor, a: Tensor, b: Tensor, eps: float, rho: float | None) -> tuple[Tensor, Tensor]:
+    """Potentials after one log-domain iteration at each eps of a schedule from each problem's largest cost to blur^2."""
     log_a, log_b = a.log(), b.log()
     present = (a > 0)[:, :, None] & (b > 0)[:, None]
     start = cost.where(present, 0).amax((1, 2)).clamp(min=eps)[:, None]
     f, g = torch.zeros_like(a), torch.zeros_like(b)
-    for step in range(_ANNEALING + 1):
-        now = start * (eps / start) ** (step / _ANNEALING)
+    # From reach^2 to blur^2 by factors of about 4.
+    stages = max(2, round(math.log((1.0 if rho is None else rho) / eps, 4)))
+    for step in range(stages + 1):
+        now = start * (eps / start) ** (step / stages)
         damping = _damping(now, rho)
         f = damping * _softmin(cost, log_b + g / now, now)
         g = damping * _softmin(cost.mT, log_a + f / now, now)
-        if rho is not None:
-            shift = _imbalance(f, g, log_a, log_b, rho)
-            f, g = f + shift, g - shift
+        f, g = _balanced(f, g, log_a, log_b, rho)
     return f, g
 
 
-def _imbalance(f: Tensor, g: Tensor, log_a: Tensor, log_b: Tensor, rho: float) -> Tensor:
-    """The constant ``[P, 1]`` that, added to f and taken from g, raises the dual objective most.
+def _balanced(f: Tensor, g: Tensor, log_a: Tensor, log_b: Tensor, rho: float | None) -> tuple[Tensor, Tensor]:
+    """The potentials with the constant ``f + t, g - t`` that is best for the dual objective; it leaves the plan as is.
 
-    Without it the constant mode of the potentials, which carries the masses, contracts by 1 / (1 + eps / rho) a step.
+    The constant carries the masses, and iterations alone correct it by a factor of 1 / (1 + eps / rho) a step.
     """
+    if rho is None:
+        return f, g
     mass_f, mass_g = (log_a - f / rho).logsumexp(-1), (log_b - g / rho).logsumexp(-1)
-    return (rho / 2 * (mass_f - mass_g))[:, None]
+    shift = (rho / 2 * (mass_f - mass_g))[:, None]
+    return f + shift, g - shift
 
 
 def _solve_self(x: Tensor, a: Tensor, eps: float, rho: float | None) -> tuple[Tensor, Tensor]:
