@@ -63,8 +63,8 @@ class Model:
     texels: float = 1.0
 
 
-def build_model(mesh: Mesh, obj_id: int | None, ambient_rays: int = 96) -> Model:
-    """Build the Embree scene, the convex hull and (with ``ambient_rays`` a vertex; 0 for none) the ambient occlusion."""
+def build_model(mesh: Mesh, obj_id: int | None, ambient_rays: int = 64) -> Model:
+    """Build the Embree scene, the convex hull and, with ``ambient_rays`` from each vertex, the ambient occlusion."""
     vertices, normals = mesh.vertices, mesh.normals
     caster = Caster(vertices, mesh.faces)
     try:

@@ -24,7 +24,7 @@ from posedistill.data.bop_writer import BopWriter, write_camera, write_file, wri
 from posedistill.data.render_settings import RenderSettings
 from posedistill.data.studio import Frame, Studio, render_frame
 from posedistill.errors import DataError, RecipeError, describe
-from posedistill.geometry.meshes import Mesh, diameter
+from posedistill.geometry.meshes import Mesh
 
 __all__ = ["RenderReport", "RenderSettings", "render_dataset"]
 
@@ -81,12 +81,13 @@ def render_dataset(
     """
     if not meshes:
         raise RecipeError(describe("render", "objects", "no mesh", "at least one"))
-    settings.check_objects({obj_id: diameter(mesh.vertices) for obj_id, mesh in meshes.items()})
+    settings.check_objects({obj_id: float(np.ptp(mesh.vertices, axis=0).max()) for obj_id, mesh in meshes.items()})
     photographs = len(Backgrounds(settings.backgrounds).paths)
     root, start = Path(out_root), time.perf_counter()
     workers = min(workers or _cores(), max(count, 1))
     _claim(root / f"{split}_render.json", meshes, settings, seed, photographs)
-    write_models(root, meshes, infos=models_info)
+    if not (root / "models" / "models_info.json").exists():
+        write_models(root, meshes, infos=models_info)
     write_camera(root, settings.intrinsics(), settings.width, settings.height)
     writer = BopWriter(root, split, settings.jpeg_quality)
     missing = [i for i in range(count) if not writer.has_frame(*divmod(i, FRAMES_PER_SCENE))]
@@ -128,7 +129,7 @@ def _render_all(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Render the missing frames, and again the few of the contact sheet that are there already."""
-    shown = {i * count // PREVIEWS for i in range(min(PREVIEWS, count))} | set(range(min(EARLY_PREVIEWS, count)))
+    shown = {i * count // PREVIEWS for i in range(PREVIEWS)} | set(range(min(EARLY_PREVIEWS, count)))
     tasks = [(i, True, i in shown) for i in missing]
     tasks += [(i, False, True) for i in sorted(shown.difference(missing))]
     sheet: dict[int, Image] = {}

@@ -107,25 +107,25 @@ class RenderSettings(BaseModel):
             [[focal, 0.0, (self.width - 1) / 2], [0.0, focal, (self.height - 1) / 2], [0.0, 0.0, 1.0]]
         ).round(9)
 
-    def check_objects(self, diameters: Mapping[int, float]) -> None:
+    def check_objects(self, sizes: Mapping[int, float]) -> None:
         """Refuse distances at which an object swallows the camera, overfills the image or shrinks to a dot.
 
         Args:
-            diameters: mm, by object id.
+            sizes: longest side of each object's box, mm, by object id.
 
         Raises:
             RecipeError: naming the object, the distance found and the one expected.
         """
         near, far = self.distance
         focal = float(self.intrinsics()[0, 0])
-        for obj_id, diameter in diameters.items():
-            nearest = max(0.75 * diameter, focal * diameter / (1.5 * max(self.width, self.height)))
+        for obj_id, size in sizes.items():
+            nearest = max(0.75 * size, focal * size / (1.5 * max(self.width, self.height)))
             if near < nearest:
-                found = f"{near:g} mm to object {obj_id}, {diameter:.0f} mm large"
+                found = f"{near:g} mm to object {obj_id}, {size:.0f} mm large"
                 raise RecipeError(
                     describe("render", "distance", found, f"at least {nearest:.0f} mm to keep it in view")
                 )
-            if focal * diameter / far < SMALLEST_OBJECT:
-                farthest = focal * diameter / SMALLEST_OBJECT
-                found = f"{far:g} mm to object {obj_id}, {diameter:.3g} mm large (is the mesh in mm?)"
+            if focal * size / far < SMALLEST_OBJECT:
+                farthest = focal * size / SMALLEST_OBJECT
+                found = f"{far:g} mm to object {obj_id}, {size:.3g} mm large (is the mesh in mm?)"
                 raise RecipeError(describe("render", "distance", found, f"at most {farthest:.3g} mm, to see it at all"))

@@ -122,7 +122,7 @@ def in_shadow(
     return shadow
 
 
-def _soft(shadow: NDArray[np.bool_], surface: Surface, shape: tuple[int, ...], width: int) -> Floats:
+def _soft(shadow: NDArray[np.bool_], surface: Surface, width: int) -> Floats:
     """Light that passes, ``[P]``: the shadow averaged over ``width`` pixels of foreground, a cheap penumbra."""
     top, left = surface.rows.min(), surface.columns.min()
     rows, columns = surface.rows - top, surface.columns - left
@@ -133,7 +133,7 @@ def _soft(shadow: NDArray[np.bool_], surface: Surface, shape: tuple[int, ...], w
     return layers[rows, columns, 1] / layers[rows, columns, 0]
 
 
-def shade(surface: Surface, scene: Scene, models: Sequence[Model], shadows: bool, shape: tuple[int, ...]) -> Image:
+def shade(surface: Surface, scene: Scene, models: Sequence[Model], shadows: bool) -> Image:
     """sRGB colours ``[P, 3]`` of the visible points; the first light of the scene casts shadows."""
     up = 0.5 + 0.5 * (surface.normals @ scene.up.astype(np.float32))
     sky, ground = scene.sky.astype(np.float32), scene.ground.astype(np.float32)
@@ -145,7 +145,7 @@ def shade(surface: Surface, scene: Scene, models: Sequence[Model], shadows: bool
         if number == 0 and shadows:
             lifted = surface.points + surface.normals * np.float32(LIFT)
             hidden = in_shadow(lifted, light.direction, models, scene.placements)
-            cosine *= _soft(hidden, surface, shape, scene.penumbra)
+            cosine *= _soft(hidden, surface, scene.penumbra)
         diffuse += cosine[:, None] * color
         shine += _specular(surface, light, cosine)[:, None] * color
     linear = np.clip(surface.albedo * diffuse + shine, 0, 1)

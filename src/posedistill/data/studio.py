@@ -17,8 +17,10 @@ from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh
 
 DISTRACTOR_POOL = 40
-OBJECT_AMBIENT_RAYS, DISTRACTOR_AMBIENT_RAYS = 96, 24
+OBJECT_AMBIENT_RAYS, DISTRACTOR_AMBIENT_RAYS = 64, 24
 TEXTURE_SIZE = 512
+SCENE_TRIALS = 10
+"""Scenes drawn until one shows an object at all."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ def render_frame(studio: Studio, index: int) -> Frame:
     """Render frame ``index``: a pure function of the studio's meshes, settings and seed, and of the index."""
     settings = studio.settings
     rng = np.random.default_rng([studio.seed, index])
-    scene = sample_scene(studio.bodies, settings, rng)
-    scene, image = _composed(studio, scene)
+    for _ in range(SCENE_TRIALS):
+        scene, image = _composed(studio, sample_scene(studio.bodies, settings, rng))
+        if any(studio.bodies[placement.body].obj_id is not None for placement in scene.placements):
+            break
     models = [studio.models[placement.body] for placement in scene.placements]
     picture = studio.backgrounds.picture(settings.width, settings.height, rng)
     if scene.table is not None:
@@ -76,7 +80,7 @@ def render_frame(studio: Studio, index: int) -> Frame:
         lay_table(picture, texture, table_light(scene.table, scene, models, settings.shadows), scene.table, studio.K)
     surface = surfaces(models, scene.placements, image, studio.rays, float(studio.K[0, 0]))
     if surface is not None:
-        colors = shade(surface, scene, models, settings.shadows, image.owner.shape)
+        colors = shade(surface, scene, models, settings.shadows)
         picture[surface.rows, surface.columns] = colors
     picture = _photograph(_feather(picture, image), studio, rng)
     shown = [i for i, model in enumerate(models) if model.body.obj_id is not None]
