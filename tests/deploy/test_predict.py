@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from posedistill.deploy.predict import Box, overlay, predict_images
+from posedistill.deploy.predict import Box, overlay, parse_boxes, parse_camera, predict_images
 from posedistill.errors import DataError
 from posedistill.poses import PoseEstimates
 from posedistill.runtime.metadata import ModelMetadata
@@ -80,3 +81,37 @@ def test_overlay_shows_name_and_every_pose(predictor):
 def test_a_missing_image_is_named(predictor, tmp_path):
     with pytest.raises(DataError, match=r"gone\.png: 'image': found no such file"):
         predict_images(predictor, [tmp_path / "gone.png"], [], K)
+
+
+def test_detections_keep_what_comes_near_the_best(tmp_path):
+    rows = [(6, 12, 6, 0.8), (6, 12, 6, 0.5), (6, 12, 6, 0.3), (6, 12, 9, 0.2), (6, 13, 6, 0.1)]
+    content = [
+        {"scene_id": scene, "image_id": im, "category_id": obj, "score": score, "bbox": [1, 2, 3 + score, 4]}
+        for scene, im, obj, score in rows
+    ]
+    content.append({**content[0], "bbox": [1, 2, 0, 4], "score": 9.0})
+    (tmp_path / "det.json").write_text(json.dumps(content))
+    boxes = parse_boxes(None, tmp_path / "det.json")
+    assert [(box.obj_id, round(box.xywh[2] - 3, 1)) for box in boxes[6, 12]] == [(6, 0.8), (6, 0.5), (9, 0.2)]
+    assert [box.obj_id for box in boxes[6, 13]] == [6]
+    with pytest.raises(DataError, match="found both"):
+        parse_boxes(["6:1,2,3,4"], tmp_path / "det.json")
+
+
+def test_detections_of_other_images_or_objects(predictor, photos):
+    with pytest.raises(DataError, match="none of these images"):
+        predict_images(predictor, photos, {(3, 3): [Box(6, (1.0, 2.0, 3.0, 4.0))]}, K)
+    assert len(predict_images(predictor, photos, {(6, 12): [Box(77, (1.0, 2.0, 3.0, 4.0))]}, K)) == 0
+
+
+@pytest.mark.parametrize("text", ["6", "6:1,2,3", "6:1,2,3,x", "cat:1,2,3,4", "1,2,3,4"])
+def test_bad_box_text(text):
+    with pytest.raises(DataError, match="expected obj_id:x,y,w,h"):
+        parse_boxes([text], None)
+
+
+def test_camera_text():
+    assert parse_camera("") is None and parse_boxes(None, None) is None and parse_boxes([], None) is None
+    np.testing.assert_array_equal(parse_camera("1,2,3,4"), [[1, 0, 3], [0, 2, 4], [0, 0, 1]])
+    with pytest.raises(DataError, match="expected fx,fy,cx,cy"):
+        parse_camera("500,500")

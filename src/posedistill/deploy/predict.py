@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from posedistill.data.bop import read_detections
 from posedistill.data.images import read_image
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
@@ -41,8 +42,8 @@ def predict_images(
     Args:
         predictor: the loaded model.
         images: photographs. Ids are those of a BOP path (``000006/rgb/000123.png``), else scene 0 and the position.
-        boxes: the same boxes for every image, or boxes by (scene_id, im_id), as ``read_detections`` gives them.
-            None searches the whole image for every object of ``obj_ids`` (``Predictor.locate``).
+        boxes: the same boxes for every image, or boxes by (scene_id, im_id), as ``parse_boxes`` gives them; there,
+            objects that the model does not know are passed over. None searches the whole image for every object of ``obj_ids`` (``Predictor.locate``).
         K: ``[3, 3]`` of all images. None takes the model's default camera, scaled to the image, and says so.
         obj_ids: what to search for without boxes; default: all objects of the model.
         out: folder for the results; made where absent.
@@ -53,6 +54,9 @@ def predict_images(
     """
     warned, tables = False, []
     names = unique_names(images)
+    ids = [frame_ids(path, position) for position, path in enumerate(images)]
+    if isinstance(boxes, Mapping) and not boxes.keys() & set(ids):
+        raise DataError(describe("detections", "scene_id, image_id", "none of these images", f"some of {ids[:5]}"))
     for position, path in enumerate(images):
         image = read_image(path)
         camera = K
@@ -61,8 +65,11 @@ def predict_images(
             if not warned:
                 print(f"posedistill: no camera given, assuming K = {camera.round(1).tolist()}", file=sys.stderr)
                 warned = True
-        scene_id, im_id = frame_ids(path, position)
-        wanted = boxes.get((scene_id, im_id), []) if isinstance(boxes, Mapping) else boxes
+        scene_id, im_id = ids[position]
+        wanted = boxes
+        if isinstance(boxes, Mapping):
+            known = predictor.metadata.objects.obj_ids
+            wanted = [box for box in boxes.get((scene_id, im_id), []) if box.obj_id in known]
         poses = find(predictor, image, camera, wanted, obj_ids)
         tables.append(to_table(poses, scene_id, im_id))
         if out is not None:
@@ -71,6 +78,60 @@ def predict_images(
     if out is not None:
         table.to_bop_csv(out / "results.csv")
     return table
+
+
+def parse_boxes(
+    texts: Sequence[str] | None, detections: Path | None
+) -> Mapping[tuple[int, int], Sequence[Box]] | Sequence[Box] | None:
+    """Boxes from the command line (``obj_id:x,y,w,h``) or from a BOP json of detections; None where neither is given.
+
+    Of a json, each image keeps the detections of an object that score at least half as well as its best one.
+
+    Raises:
+        DataError: both are given, a text does not parse, or the json is damaged.
+
+    >>> parse_boxes(["6:10,20,30.5,40"], None)
+    [Box(obj_id=6, xywh=(10.0, 20.0, 30.5, 40.0))]
+    """
+    if texts and detections is not None:
+        raise DataError(describe("--box, --detections", "boxes", "both", "one of them"))
+    if detections is None:
+        return [_parse_box(text) for text in texts] if texts else None
+    read = [detection for detection in read_detections(detections) if min(detection.bbox[2:]) > 0]
+    best: dict[tuple[int, int, int], float] = {}
+    for found in read:
+        key = (found.scene_id, found.im_id, found.obj_id)
+        best[key] = max(best.get(key, 0.0), found.score)
+    boxes: dict[tuple[int, int], list[Box]] = {}
+    for found in read:
+        if found.score >= best[found.scene_id, found.im_id, found.obj_id] / 2:
+            x, y, w, h = (float(value) for value in found.bbox)
+            boxes.setdefault((found.scene_id, found.im_id), []).append(Box(found.obj_id, (x, y, w, h)))
+    return boxes
+
+
+def _parse_box(text: str) -> Box:
+    try:
+        obj_id, _, numbers = text.partition(":")
+        x, y, w, h = (float(number) for number in numbers.split(","))
+        return Box(int(obj_id), (x, y, w, h))
+    except ValueError:
+        raise DataError(describe("--box", "box", repr(text), "obj_id:x,y,w,h, e.g. 6:310,180,90,120")) from None
+
+
+def parse_camera(text: str) -> Array | None:
+    """``fx,fy,cx,cy`` -> ``[3, 3]`` intrinsics; None for an empty text.
+
+    >>> parse_camera("570,573,325,242")[0].tolist()
+    [570.0, 0.0, 325.0]
+    """
+    if not text:
+        return None
+    try:
+        fx, fy, cx, cy = (float(number) for number in text.split(","))
+    except ValueError:
+        raise DataError(describe("--camera", "camera", repr(text), "fx,fy,cx,cy in pixels")) from None
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
 
 
 def find(
