@@ -1,6 +1,5 @@
 """CropLoader: batches out of frame packs. Each crop is a new camera, each batch a pure function of its step."""
 
-import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,16 +14,18 @@ from torch import Tensor
 
 from posedistill.data.augment import AugmentSettings, Draws, apply, draw
 from posedistill.data.batch import Batch
-from posedistill.data.pack import FramePack
+from posedistill.data.pack import FramePack, Indices
+from posedistill.data.pack_build import cores
 from posedistill.data.pixels import move
+from posedistill.data.sampling import InOrder, Sampler, Shuffled, Table, Weighted, tabulate
 from posedistill.data.warp import DeviceFrames, cut, cut_ids, cut_on_device, inverse_maps
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.cameras import Array, crop_cameras, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.symmetries import canonical_pose
 
-Indices = NDArray[np.int64]
-
+_CROPS = 1
+"""Tells this module's random numbers from those of the samplers."""
 _CHUNK = 4
 """Crops that one thread makes at a time on the CPU. A constant: convolutions may round by the size of their batch."""
 _KEEP_IN_CROP = 0.45
@@ -33,31 +34,10 @@ _shared_frames: WeakValueDictionary[tuple, DeviceFrames] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Columns of all usable instances, ``N`` rows."""
-
-    ids: Indices
-    frames: Indices
-    slots: NDArray[np.uint8]
-    classes: Indices
-    K: Array
-    R: Array
-    t: Array
-    amodal: Array
-    visible: Array
-
-    def __getitem__(self, rows: Indices) -> "_Table":
-        return _Table(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
 class _Plan:
     """All of a batch but its pixels: geometry, and what augmentation will do."""
 
-    rows: _Table
+    rows: Table
     inverse: Array
     K: Array
     R: Array
@@ -120,13 +100,18 @@ class CropLoader:
         self.packs, self.objects, self.settings = list(packs), objects, settings
         self.crop_size, self.batch_size, self.seed, self.pad = crop_size, batch_size, seed, pad
         self.device, self.augment, self.rank, self.world_size = torch.device(device), augment, rank, world_size
-        self._table = _tabulate(self.packs, objects, indices)
+        self._table = tabulate(self.packs, objects, indices)
         if not len(self._table):
             raise RecipeError(describe("recipe", "data", "no instance", f"instances of {list(objects.obj_ids)}"))
         self._starts = np.cumsum([0, *(len(pack.frames) for pack in self.packs)])
-        self._shares = None if pack_weights is None else self._cumulate(pack_weights)
-        self._orders: dict[int, Indices] = {}
-        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), initializer=_one_torch_thread)
+        self._sampler: Sampler
+        if not augment:
+            self._sampler = InOrder(len(self._table), batch_size)
+        elif pack_weights is None:
+            self._sampler = Shuffled(len(self._table), batch_size, seed)
+        else:
+            self._sampler = Weighted(self._pack_of(self._table.frames), pack_weights, batch_size, seed)
+        self._pool = ThreadPoolExecutor(threads or cores(), initializer=_one_torch_thread)
         self._backgrounds = backgrounds if backgrounds is not None and len(backgrounds) else None
         on_device = self.device.type != "cpu"
         self._frames = _device_frames(self.packs, self.device) if on_device else None
@@ -202,46 +187,12 @@ class CropLoader:
     def _send(self, array: NDArray) -> Tensor:
         return move(torch.from_numpy(array), self.device)
 
-    def _cumulate(self, weights: Sequence[float]) -> Array:
-        """Cumulative chance of each row: its pack's share, evenly over the pack's rows."""
-        packs = self._pack_of(self._table.frames)
-        counts = np.bincount(packs, minlength=len(self.packs))
-        shares = np.asarray(weights, dtype=np.float64)
-        if len(shares) != len(self.packs) or (shares < 0).any() or not shares[counts > 0].sum() > 0:
-            raise RecipeError(
-                describe("recipe", "pack_weights", list(weights), f"{len(self.packs)} weights, not all 0")
-            )
-        chance = (shares / np.maximum(counts, 1))[packs].cumsum()
-        return chance / chance[-1]
-
     def _pack_of(self, frames: Indices) -> Indices:
         return np.searchsorted(self._starts, frames, side="right") - 1
 
-    def _rows(self, step: int, rng: np.random.Generator) -> Indices:
-        """Rows of the global batch."""
-        if not self.augment:
-            if not 0 <= step < self.steps:
-                raise IndexError(f"step {step} of {self.steps}")
-            return np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(self)))
-        if self._shares is not None:  # systematic sampling: every batch holds the packs' shares to within one crop
-            spread = (np.arange(self.batch_size) + rng.random(self.batch_size)) / self.batch_size
-            return np.minimum(np.searchsorted(self._shares, spread, side="right"), len(self) - 1)
-        positions = step * self.batch_size + np.arange(self.batch_size)
-        epochs, places = positions // len(self), positions % len(self)
-        rows = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            rows[epochs == epoch] = self._order(int(epoch))[places[epochs == epoch]]
-        return rows
-
-    def _order(self, epoch: int) -> Indices:
-        if epoch not in self._orders:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
-            self._orders = {**{key: value for key, value in self._orders.items() if abs(key - epoch) < 2}, epoch: order}
-        return self._orders[epoch]
-
     def _plan(self, step: int) -> _Plan:
-        rng = np.random.default_rng([self.seed, step, 1])
-        rows = self._table[self._rows(step, rng)]
+        rng = np.random.default_rng([self.seed, step, _CROPS])
+        rows = self._table[self._sampler(step)]
         part = slice(self.rank * len(rows) // self.world_size, (self.rank + 1) * len(rows) // self.world_size)
         centers, sides, angles = self._boxes(rows, rng)
         # Drawn for the global batch, so that the pictures do not depend on how many processes share it.
@@ -267,7 +218,7 @@ class CropLoader:
             draws=draws,
         )
 
-    def _boxes(self, rows: _Table, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    def _boxes(self, rows: Table, rng: np.random.Generator) -> tuple[Array, Array, Array]:
         """Centres ``[B, 2]``, sides ``[B]`` and turns ``[B]`` of the crops (Dynamic Zoom-In, CDPN / SO-Pose)."""
         settings, count = self.settings, len(rows)
         chance = rng.random((count, 5))
@@ -356,26 +307,6 @@ def _photo_maps(chance: Array, shape: tuple[int, ...], size: int) -> Array:
     maps[:, 0, 2] = np.where(mirrored, left + side - 1, left)
     maps[:, 1, 1], maps[:, 1, 2] = scale, top
     return maps
-
-
-def _tabulate(packs: Sequence[FramePack], objects: ObjectTable, indices: Indices | None) -> _Table:
-    """The usable instances of all packs, restricted to ``indices``."""
-    frame_starts = np.cumsum([0, *(len(pack.frames) for pack in packs)])
-    columns = {
-        name: np.concatenate([getattr(pack.instances, name) for pack in packs])
-        for name in ("slot", "obj_id", "K", "R", "t", "bbox_visib")
-    }
-    frames = np.concatenate([start + pack.instances.frame for start, pack in zip(frame_starts, packs, strict=False)])
-    ids = np.arange(len(frames)) if indices is None else np.asarray(indices, dtype=np.int64)
-    ids = ids[np.isin(columns["obj_id"][ids], objects.obj_ids)]
-    order = np.argsort(objects.obj_ids)
-    obj_ids = np.asarray(objects.obj_ids, dtype=np.int64)
-    classes = order[np.searchsorted(obj_ids[order], columns["obj_id"][ids])]
-    K, R, t = columns["K"][ids], columns["R"][ids], columns["t"][ids]
-    corners = project(objects.keypoints[classes], R, t, K)
-    low, high = corners.min(axis=1), corners.max(axis=1)
-    amodal = np.concatenate([low, high - low], axis=1)
-    return _Table(ids, frames[ids], columns["slot"][ids], classes, K, R, t, amodal, columns["bbox_visib"][ids])
 
 
 def _device_frames(packs: Sequence[FramePack], device: torch.device) -> DeviceFrames | None:
