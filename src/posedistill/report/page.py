@@ -12,6 +12,7 @@ import yaml
 
 from posedistill import __version__
 from posedistill.report import gallery, plots, tables
+from posedistill.report.cells import Cell, Table
 from posedistill.report.results import VARIANTS, Evaluation, RunResults, headline_metric, load_run, metric_label
 from posedistill.report.statistics import summarise
 
@@ -94,7 +95,7 @@ def _tiles(run: RunResults, group: Sequence[Evaluation]) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>\n{note}{escape(" on " + where if where else "")}</p>\n'
 
 
-def _table(table: tables.Table | None) -> str:
+def _table(table: Table | None) -> str:
     if table is None:
         return ""
     head = "".join(f"<th>{_name(column)}</th>" for column in table.columns)
@@ -107,7 +108,7 @@ def _table(table: tables.Table | None) -> str:
     )
 
 
-def _cell(cell: tables.Cell) -> str:
+def _cell(cell: Cell) -> str:
     if cell.heat is None:
         detail = f"<br><small>{escape(cell.detail)}</small>" if cell.detail else ""
         return f"<td>{_name(cell.text)}{detail}</td>"

@@ -1,11 +1,11 @@
 """The tables of a report: results, objects and speed, for the page, the terminal and markdown."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posedistill.report.cells import Cell, Table
 from posedistill.report.results import (
     HEADLINE_METRICS,
     Evaluation,
@@ -25,55 +25,6 @@ if TYPE_CHECKING:
 
 BOXES = {"gt": "ground-truth boxes", "detector": "detector boxes"}
 """Words for the two sources of boxes."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: its text, a detail to print smaller, and a 0..1 value where the page may colour it."""
-
-    text: str
-    detail: str = ""
-    heat: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.text} {self.detail}".strip()
-
-
-@dataclass
-class Table:
-    """A table as the page, the terminal and markdown print it. The first column is left aligned, the rest right."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    notes: list[str] = field(default_factory=list)
-
-    def to_markdown(self) -> str:
-        """GitHub markdown, title and notes included.
-
-        >>> print(Table("", ["a", "b"], [[Cell("x"), Cell("1")]]).to_markdown())
-        | a | b |
-        | --- | ---: |
-        | x | 1 |
-        """
-        lines = [f"**{self.title}**", ""] if self.title else []
-        lines.append("| " + " | ".join(self.columns) + " |")
-        lines.append("| --- |" + " ---: |" * (len(self.columns) - 1))
-        lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in self.rows]
-        return "\n".join(lines + [f"\n{note}" for note in self.notes])
-
-    def to_rich(self) -> "RichTable":
-        """The same for the terminal."""
-        from rich.markup import escape
-        from rich.table import Table as RichTable
-
-        caption = escape("\n".join(self.notes)) if self.notes else None
-        table = RichTable(title=escape(self.title) or None, caption=caption, caption_justify="left")
-        for index, column in enumerate(self.columns):
-            table.add_column(escape(column), justify="right" if index else "left", no_wrap=not index)
-        for row in self.rows:
-            table.add_row(*(escape(f"{cell.text}\n{cell.detail}".strip()) for cell in row))
-        return table
 
 
 def compare(group: Sequence[Evaluation], metric: str, first: str, second: str) -> Difference | None:
@@ -279,7 +230,7 @@ def _result_table(group: list[Evaluation], metrics: list[str]) -> Table:
         cells = [describe_difference(differences[key]) if key in differences else Cell("–") for key in metrics]
         rows.append([Cell("distilled − student"), *cells, *(Cell("") for _ in costs)])
     return Table(
-        describe_group(group), ["model", *map(metric_label, metrics), *costs], rows, _result_notes(group, metrics)
+        describe_group(group), ["model", *map(metric_label, metrics), *costs], rows, _result_notes(group, differences)
     )
 
 
