@@ -43,7 +43,8 @@ def predict_images(
         predictor: the loaded model.
         images: photographs. Ids are those of a BOP path (``000006/rgb/000123.png``), else scene 0 and the position.
         boxes: the same boxes for every image, or boxes by (scene_id, im_id), as ``parse_boxes`` gives them; there,
-            objects that the model does not know are passed over. None searches the whole image for every object of ``obj_ids`` (``Predictor.locate``).
+            objects that the model does not know are passed over. None searches the whole image for every object of
+            ``obj_ids`` (``Predictor.locate``).
         K: ``[3, 3]`` of all images. None takes the model's default camera, scaled to the image, and says so.
         obj_ids: what to search for without boxes; default: all objects of the model.
         out: folder for the results; made where absent.
@@ -65,13 +66,13 @@ def predict_images(
             if not warned:
                 print(f"posedistill: no camera given, assuming K = {camera.round(1).tolist()}", file=sys.stderr)
                 warned = True
-        scene_id, im_id = ids[position]
-        wanted = boxes
         if isinstance(boxes, Mapping):
             known = predictor.metadata.objects.obj_ids
-            wanted = [box for box in boxes.get((scene_id, im_id), []) if box.obj_id in known]
+            wanted: Sequence[Box] | None = [box for box in boxes.get(ids[position], []) if box.obj_id in known]
+        else:
+            wanted = boxes
         poses = find(predictor, image, camera, wanted, obj_ids)
-        tables.append(to_table(poses, scene_id, im_id))
+        tables.append(to_table(poses, *ids[position]))
         if out is not None:
             write_image(out / f"{names[position]}.png", overlay(image, camera, poses, predictor.metadata))
     table = PoseEstimates.concatenate(tables)
