@@ -4,6 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from posedistill.data.batch import Batch
 from posedistill.decode.wdrnet import decode, select_cells
@@ -115,7 +116,7 @@ def test_loss_is_the_naive_sum_over_its_counts(objects: Objects, batch: Batches)
                     cell = heads["votes"][b, index][None, None]
                     loss = line_of_sight_loss(cell, points[None], crops.K[b : b + 1], crops.diameters[b : b + 1])
                     vote, positives = vote + float(loss), positives + 1
-        losses = estimator.loss(prediction, crops)
+        losses = {name: value.detach() for name, value in estimator.loss(prediction, crops).items()}
         assert float(losses["score"]) == pytest.approx(0.1 * score / (1 if faithful else 30), rel=1e-4)
         assert float(losses["votes"]) == pytest.approx(vote / (1 if faithful else positives), rel=1e-4)
         values[faithful] = losses
@@ -256,6 +257,43 @@ def test_unknown_settings_are_refused_by_name(objects: Objects) -> None:
         build_estimator("wdrnet", objects(), {"strides": (8, 32)}, 64)
     with pytest.raises(RecipeError, match=r"'zebra', expected one of \['wdrnet'\]"):
         build_estimator("zebra", objects(), {}, 64)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_step_never_waits_for_the_device(objects: Objects, batch: Batches, train: bool) -> None:
+    """Fake tensors have no values: whatever asks for one (item, nonzero, a boolean index) raises."""
+    with FakeTensorMode():
+        estimator = WDRNet(objects(2), WDRNetSettings(**SMALL), 64).train(train)
+        B = 4
+        shapes = {
+            "images": (3, 64, 64),
+            "K": (3, 3),
+            "R": (3, 3),
+            "t": (3,),
+            "keypoints3d": (8, 3),
+            "keypoints": (8, 2),
+        }
+        values = {name: torch.zeros(B, *shape) for name, shape in shapes.items()}
+        crops = Batch(
+            masks=torch.zeros(B, 64, 64, dtype=torch.bool),
+            classes=torch.zeros(B, dtype=torch.int64),
+            diameters=torch.ones(B),
+            ids=torch.zeros(B, dtype=torch.int64),
+            **values,
+        )
+        prediction = estimator(crops)
+        losses = estimator.loss(prediction, crops)
+        (losses["score"] + losses["votes"]).backward()
+    assert prediction.votes is not None
+    assert prediction.votes.values.shape == (B, 12, 8, 2)
+
+
+def test_any_timm_model_serves(objects: Objects, batch: Batches) -> None:
+    estimator, crops = make(objects(), backbone="mobilenetv3_small_050"), batch(2, 64)
+    assert estimator.cells.strides == (8, 16, 32, 64, 128)
+    prediction = estimator(crops, generator())
+    assert prediction.heads["votes"].shape == (2, 64 + 16 + 4 + 1 + 1, 8, 2)
+    assert torch.stack(list(estimator.loss(prediction, crops).values())).isfinite().all()
 
 
 def test_export_runs_with_any_batch(objects: Objects, tmp_path: object) -> None:

@@ -35,9 +35,10 @@ class WDRNetSettings(BaseModel):
     """The network, its targets and its losses.
 
     Both losses are means: the score loss over the cells an object may have (``B * positives``), the vote loss over the
-    positive cells there are. Batch size and crop size change neither, a batch of background gives no vote loss, and as
-    the two counts are nearly equal the published balance of 0.1 to 1 between the sums is kept: an untrained network
-    then starts at about 0.1 for each, and a trained one at about 0.01.
+    positive cells there are. Neither the batch size nor the crop size changes them, and a batch of background gives no
+    vote loss. The two counts are nearly equal, so the published balance of 0.1 to 1 between the sums is kept. It is a
+    sound one: both start between 0.1 and 0.2; a few hundred steps take the score loss to 0.01, cells are then found
+    in every crop, and the votes, the harder half, send a few times the score's gradient into the shared layers.
 
     ``faithful`` gives the published form instead: losses summed over the batch, the score loss over the channels of
     all classes, and at inference budgets normalised over five levels even where the network has four.
@@ -214,7 +215,7 @@ class WDRNet(Estimator):
         return {"crop_size": self.crop_size, "strides": self.cells.strides, "decode_settings": decoding}
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
-        """Predict on a batch; in train mode the positive cells are drawn with ``generator``.
+        """Predict on a batch; in train mode the positive cells are drawn with ``generator`` (best of the same device).
 
         ``heads``: logits ``[B, N]``, class_logits ``[B, N, C]``, votes ``[B, N, 8, 2]`` crop pixels; in train mode
         also labels ``[B, N]``, positive_index and positive_mask ``[B, M]``.
