@@ -9,7 +9,7 @@ from posedistill.runtime.metadata import FORMAT, ModelMetadata
 
 
 def with_shapes(metadata: ModelMetadata) -> ModelMetadata:
-    shape = Shape(np.array([[0.0, 0.0, 0.0], [1.25, 0.0, 0.0], [0.0, 2.5, 0.0]]), np.array([[0, 1, 2]]))
+    shape = Shape(np.array([[0.0, 0.0, 0.0], [1.2, 0.0, 0.0], [0.0, 2.5, 0.0]]), np.array([[0, 1, 2]]))
     return ModelMetadata(**{**vars(metadata), "shapes": (shape, shape), "decode_settings": {"score_threshold": 0.2}})
 
 

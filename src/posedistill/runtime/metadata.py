@@ -87,7 +87,7 @@ class ModelMetadata:
             camera = {"K": self.camera.K.tolist(), "width": self.camera.width, "height": self.camera.height}
             values["camera"] = camera
         values["shapes"] = [
-            {"vertices": shape.vertices.round(2).tolist(), "faces": shape.faces.tolist()} for shape in self.shapes
+            {"vertices": shape.vertices.round(1).tolist(), "faces": shape.faces.tolist()} for shape in self.shapes
         ]
         return json.dumps({"format": FORMAT, **values})
 

@@ -1,0 +1,38 @@
+"""Export parity and silhouettes on LINEMOD photographs; skipped where the data are not at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from posedistill.data.bop import BopDataset, Frame
+from posedistill.data.images import read_image, read_mask
+from posedistill.deploy.export import check_parity
+from posedistill.deploy.shapes import coarse_shape
+from posedistill.geometry.meshes import load_mesh
+from posedistill.runtime.draw import silhouette
+from posedistill.runtime.predictor import Request
+
+DATA = Path(os.environ.get("POSEDISTILL_DATA", ""))
+pytestmark = pytest.mark.skipif("POSEDISTILL_DATA" not in os.environ, reason="POSEDISTILL_DATA is not set")
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[Frame]:
+    return BopDataset(DATA / "lm", split="test", scenes=[6], obj_ids=[6]).frames[::60]
+
+
+def test_votes_and_poses_agree_on_photographs(estimator, exported, frames):
+    requests = [Request(read_image(frame.rgb), frame.K, frame.instances[0].bbox_obj[None], [6]) for frame in frames]
+    parity = check_parity(estimator.network, exported, requests)
+    assert parity.crops == len(frames) >= 3 and parity.max_px < 0.01 and parity.max_deg < 0.1
+
+
+def test_silhouette_of_the_true_pose_covers_the_mask(frames):
+    mesh = load_mesh(DATA / "lm" / "models_eval" / "obj_000006.ply")
+    shape = coarse_shape(mesh.vertices, mesh.faces, cells=32)
+    for frame in frames:
+        instance = frame.instances[0]
+        mask = read_mask(instance.mask_visib)
+        drawn = silhouette(shape, instance.R, instance.t, frame.K, mask.shape)
+        assert (mask & drawn).sum() / (mask | drawn).sum() > 0.88
