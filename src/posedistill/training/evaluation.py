@@ -15,7 +15,7 @@ from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.metrics import Scores, score_estimates
 from posedistill.poses import PoseEstimates
-from posedistill.runtime.predictor import Predictor, Request
+from posedistill.runtime.predictor import Predictor
 from posedistill.training.checkpoints import write_atomically
 from posedistill.training.log import console, progress_bar
 
@@ -85,11 +85,6 @@ def estimate(predictor: Predictor, wanted: list[Wanted], title: str = "evaluate"
     return PoseEstimates(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def record_of(scores: Scores, **about: Any) -> dict[str, Any]:
-    """One entry of ``evaluation.json``: the scores, and what they are of."""
-    return {**about, **scores.to_dict()}
-
-
 def evaluate_file(
     model: Path,
     dataset: Path,
@@ -110,7 +105,14 @@ def evaluate_file(
     estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
     if csv is not None:
         estimates.to_bop_csv(csv)
-    return _report(estimates, opened, json_path, legacy_diameters=legacy_diameters, about={"boxes": boxes})
+    return _report(
+        estimates,
+        opened,
+        json_path,
+        legacy_diameters=legacy_diameters,
+        about={"boxes": boxes},
+        source=csv or "estimates",
+    )
 
 
 def score_csv(
@@ -126,7 +128,7 @@ def score_csv(
     """Score anybody's BOP csv and print the table."""
     estimates = PoseEstimates.from_bop_csv(results)
     opened = open_bop(dataset, split, frames, None)
-    return _report(estimates, opened, json_path, vsd=vsd, legacy_diameters=legacy_diameters, about={})
+    return _report(estimates, opened, json_path, vsd=vsd, legacy_diameters=legacy_diameters, about={}, source=results)
 
 
 def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any) -> BopDataset:
@@ -142,6 +144,8 @@ def _report(
     scores = score_estimates(estimates, dataset, **options)
     if json_path is not None:
         write_atomically(json_path, json.dumps({**about, **scores.to_dict()}, indent=1))
+    for note in scores.notes:
+        console.print(f"[yellow]{note}", highlight=False)
     console.print(score_table(scores))
     return scores
 

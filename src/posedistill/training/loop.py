@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -158,10 +159,11 @@ def losses(
     prediction = model(batch, generator)
     terms = dict(estimator.loss(prediction, batch))
     if teaching is not None:
-        with torch.no_grad(), fabric.autocast() if fabric is not None else torch.no_grad():
+        with torch.no_grad(), fabric.autocast() if fabric is not None else nullcontext():
             taught = teaching.teacher(batch)
         for distiller in teaching.distillers:
-            terms[distiller.name] = distiller.weight * distiller(prediction, taught, batch)
+            term = distiller.weight * distiller(prediction, taught, batch)
+            terms[distiller.name] = terms.get(distiller.name, 0.0) + term
     return terms
 
 
@@ -195,14 +197,23 @@ def _validate_average(estimator: Estimator, average: AveragedWeights, validate: 
 
 
 def _save_model(
-    fabric: Fabric, folder: Path, state: dict[str, Tensor], signature: dict[str, Any], step: int, scores: dict[str, float]
+    fabric: Fabric,
+    folder: Path,
+    state: dict[str, Tensor],
+    signature: dict[str, Any],
+    step: int,
+    scores: dict[str, float],
 ) -> None:
     if fabric.is_global_zero:
         save_tensors(folder / "model.safetensors", state, {"signature": signature, "step": step, "scores": scores})
 
 
 def _resume(
-    last: Path, estimator: Estimator, optimizer: torch.optim.Optimizer, average: AveragedWeights, signature: dict[str, Any]
+    last: Path,
+    estimator: Estimator,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedWeights,
+    signature: dict[str, Any],
 ) -> tuple[int, float]:
     tensors, metadata = load_tensors(last)
     found = metadata.get("signature", {})
@@ -210,7 +221,8 @@ def _resume(
         keys = [key for key in signature.keys() | found.keys() if signature.get(key) != found.get(key)]
         shown = "; ".join(f"{key} was {found.get(key)!r}, is {signature.get(key)!r}" for key in sorted(keys))
         raise CheckpointError(
-            describe(last, "signature", shown, "the same recipe") + ". Give the recipe another name, or remove the folder."
+            describe(last, "signature", shown, "the same recipe")
+            + ". Give the recipe another name, or remove the folder."
         )
     load_strictly(estimator, _section(tensors, "model."), last)
     device = next(estimator.parameters()).device

@@ -38,6 +38,7 @@ class RenderSource(Settings):
     """Frames rendered from CAD models: a folder of meshes, or ``code`` for the objects made in code."""
 
     models: Path
+    objects: list[int] | None = Field(None, description="Rendered objects; default: the learned ones. More occlude.")
     count: int = Field(gt=0)
     seed: int = 0
     settings: RenderSettings = RenderSettings()

@@ -20,7 +20,7 @@ from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import Predictor, Request
 from posedistill.training import sources
 from posedistill.training.checkpoints import write_atomically
-from posedistill.training.evaluation import Wanted, boxes_for, estimate, record_of
+from posedistill.training.evaluation import Wanted, boxes_for, estimate
 from posedistill.training.log import console
 from posedistill.training.recipe import Recipe
 from posedistill.training.stages import VARIANTS, load_network, recipe_of, seeds_of, variant_folder
@@ -150,8 +150,7 @@ def _cases(estimates: PoseEstimates, dataset: BopDataset, recipe: Recipe) -> Ite
 
 
 def _record(estimates: PoseEstimates, dataset: BopDataset, about: dict[str, Any]) -> dict[str, Any]:
-    seconds = float(estimates.time.mean()) if len(estimates) else None
-    return record_of(score_estimates(estimates, dataset), seconds_per_image=seconds, **about)
+    return {**score_estimates(estimates, dataset).to_dict(), **about}
 
 
 def _about(recipe: Recipe, dataset: BopDataset, variant: str, seed: int) -> dict[str, Any]:
@@ -161,7 +160,7 @@ def _about(recipe: Recipe, dataset: BopDataset, variant: str, seed: int) -> dict
 
 def _cost(estimator: Estimator) -> dict[str, Any]:
     parameters = sum(weight.numel() for weight in estimator.network.parameters())
-    size = estimator.crop_size
+    size = int(estimator.deployment()["crop_size"])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         estimator.network(torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64))
     gmacs = counter.get_total_flops() / 2e9

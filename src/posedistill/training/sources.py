@@ -1,6 +1,5 @@
 """The data stage: from a recipe's sources to decoded frames, batches and a validation split."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from posedistill.data.backgrounds import background_tensor
+from posedistill.data.backgrounds import Backgrounds
 from posedistill.data.bop import BopDataset
 from posedistill.data.bop_models import load_models_info
-from posedistill.data.crops import CropLoader, split_validation
-from posedistill.data.pack import FramePack
+from posedistill.data.crops import CropLoader
+from posedistill.data.pack import FramePack, split_validation
 from posedistill.data.render import RenderReport, RenderSettings, render_dataset
 from posedistill.data.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe
@@ -35,7 +34,7 @@ class TrainingData:
     objects: ObjectTable
     packs: list[FramePack]
     train: np.ndarray
-    """Indices of training instances; an instance of a source with a larger share stands in it several times."""
+    """Indices of the training instances, numbered through the packs."""
     validation: np.ndarray
 
 
@@ -43,9 +42,10 @@ def open_source(source: BopSource | RenderSource, objects: list[int], cache: Pat
     """A source as a BOP data set; a render source is rendered first, or found in the cache."""
     if isinstance(source, BopSource):
         return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=objects)
-    root = cache / f"render-{fingerprint(source.model_dump(mode='json'), _mesh_stamps(source, objects), objects)}"
+    rendered = source.objects or objects
+    root = cache / f"render-{fingerprint(source.model_dump(mode='json'), _mesh_stamps(source, rendered))}"
     if not (root / "complete").exists():
-        report = render(source, objects, root)
+        report = render(source, rendered, root)
         console.print(f"rendered {report.images} images, {report.images_per_second_per_core:.1f} images/s per core")
         (root / "complete").touch()
     return BopDataset(root, split=SPLIT, obj_ids=objects)
@@ -63,7 +63,7 @@ def render(source: RenderSource, objects: list[int], root: Path, workers: int | 
             source.count,
             source.seed,
             workers=workers,
-            progress=lambda done: bar.update(task, completed=done),
+            progress=lambda done, _: bar.update(task, completed=done),
         )
 
 
@@ -97,7 +97,7 @@ def prepare(recipe: Recipe) -> TrainingData:
     objects = datasets[0].objects(data.objects)
     packs = [pack_of(dataset, data, cache) for dataset in datasets]
     train, validation = split_validation(packs, data.validation, recipe.seed)
-    return TrainingData(objects, packs, _share_out(train, packs, data), validation)
+    return TrainingData(objects, packs, train, validation)
 
 
 def pack_of(dataset: BopDataset, data: DataSettings, cache: Path) -> FramePack:
@@ -111,15 +111,24 @@ def pack_of(dataset: BopDataset, data: DataSettings, cache: Path) -> FramePack:
             folder,
             data.objects,
             min_visible=data.min_visible,
-            progress=lambda done: bar.update(task, completed=done),
+            progress=lambda done, _: bar.update(task, completed=done),
         )
 
 
 def loader(
-    recipe: Recipe, prepared: TrainingData, indices: np.ndarray, *, seed: int, device: Any, batch_size: int, **kwargs: Any
+    recipe: Recipe,
+    prepared: TrainingData,
+    indices: np.ndarray,
+    *,
+    seed: int,
+    device: Any,
+    batch_size: int,
+    **kwargs: Any,
 ) -> CropLoader:
     """A loader of the recipe's crops over some of its instances."""
     data = recipe.data
+    if kwargs.get("augment", True):
+        kwargs |= {"backgrounds": _pictures(data.backgrounds), "pack_weights": data.shares}
     return CropLoader(
         prepared.packs,
         prepared.objects,
@@ -128,20 +137,15 @@ def loader(
         batch_size,
         seed,
         device,
-        backgrounds=background_tensor(data.backgrounds) if kwargs.get("augment", True) else None,
         indices=indices,
         **kwargs,
     )
 
 
-def _share_out(train: np.ndarray, packs: list[FramePack], data: DataSettings) -> np.ndarray:
-    """Repeat the instances of small sources until each source fills its share of an epoch."""
-    if data.shares is None:
-        return train
-    edges = np.cumsum([0, *(len(pack) for pack in packs)])
-    parts = [train[(train >= low) & (train < high)] for low, high in zip(edges, edges[1:], strict=False)]
-    total = max(len(part) / share for part, share in zip(parts, data.shares, strict=True))
-    return np.concatenate([np.resize(part, round(total * share)) for part, share in zip(parts, data.shares, strict=True)])
+def _pictures(folder: Path | None, count: int = 128, size: int = 384) -> np.ndarray:
+    """``[count, size, size, 3]`` pictures to put behind and before objects; photographs where there is a folder."""
+    backgrounds, rng = Backgrounds(folder), np.random.default_rng(0)
+    return np.stack([backgrounds.picture(size, size, rng) for _ in range(count)])
 
 
 def _meshes(source: RenderSource, objects: list[int]) -> dict[int, Any]:
@@ -172,8 +176,8 @@ def _mesh_path(folder: Path, obj_id: int) -> Path:
 
 def _mesh_stamps(source: RenderSource, objects: list[int]) -> list[tuple[str, int, int]]:
     if source.models == CODE:
-        return []
-    stamps = [(obj_id, os.stat(_mesh_path(source.models, obj_id))) for obj_id in objects]
+        return [(str(obj_id), 0, 0) for obj_id in objects]
+    stamps = [(obj_id, _mesh_path(source.models, obj_id).stat()) for obj_id in objects]
     return [(str(obj_id), stat.st_size, stat.st_mtime_ns) for obj_id, stat in stamps]
 
 

@@ -50,7 +50,7 @@ class Validation:
 
 def metadata_of(estimator: Estimator, **extra: Any) -> ModelMetadata:
     """What the decoder must know of an estimator."""
-    return ModelMetadata(decoder=estimator.decoder, objects=estimator.objects, **estimator.layout(), **extra)
+    return ModelMetadata(decoder=estimator.decoder, objects=estimator.objects, **estimator.deployment(), **extra)
 
 
 def _keypoint_errors(predictor: Predictor, batch: Batch, objects: ObjectTable) -> np.ndarray:
@@ -60,9 +60,7 @@ def _keypoint_errors(predictor: Predictor, batch: Batch, objects: ObjectTable) -
     errors = np.full(len(batch), np.inf)
     for row, label in enumerate(batch.classes.tolist()):
         keypoints = objects.keypoints[label]
-        found = predictor.decoder(
-            logits[row], votes[row], predictor.cells, K[row], keypoints, predictor.metadata.decode_settings
-        )
+        found = predictor.decoder(logits[row], votes[row], predictor.cells, K[row], keypoints, predictor.settings)
         if found is None:
             continue
         symmetries = objects.symmetries[label]
