@@ -116,19 +116,24 @@ def _save_texture(texture: NDArray[np.uint8], path: Path) -> None:
         raise DataError(describe(path, "file", "a failed write", "a writable folder"))
 
 
+def hull_corners(points: Array) -> Array:
+    """The corners ``[H, 3]`` of the convex hull of ``[V, 3]`` points; of flat point sets all distinct points."""
+    from scipy.spatial import ConvexHull, QhullError
+
+    points = np.asarray(points, dtype=np.float64)
+    try:
+        return points[ConvexHull(points).vertices]
+    except (QhullError, ValueError):  # no volume, or fewer than 4 points
+        return np.unique(points, axis=0)
+
+
 def diameter(vertices: Array) -> float:
     """Largest distance between two of ``[V, 3]`` points, exactly; only corners of the convex hull can be ends of it.
 
     >>> diameter(np.array([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0], [1.0, 1.0, 0.0]]))
     5.0
     """
-    from scipy.spatial import ConvexHull, QhullError
-
-    vertices = np.asarray(vertices, dtype=np.float64)
-    try:
-        corners = vertices[ConvexHull(vertices).vertices]
-    except (QhullError, ValueError):  # flat, or too few points: they have no hull
-        corners = np.unique(vertices, axis=0)
+    corners = hull_corners(vertices)
     chunks = (corners[i : i + _CHUNK] for i in range(0, len(corners), _CHUNK))
     return float(max(np.linalg.norm(chunk[:, None] - corners, axis=-1).max() for chunk in chunks))
 

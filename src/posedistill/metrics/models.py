@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from posedistill.data.bop import BopDataset
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.meshes import Mesh, load_mesh
+from posedistill.geometry.meshes import Mesh, hull_corners, load_mesh
 from posedistill.geometry.symmetries import symmetry_transforms
 from posedistill.metrics.vsd import DepthCaster
 
@@ -39,13 +37,8 @@ class ScoringModel:
 
     @cached_property
     def hull(self) -> Array:
-        """``[H, 3]`` corners of the convex hull (all vertices of a flat model, which has none)."""
-        from scipy.spatial import ConvexHull, QhullError
-
-        try:
-            return self.mesh.vertices[ConvexHull(self.mesh.vertices).vertices]
-        except (QhullError, ValueError):
-            return np.unique(self.mesh.vertices, axis=0)
+        """``[H, 3]`` corners of the convex hull."""
+        return hull_corners(self.mesh.vertices)
 
     @cached_property
     def caster(self) -> DepthCaster:

@@ -14,8 +14,9 @@ from posedistill.geometry.symmetries import equivalent_poses
 
 Index = NDArray[np.signedinteger]
 
-_CHUNK = 1 << 17
-"""Elements of one temporary array: small enough for the processor's cache, large enough to hide Python."""
+_CHUNK = 20_000
+"""Elements of one temporary array: within the processor's cache, and products so small that BLAS keeps to one thread
+(waking others for products this thin costs more than it saves, many times more on a busy machine)."""
 _BOUND_POINTS = 32
 _FEW_SYMMETRIES = 4
 

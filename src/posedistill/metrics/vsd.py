@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.meshes import hull_corners
 
 DELTA = 15.0
 """mm a surface may lie behind the measured one and still count as visible (BOP-19)."""
@@ -30,9 +32,9 @@ class DepthCaster:
         self._scene = EmbreeScene()
         # The mesh must outlive the scene that holds it.
         self._mesh = TriangleMesh(self._scene, vertices.astype(np.float32), faces.astype(np.int32))
-        self._corners = np.stack(
-            np.meshgrid(*np.stack([vertices.min(axis=0), vertices.max(axis=0)], axis=1)), axis=-1
-        ).reshape(-1, 3)
+        self._corners = hull_corners(vertices)
+        # The first query builds the tree, which threads must not do at once.
+        self._scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32), query="DISTANCE")
 
     def box(self, R: Array, t: Array, K: Array, width: int, height: int) -> Box:
         """``x0, y0, x1, y1`` (last exclusive) around the pixels the object may cover; all where it may pass the eye."""
@@ -85,10 +87,8 @@ class VisibleSurface:
     def __init__(self, depth: NDArray[np.float32], K: Array, casters: Mapping[int, DepthCaster]) -> None:
         self._height, self._width = depth.shape
         self._K, self._casters = K, casters
-        y = (np.arange(self._height)[:, None] - K[1, 2]) / K[1, 1]
-        x = (np.arange(self._width) - K[0, 2] - K[0, 1] * y) / K[0, 0]
         # Distances from the eye, not depths: BOP compares along the ray.
-        self._ray_length = np.sqrt(x**2 + y**2 + 1.0).astype(np.float32)
+        self._ray_length = _ray_lengths(tuple(K.ravel().tolist()), self._height, self._width)
         self._measured = depth * self._ray_length
 
     def render(self, obj_id: int, R: Array, t: Array) -> _Rendering:
@@ -117,6 +117,14 @@ class VisibleSurface:
         apart = np.sort(np.abs(dist_gt[both] - dist_est[both])) / diameter
         close = np.searchsorted(apart, taus, side="left")
         return 1.0 - close / union
+
+
+@lru_cache(maxsize=4)
+def _ray_lengths(K: tuple[float, ...], height: int, width: int) -> NDArray[np.float32]:
+    """``[height, width]`` length of each pixel's ray that reaches depth 1; most data sets have one camera."""
+    y = (np.arange(height)[:, None] - K[5]) / K[4]
+    x = (np.arange(width) - K[2] - K[1] * y) / K[0]
+    return np.sqrt(x**2 + y**2 + 1.0).astype(np.float32)
 
 
 def _around(a: Box, b: Box) -> Box:
