@@ -6,6 +6,11 @@ from posedistill.data.shapes import assemble, code_models_info, code_objects, di
 from posedistill.geometry.meshes import Mesh
 
 
+@pytest.fixture(scope="module")
+def infos() -> dict[int, dict]:
+    return code_models_info()
+
+
 def volume(mesh: Mesh) -> float:
     a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
     return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6)
@@ -38,8 +43,8 @@ def test_ellipsoid_and_torus_have_their_volumes() -> None:
     assert volume(assemble([(torus(30, 8, (96, 48)), gray)])) == pytest.approx(2 * np.pi**2 * 30 * 64, rel=0.01)
 
 
-def test_code_objects_are_as_large_and_as_finely_coloured_as_promised() -> None:
-    objects, infos = code_objects(), code_models_info()
+def test_code_objects_are_as_large_and_as_finely_coloured_as_promised(infos: dict[int, dict]) -> None:
+    objects = code_objects()
     assert sorted(objects) == sorted(infos) == [1, 2, 3]
     for obj_id, mesh in objects.items():
         assert 80 < infos[obj_id]["diameter"] < 170
@@ -49,12 +54,12 @@ def test_code_objects_are_as_large_and_as_finely_coloured_as_promised() -> None:
         np.testing.assert_allclose(np.linalg.norm(mesh.normals, axis=1), 1, atol=1e-6)
 
 
-def test_only_the_clamp_is_symmetric_and_exactly_so() -> None:
-    half_turn = np.array(code_models_info()[3]["symmetries_discrete"][0]).reshape(4, 4)
+def test_only_the_clamp_is_symmetric_and_exactly_so(infos: dict[int, dict]) -> None:
+    half_turn = np.array(infos[3]["symmetries_discrete"][0]).reshape(4, 4)
     errors = {obj_id: mirror_error(mesh, half_turn) for obj_id, mesh in code_objects().items()}
     assert errors[3] < 1e-6
     assert min(errors[1], errors[2]) > 5
-    assert "symmetries_discrete" not in code_models_info()[1]
+    assert "symmetries_discrete" not in infos[1]
 
 
 def test_distractors_depend_on_the_seed_alone() -> None:

@@ -67,10 +67,7 @@ def build_model(mesh: Mesh, obj_id: int | None, ambient_rays: int = 64) -> Model
     """Build the Embree scene, the convex hull and, with ``ambient_rays`` from each vertex, the ambient occlusion."""
     vertices, normals = mesh.vertices, mesh.normals
     caster = Caster(vertices, mesh.faces)
-    try:
-        hull = vertices[ConvexHull(vertices).vertices]
-    except QhullError:  # a flat mesh has no hull
-        hull = np.unique(vertices, axis=0)
+    hull = outer_points(vertices)
     center = (hull.min(axis=0) + hull.max(axis=0)) / 2
     body = Body(obj_id, hull, center, float(np.linalg.norm(hull - center, axis=1).max()))
     open_sky = np.ones(len(vertices))
@@ -83,6 +80,27 @@ def build_model(mesh: Mesh, obj_id: int | None, ambient_rays: int = 64) -> Model
     if mesh.texture is None or mesh.uv is None:
         return Model(body, caster, faces, attributes)
     return Model(body, caster, faces, attributes, _halvings(mesh.texture), _texel_density(mesh))
+
+
+def outer_points(vertices: Array, most: int = 1024) -> Array:
+    """Corners of the convex hull, ``[H, 3]``; of a finely rounded hull only the outermost in ``most`` directions.
+
+    What the thinning cuts off is below a thousandth of the mesh's size.
+    """
+    try:
+        hull = vertices[ConvexHull(vertices).vertices]
+    except QhullError:  # a flat mesh has no hull
+        hull = np.unique(vertices, axis=0)
+    if len(hull) > most:
+        hull = hull[np.unique(((hull - hull.mean(axis=0)) @ _even_directions(most).T).argmax(axis=0))]
+    return hull
+
+
+def _even_directions(count: int) -> Array:
+    """Unit vectors ``[count, 3]`` spread evenly over the sphere (a Fibonacci lattice)."""
+    step = np.arange(count) + 0.5
+    z, angle = 1 - 2 * step / count, np.pi * (1 + 5**0.5) * step
+    return np.column_stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z])
 
 
 def _halvings(texture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
@@ -110,13 +128,10 @@ def bake_ambient(caster: Caster, vertices: Array, normals: Array, radius: float,
 
     Of the two sides of the surface the more open one counts, so that meshes with turned faces are not black.
     """
-    step = np.arange(rays) + 0.5
-    z, angle = 1 - 2 * step / rays, np.pi * (1 + 5**0.5) * step  # a Fibonacci sphere
-    directions = np.column_stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z])
     lift = (normals * 1e-3 * radius).astype(np.float32)
     outside, inside = vertices.astype(np.float32) + lift, vertices.astype(np.float32) - lift
     seen = np.zeros((2, len(vertices)))
-    for direction in directions:
+    for direction in _even_directions(rays):
         cosine = normals @ direction
         front = cosine > 0
         free = ~caster.blocked(np.where(front[:, None], outside, inside), direction)
@@ -179,7 +194,7 @@ def cast(model: Model, placement: Placement, K: Array, rays: Floats) -> View | N
         return None
     if corners[:, 2].min() > 1.0:
         pixels = corners @ K[:2].T / corners[:, 2:]
-        low, high = np.floor(pixels.min(axis=0)).astype(int), np.ceil(pixels.max(axis=0)).astype(int) + 1
+        low, high = np.floor(pixels.min(axis=0)).astype(int) - 1, np.ceil(pixels.max(axis=0)).astype(int) + 2
         left, top = max(int(low[0]), 0), max(int(low[1]), 0)
         right, bottom = min(int(high[0]), width), min(int(high[1]), height)
     if right <= left or bottom <= top:

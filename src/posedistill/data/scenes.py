@@ -168,7 +168,7 @@ def _on_table(
         if bodies[body].obj_id is None:
             R = random_rotations(1, rng)[0]
         hull = bodies[body].hull @ R.T
-        outline = cv2.convexHull(hull[:, :2].astype(np.float32))[:, 0]
+        outline = cv2.approxPolyDP(cv2.convexHull(hull[:, :2].astype(np.float32)), 1.0, True)[:, 0]
         offset = _find_spot(outline, prints, spread, rng)
         prints.append(outline + offset.astype(np.float32))
         spots.add(int(body), R, np.array([*offset, -hull[:, 2].min()]))
@@ -189,12 +189,13 @@ def _find_spot(
     """An offset ``[2]`` at which the outline meets no footprint, close to one of them, rather an early one."""
     if not prints:
         return np.zeros(2)
+    centers = [(other.min(axis=0) + other.max(axis=0)) / 2 for other in prints]
+    widths = [float(np.ptp(other, axis=0).mean()) for other in (*prints, outline)]
     for attempt in range(60):
-        neighbour = prints[int(len(prints) * rng.random() ** 1.7)]
-        reach = float(np.ptp(outline, axis=0).mean() + np.ptp(neighbour, axis=0).mean()) / 2
+        neighbour = int(len(prints) * rng.random() ** 1.7)
+        step = (widths[-1] + widths[neighbour]) / 2 * spread * (1 + 0.04 * attempt)
         angle = rng.uniform(0, 2 * np.pi)
-        step = reach * spread * (1 + 0.04 * attempt)
-        offset = neighbour.mean(axis=0) + step * np.array([math.cos(angle), math.sin(angle)])
+        offset = centers[neighbour] + step * np.array([math.cos(angle), math.sin(angle)])
         moved = outline + offset.astype(np.float32)
         if all(cv2.intersectConvexConvex(moved, other)[0] <= 0 for other in prints):
             break

@@ -164,7 +164,7 @@ def _specular(surface: Surface, light: Light, cosine: Floats) -> Floats:
     return result
 
 
-def table_light(table: Table, scene: Scene, models: Sequence[Model], shadows: bool, resolution: int = 320) -> Floats:
+def table_light(table: Table, scene: Scene, models: Sequence[Model], shadows: bool, resolution: int = 256) -> Floats:
     """Linear light ``[resolution, resolution, 3]`` that falls on the table, with cast and contact shadows."""
     normal = table.R[:, 2]
     scale = resolution / np.array(table.size)

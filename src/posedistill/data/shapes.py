@@ -234,7 +234,7 @@ def _random_part(size: float, rng: np.random.Generator) -> Part:
     return vertices, faces
 
 
-def distractors(count: int, seed: int, sizes: tuple[float, float] = (40.0, 220.0)) -> list[Mesh]:
+def distractors(count: int, seed: int, sizes: tuple[float, float] = (30.0, 170.0)) -> list[Mesh]:
     """Random coloured things of one to four parts; the same for the same seed.
 
     Args:
