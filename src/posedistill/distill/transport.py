@@ -243,13 +243,13 @@ def _solve_cross(
 
 
 def _anneal(cost: Tensor, a: Tensor, b: Tensor, eps: float, rho: float | None) -> tuple[Tensor, Tensor]:
-    """Potentials after one log-domain iteration at each eps of a schedule from each problem's largest cost to blur^2."""
+    """Potentials after one log-domain iteration at each eps, from each problem's largest cost down to blur^2."""
     log_a, log_b = a.log(), b.log()
     present = (a > 0)[:, :, None] & (b > 0)[:, None]
     start = cost.where(present, 0).amax((1, 2)).clamp(min=eps)[:, None]
     f, g = torch.zeros_like(a), torch.zeros_like(b)
-    # From reach^2 to blur^2 by factors of about 4.
-    stages = max(2, round(math.log((1.0 if rho is None else rho) / eps, 4)))
+    # From reach^2 to blur^2 by factors of at most 5.
+    stages = max(2, math.ceil(math.log((1.0 if rho is None else rho) / eps, 5)))
     for step in range(stages + 1):
         now = start * (eps / start) ** (step / stages)
         damping = _damping(now, rho)
