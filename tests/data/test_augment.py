@@ -23,7 +23,9 @@ def run(chosen, seed=0, count=8, photos=True):
     images, ids, masks = crops(count)
     draws = draw(chosen, count, SIZE, torch.Generator().manual_seed(seed))
     photo = torch.full((count, SIZE, SIZE, 3), 77, dtype=torch.uint8)
-    behind, before = (photo[: len(draws.groups[name].rows)] if photos else None for name in ("background", "occlusion"))
+    behind, before = (
+        photo[: len(draws.groups[name].rows)] if photos else None for name in ("background", "photo_occlusion")
+    )
     return apply(images, ids, masks, draws, behind, before)
 
 
@@ -80,7 +82,16 @@ def test_one_strength_leaves_the_other_draws_alone():
 
 def test_probabilities_are_those_asked_for():
     draws = draw(AugmentSettings(), 4000, SIZE, torch.Generator().manual_seed(0))
-    expected = dict(background=0.5, occlusion=0.45, light=0.4, gamma=0.3, filter=0.5, resolution=0.2, noise=0.4)
+    expected = {
+        "background": 0.5,
+        "occlusion": 0.4,
+        "grid": 0.05,
+        "light": 0.4,
+        "gamma": 0.3,
+        "filter": 0.5,
+        "resolution": 0.2,
+        "noise": 0.4,
+    }
     for name, probability in expected.items():
         assert len(draws.groups[name].rows) / 4000 == pytest.approx(probability, abs=0.03)
 

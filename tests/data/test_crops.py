@@ -72,7 +72,7 @@ def pack(objects):
 
 
 def load(pack, objects, chosen=None, **changes):
-    values = dict(crop_size=SIZE, batch_size=5, seed=3, device="cpu", threads=2) | changes
+    values = {"crop_size": SIZE, "batch_size": 5, "seed": 3, "device": "cpu", "threads": 2} | changes
     packs = pack if isinstance(pack, list) else [pack]
     return CropLoader(packs, objects, chosen or AugmentSettings(), **values)
 

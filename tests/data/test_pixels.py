@@ -18,22 +18,19 @@ def group(rows, **values):
     return Group(torch.tensor(rows), {key: torch.as_tensor(value) for key, value in values.items()})
 
 
-def occluder(**changes):
+def occluder():
     """One circle of radius 0.2 in the middle, flat white."""
-    values = dict(
-        centre=torch.full((1, 2, 2), 0.5),
-        half=torch.tensor([[[0.2, 0.2], [0.0, 0.0]]]),
-        angle=torch.zeros(1, 2),
-        round=torch.ones(1, 2, dtype=torch.bool),
-        grid=torch.tensor([False]),
-        period=torch.tensor([0.25]),
-        duty=torch.tensor([0.5]),
-        tint=torch.ones(1, 3),
-        contrast=torch.zeros(1),
-        texture=torch.zeros(1),
-        photographic=torch.tensor([False]),
-    )
-    return values | changes
+    return {
+        "centre": torch.full((1, 2, 2), 0.5),
+        "half": torch.tensor([[[0.2, 0.2], [0.0, 0.0]]]),
+        "angle": torch.zeros(1, 2),
+        "round": torch.ones(1, 2, dtype=torch.bool),
+        "period": torch.tensor([0.25]),
+        "duty": torch.tensor([0.5]),
+        "tint": torch.ones(1, 3),
+        "contrast": torch.zeros(1),
+        "texture": torch.zeros(1),
+    }
 
 
 def test_background_goes_behind_the_foreground_alone():
@@ -51,7 +48,7 @@ def test_background_goes_behind_the_foreground_alone():
 def test_occlusion_hides_and_tells_the_mask():
     x, masks = picture(), torch.ones(3, SIZE, SIZE, dtype=torch.bool)
     before = x.clone()
-    left = pixels.occlude(x, masks, group([1], **occluder()), keep=0.3)
+    left = pixels.occlude(x, masks, group([1], **occluder()), pixels.blobs, 0.3)
     hidden = masks[1] & ~left[1]
     assert hidden.float().mean().item() == pytest.approx(math.pi * 0.2**2, rel=0.05)
     assert (x[1][:, hidden] == 1).all()
@@ -64,21 +61,23 @@ def test_occlusion_that_hides_too_much_is_dropped():
     x, masks = picture(), torch.zeros(3, SIZE, SIZE, dtype=torch.bool)
     masks[:, 20:28, 20:28] = True
     before = x.clone()
-    assert torch.equal(pixels.occlude(x, masks, group([1], **occluder()), keep=0.3), masks)
+    assert torch.equal(pixels.occlude(x, masks, group([1], **occluder()), pixels.blobs, 0.3), masks)
     assert torch.equal(x, before)
 
 
 def test_a_grid_hides_its_share():
-    values = occluder(grid=torch.tensor([True]))
-    left = pixels.occlude(picture(1), torch.ones(1, SIZE, SIZE, dtype=torch.bool), group([0], **values), keep=0.0)
+    masks = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
+    left = pixels.occlude(picture(1), masks, group([0], **occluder()), pixels.grid, 0.0)
     assert (~left).float().mean().item() == pytest.approx(0.25, abs=0.04)
 
 
 def test_occluders_may_be_photographs():
-    x, photo = picture(1), torch.full((1, SIZE, SIZE, 4), 102, dtype=torch.uint8)
-    values = occluder(photographic=torch.tensor([True]))
-    left = pixels.occlude(x, torch.ones(1, SIZE, SIZE, dtype=torch.bool), group([0], **values), 0.0, photo)
-    assert torch.allclose(x[0][:, ~left[0]], torch.tensor(0.4))
+    x, photo = picture(), torch.full((1, SIZE, SIZE, 4), 102, dtype=torch.uint8)
+    twice = {key: torch.cat([value, value]) for key, value in occluder().items()}
+    masks = torch.ones(3, SIZE, SIZE, dtype=torch.bool)
+    left = pixels.occlude(x, masks, group([0, 2], **twice), pixels.blobs, 0.0, (torch.tensor([2]), photo))
+    assert torch.allclose(x[2][:, ~left[2]], torch.tensor(0.4))
+    assert (x[0][:, ~left[0]] == 1).all()
 
 
 def test_colour_maps():
@@ -137,7 +136,7 @@ def test_noise_has_its_deviation():
 
 def test_shade_is_a_plane_and_a_shadow():
     x = torch.ones(1, 3, SIZE, SIZE)
-    values = dict(gradient=[[0.4, 0.0]], edge=[[0.0, 50.0]], distance=[0.0], shadow=[0.5])
+    values = {"gradient": [[0.4, 0.0]], "edge": [[0.0, 50.0]], "distance": [0.0], "shadow": [0.5]}
     pixels.shade(x, group([0], **values))
     assert x[0, 0, 0, -1] - x[0, 0, 0, 0] == pytest.approx(0.8, rel=0.05)
     assert x[0, 0, 0, 0] - x[0, 0, -1, 0] == pytest.approx(0.5, rel=0.05)

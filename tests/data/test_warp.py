@@ -90,4 +90,4 @@ def test_windows_hold_all_that_a_crop_shows(seed):
 
 
 def test_no_photographs_to_cut():
-    assert cut([], np.empty((0, 2, 3)), 16).shape == (0, 16, 16, 3)
+    assert cut([], np.empty((0, 2, 3)), 16).shape == (0, 16, 16, 4)

@@ -74,8 +74,8 @@ class AugmentSettings(BaseModel):
     """Largest standard deviation (2 px of 256)."""
     motion: float = Field(0.15, ge=0, le=1)
     """Probability of motion blur."""
-    motion_length: float = Field(0.04, gt=0, le=0.06)
-    """Longest path (10 px of 256)."""
+    motion_length: float = Field(0.035, gt=0, le=0.06)
+    """Longest path (9 px of 256)."""
     sharpen: float = Field(0.1, ge=0, le=1)
     """Probability of an unsharp mask."""
     resolution: float = Field(0.2, ge=0, le=1)
@@ -163,10 +163,13 @@ def draw(settings: AugmentSettings, count: int, size: int, generator: torch.Gene
     The same numbers are drawn whatever the settings, so that changing one strength changes nothing else.
     """
     chance = _Chance(count, generator)
-    in_front = chance()
+    in_front, both = chance(), settings.occlusion + settings.grid
+    is_hidden, is_grid = in_front < settings.occlusion, (in_front >= settings.occlusion) & (in_front < both)
     chosen_values = {
         "background": (chance() < settings.background, {"photo": chance(5)}),
-        "occlusion": (in_front < settings.occlusion + settings.grid, _occluders(settings, chance, in_front)),
+        "occlusion": (is_hidden, _occluders(settings, chance)),
+        "grid": (is_grid, _occluders(settings, chance)),
+        "photo_occlusion": (is_hidden & (chance() < 0.5), {"photo": chance(5)}),
         "light": (chance() < settings.light, _lights(settings, chance)),
         "colour": _colours(settings, chance),
         "gamma": (chance() < settings.gamma, {"exponent": _exponents(settings.gamma_strength, chance)}),
@@ -185,7 +188,7 @@ def draw(settings: AugmentSettings, count: int, size: int, generator: torch.Gene
     return Draws(count, size, groups, max(factor, 1.0), settings.occlusion_keep)
 
 
-def _occluders(settings: AugmentSettings, chance: _Chance, in_front: Tensor) -> dict[str, Tensor]:
+def _occluders(settings: AugmentSettings, chance: _Chance) -> dict[str, Tensor]:
     """Two shapes a sample; the second is absent (half axis 0) in half of the samples."""
     half = chance.between(0.15, 1.0, 2, 2) * settings.occlusion_size
     half[:, 1] *= (chance(1) < 0.5).float()
@@ -194,14 +197,11 @@ def _occluders(settings: AugmentSettings, chance: _Chance, in_front: Tensor) -> 
         "half": half,
         "angle": chance.between(0, math.pi, 2),
         "round": chance(2) < 0.5,
-        "grid": in_front >= settings.occlusion,
         "period": chance.between(0.08, 0.3),
         "duty": chance.between(0.3, 0.55),
         "tint": chance(3),
         "contrast": torch.where(chance() < 0.3, 0.0, chance.between(0.3, 1.5)),
         "texture": chance(),
-        "photo": chance(5),
-        "photographic": chance() < 0.5,
     }
 
 
@@ -269,7 +269,7 @@ def apply(
         images: uint8 ``[B, S, S, 3 or 4]``, RGB first. ids: uint8 ``[B, S, S]``, above 0 where there is foreground.
         masks: bool ``[B, S, S]`` visible mask of each crop's object. draws: on the images' device.
         backgrounds: uint8 ``[r, S, S, 3 or 4]``, one for each row of the background group; None leaves them alone.
-        occluders: uint8 ``[r, S, S, 3 or 4]``, one for each row of the occlusion group; None gives made textures alone.
+        occluders: uint8 ``[r, S, S, 3 or 4]``, one for each row of the photo_occlusion group; None fills with textures.
 
     Returns:
         Float32 planes ``[B, 3, S, S]``, ImageNet-normalised, and the masks less what is now occluded.
@@ -278,7 +278,9 @@ def apply(
     x = pixels.to_planes(images)
     if backgrounds is not None and len(backgrounds):
         pixels.replace_background(x, ids, groups["background"].rows, backgrounds)
-    masks = pixels.occlude(x, masks, groups["occlusion"], draws.occlusion_keep, occluders)
+    photos = None if occluders is None else (groups["photo_occlusion"].rows, occluders)
+    masks = pixels.occlude(x, masks, groups["occlusion"], pixels.blobs, draws.occlusion_keep, photos)
+    masks = pixels.occlude(x, masks, groups["grid"], pixels.grid, draws.occlusion_keep)
     pixels.shade(x, groups["light"])
     pixels.recolour(x, groups["colour"])
     pixels.curve(x, groups["gamma"])

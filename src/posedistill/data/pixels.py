@@ -67,29 +67,36 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def replace_background(x: Tensor, ids: Tensor, rows: Tensor, backgrounds: Tensor) -> None:
-    """Put uint8 ``backgrounds`` ``[r, S, S, 3]`` where ``ids`` is 0; foreground keeps its pixels."""
+    """Put uint8 ``backgrounds`` ``[r, S, S, 3 or more]`` where ``ids`` is 0; foreground keeps its pixels."""
     behind = (ids.index_select(0, rows) == 0)[:, None]
     _on_rows(x, rows, lambda images: torch.where(behind, to_planes(backgrounds), images))
 
 
-def occlude(x: Tensor, masks: Tensor, group: Rows, keep: float, photos: Tensor | None = None) -> Tensor:
-    """Draw shapes in front of the chosen crops; the returned masks lack what they hide.
+def occlude(
+    x: Tensor,
+    masks: Tensor,
+    group: Rows,
+    shape: Callable[[Mapping[str, Tensor], int], Tensor],
+    keep: float,
+    photos: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Draw a ``shape`` (``blobs``, ``grid``) in front of the chosen crops; the returned masks lack what it hides.
 
-    Shapes that would leave less than ``keep`` of a mask are not drawn. They are filled with a flat colour, a made
-    texture, or ``photos`` uint8 ``[r, S, S, 3]``.
+    Shapes that would leave less than ``keep`` of a mask are not drawn. They are filled with a flat colour or a made
+    texture, or with ``photos``: the rows (some of the chosen) and their pictures, uint8 ``[p, S, S, 3 or more]``.
     """
     if not len(group.rows):
         return masks
     size, values = x.shape[-1], group.values
     before = masks.index_select(0, group.rows)
-    hidden = torch.where(values["grid"][:, None, None], _grid(values, size), _shapes(values, size))
+    hidden = shape(values, size)
     after = before & ~hidden
     fits = after.sum((1, 2)) >= keep * before.sum((1, 2))
     hidden &= fits[:, None, None]
     fill = _windows(textures(x.device), values["texture"], size).mul_(_per_image(values["contrast"]))
     fill += values["tint"][:, :, None, None]
-    if photos is not None:
-        fill = torch.where(_per_image(values["photographic"]), to_planes(photos), fill)
+    if photos is not None and len(photos[0]):
+        fill.index_copy_(0, torch.searchsorted(group.rows, photos[0]), to_planes(photos[1]))
     _on_rows(x, group.rows, lambda images: torch.where(hidden[:, None], fill, images))
     return masks.index_copy(0, group.rows, before & ~hidden)
 
@@ -98,32 +105,34 @@ def _axis(size: int, device: torch.device) -> Tensor:
     return (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
 
 
-def _turned(centre: Tensor, angle: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Coordinates ``[r, S, S]`` about ``centre`` ``[r, 2]``, turned by ``angle`` ``[r]``; the side is 1."""
+def _turned(centre: Tensor, angle: Tensor, unit: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Coordinates ``[r, S, S]`` about ``centre`` ``[r, 2]``, turned by ``angle`` ``[r]``, in ``unit`` ``[r, 2]``.
+
+    ``centre`` and ``unit`` are shares of the side.
+    """
     axis = _axis(size, centre.device)
     x, y = axis - centre[:, :1], axis - centre[:, 1:]
-    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-    along = (x * cos)[:, None, :] + (y * sin)[:, :, None]
-    across = (y * cos)[:, :, None] - (x * sin)[:, None, :]
+    cos, sin = angle.cos()[:, None] / unit, angle.sin()[:, None] / unit
+    along = (x * cos[:, :1])[:, None, :] + (y * sin[:, :1])[:, :, None]
+    across = (y * cos[:, 1:])[:, :, None] - (x * sin[:, 1:])[:, None, :]
     return along, across
 
 
-def _shapes(values: Mapping[str, Tensor], size: int) -> Tensor:
-    """Union of a few ellipses and rectangles, bool ``[r, S, S]``."""
+def blobs(values: Mapping[str, Tensor], size: int) -> Tensor:
+    """The union of a few ellipses and rectangles, bool ``[r, size, size]``."""
     inside = []
     for shape in range(values["angle"].shape[1]):
-        u, v = _turned(values["centre"][:, shape], values["angle"][:, shape], size)
-        half = values["half"][:, shape, :, None, None].clamp(min=1e-6)
-        u, v = (u / half[:, 0]).square_(), (v / half[:, 1]).square_()
+        half = values["half"][:, shape].clamp(min=1e-6)
+        u, v = (axis.square_() for axis in _turned(values["centre"][:, shape], values["angle"][:, shape], half, size))
         inside.append(torch.where(values["round"][:, shape, None, None], u + v, torch.maximum(u, v)) < 1)
     return torch.stack(inside).any(0)
 
 
-def _grid(values: Mapping[str, Tensor], size: int) -> Tensor:
-    """A turned grid of squares, bool ``[r, S, S]``."""
-    period, duty = values["period"][:, None, None], values["duty"][:, None, None]
-    u, v = _turned(values["centre"][:, 0], values["angle"][:, 0], size)
-    return ((u / period).remainder_(1) < duty) & ((v / period).remainder_(1) < duty)
+def grid(values: Mapping[str, Tensor], size: int) -> Tensor:
+    """A turned grid of squares, bool ``[r, size, size]``."""
+    period = values["period"][:, None].expand(-1, 2)
+    u, v = _turned(values["centre"][:, 0], values["angle"][:, 0], period, size)
+    return torch.maximum(u.remainder_(1), v.remainder_(1)) < values["duty"][:, None, None]
 
 
 def shade(x: Tensor, group: Rows) -> None:

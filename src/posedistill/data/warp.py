@@ -40,24 +40,23 @@ def source_windows(inverse: Array, size: int, shapes: NDArray[np.int64]) -> NDAr
 
 
 def cut(frames: Sequence[Image], inverse: Array, size: int) -> Image:
-    """Bilinear crops by OpenCV, ``[B, size, size, C]``, of frames ``[H, W, C]``; a fourth channel is meaningless."""
-    images = np.empty((len(frames), size, size, frames[0].shape[2] if len(frames) else 3), dtype=np.uint8)
-    for frame, window, shift, image in _windows(frames, inverse, images):
-        border = (*BORDER, 0)[: frame.shape[2]]
-        _warp(window, shift, image, cv2.INTER_LINEAR, border)
+    """Bilinear crops by OpenCV, ``[B, size, size, 4]``, of frames ``[H, W, 4]``; the fourth channel is meaningless."""
+    images = np.empty((len(frames), size, size, 4), dtype=np.uint8)
+    for window, shift, image in _windows(frames, inverse, images):
+        _warp(window, shift, image, cv2.INTER_LINEAR, (*BORDER, 0))
     return images
 
 
 def cut_ids(frames: Sequence[Image], inverse: Array, size: int) -> Image:
     """Crops of the fourth channel of frames ``[H, W, 4]`` by OpenCV, nearest pixel: ``[B, size, size]``."""
     ids = np.empty((len(frames), size, size), dtype=np.uint8)
-    for _, window, shift, labels in _windows(frames, inverse, ids):
+    for window, shift, labels in _windows(frames, inverse, ids):
         _warp(cv2.extractChannel(window, 3), shift, labels, cv2.INTER_NEAREST, (0,))
     return ids
 
 
-def _windows(frames: Sequence[Image], inverse: Array, targets: Image) -> Iterable[tuple[Image, Image, Array, Image]]:
-    """Frame, the window of it that is needed, the map into that window, and where the crop goes."""
+def _windows(frames: Sequence[Image], inverse: Array, targets: Image) -> Iterable[tuple[Image, Array, Image]]:
+    """The window of each frame that is needed, the map into that window, and where the crop goes."""
     shapes = np.array([frame.shape[:2] for frame in frames]).reshape(-1, 2)
     windows = source_windows(inverse, targets.shape[1], shapes)
     # One pixel at least, so that a crop beside the frame needs no case of its own: it samples the border alone.
@@ -67,7 +66,7 @@ def _windows(frames: Sequence[Image], inverse: Array, targets: Image) -> Iterabl
     shifts = inverse.copy()
     shifts[:, :, 2] -= windows[:, [2, 0]]
     for frame, (top, bottom, left, right), shift, target in zip(frames, windows.tolist(), shifts, targets, strict=True):
-        yield frame, frame[top:bottom, left:right], shift, target
+        yield frame[top:bottom, left:right], shift, target
 
 
 def _warp(source: Image, inverse: Array, target: Image, interpolation: int, border: tuple[int, ...]) -> None:
@@ -79,7 +78,7 @@ class DeviceFrames:
     """Frames of any sizes, four bytes a pixel, in one flat int32 tensor on a device."""
 
     def __init__(self, stacks: Sequence[Image], device: torch.device) -> None:
-        """``stacks``: arrays ``[F, H, W, 3 or 4]``; frames are numbered through all stacks."""
+        """``stacks``: arrays ``[F, H, W, 4]``; frames are numbered through all stacks."""
         shapes = [stack.shape[1:3] for stack in stacks for _ in range(len(stack))]
         ends = np.cumsum([height * width for height, width in shapes])
         self.pixels = torch.empty(int(ends[-1]), dtype=torch.int32, device=device)
@@ -87,9 +86,8 @@ class DeviceFrames:
         """CPU int64 ``[F, 3]``: first pixel, height, width of each frame."""
         frames = (frame for stack in stacks for frame in stack)
         for (start, height, width), frame in zip(self.layout.tolist(), frames, strict=True):
-            plane = np.zeros((height, width, 4), dtype=np.uint8)
-            plane[..., : frame.shape[2]] = frame
-            self.pixels[start : start + height * width].copy_(torch.from_numpy(plane.view(np.int32).reshape(-1)))
+            plane = np.array(frame).view(np.int32).reshape(-1)
+            self.pixels[start : start + height * width].copy_(torch.from_numpy(plane))
 
     def cut(self, numbers: NDArray[np.int64], inverse: Array, size: int) -> tuple[Tensor, Tensor]:
         """Crops of the frames with these numbers ``[B]``, see ``gather_crops``."""
