@@ -39,7 +39,7 @@ def trust_weights(settings: TrustSettings, votes: Votes, batch: Batch, sizes: Te
     Raises:
         RecipeError: ``error`` for votes that are not the batch's keypoints.
     """
-    weights = votes.weights.float() * votes.mask
+    weights = votes.weights.float().where(votes.mask, 0)
     if settings.by == "none":
         return torch.ones_like(weights[:, 0]), torch.ones_like(weights)
     if settings.by == "score":
