@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from posedistill.errors import CheckpointError, DataError
 from posedistill.geometry.cameras import crop_cameras
 from posedistill.geometry.rotations import angle_between
+from posedistill.runtime.crops import cut, scan_boxes
 from posedistill.runtime.metadata import PROPERTY, ModelMetadata
-from posedistill.runtime.predictor import Predictor, Request, cut, scan_boxes
+from posedistill.runtime.predictor import Predictor, Request
 
 
 def replay(scene, metadata=None) -> Predictor:
