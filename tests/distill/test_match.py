@@ -44,7 +44,7 @@ def test_same_cell_is_the_mean_over_cells_weighted_by_the_teacher(predictions: P
     votes, cells = all_of(student.votes), all_of(teacher.cells)
     cells.weights = torch.linspace(0.1, 0.9, 50).expand(4, -1)
     votes.mask[2, 5:] = False
-    loss = match(norm="l2", unit="crop", score_weight=0.0)(student, teacher, batch)
+    loss = match(norm="l2", unit="crop", position_weight=1.0, score_weight=0.0)(student, teacher, batch)
     distance = (votes.values - cells.values[:, :10]).square().sum(-1).mean(-1) / 2
     torch.testing.assert_close(loss, (distance * cells.weights[:, :10])[votes.mask].mean())
 
@@ -65,7 +65,7 @@ def test_cluster_mean_compares_weighted_means_in_object_sizes(predictions: Pair,
     student, teacher = predictions
     with torch.no_grad():
         all_of(teacher.votes).weights[:, ::2] = 0.3
-    loss = match(form="cluster_mean", norm="l2")(student, teacher, batch)
+    loss = match(form="cluster_mean", norm="l2", position_weight=1.0)(student, teacher, batch)
 
     def mean(votes: Votes) -> Tensor:
         weights = votes.weights[..., None, None]

@@ -33,9 +33,10 @@ class MatchSettings(BaseModel):
     """Where ``smooth_l1`` turns linear, in units."""
     unit: Literal["object", "crop"] = "object"
     """Positions count in projected object diameters, or in crop sides."""
-    position_weight: float = Field(default=1.0, ge=0)
-    score_weight: float = Field(default=0.1, ge=0)
-    """``same_cell``: weight of the binary cross entropy between scores."""
+    position_weight: float = Field(default=0.3, ge=0)
+    """0.3 pulls a vote about as hard as a line-of-sight loss of weight 1."""
+    score_weight: float = Field(default=0.05, ge=0)
+    """``same_cell``: weight of the binary cross entropy between scores; as hard as align by default."""
 
 
 class Match(Distiller):
