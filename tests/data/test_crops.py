@@ -15,6 +15,7 @@ from posedistill.data.batch import Batch
 from posedistill.data.bop import BopDataset
 from posedistill.data.crops import CropLoader
 from posedistill.data.pack import FramePack, Instances, split_validation
+from posedistill.data.warp import DeviceFrames
 from posedistill.errors import RecipeError
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
@@ -95,7 +96,7 @@ def test_shapes_and_types(pack, objects):
 @given(seed=st.integers(0, 2**31), turn=st.sampled_from([0.0, 40.0, 180.0]))
 def test_each_crop_is_an_exact_camera(pack, objects, seed, turn):
     loader = load(pack, objects, AugmentSettings(turn=turn), seed=seed)
-    plan = loader._plan(seed % 7)
+    plan = loader.plan(seed % 7)
     points = np.random.default_rng(seed).uniform(-50, 50, (len(plan.rows), 9, 3))
     full = project(points, plan.rows.R, plan.rows.t, plan.rows.K)
     homogeneous = np.concatenate([full, np.ones((*full.shape[:2], 1))], axis=-1)
@@ -195,16 +196,16 @@ def test_boxes_vary_as_they_should(objects):
     pack = make_pack(objects, 8, frames=300)
     alone = np.flatnonzero(pack.instances.slot == 2)
     loader = load(pack, objects, AugmentSettings(box="amodal"), indices=alone, batch_size=300)
-    rows = loader._table
-    _, sides, angles = loader._boxes(rows, np.random.default_rng(0))
+    rows = loader.plan.table
+    _, sides, angles = loader.plan.boxes(rows, np.random.default_rng(0))
     stretch = sides / (1.5 * rows.amodal[:, 2:].max(axis=1))
     assert stretch.min() < 0.77 and stretch.max() > 1.23 and stretch.min() >= 0.75 and stretch.max() <= 1.25
     assert abs(stretch.mean() - 1) < 0.02
     assert np.abs(angles).max() <= np.deg2rad(30) and np.abs(angles).max() > np.deg2rad(28)
 
     hidden = load(pack, objects, AugmentSettings(box="amodal", shift=0.5), batch_size=600)
-    centers, sides, _ = hidden._boxes(hidden._table, np.random.default_rng(0))
-    visible = hidden._table.visible[:, :2] + hidden._table.visible[:, 2:] / 2
+    centers, sides, _ = hidden.plan.boxes(hidden.plan.table, np.random.default_rng(0))
+    visible = hidden.plan.table.visible[:, :2] + hidden.plan.table.visible[:, 2:] / 2
     assert (np.abs(centers - visible).max(axis=1) <= 0.45 * sides + 1e-9).all(), "what can be seen is in the crop"
 
 
@@ -212,8 +213,8 @@ def test_boxes_vary_as_they_should(objects):
 def test_the_box_is_the_one_asked_for(objects, box, share):
     pack = make_pack(objects, 8, frames=300)
     loader = load(pack, objects, AugmentSettings(box=box, shift=0.0, scale=0.0), batch_size=600)
-    rows = loader._table
-    _, sides, _ = loader._boxes(rows, np.random.default_rng(0))
+    rows = loader.plan.table
+    _, sides, _ = loader.plan.boxes(rows, np.random.default_rng(0))
     differ = np.abs(rows.visible[:, 2:].max(axis=1) - rows.amodal[:, 2:].max(axis=1)) > 2
     from_visible = np.isclose(sides, 1.5 * rows.visible[:, 2:].max(axis=1))[differ]
     assert differ.sum() > 50
@@ -225,10 +226,43 @@ def test_backgrounds_change_what_is_behind(pack, objects):
     chosen = AugmentSettings.none().model_copy(update={"background": 1.0})
     plain, changed = (load(pack, objects, chosen, backgrounds=b).batch(0) for b in (None, white))
     loader = load(pack, objects, chosen)
-    ids = loader._cut(loader._plan(0))[1] > 0
+    ids = loader._cut(loader.plan(0))[1] > 0
     assert torch.equal(changed.images.permute(0, 2, 3, 1)[ids], plain.images.permute(0, 2, 3, 1)[ids])
     assert (changed.images.permute(0, 2, 3, 1)[~ids] > 2).all()
     assert torch.equal(changed.masks, plain.masks)
+
+
+def test_the_path_of_an_accelerator_makes_the_same_crops(objects):
+    """Gathered instead of warped by OpenCV; noise of single pixels in the frames is smoothed, so that both agree."""
+    pack = make_pack(objects, 3)
+    smooth = np.stack([cv2.GaussianBlur(frame, (0, 0), 4) for frame in pack.frames])
+    smooth[..., 3] = pack.frames[..., 3]
+    pack = FramePack(pack.folder, smooth, pack.instances)
+    photos = np.full((4, 50, 70, 3), 200, dtype=np.uint8)
+    chosen = AugmentSettings(turn=90.0, sharpen=0.0)
+    expected = load(pack, objects, chosen, backgrounds=photos, batch_size=12)
+    for where in (DeviceFrames([pack.frames], torch.device("cpu")), None):
+        gathered = load(pack, objects, chosen, backgrounds=photos, batch_size=12)
+        gathered._photos = DeviceFrames([gathered._backgrounds], torch.device("cpu"))
+        if where is not None:
+            gathered._frames = where
+        one, other = expected.batch(0), gathered.batch(0)
+        assert (one.masks == other.masks).float().mean() > 0.99
+        assert (one.images - other.images).abs().median() < 0.03
+        assert torch.equal(one.keypoints, other.keypoints)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_makes_the_same_crops(pack, objects):
+    photos = np.full((4, 50, 70, 3), 200, dtype=np.uint8)
+    one, other = (load(pack, objects, device=device, backgrounds=photos).batch(1) for device in ("cpu", "cuda"))
+    assert other.images.is_cuda and other.images.is_contiguous(memory_format=torch.channels_last)
+    other = other.to("cpu")
+    assert (one.masks == other.masks).float().mean() > 0.99
+    assert (one.images - other.images).abs().median() < 0.05
+    torch.testing.assert_close(one.keypoints, other.keypoints)
+    ahead = [batch.to("cpu") for batch in load(pack, objects, device="cuda", backgrounds=photos).prefetch(0, 3)]
+    torch.testing.assert_close(ahead[1].images, other.images)
 
 
 def test_several_packs_in_given_shares(objects):

@@ -4,7 +4,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posedistill.data.warp import BORDER, DeviceFrames, cut, cut_ids, cut_on_device, inverse_maps, source_windows
+from posedistill.data.warp import (
+    BORDER,
+    DeviceFrames,
+    cut,
+    cut_ids,
+    cut_on_device,
+    inverse_maps,
+    reductions,
+    source_windows,
+)
 from posedistill.geometry.cameras import crop_cameras
 
 CPU = torch.device("cpu")
@@ -87,6 +96,24 @@ def test_windows_hold_all_that_a_crop_shows(seed):
         if inside.any():
             assert left <= np.floor(x[inside].min()) and np.ceil(x[inside].max()) <= right - 1
             assert top <= np.floor(y[inside].min()) and np.ceil(y[inside].max()) <= bottom - 1
+
+
+def test_small_crops_of_large_frames_are_averages():
+    """A fine checkerboard far below its scale is grey, smooth pictures agree, and other crops stay as they are."""
+    board = np.zeros((400, 400, 4), dtype=np.uint8)
+    board[..., :3] = 255 * (np.add.outer(np.arange(400), np.arange(400)) % 2)[..., None]
+    smooth = smooth_frame(400, 400)
+    frames, K = [board, smooth, smooth], np.tile(np.eye(3), (3, 1, 1))
+    centers, sides = np.array([[200.0, 190.0]] * 3), np.array([300.0, 300.0, 60.0])
+    maps = inverse_maps(crop_cameras(K, centers, sides, 64, 0.3).homography)
+    assert reductions(maps).tolist() == [4, 4, 0]
+    on_cpu = cut(frames, maps, 64).astype(int)
+    on_device = cut_on_device(frames, maps, 64, CPU)[0].numpy().astype(int)
+    for images in (on_cpu, on_device):
+        assert np.abs(images[0, ..., :3] - 127.5).max() < 20
+    assert np.percentile(np.abs(on_cpu - on_device)[1:, ..., :3], 99) <= 2
+    alone = cut_on_device(frames[2:], maps[2:], 64, CPU)[0].numpy()
+    assert np.array_equal(on_device[2], alone[0])
 
 
 def test_no_photographs_to_cut():

@@ -4,7 +4,6 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -12,49 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posedistill.data.augment import AugmentSettings, Draws, apply, draw
+from posedistill.data.augment import AugmentSettings, Draws, apply
 from posedistill.data.batch import Batch
 from posedistill.data.pack import FramePack, Indices
 from posedistill.data.pack_build import cores
 from posedistill.data.pixels import move
-from posedistill.data.sampling import InOrder, Sampler, Shuffled, Table, Weighted, tabulate
-from posedistill.data.warp import DeviceFrames, cut, cut_ids, cut_on_device, inverse_maps
+from posedistill.data.planning import Plan, Planner, photo_maps
+from posedistill.data.sampling import InOrder, Sampler, Shuffled, Weighted, tabulate
+from posedistill.data.warp import DeviceFrames, cut, cut_ids, cut_on_device
 from posedistill.errors import RecipeError, describe
-from posedistill.geometry.cameras import Array, crop_cameras, project
 from posedistill.geometry.objects import ObjectTable
-from posedistill.geometry.symmetries import canonical_pose
 
-_CROPS = 1
-"""Tells this module's random numbers from those of the samplers."""
 _CHUNK = 4
 """Crops that one thread makes at a time on the CPU. A constant: convolutions may round by the size of their batch."""
-_KEEP_IN_CROP = 0.45
-"""The centre of the visible part stays within this share of the crop's side from the crop's centre."""
+_one_at_a_time = threading.Lock()
 _shared_frames: WeakValueDictionary[tuple, DeviceFrames] = WeakValueDictionary()
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All of a batch but its pixels: geometry, and what augmentation will do."""
-
-    rows: Table
-    inverse: Array
-    K: Array
-    R: Array
-    t: Array
-    keypoints3d: Array
-    keypoints: Array
-    diameters: Array
-    draws: Draws
-
-    def part(self, part: slice) -> "_Plan":
-        """The plan of some of the crops."""
-        arrays = {
-            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("rows", "draws")
-        }
-        rows = self.rows[np.arange(part.start, part.stop)]
-        draws = self.draws.part(part.start, part.stop)
-        return _Plan(rows=rows, draws=draws, **{name: array[part] for name, array in arrays.items()})
 
 
 class CropLoader:
@@ -97,20 +68,20 @@ class CropLoader:
     ) -> None:
         if batch_size % world_size:
             raise RecipeError(describe("recipe", "batch_size", batch_size, f"a multiple of {world_size} processes"))
-        self.packs, self.objects, self.settings = list(packs), objects, settings
-        self.crop_size, self.batch_size, self.seed, self.pad = crop_size, batch_size, seed, pad
-        self.device, self.augment, self.rank, self.world_size = torch.device(device), augment, rank, world_size
-        self._table = tabulate(self.packs, objects, indices)
-        if not len(self._table):
+        self.packs, self.crop_size, self.batch_size, self.device = list(packs), crop_size, batch_size, _exact(device)
+        table = tabulate(self.packs, objects, indices)
+        if not len(table):
             raise RecipeError(describe("recipe", "data", "no instance", f"instances of {list(objects.obj_ids)}"))
         self._starts = np.cumsum([0, *(len(pack.frames) for pack in self.packs)])
-        self._sampler: Sampler
+        sampler: Sampler
         if not augment:
-            self._sampler = InOrder(len(self._table), batch_size)
+            sampler = InOrder(len(table), batch_size)
         elif pack_weights is None:
-            self._sampler = Shuffled(len(self._table), batch_size, seed)
+            sampler = Shuffled(len(table), batch_size, seed)
         else:
-            self._sampler = Weighted(self._pack_of(self._table.frames), pack_weights, batch_size, seed)
+            sampler = Weighted(self._pack_of(table.frames), pack_weights, batch_size, seed)
+        chosen = settings if augment else None
+        self.plan = Planner(table, sampler, objects, chosen, crop_size, pad, seed, rank, world_size)
         self._pool = ThreadPoolExecutor(threads or cores(), initializer=_one_torch_thread)
         self._backgrounds = _four_bytes(backgrounds) if backgrounds is not None and len(backgrounds) else None
         on_device = self.device.type != "cpu"
@@ -120,7 +91,7 @@ class CropLoader:
 
     def __len__(self) -> int:
         """Number of instances."""
-        return len(self._table)
+        return len(self.plan.table)
 
     @property
     def steps(self) -> int:
@@ -129,7 +100,7 @@ class CropLoader:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step (this rank's part of it); without augmentation the last one may be short."""
-        plan = self._pool.submit(self._plan, step).result()
+        plan = self._pool.submit(self.plan, step).result()
         size, count = self.crop_size, len(plan.rows)
         if self.device.type == "cpu":
             images = torch.empty((count, 3, size, size), memory_format=torch.channels_last)
@@ -165,6 +136,8 @@ class CropLoader:
 
         def produce() -> None:
             try:
+                if self.device.type == "cuda":
+                    torch.cuda.set_device(self.device)
                 for step in range(start, stop):
                     if closed.is_set():
                         return
@@ -191,68 +164,14 @@ class CropLoader:
     def _pack_of(self, frames: Indices) -> Indices:
         return np.searchsorted(self._starts, frames, side="right") - 1
 
-    def _plan(self, step: int) -> _Plan:
-        rng = np.random.default_rng([self.seed, step, _CROPS])
-        rows = self._table[self._sampler(step)]
-        part = slice(self.rank * len(rows) // self.world_size, (self.rank + 1) * len(rows) // self.world_size)
-        centers, sides, angles = self._boxes(rows, rng)
-        # Drawn for the global batch, so that the pictures do not depend on how many processes share it.
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        settings = self.settings if self.augment else AugmentSettings.none()
-        draws = draw(settings, len(rows), self.crop_size, generator).part(part.start, part.stop)
-
-        rows = rows[np.arange(part.start, part.stop)]
-        cameras = crop_cameras(rows.K, centers[part], sides[part], self.crop_size, angles[part])
-        R = cameras.rotation @ rows.R
-        t = np.einsum("bij,bj->bi", cameras.rotation, rows.t)
-        R, t = self._canonical(rows.classes, R, t)
-        keypoints3d = self.objects.keypoints[rows.classes]
-        return _Plan(
-            rows=rows,
-            inverse=inverse_maps(cameras.homography),
-            K=cameras.K,
-            R=R,
-            t=t,
-            keypoints3d=keypoints3d,
-            keypoints=project(keypoints3d, R, t, cameras.K),
-            diameters=self.objects.diameters[rows.classes],
-            draws=draws,
-        )
-
-    def _boxes(self, rows: Table, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-        """Centres ``[B, 2]``, sides ``[B]`` and turns ``[B]`` of the crops (Dynamic Zoom-In, CDPN / SO-Pose)."""
-        settings, count = self.settings, len(rows)
-        chance = rng.random((count, 5))
-        threshold = {"amodal": 0.0, "visible": 1.0, "mixed": 0.5 if self.augment else 0.0}[settings.box]
-        boxes = np.where((chance[:, :1] < threshold), rows.visible, rows.amodal)
-        extent = boxes[:, 2:]
-        centers, sides = boxes[:, :2] + extent / 2, self.pad * extent.max(axis=1)
-        if not self.augment:
-            return centers, sides, np.zeros(count)
-        spread = 2 * chance - 1
-        centers = centers + settings.shift * spread[:, 1:3] * extent
-        sides = sides * (1 + settings.scale * spread[:, 3])
-        # A shifted crop may miss what little can be seen of a hidden object; it is pulled back.
-        middle, reach = rows.visible[:, :2] + rows.visible[:, 2:] / 2, _KEEP_IN_CROP * sides[:, None]
-        return np.clip(centers, middle - reach, middle + reach), sides, np.deg2rad(settings.turn) * spread[:, 4]
-
-    def _canonical(self, classes: Indices, R: Array, t: Array) -> tuple[Array, Array]:
-        R, t = R.copy(), t.copy()
-        for index in np.unique(classes):
-            symmetries = self.objects.symmetries[index]
-            if len(symmetries) > 1:
-                chosen = classes == index
-                R[chosen], t[chosen] = canonical_pose(R[chosen], t[chosen], symmetries)
-        return R, t
-
-    def _pixels(self, plan: _Plan) -> tuple[Tensor, Tensor]:
+    def _pixels(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """Augmented, normalised planes ``[B, 3, S, S]`` and masks ``[B, S, S]``."""
         images, ids = self._cut(plan)
         masks = ids == self._send(plan.rows.slots)[:, None, None]
         backgrounds, occluders = self._photographs(plan.draws)
         return apply(images, ids, masks, plan.draws.to(self.device), backgrounds, occluders)
 
-    def _cut(self, plan: _Plan) -> tuple[Tensor, Tensor]:
+    def _cut(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """Images uint8 ``[B, S, S, 4]`` and ids ``[B, S, S]``."""
         if self._frames is not None:
             return self._frames.cut(plan.rows.frames, plan.inverse, self.crop_size)
@@ -271,12 +190,20 @@ class CropLoader:
         groups = [draws.groups[name].values["photo"].double().numpy() for name in ("background", "photo_occlusion")]
         chance = np.concatenate(groups)
         numbers = (chance[:, 0] * len(self._backgrounds)).astype(np.int64)
-        inverse = _photo_maps(chance[:, 1:], self._backgrounds.shape[1:3], self.crop_size)
+        inverse = photo_maps(chance[:, 1:], self._backgrounds.shape[1:3], self.crop_size)
         if self._photos is not None:
             cuts = self._photos.cut(numbers, inverse, self.crop_size)[0]
         else:
             cuts = torch.from_numpy(cut([self._backgrounds[number] for number in numbers], inverse, self.crop_size))
         return cuts[: len(groups[0])], cuts[len(groups[0]) :]
+
+
+def _exact(device: torch.device | str) -> torch.device:
+    """The device with its number: "cuda" alone would mean another one in another thread."""
+    device = torch.device(device)
+    return (
+        torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
+    )
 
 
 def _one_torch_thread() -> None:
@@ -285,29 +212,12 @@ def _one_torch_thread() -> None:
     Torch's thread count belongs to the thread that sets it, yet threads to come begin with the last one set by
     anybody; so another thread sets that back.
     """
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    restore = threading.Thread(target=torch.set_num_threads, args=(count,))
-    restore.start()
-    restore.join()
-
-
-def _photo_maps(chance: Array, shape: tuple[int, ...], size: int) -> Array:
-    """``[r, 2, 3]`` maps from crop to photograph pixels: a square window of random side and place, maybe mirrored.
-
-    Args:
-        chance: ``[r, 4]`` uniform: side (0.4 to 1 of what fits), place x, place y, mirrored.
-    """
-    height, width = shape
-    side = min(height, width) * (0.4 + 0.6 * chance[:, 0])
-    left, top = chance[:, 1] * (width - side), chance[:, 2] * (height - side)
-    mirrored = chance[:, 3] < 0.5
-    maps = np.zeros((len(chance), 2, 3))
-    scale = (side - 1) / (size - 1)
-    maps[:, 0, 0] = np.where(mirrored, -scale, scale)
-    maps[:, 0, 2] = np.where(mirrored, left + side - 1, left)
-    maps[:, 1, 1], maps[:, 1, 2] = scale, top
-    return maps
+    with _one_at_a_time:
+        count = torch.get_num_threads()
+        torch.set_num_threads(1)
+        restore = threading.Thread(target=torch.set_num_threads, args=(count,))
+        restore.start()
+        restore.join()
 
 
 def _device_frames(packs: Sequence[FramePack], device: torch.device) -> DeviceFrames | None:

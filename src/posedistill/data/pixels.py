@@ -18,6 +18,7 @@ MID_GREY = 0.45
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 _TEXTURE = 1024
 _NOISE = 1 << 21
+_STEP = 1024
 
 
 class Rows(Protocol):
@@ -93,7 +94,9 @@ def occlude(
     after = before & ~hidden
     fits = after.sum((1, 2)) >= keep * before.sum((1, 2))
     hidden &= fits[:, None, None]
-    fill = _windows(textures(x.device), values["texture"], size).mul_(_per_image(values["contrast"]))
+    strides = (_TEXTURE * _TEXTURE, _TEXTURE, 1)
+    fill = _windows(textures(x.device), values["texture"], (3, size, size), strides)
+    fill *= _per_image(values["contrast"])
     fill += values["tint"][:, :, None, None]
     if photos is not None and len(photos[0]):
         fill.index_copy_(0, torch.searchsorted(group.rows, photos[0]), to_planes(photos[1]))
@@ -250,9 +253,7 @@ def add_noise(x: Tensor, group: Rows) -> None:
     size = x.shape[-1]
 
     def change(images: Tensor) -> Tensor:
-        bank = noise_bank(x.device)
-        starts = (group.values["offset"] * (_NOISE - 3 * size * size)).long()
-        noise = bank.as_strided((_NOISE - 3 * size * size, 3 * size * size), (1, 1)).index_select(0, starts)
+        noise = _windows(noise_bank(x.device), group.values["offset"], (3 * size * size,), (1,))
         read, shot = group.values["sigma"].square()[..., None, None, None].unbind(1)
         deviation = images.clamp(min=0).mul_(shot).add_(read).sqrt_()
         return images.addcmul_(deviation, noise.view_as(images))
@@ -268,18 +269,21 @@ def noise_bank(device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=4)
 def textures(device: torch.device) -> Tensor:
-    """Fractal noise ``[3, 1024, 1024]`` about 0, deviation about 0.2: stuff to fill occluders with."""
+    """Fractal noise, ``[3, 1024, 1024]`` flattened, about 0, deviation 0.2: stuff to fill occluders with."""
     generator = torch.Generator().manual_seed(1)
     picture = torch.zeros(1, 3, _TEXTURE, _TEXTURE)
     for octave in range(2, 9):
         grid = torch.randn(1, 3, 2**octave, 2**octave, generator=generator)
         picture += F.interpolate(grid, size=(_TEXTURE, _TEXTURE), mode="bicubic") * 0.75**octave
-    return move(picture[0].mul_(0.2 / float(picture.std())).contiguous(), device)
+    return move(picture[0].mul_(0.2 / float(picture.std())).flatten(), device)
 
 
-def _windows(picture: Tensor, where: Tensor, size: int) -> Tensor:
-    """Windows ``[r, 3, size, size]`` of a ``[3, T, T]`` picture at the places ``where`` ``[r]`` in 0..1."""
-    side = picture.shape[-1]
-    count = (side - size) * side
-    views = picture.as_strided((count, 3, size, size), (1, side * side, side, 1))
+def _windows(bank: Tensor, where: Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    """Overlapping windows ``[r, *shape]`` of a flat bank, at the places ``where`` ``[r]`` in 0..1.
+
+    The windows begin at multiples of a coarse step: a view of all of them keeps to 32-bit indices, which CUDA wants.
+    """
+    span = 1 + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+    count = (bank.numel() - span) // _STEP + 1
+    views = bank.as_strided((count, *shape), (_STEP, *strides))
     return views.index_select(0, (where * count).long())

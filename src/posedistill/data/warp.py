@@ -1,7 +1,8 @@
 """Cutting crops out of stored frames: OpenCV on the CPU, one gather on an accelerator.
 
 Both know the same convention: pixel (0, 0) is the centre of the first pixel, crop pixel ``p`` shows source pixel
-``A p``; outside of the frame the picture has the border colour and the id is 0.
+``A p``; outside of the frame the picture has the border colour and the id is 0. Where a crop pixel covers two source
+pixels and more along a side, these are averaged, so that pictures of many megapixels do not alias.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,8 @@ from posedistill.geometry.cameras import Array
 
 BORDER = (124, 116, 104)
 """Colour beyond the frame: the ImageNet mean, about 0 once normalised."""
+_MOST_TAPS = 6
+"""Places along a side at which a crop pixel is sampled on an accelerator, at most."""
 
 Image = NDArray[np.uint8]
 
@@ -24,6 +27,12 @@ Image = NDArray[np.uint8]
 def inverse_maps(homography: Array) -> Array:
     """``[B, 2, 3]`` maps from crop to source pixels, of affine ``[B, 3, 3]`` homographies source to crop."""
     return np.linalg.inv(homography)[:, :2].astype(np.float64)
+
+
+def reductions(inverse: Array) -> NDArray[np.int64]:
+    """Source pixels under a crop pixel along a side, ``[B]``, rounded down (1 and less: nothing to average)."""
+    steps: Array = np.sqrt(np.abs(np.linalg.det(inverse[:, :, :2])))
+    return np.floor(steps + 1e-6).astype(np.int64)
 
 
 def source_windows(inverse: Array, size: int, shapes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -42,9 +51,20 @@ def source_windows(inverse: Array, size: int, shapes: NDArray[np.int64]) -> NDAr
 def cut(frames: Sequence[Image], inverse: Array, size: int) -> Image:
     """Bilinear crops by OpenCV, ``[B, size, size, 4]``, of frames ``[H, W, 4]``; the fourth channel is meaningless."""
     images = np.empty((len(frames), size, size, 4), dtype=np.uint8)
-    for window, shift, image in _windows(frames, inverse, images):
+    factors = reductions(inverse).tolist()
+    for factor, (window, shift, image) in zip(factors, _windows(frames, inverse, images), strict=True):
+        if factor >= 2 and min(window.shape[:2]) >= factor:
+            window, shift = _reduce(window, shift, factor)
         _warp(window, shift, image, cv2.INTER_LINEAR, (*BORDER, 0))
     return images
+
+
+def _reduce(window: Image, shift: Array, factor: int) -> tuple[Image, Array]:
+    """The window scaled down by a whole factor, and the map into it."""
+    height, width = (length // factor for length in window.shape[:2])
+    whole = window[: height * factor, : width * factor]
+    small = np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return small, (shift - [0, 0, (factor - 1) / 2]) / factor
 
 
 def cut_ids(frames: Sequence[Image], inverse: Array, size: int) -> Image:
@@ -113,24 +133,29 @@ def cut_on_device(frames: Sequence[Image], inverse: Array, size: int, device: to
 
 
 def _gather(pixels: Tensor, layout: Tensor, inverse: Array, size: int) -> tuple[Tensor, Tensor]:
-    maps = torch.from_numpy(inverse.astype(np.float32))
+    """Averages over a few places within each crop pixel where that covers several source pixels."""
+    factors = reductions(inverse)
+    count = int(np.clip(factors.max(initial=1), 1, _MOST_TAPS))
+    steps = (np.arange(count) + 0.5) / count - 0.5
+    offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 1, 2) * (factors >= 2)[:, None]
+    taps = np.repeat(inverse[None], count * count, axis=0)
+    taps[..., 2] += np.einsum("bij,tbj->tbi", inverse[:, :, :2], offsets)
+    maps = torch.from_numpy(np.concatenate([inverse[None], taps]).astype(np.float32))
     return gather_crops(pixels, move(layout, pixels.device), move(maps, pixels.device), size)
 
 
-def gather_crops(pixels: Tensor, layout: Tensor, inverse: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def gather_crops(pixels: Tensor, layout: Tensor, maps: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Bilinear crops and nearest ids out of a flat tensor of 4-byte pixels; no host synchronisation.
 
     Args:
         pixels: int32 ``[P]``, bytes R, G, B, id. layout: int64 ``[B, 3]`` start, height, width of each crop's frame.
-        inverse: float ``[B, 2, 3]`` maps from crop to source pixels.
+        maps: float ``[1 + T, B, 2, 3]`` maps from crop to source pixels: the first for the ids, the mean over the
+            others for the colours.
 
     Returns:
         uint8 images ``[B, size, size, 4]`` (as ``cut``) and ids ``[B, size, size]``.
     """
     start, height, width = (column[:, None, None] for column in layout.unbind(1))
-    steps = torch.arange(size, device=pixels.device, dtype=torch.float32)
-    maps = inverse.to(torch.float32)[:, :, None, None, :]
-    x, y = (maps[..., 0] * steps + maps[..., 1] * steps[:, None] + maps[..., 2]).unbind(1)
     border = int(np.array([*BORDER, 0], dtype=np.uint8).view(np.int32)[0])
 
     def fetch(columns: Tensor, rows: Tensor) -> Tensor:
@@ -138,11 +163,23 @@ def gather_crops(pixels: Tensor, layout: Tensor, inverse: Tensor, size: int) -> 
         index = (start + rows * width + columns).masked_fill_(~inside, 0)
         return pixels[index].masked_fill_(~inside, border).view(torch.uint8).view(*index.shape, 4)
 
-    left, top = x.floor(), y.floor()
-    right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
-    column, row = left.long(), top.long()
-    upper = torch.lerp(fetch(column, row).float(), fetch(column + 1, row).float(), right_share)
-    lower = torch.lerp(fetch(column, row + 1).float(), fetch(column + 1, row + 1).float(), right_share)
-    images = torch.lerp(upper, lower, bottom_share).add_(0.5).to(torch.uint8)
+    def blend(x: Tensor, y: Tensor) -> Tensor:
+        left, top = x.floor(), y.floor()
+        right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
+        column, row = left.long(), top.long()
+        upper = torch.lerp(fetch(column, row).float(), fetch(column + 1, row).float(), right_share)
+        lower = torch.lerp(fetch(column, row + 1).float(), fetch(column + 1, row + 1).float(), right_share)
+        return torch.lerp(upper, lower, bottom_share)
+
+    images = torch.stack([blend(*_places(one, size)) for one in maps[1:]]).mean(dim=0)
+    x, y = _places(maps[0], size)
     ids = fetch((x + 0.5).floor().long(), (y + 0.5).floor().long())[..., 3]
-    return images, ids
+    return images.add_(0.5).to(torch.uint8), ids
+
+
+def _places(maps: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Source columns and rows ``[B, size, size]`` of every crop pixel."""
+    steps = torch.arange(size, device=maps.device, dtype=torch.float32)
+    entries = maps[:, :, None, None, :]
+    x, y = (entries[..., 0] * steps + entries[..., 1] * steps[:, None] + entries[..., 2]).unbind(1)
+    return x, y
