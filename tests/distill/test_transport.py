@@ -216,6 +216,15 @@ def test_empty_sides_and_degenerate_clouds_stay_finite(solver: Any, reach: float
         assert gradient is not None and gradient.isfinite().all() and (gradient[:3] == 0).all()
 
 
+@pytest.mark.parametrize("solver", ["converged", "faithful"])
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_a_student_that_diverged_is_told_by_its_loss(solver: Any, wrong: float) -> None:
+    x, a, y, b = clouds(10, problems=3)
+    x[1, 2] = wrong
+    finite = sinkhorn_divergence(x, a, y, b, solver=solver, **ROOMY).isfinite()
+    assert finite.tolist() == [True, False, True]
+
+
 def test_default_iterations_reach_the_fixed_point_in_training() -> None:
     """Votes 0.05 diameters off, and votes of an untrained student 0.3 off."""
     rng = torch.Generator().manual_seed(0)
