@@ -206,21 +206,27 @@ def render(
     report = render_folder(models, out, count, seed, obj or None, settings or [], workers or None)
     print(
         f"{report.images} images in {report.seconds:.0f} s: {report.images_per_second:.1f} images/s, "
-        f"{report.images_per_second_per_core:.1f} per core; preview: {out / 'preview.jpg'}"
+        f"{report.images_per_second_per_core:.1f} per core; preview: {out / 'train_render_preview.jpg'}"
     )
 
 
 @data_app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="BOP folder.")],
-    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
+    split: Annotated[Optional[str], typer.Option(help="Split folder; default: all of them together.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(help="Look at this many frames only.")] = None,  # noqa: UP045
     overlay: Annotated[Path, typer.Option(help="Where to draw a sample of frames.")] = Path("check.jpg"),
 ) -> None:
     """Report every fault of a data set: files, boxes, rotations, units, masks, with counts and names."""
     from posedistill.data.check import check_dataset
+    from posedistill.training.log import console, progress_bar
 
-    report = check_dataset(folder, split, overlay=overlay)
-    print(report.text())
+    with progress_bar() as bar:
+        task = bar.add_task("check", total=None, note=str(folder))
+        report = check_dataset(
+            folder, split, overlay, limit, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    report.render(console)
     if not report.ok:
         sys.exit(1)
 

@@ -1,6 +1,7 @@
 """Evaluation on a test split: boxes -> crops -> network -> decoder -> BOP csv -> scores."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) 
     for frame, counts in _targets_by_frame(dataset, objects):
         seen = sorted(by_image.get((frame.scene_id, frame.im_id), []), key=lambda d: -d.score)
         chosen = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
-        chosen = [d for d in chosen if d.bbox[2] > 0 and d.bbox[3] > 0]
+        chosen = [d for d in chosen if min(d.bbox[2:]) > 0 and min(d.bbox[:2] + d.bbox[2:]) > 0]
         wanted.append(_wanted(frame, [d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen]))
     if not any(len(entry.boxes) for entry in wanted):
         raise DataError(describe(detections, "detections", "none for the test images and objects", "some"))
@@ -74,11 +75,14 @@ def estimate(predictor: Predictor, wanted: list[Wanted], title: str = "evaluate"
     with progress_bar() as bar:
         task = bar.add_task(title, total=len(wanted), note="")
         for entry in wanted:
-            found = predictor.predict(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.obj_ids)
-            box_scores = {tuple(box.tolist()): score for box, score in zip(entry.boxes, entry.scores, strict=True)}
-            for pose in found:
-                ids = (entry.frame.scene_id, entry.frame.im_id, pose.obj_id)
-                rows.append((*ids, pose.score * box_scores[pose.box], pose.R, pose.t, pose.seconds))
+            start = time.perf_counter()
+            prepared = predictor.prepare(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.obj_ids)
+            outputs = predictor.run_network(prepared.crops, prepared.classes)
+            found = predictor.decode_outputs(outputs, prepared, time.perf_counter() - start)
+            for pose, box_score in zip(found, entry.scores.tolist(), strict=True):
+                if pose is not None:
+                    ids = (entry.frame.scene_id, entry.frame.im_id, pose.obj_id)
+                    rows.append((*ids, pose.score * box_score, pose.R, pose.t, pose.seconds))
             bar.advance(task)
     if not rows:
         return PoseEstimates.empty()

@@ -82,7 +82,7 @@ def train(
         TrainingError: the loss is NaN or infinite (the last good checkpoint is kept), or the disk is full.
         CheckpointError: the folder holds the run of another recipe or architecture.
     """
-    estimator.to(fabric.device, memory_format=torch.channels_last)
+    estimator.to(fabric.device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         estimator.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fabric.device.type == "cuda"
     )
@@ -169,7 +169,7 @@ def losses(
 
 def freeze(teacher: Estimator, device: torch.device) -> Estimator:
     """A teacher as the loop wants it: no gradients, eval mode, channels-last."""
-    return teacher.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    return teacher.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

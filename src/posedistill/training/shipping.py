@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from posedistill.data.bop import BopDataset, read_image
+from posedistill.data.bop import BopDataset, Frame, read_image
 from posedistill.deploy.bench import bench
 from posedistill.deploy.export import Parity, check_parity, export_onnx, torch_run
 from posedistill.estimators.base import Estimator
-from posedistill.geometry.cameras import Camera, project
+from posedistill.geometry.cameras import Array, Camera
 from posedistill.metrics import score_estimates
 from posedistill.poses import PoseEstimates
 from posedistill.report.gallery import Case, save_cases
@@ -22,7 +23,7 @@ from posedistill.training import sources
 from posedistill.training.checkpoints import write_atomically
 from posedistill.training.evaluation import Wanted, boxes_for, estimate
 from posedistill.training.log import console
-from posedistill.training.recipe import Recipe
+from posedistill.training.recipe import Recipe, RenderSource
 from posedistill.training.stages import VARIANTS, load_network, recipe_of, seeds_of, variant_folder
 from posedistill.training.validation import metadata_of
 
@@ -33,7 +34,7 @@ PARITY_FRAMES = 8
 def test_split(recipe: Recipe) -> tuple[BopDataset, list[Wanted]]:
     """The recipe's test frames, and the boxes that objects are sought in."""
     test = recipe.data.test
-    dataset = sources.open_source(test.source, recipe.data.objects, recipe.runs / "cache")
+    dataset = sources.open_source(test.source, recipe.data.objects, recipe.runs / "cache", recipe.data.objects)
     return dataset, boxes_for(dataset, sources.objects_of(recipe), test.boxes, test.detections)
 
 
@@ -128,25 +129,30 @@ def save_run_cases(folder: Path) -> None:
 
 
 def _cases(estimates: PoseEstimates, dataset: BopDataset, recipe: Recipe) -> Iterator[Case]:
+    """One case for each target instance; a missed one has no predicted pose."""
     objects = sources.objects_of(recipe)
-    for row in range(len(estimates)):
-        obj_id = int(estimates.obj_id[row])
-        frame = dataset.frame(int(estimates.scene_id[row]), int(estimates.im_id[row]))
-        keypoints = objects.keypoints[objects.index(obj_id)]
-        R, t = estimates.R[row], estimates.t[row]
-        symmetries = objects.symmetries[objects.index(obj_id)]
-        truths = [
-            (instance.R @ S[:3, :3], instance.R @ S[:3, 3] + instance.t)
-            for instance in frame.instances
-            if instance.obj_id == obj_id
-            for S in symmetries
-        ]
-        guess = project(keypoints, R, t, frame.K)
-        errors = [float(abs(project(keypoints, *truth, frame.K) - guess).max()) for truth in truths]
-        R_gt, t_gt = truths[errors.index(min(errors))]
-        yield Case(
-            frame.rgb, frame.K, keypoints, R_gt, t_gt, R, t, min(errors), "px", obj_id, frame.scene_id, frame.im_id
-        )
+    for case in score_estimates(estimates, dataset).cases:
+        frame = dataset.frame(case.scene_id, case.im_id)
+        index = objects.index(case.obj_id)
+        R, t = (estimates.R[case.row], estimates.t[case.row]) if case.row >= 0 else (None, None)
+        R_gt, t_gt = _nearest_truth(frame, case.obj_id, R, t, objects.symmetries[index])
+        about = (case.add, "mm", case.obj_id, case.scene_id, case.im_id)
+        yield Case(frame.rgb, frame.K, objects.keypoints[index], R_gt, t_gt, R, t, *about)
+
+
+def _nearest_truth(
+    frame: Frame, obj_id: int, R: Array | None, t: Array | None, symmetries: Array
+) -> tuple[Array, Array]:
+    """The true pose, of all instances and equivalent poses, that lies nearest to the predicted one."""
+    truths = [
+        (instance.R @ S[:3, :3], instance.R @ S[:3, 3] + instance.t)
+        for instance in frame.instances
+        if instance.obj_id == obj_id
+        for S in symmetries
+    ]
+    if R is None or t is None:
+        return truths[0]
+    return min(truths, key=lambda truth: float(np.linalg.norm(truth[1] - t) + 100 * np.linalg.norm(truth[0] - R)))
 
 
 def _record(estimates: PoseEstimates, dataset: BopDataset, about: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +160,8 @@ def _record(estimates: PoseEstimates, dataset: BopDataset, about: dict[str, Any]
 
 
 def _about(recipe: Recipe, dataset: BopDataset, variant: str, seed: int) -> dict[str, Any]:
-    name = f"{dataset.root.name}/{dataset.split}"
+    rendered = isinstance(recipe.data.test.source, RenderSource)
+    name = "rendered test frames" if rendered else f"{dataset.root.name}/{dataset.split}"
     return {"variant": variant, "seed": seed, "boxes": recipe.data.test.boxes, "dataset": name}
 
 

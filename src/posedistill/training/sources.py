@@ -38,17 +38,23 @@ class TrainingData:
     validation: np.ndarray
 
 
-def open_source(source: BopSource | RenderSource, objects: list[int], cache: Path) -> BopDataset:
-    """A source as a BOP data set; a render source is rendered first, or found in the cache."""
+def open_source(
+    source: BopSource | RenderSource, objects: list[int], cache: Path, obj_ids: list[int] | None = None
+) -> BopDataset:
+    """A source as a BOP data set; a render source is rendered first, or found in the cache.
+
+    ``obj_ids`` keeps the annotations of these objects alone, as a test split wants it. In training all annotations
+    stay: other objects are foreground that hides the learned ones.
+    """
     if isinstance(source, BopSource):
-        return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=objects)
+        return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=obj_ids)
     rendered = source.objects or objects
     root = cache / f"render-{fingerprint(source.model_dump(mode='json'), _mesh_stamps(source, rendered))}"
     if not (root / "complete").exists():
         report = render(source, rendered, root)
         console.print(f"rendered {report.images} images, {report.images_per_second_per_core:.1f} images/s per core")
         (root / "complete").touch()
-    return BopDataset(root, split=SPLIT, obj_ids=objects)
+    return BopDataset(root, split=SPLIT, obj_ids=obj_ids)
 
 
 def render(source: RenderSource, objects: list[int], root: Path, workers: int | None = None) -> RenderReport:
