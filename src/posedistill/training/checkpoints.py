@@ -29,11 +29,13 @@ def write_atomically(path: Path, text: str) -> None:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors and JSON metadata atomically (temporary file, fsync, rename).
 
+    The temporary name is fixed, so what a killed process left behind is replaced by the next save.
+
     Raises:
         TrainingError: the disk is full or not writable; the file that was there before is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.part")
     try:
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(contiguous, temporary, metadata={"posedistill": json.dumps(metadata)})
