@@ -93,6 +93,20 @@ def test_json_has_no_infinities(dataset, perfect):
     assert len(content["curves"]["add"]["x"]) == len(content["curves"]["add"]["y"]) == 41
 
 
+def test_every_score_is_the_mean_of_its_outcomes(dataset, frames):
+    rows = shifted(frames, 6.0)
+    rows = PoseEstimates.concatenate([rows.select(slice(0, 2)), shifted(frames, 25.0).select(slice(2, 5))])
+    content = score_estimates(rows, dataset, vsd=True).to_dict()
+    assert content["outcomes"].keys() == content["scores"].keys() >= {"AR", "AR_VSD", "add_auc", "cmdeg_5_5"}
+    for name, values in content["outcomes"].items():
+        assert len(values) == 6 and values[5] == 0.0 and 0.0 <= min(values) <= max(values) <= 1.0  # the last is missed
+        assert np.mean(values) == pytest.approx(content["scores"][name], abs=1e-6)
+    first = content["cases"][0]
+    under = np.linspace(0.05, 0.5, 10) * INFOS[first["obj_id"]]["diameter"] > first["mssd"]
+    assert content["outcomes"]["AR_MSSD"][0] == pytest.approx(under.mean())
+    assert content["outcomes"]["add_auc"][0] == pytest.approx(1 - first["add_fraction"] / 0.1, abs=1e-6)
+
+
 def test_foreign_rows_are_noted_and_left_out(dataset, perfect):
     foreign = estimates_of([(3, 99, 1.0, np.eye(3), [0, 0, 500.0]), (999, 1, 1.0, np.eye(3), [0, 0, 500.0])])
     scores = score_estimates(PoseEstimates.concatenate([perfect, foreign]), dataset, source="mine.csv")

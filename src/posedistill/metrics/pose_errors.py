@@ -135,13 +135,15 @@ def recall(errors: Array, thresholds: Array) -> Array:
     return (np.asarray(errors)[:, None] < thresholds).mean(axis=0) if len(errors) else np.full(len(thresholds), np.nan)
 
 
-def area_under_recall(errors: Array, limit: Array | float) -> float:
-    """Exact area under the recall curve from 0 to ``limit`` (scalar, or one for each error), divided by ``limit``.
+def recall_areas(errors: Array, limit: Array | float) -> Array:
+    """Exact area under the recall curve of each single error, from 0 to ``limit`` (scalar or ``[N]``), over ``limit``.
 
-    >>> area_under_recall(np.array([0.0, 5.0, np.inf]), 10.0)
-    0.5
+    The mean of these ``[N]`` values is the area under the recall curve of all of them.
+
+    >>> recall_areas(np.array([0.0, 5.0, np.inf]), 10.0)
+    array([1. , 0.5, 0. ])
     """
-    return float(np.maximum(1.0 - np.asarray(errors) / limit, 0.0).mean()) if len(errors) else float("nan")
+    return np.maximum(1.0 - np.asarray(errors) / limit, 0.0)
 
 
 def _chunks(count: int, per_row: int) -> Iterator[slice]:

@@ -18,10 +18,10 @@ from posedistill.metrics.models import ScoringModel, load_scoring_models
 from posedistill.metrics.pose_errors import (
     add,
     add_s,
-    area_under_recall,
     mssd,
     nearest_equivalent,
     recall,
+    recall_areas,
     reprojection,
     translation_error,
 )
@@ -72,6 +72,8 @@ class Scores:
         objects: the same for each object.
         recalls: for ``mssd``, ``mspd`` and ``vsd`` the recall at each threshold.
         curve: recall of ADD(-S) over ``CURVE_FRACTIONS`` of the diameter.
+        outcomes: for each score of ``total`` the value of every true instance, ``[M]`` in 0..1; their mean is the
+            score. Two networks can so be compared instance by instance.
         cases: one for each true instance, in the order of the targets.
         estimates, targets: number of rows given and of instances to be found.
         seconds_per_image: mean of the estimates' times; None where none states one.
@@ -82,6 +84,7 @@ class Scores:
     objects: dict[int, dict[str, float]]
     recalls: dict[str, list[float]]
     curve: list[float]
+    outcomes: dict[str, Array]
     cases: list[Case]
     estimates: int
     targets: int
@@ -90,14 +93,13 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for json: inf and nan become None, object ids strings."""
-        outcomes = {f"add_{f}d": [float(case.add_fraction < f) for case in self.cases] for f in ADD_FRACTIONS}
         return _plain(
             {
                 "scores": self.total,
                 "per_object": {str(obj_id): scores for obj_id, scores in self.objects.items()},
                 "recalls": self.recalls,
                 "curves": {"add": {"x": CURVE_FRACTIONS.tolist(), "y": self.curve}},
-                "outcomes": outcomes,
+                "outcomes": {name: values.round(6).tolist() for name, values in self.outcomes.items()},
                 "cases": [asdict(case) for case in self.cases],
                 "estimates": self.estimates,
                 "targets": self.targets,
@@ -141,13 +143,17 @@ def score_estimates(
     if legacy_diameters:
         diameters = _legacy(diameters, dataset)
     errors = assigned_errors(estimates, candidates, models, diameters)
-    every = np.ones(len(truths), dtype=bool)
+    outcomes = _outcomes(hits, errors)
     objects = {obj_id: truths.obj_id == obj_id for obj_id in np.unique(truths.obj_id).tolist()}
     return Scores(
-        total=_scores(hits, errors, every),
-        objects={obj_id: _scores(hits, errors, mask) for obj_id, mask in objects.items()},
+        total=_means(outcomes),
+        objects={
+            obj_id: _means({name: values[mask] for name, values in outcomes.items()})
+            for obj_id, mask in objects.items()
+        },
         recalls={name: hit.mean(axis=0).tolist() for name, hit in hits.items()},
         curve=recall(errors["add_fraction"], CURVE_FRACTIONS).tolist(),
+        outcomes=outcomes,
         cases=_cases(candidates, errors),
         estimates=len(estimates),
         targets=len(truths),
@@ -188,22 +194,23 @@ def assigned_errors(
     return {"row": rows, **errors}
 
 
-def _scores(
-    hits: Mapping[str, NDArray[np.bool_]], errors: Mapping[str, Array], mask: NDArray[np.bool_]
-) -> dict[str, float]:
-    """The scores of the instances in ``mask [M]``."""
-    average_recalls = {f"AR_{name.upper()}": float(hit[mask].mean()) for name, hit in hits.items()}
-    fractions = errors["add_fraction"][mask]
-    add_recalls = recall(fractions, np.array(ADD_FRACTIONS)).tolist()
-    close = (errors["translation"][mask] < 50.0) & (errors["rotation"][mask] < 5.0)
+def _outcomes(hits: Mapping[str, NDArray[np.bool_]], errors: Mapping[str, Array]) -> dict[str, Array]:
+    """Each score's value of every true instance, ``[M]`` in 0..1; of an average recall, the share of its thresholds."""
+    recalls = {f"AR_{name.upper()}": hit.mean(axis=1) for name, hit in hits.items()}
+    fractions = errors["add_fraction"]
+    close = (errors["translation"] < 50.0) & (errors["rotation"] < 5.0)
     return {
-        "AR": float(np.mean(list(average_recalls.values()))),
-        **average_recalls,
-        **{f"add_{fraction}d": value for fraction, value in zip(ADD_FRACTIONS, add_recalls, strict=True)},
-        "add_auc": area_under_recall(fractions, AUC_FRACTION),
-        "proj_5px": float((errors["reprojection"][mask] < 5.0).mean()),
-        "cmdeg_5_5": float(close.mean()),
+        "AR": np.mean(list(recalls.values()), axis=0),
+        **recalls,
+        **{f"add_{fraction}d": (fractions < fraction).astype(np.float64) for fraction in ADD_FRACTIONS},
+        "add_auc": recall_areas(fractions, AUC_FRACTION),
+        "proj_5px": (errors["reprojection"] < 5.0).astype(np.float64),
+        "cmdeg_5_5": close.astype(np.float64),
     }
+
+
+def _means(outcomes: Mapping[str, Array]) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in outcomes.items()}
 
 
 def _cases(candidates: Candidates, errors: Mapping[str, Array]) -> list[Case]:
