@@ -1,3 +1,5 @@
+import resource
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -113,3 +115,16 @@ def test_windows_line_ends_are_read(tmp_path):
     estimates = PoseEstimates.from_bop_csv(path)
     assert len(estimates) == 1
     assert estimates.time[0] == 0.1
+
+
+def test_a_full_disk_keeps_the_old_csv(tmp_path):
+    path = tmp_path / "results.csv"
+    some_estimates(1).to_bop_csv(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"results\.csv: 'file': found .*, expected a writable disk"):
+            some_estimates(100).to_bop_csv(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(PoseEstimates.from_bop_csv(path)) == 1

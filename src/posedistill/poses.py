@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
+from posedistill.files import write_file
 from posedistill.geometry.rotations import is_rotation
 
 HEADER = "scene_id,im_id,obj_id,score,R,t,time"
@@ -109,14 +110,18 @@ class PoseEstimates:
         return cls(scene_id, im_id, obj_id, score, R, numbers[:, 13:16], numbers[:, 16])
 
     def to_bop_csv(self, path: str | Path) -> None:
-        """Write a BOP results csv; reading it back gives the same numbers bit for bit."""
+        """Write a BOP results csv; reading it back gives the same numbers bit for bit.
+
+        Raises:
+            DataError: a full disk, or any other refusal; an older file is kept whole.
+        """
         lines = [HEADER]
         for i in range(len(self)):
             R = " ".join(map(repr, self.R[i].ravel().tolist()))
             t = " ".join(map(repr, self.t[i].tolist()))
             ids = f"{self.scene_id[i]},{self.im_id[i]},{self.obj_id[i]}"
             lines.append(f"{ids},{float(self.score[i])!r},{R},{t},{float(self.time[i])!r}")
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_file(Path(path), "\n".join(lines) + "\n")
 
 
 def _parse_row(line: str, out: NDArray[np.float64]) -> str | None:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from posedistill.data.bop import BopDataset, read_depth, read_image, read_mask
-from posedistill.data.bop_writer import BopWriter, mask_box, write_camera, write_file, write_models
+from posedistill.data.bop_writer import BopWriter, mask_box, write_camera, write_models
 from posedistill.errors import DataError
+from posedistill.files import write_file
 from posedistill.geometry.meshes import Mesh, load_mesh, save_ply
 
 K = np.array([[300.0, 0.0, 20.0], [0.0, 310.0, 15.0], [0.0, 0.0, 1.0]])
@@ -164,7 +165,9 @@ def test_complete_frames_outlive_kill_9(tmp_path: Path) -> None:
     for im_id in range(done + 3):
         if not writer.has_frame(0, im_id):
             writer.add_frame(0, im_id, **frame())
+    (writer.scene_folder(0) / "mask" / ".000000_000000.png.77.part").write_bytes(b"half a mask")
     assert writer.finish_scene(0) == done + 3
+    assert not list(tmp_path.rglob("*.part")), "what killed writers leave is taken away"
     dataset = BopDataset(tmp_path, split="train")
     assert len(dataset) == done + 3
     for read in dataset.frames:
@@ -179,7 +182,7 @@ def test_a_kill_while_merging_is_mended_by_merging_again(tmp_path: Path, monkeyp
     writer.finish_scene(0)
     writer.add_frame(0, 3, **frame())
 
-    def killed(path: Path, data: bytes) -> None:
+    def killed(path: Path, data: str) -> None:
         if path.name == "scene_camera.json":
             raise KeyboardInterrupt
         write_file(path, data)

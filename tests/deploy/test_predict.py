@@ -83,6 +83,15 @@ def test_a_missing_image_is_named(predictor, tmp_path):
         predict_images(predictor, [tmp_path / "gone.png"], [], K)
 
 
+def test_a_damaged_image_loses_no_pose_found_before(predictor, photos, tmp_path):
+    (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:200])
+    boxes = [Box(6, (100.0, 80.0, 60.0, 50.0))]
+    with pytest.raises(DataError, match=r"cut\.png: 'image': found a file cut off"):
+        predict_images(predictor, [*photos, tmp_path / "cut.png"], boxes, K, out=tmp_path / "out")
+    kept = PoseEstimates.from_bop_csv(tmp_path / "out" / "results.csv")
+    assert len(kept) == len(predict_images(predictor, photos, boxes, K)) > 0
+
+
 def test_detections_keep_what_comes_near_the_best(tmp_path):
     rows = [(6, 12, 6, 0.8), (6, 12, 6, 0.5), (6, 12, 6, 0.3), (6, 12, 9, 0.2), (6, 13, 6, 0.1)]
     content = [

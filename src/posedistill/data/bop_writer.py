@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.bop_parse import load_json, load_keyed_json
+from posedistill.data.images import write_image
 from posedistill.errors import DataError, describe
+from posedistill.files import write_file
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh, model_info, save_ply
 
@@ -83,24 +85,24 @@ class BopWriter:
         _require_shapes(image, poses, depth_mm, masks, masks_visib)
         scene = self.scene_folder(scene_id)
         if self.jpeg_quality is None:
-            _write_image(scene / "rgb" / f"{im_id:06d}.png", image[..., ::-1])
+            write_image(scene / "rgb" / f"{im_id:06d}.png", image, PNG_OPTIONS)
         else:
             quality = [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality]
-            _write_image(scene / "rgb" / f"{im_id:06d}.jpg", image[..., ::-1], quality)
+            write_image(scene / "rgb" / f"{im_id:06d}.jpg", image, quality)
         scale = DEPTH_SCALE
         if depth_mm is not None:
             scale = DEPTH_SCALE if depth_mm.max(initial=0.0) <= DEPTH_SCALE * 65535 else 1.0
             depth = np.clip(np.rint(depth_mm / scale), 0, 65535).astype(np.uint16)
-            _write_image(scene / "depth" / f"{im_id:06d}.png", depth)
+            write_image(scene / "depth" / f"{im_id:06d}.png", depth, PNG_OPTIONS)
         for folder, layers in (("mask", masks), ("mask_visib", masks_visib)):
             for gt_id, layer in enumerate(layers):
-                _write_image(scene / folder / f"{im_id:06d}_{gt_id:06d}.png", layer.astype(np.uint8) * 255)
+                write_image(scene / folder / f"{im_id:06d}_{gt_id:06d}.png", layer.astype(np.uint8) * 255, PNG_OPTIONS)
         annotation = {
             "camera": {"cam_K": np.asarray(K, dtype=np.float64).ravel().tolist(), "depth_scale": scale},
             "gt": [_pose_entry(*pose) for pose in poses],
             "gt_info": [_info_entry(*pair, depth_mm) for pair in zip(masks, masks_visib, strict=True)],
         }
-        write_file(self._shard(scene_id, im_id), json.dumps(annotation).encode())
+        write_file(self._shard(scene_id, im_id), json.dumps(annotation))
 
     def finish_scene(self, scene_id: int) -> int:
         """Merge the scene's annotation files into its three json files and return its number of frames.
@@ -117,6 +119,8 @@ class BopWriter:
             write_file(scene / name, _one_line_each(sorted(merged.items())))
             count = len(merged)
         shutil.rmtree(scene / SHARDS, ignore_errors=True)
+        for leftover in scene.glob("*/.*.part"):  # of killed writers
+            leftover.unlink()
         self._merged.pop(scene_id, None)
         return count
 
@@ -174,35 +178,7 @@ def write_camera(root: str | Path, K: Array, width: int, height: int, depth_scal
         "height": height,
         "width": width,
     }
-    write_file(Path(root) / "camera.json", json.dumps(camera, indent=2).encode())
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file under its name only once it is whole.
-
-    The temporary name is fixed, so what a killed process left behind is replaced when the file is written again.
-
-    Raises:
-        DataError: a full disk, or any other refusal; a file that was there before is kept.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        try:
-            temporary.write_bytes(data)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(describe(path, "file", error.strerror, "a writable disk with free space")) from error
-
-
-def _write_image(path: Path, image: NDArray, options: Sequence[int] = PNG_OPTIONS) -> None:
-    done, data = cv2.imencode(path.suffix, image, list(options))
-    if not done:
-        raise DataError(describe(path, "image", f"{image.dtype} {image.shape}", "an image OpenCV can encode"))
-    write_file(path, data.tobytes())
+    write_file(Path(root) / "camera.json", json.dumps(camera, indent=2))
 
 
 def _require_shapes(
@@ -253,6 +229,6 @@ def mask_box(mask: NDArray) -> list[int]:
     return [int(v) for v in (columns[0], rows[0], columns[-1] - columns[0], rows[-1] - rows[0])]
 
 
-def _one_line_each(items: Iterable[tuple[int, Any]]) -> bytes:
+def _one_line_each(items: Iterable[tuple[int, Any]]) -> str:
     """A json object with one line an entry, as BOP files are laid out."""
-    return ("{\n" + ",\n".join(f'  "{key}": {json.dumps(value)}' for key, value in items) + "\n}").encode()
+    return "{\n" + ",\n".join(f'  "{key}": {json.dumps(value)}' for key, value in items) + "\n}"

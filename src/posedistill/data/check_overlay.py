@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.bop import Frame, Instance, read_image
-from posedistill.data.bop_writer import write_file
 from posedistill.data.check_models import CheckedModel
-from posedistill.errors import DataError, describe
+from posedistill.data.images import contact_sheet, write_image
+from posedistill.errors import DataError
 from posedistill.geometry.objects import box_corners
 from posedistill.runtime.draw import NEAR, Shape, color_of, draw_pose
 
@@ -25,18 +25,7 @@ def draw_sheet(frames: Sequence[tuple[Frame, bool]], models: dict[int, CheckedMo
         DataError: an ending OpenCV cannot write, or a disk that refuses the file.
     """
     tiles = [_tile(frame, faulty, models) for frame, faulty in frames[:TILES]]
-    height = max(tile.shape[0] for tile in tiles)
-    padded = [cv2.copyMakeBorder(tile, 0, height - len(tile), 0, 0, cv2.BORDER_CONSTANT) for tile in tiles]
-    columns = min(COLUMNS, len(padded))
-    padded += [np.zeros_like(padded[0])] * (-len(padded) % columns)
-    sheet = np.vstack([np.hstack(padded[i : i + columns]) for i in range(0, len(padded), columns)])
-    try:
-        done, data = cv2.imencode(path.suffix, sheet[..., ::-1])
-    except cv2.error:
-        done = False
-    if not done:
-        raise DataError(describe(path, "overlay", f"the ending {path.suffix!r}", "png or jpg"))
-    write_file(path, data.tobytes())
+    write_image(path, contact_sheet(tiles, COLUMNS))
 
 
 def _tile(frame: Frame, faulty: bool, models: dict[int, CheckedModel]) -> NDArray[np.uint8]:

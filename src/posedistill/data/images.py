@@ -1,5 +1,6 @@
-"""Decoding of image, depth and mask files into arrays; a damaged file is an error and never a half-grey picture."""
+"""Image, depth and mask files to arrays and back; a damaged file is an error and never a half-grey picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
+from posedistill.files import write_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -85,6 +87,38 @@ def decode(path: Path) -> NDArray:
     if image is None:
         raise DataError(describe(path, "image", "undecodable data", "an image (png, jpg or tif)"))
     return image
+
+
+def write_image(path: Path, image: NDArray, options: Sequence[int] = ()) -> None:
+    """Write an image in the format of its ending, making its folder; it appears once it is whole.
+
+    Args:
+        image: ``[H, W, 3]`` RGB, or ``[H, W]``; uint8, or uint16 for png and tif. options: OpenCV's, for the format.
+
+    Raises:
+        DataError: an ending or pixels that OpenCV cannot write, a full disk; an older file is kept.
+    """
+    try:
+        done, data = cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, list(options))
+    except cv2.error:
+        done = False
+    if not done:
+        found = f"{image.dtype} {list(image.shape)} for an ending {path.suffix!r}"
+        raise DataError(describe(path, "image", found, "a picture as png, jpg or tif"))
+    write_file(path, data.tobytes())
+
+
+def contact_sheet(tiles: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
+    """Pictures ``[h, w, 3]`` of one width in rows of ``columns``, black where there is none.
+
+    >>> contact_sheet([np.ones((2, 3, 3), np.uint8)] * 3, columns=2).shape
+    (4, 6, 3)
+    """
+    height = max(len(tile) for tile in tiles)
+    padded = [np.pad(tile, ((0, height - len(tile)), (0, 0), (0, 0))) for tile in tiles]
+    columns = min(columns, len(padded))
+    padded += [np.zeros_like(padded[0])] * (-len(padded) % columns)
+    return np.vstack([np.hstack(padded[i : i + columns]) for i in range(0, len(padded), columns)])
 
 
 def _is_whole(data: bytes) -> bool:

@@ -20,10 +20,12 @@ import numpy as np
 
 from posedistill.data.backgrounds import Backgrounds, Image
 from posedistill.data.bop_parse import load_json
-from posedistill.data.bop_writer import BopWriter, write_camera, write_file, write_models
+from posedistill.data.bop_writer import BopWriter, write_camera, write_models
+from posedistill.data.images import contact_sheet, write_image
 from posedistill.data.render_settings import RenderSettings
 from posedistill.data.studio import Frame, Studio, render_frame
 from posedistill.errors import DataError, RecipeError, describe
+from posedistill.files import write_file
 from posedistill.geometry.meshes import Mesh
 
 __all__ = ["RenderReport", "RenderSettings", "render_dataset"]
@@ -115,7 +117,7 @@ def _claim(path: Path, meshes: Mapping[int, Mesh], settings: RenderSettings, see
         for key, expected in note.items():
             if found.get(key) != expected:
                 raise RecipeError(describe(path, key, found.get(key), f"{expected}, or another output folder"))
-    write_file(path, json.dumps(note, indent=2).encode())
+    write_file(path, json.dumps(note, indent=2))
 
 
 def _render_all(
@@ -239,11 +241,6 @@ def _thumbnail(frame: Frame, width: int = 400) -> Image:
     return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def _write_sheet(target: tuple[Path, str], thumbnails: list[Image], columns: int = 4) -> None:
+def _write_sheet(target: tuple[Path, str], thumbnails: list[Image]) -> None:
     """The contact sheet, beside the split's folder."""
-    blank = np.zeros_like(thumbnails[0])
-    padded = thumbnails + [blank] * (-len(thumbnails) % columns)
-    rows = [np.hstack(padded[i : i + columns]) for i in range(0, len(padded), columns)]
-    done, data = cv2.imencode(".jpg", np.vstack(rows)[..., ::-1])
-    if done:
-        write_file(target[0] / f"{target[1]}_preview.jpg", data.tobytes())
+    write_image(target[0] / f"{target[1]}_preview.jpg", contact_sheet(thumbnails, columns=4))

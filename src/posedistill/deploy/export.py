@@ -2,8 +2,6 @@
 
 import copy
 import dataclasses
-import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from posedistill.errors import CheckpointError, describe
+from posedistill.files import write_file
 from posedistill.geometry.rotations import angle_between
 from posedistill.runtime.metadata import PROPERTY, ModelMetadata
 from posedistill.runtime.predictor import Outputs, Predictor, Request, Run
@@ -71,7 +70,7 @@ def export_onnx(network: nn.Module, path: str | Path, metadata: ModelMetadata) -
     model.producer_name, model.producer_version = "posedistill", metadata.version
     onnx.helper.set_model_props(model, {PROPERTY: metadata.to_json()})
     onnx.checker.check_model(model)
-    _write_atomically(path, model.SerializeToString())
+    write_file(path, model.SerializeToString(), CheckpointError)
     return path
 
 
@@ -97,23 +96,6 @@ def _trace(network: nn.Module, size: int) -> Any:
     if program is None:
         raise CheckpointError("torch.onnx.export gave no model")
     return program.model_proto
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target, then rename: a full disk or an interrupt leaves the old file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except OSError as error:
-        raise CheckpointError(describe(path, "export", error.strerror, f"room for {len(data)} bytes")) from error
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def torch_run(network: nn.Module, device: torch.device | str = "cpu") -> Run:

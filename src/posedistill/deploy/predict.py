@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from posedistill.data.bop import read_detections
-from posedistill.data.images import read_image
+from posedistill.data.images import read_image, write_image
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.poses import PoseEstimates
@@ -53,32 +52,26 @@ def predict_images(
         DataError: an image cannot be read, a box or camera is impossible, an object is unknown, or no camera is
             given and the model has none.
     """
-    warned, tables = False, []
-    names = unique_names(images)
+    names, known = unique_names(images), predictor.metadata.objects.obj_ids
     ids = [frame_ids(path, position) for position, path in enumerate(images)]
     if isinstance(boxes, Mapping) and not boxes.keys() & set(ids):
         raise DataError(describe("detections", "scene_id, image_id", "none of these images", f"some of {ids[:5]}"))
-    for position, path in enumerate(images):
-        image = read_image(path)
-        camera = K
-        if camera is None:
-            camera = assumed_camera(predictor.metadata, image, path)
-            if not warned:
+    tables: list[PoseEstimates] = []
+    try:
+        for path, name, frame in zip(images, names, ids, strict=True):
+            image = read_image(path)
+            camera = assumed_camera(predictor.metadata, image, path) if K is None else K
+            if K is None and not tables:
                 print(f"posedistill: no camera given, assuming K = {camera.round(1).tolist()}", file=sys.stderr)
-                warned = True
-        if isinstance(boxes, Mapping):
-            known = predictor.metadata.objects.obj_ids
-            wanted: Sequence[Box] | None = [box for box in boxes.get(ids[position], []) if box.obj_id in known]
-        else:
-            wanted = boxes
-        poses = find(predictor, image, camera, wanted, obj_ids)
-        tables.append(to_table(poses, *ids[position]))
-        if out is not None:
-            write_image(out / f"{names[position]}.png", overlay(image, camera, poses, predictor.metadata))
-    table = PoseEstimates.concatenate(tables)
-    if out is not None:
-        table.to_bop_csv(out / "results.csv")
-    return table
+            listed = [b for b in boxes.get(frame, []) if b.obj_id in known] if isinstance(boxes, Mapping) else boxes
+            poses = find(predictor, image, camera, listed, obj_ids)
+            tables.append(to_table(poses, *frame))
+            if out is not None:
+                write_image(out / f"{name}.png", overlay(image, camera, poses, predictor.metadata))
+    finally:  # an unreadable image or an interrupt loses no pose found before
+        if out is not None and tables:
+            PoseEstimates.concatenate(tables).to_bop_csv(out / "results.csv")
+    return PoseEstimates.concatenate(tables)
 
 
 def parse_boxes(
@@ -204,12 +197,3 @@ def unique_names(images: Sequence[Path]) -> list[str]:
             name = f"{path.stem}-{number}"
         names.append(name)
     return names
-
-
-def write_image(path: Path, image: Image) -> None:
-    """Write an RGB image as png, making its folder; ``DataError`` where that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise DataError(describe(path, "image", f"{image.dtype} {image.shape}", "something a png can hold"))
-    path.write_bytes(data.tobytes())

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.images import read_image
+from posedistill.data.images import read_image, write_image
+from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, crop_cameras, project
 from posedistill.runtime.draw import draw_axes, draw_box
 
@@ -83,11 +84,11 @@ def save_cases(folder: str | Path, variant: str, items: Sequence[Case], count: i
     for kind, chosen in zip(("best", "worst"), select_cases([item.error for item in items], count), strict=True):
         for rank, index in enumerate(chosen):
             case, path = items[index], folder / f"{variant}_{kind}_{rank:02d}.jpg"
-            _write(path, cv2.imencode(".jpg", draw_case(case)[..., ::-1], _JPEG)[1].tobytes())
+            write_image(path, draw_case(case), _JPEG)
             record = {"variant": variant, "kind": kind, "rank": rank, "caption": case.caption(), "obj_id": case.obj_id}
             record |= {"scene_id": case.scene_id, "im_id": case.im_id, "unit": case.unit}
             record["error"] = float(case.error) if np.isfinite(case.error) else None
-            _write(path.with_suffix(".json"), json.dumps(record).encode())
+            write_file(path.with_suffix(".json"), json.dumps(record))
             pictures.append(path)
     return pictures
 
@@ -136,10 +137,3 @@ def _window(boxes: Sequence[Array], shape: tuple[int, ...]) -> tuple[Array, floa
     size = np.array([shape[1], shape[0]], dtype=np.float64)
     half = np.minimum(extent / 2, size / 2)
     return np.clip((start + stop) / 2, half, size - half), extent
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write beside and rename, so that an interrupted run leaves no half file."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(data)
-    temporary.replace(path)

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from posedistill import __version__
+from posedistill.files import write_file
 from posedistill.report import gallery, plots, tables
 from posedistill.report.cells import Cell, Table
 from posedistill.report.results import VARIANTS, Evaluation, RunResults, headline_metric, load_run, metric_label
@@ -27,10 +28,7 @@ def build_report(run_dir: str | Path) -> Path:
     """
     run = load_run(run_dir)
     path = run.folder / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name("report.html.part")
-    temporary.write_text(render_page(run), encoding="utf-8")
-    temporary.replace(path)
+    write_file(path, render_page(run))
     return path
 
 

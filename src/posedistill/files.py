@@ -1,0 +1,37 @@
+"""write_file: a file appears under its name once it is whole, or not at all."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from posedistill.errors import DataError, PoseDistillError, describe
+
+
+def write_file(path: Path, data: bytes | str, error: type[PoseDistillError] = DataError) -> None:
+    """Write a file beside its place and rename it, making its folder; an interrupt or a kill leaves the old one whole.
+
+    What a killed process leaves behind is a hidden file that ends in ``.part``.
+
+    Args:
+        data: text is written as UTF-8. error: what to raise.
+
+    Raises:
+        PoseDistillError: (``error``) a full disk, or any other refusal; a file that was there before is kept.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    # The number of the process: two that write the same file at once must not share the half-written one.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            temporary.write_bytes(content)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException as failure:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(failure, OSError):
+            found = failure.strerror or str(failure)
+            raise error(describe(path, "file", found, "a writable disk with free space")) from failure
+        raise
