@@ -6,15 +6,16 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from posedistill.data.augment import AugmentSettings
 from posedistill.data.render import RenderSettings
 from posedistill.distill import DistillSpec
 from posedistill.errors import RecipeError, describe
+from posedistill.estimators import SETTINGS
 
 Boxes = Literal["gt", "detector"]
 
@@ -44,17 +45,29 @@ class RenderSource(Settings):
     settings: RenderSettings = RenderSettings()
 
 
+KINDS = ("as bop", "as render")
+
+
+def _kind(source: Any) -> str:
+    is_bop = "bop" in source if isinstance(source, dict) else isinstance(source, BopSource)
+    return KINDS[0] if is_bop else KINDS[1]
+
+
+Source = Annotated[Annotated[BopSource, Tag(KINDS[0])] | Annotated[RenderSource, Tag(KINDS[1])], Discriminator(_kind)]
+"""A source that says ``bop`` is read, any other is rendered: a mistake in one is not explained by the other's keys."""
+
+
 class TestSource(Settings):
     """The test split, read by ``evaluate`` alone."""
 
-    source: BopSource | RenderSource
+    source: Source
     boxes: Boxes = "gt"
     detections: Path | None = Field(None, description="BOP json of detections, needed by boxes: detector.")
 
     @model_validator(mode="after")
     def _detector_needs_detections(self) -> "TestSource":
         if self.boxes == "detector" and self.detections is None:
-            raise ValueError("boxes: detector needs detections: FILE (BOP json)")
+            raise ValueError("found boxes: detector without detections, expected detections: FILE (BOP json)")
         return self
 
 
@@ -62,7 +75,7 @@ class DataSettings(Settings):
     """What is trained on, validated on and tested on."""
 
     objects: list[int] = Field(min_length=1, description="BOP object ids; their order is the class order.")
-    train: list[BopSource | RenderSource] = Field(min_length=1)
+    train: list[Source] = Field(min_length=1)
     shares: list[float] | None = Field(None, description="Share of each source in a batch; default: by size.")
     test: TestSource
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
@@ -74,7 +87,13 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _one_share_a_source(self) -> "DataSettings":
         if self.shares is not None and len(self.shares) != len(self.train):
-            raise ValueError(f"{len(self.shares)} shares for {len(self.train)} training sources")
+            raise ValueError(f"found {len(self.shares)} shares, expected one for each of {len(self.train)} sources")
+        return self
+
+    @model_validator(mode="after")
+    def _one_class_an_object(self) -> "DataSettings":
+        if len(set(self.objects)) != len(self.objects):
+            raise ValueError(f"found objects {self.objects}, expected each once")
         return self
 
 
@@ -105,6 +124,18 @@ class NetworkSettings(Settings):
     checkpoint: Path | None = Field(None, description="Finished weights; nothing is trained.")
     pretrained: Path | None = Field(None, description="State dict the backbone starts from.")
 
+    @model_validator(mode="after")
+    def _settings_of_the_family(self) -> "NetworkSettings":
+        if self.family not in SETTINGS:
+            raise ValueError(f"found family {self.family!r}, expected one of {sorted(SETTINGS)}")
+        try:
+            SETTINGS[self.family].model_validate(self.settings)
+        except ValidationError as error:
+            faults = [(".".join(map(str, fault["loc"])), fault["input"], fault["msg"]) for fault in error.errors()]
+            shown = [f"settings.{key}: found {found!r}, expected {expected}" for key, found, expected in faults]
+            raise ValueError("; ".join(shown)) from None
+        return self
+
 
 class Recipe(Settings):
     """One experiment: data, a teacher, a student, the distillation losses and a schedule."""
@@ -119,6 +150,12 @@ class Recipe(Settings):
     distill: list[DistillSpec] = Field(min_length=1)
     train: TrainSettings = TrainSettings()
     runs: Path = Path("runs")
+
+    @model_validator(mode="after")
+    def _student_is_trained(self) -> "Recipe":
+        if self.student.checkpoint is not None:
+            raise ValueError(f"found student.checkpoint {self.student.checkpoint}, expected a student to train")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -140,10 +177,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raw = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise RecipeError(describe(path, "recipe", "no such file", "a YAML recipe")) from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise RecipeError(describe(path, "recipe", error.strerror, "a YAML recipe")) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(describe(path, "recipe", f"not YAML ({error})", "a YAML recipe")) from None
     if not isinstance(raw, dict):
         raise RecipeError(describe(path, "recipe", type(raw).__name__, "a mapping of sections"))
+    raw = _unshared(raw)
     for override in overrides:
         _override(raw, override, path)
     expanded = _expand(raw, path, ())
@@ -160,6 +200,13 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def _unshared(node: Any) -> Any:
+    """A copy in which what YAML anchors made one object is many: an override changes one place."""
+    if isinstance(node, dict):
+        return {key: _unshared(value) for key, value in node.items()}
+    return [_unshared(value) for value in node] if isinstance(node, list) else node
+
+
 def _override(raw: dict[str, Any], override: str, path: Path) -> None:
     key, equals, value = override.partition("=")
     if not equals:
@@ -171,7 +218,9 @@ def _override(raw: dict[str, Any], override: str, path: Path) -> None:
             if isinstance(node, list):
                 node = node[int(parent)]
             else:
-                node = node[parent] if node.get(parent) is not None else node.setdefault(parent, {})
+                if node.get(parent) is None:
+                    node[parent] = {}
+                node = node[parent]
         node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
     except (IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError):
         raise RecipeError(describe(path, key, "no such place in the recipe", "a dotted key")) from None
@@ -195,7 +244,9 @@ def _expand(node: Any, path: Path, key: tuple[str, ...]) -> Any:
 
 
 def _explain(path: Path, fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
+    key = ".".join(str(part) for part in fault["loc"] if part not in KINDS)
     if fault["type"] == "extra_forbidden":
         return describe(path, key, "an unknown key", "a key of the recipe (see docs/recipes.md)")
+    if fault["type"] == "value_error":  # from a check of ours, which says both
+        return f"{path}: '{key or 'recipe'}': {fault['ctx']['error']}"
     return describe(path, key, repr(fault["input"])[:120], fault["msg"])
