@@ -116,13 +116,14 @@ def export(
     variant: Annotated[str, typer.Option(help="teacher, student or distilled.")] = "distilled",
     seed: Seed = -1,
     out: Annotated[Optional[Path], typer.Option(help="Default: model.onnx in the run folder.")] = None,  # noqa: UP045
+    shapes: Annotated[bool, typer.Option(help="Put coarse object surfaces into the file, for contours.")] = True,
 ) -> None:
     """Write a network as one ONNX file that holds all the runtime needs, and check that it agrees."""
     from posedistill.training.shipping import export_variant
     from posedistill.training.stages import recipe_of
 
     recipe = recipe_of(run_folder)
-    export_variant(recipe, variant, recipe.seed if seed < 0 else seed, out or run_folder / "model.onnx")
+    export_variant(recipe, variant, recipe.seed if seed < 0 else seed, out or run_folder / "model.onnx", shapes)
 
 
 @app.command()

@@ -12,8 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from posedistill.data.bop import BopDataset, Frame, read_image
 from posedistill.deploy.bench import bench
 from posedistill.deploy.export import Parity, check_parity, export_onnx, torch_run
+from posedistill.deploy.shapes import coarse_shape
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array, Camera
+from posedistill.geometry.meshes import load_mesh
 from posedistill.metrics import score_estimates
 from posedistill.poses import PoseEstimates
 from posedistill.report.gallery import Case, save_cases
@@ -87,11 +89,16 @@ def export_run(folder: Path) -> None:
     write_atomically(evaluation, json.dumps([*records, _record(estimates, dataset, about)]))
 
 
-def export_variant(recipe: Recipe, variant: str, seed: int, path: Path) -> Parity:
-    """Write one network as ONNX and check on real frames that the file gives the same votes and poses."""
+def export_variant(recipe: Recipe, variant: str, seed: int, path: Path, shapes: bool = True) -> Parity:
+    """Write one network as ONNX and check on test frames that the file gives the same votes and poses.
+
+    ``shapes`` puts a coarse surface of each object into the file, for the contour in overlays; leave it out of a file
+    whose models must not be passed on.
+    """
     estimator, trained = load_network(recipe, variant, seed)
     dataset, wanted = test_split(recipe)
-    metadata = _metadata(recipe, estimator, dataset, f"{recipe.name}: {variant}, seed {seed}, step {trained['step']}")
+    training = f"{recipe.name}: {variant}, seed {seed}, step {trained['step']}"
+    metadata = _metadata(estimator, dataset, training, shapes)
     export_onnx(estimator.network, path, metadata)
     requests = [
         Request(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.obj_ids)
@@ -174,10 +181,12 @@ def _cost(estimator: Estimator) -> dict[str, Any]:
     return {"parameters": parameters, "megabytes": parameters * 4 / 1e6, "gmacs": gmacs}
 
 
-def _metadata(recipe: Recipe, estimator: Estimator, dataset: BopDataset, training: str) -> ModelMetadata:
+def _metadata(estimator: Estimator, dataset: BopDataset, training: str, shapes: bool) -> ModelMetadata:
     frame = dataset.frames[0]
     height, width = read_image(frame.rgb).shape[:2]
-    return metadata_of(estimator, camera=Camera(frame.K, width, height), training=training)
+    meshes = [load_mesh(dataset.mesh_path(obj_id)) for obj_id in estimator.objects.obj_ids if shapes]
+    surfaces = tuple(coarse_shape(mesh.vertices, mesh.faces) for mesh in meshes)
+    return metadata_of(estimator, camera=Camera(frame.K, width, height), training=training, shapes=surfaces)
 
 
 def _bench_row(result: dict[str, Any]) -> dict[str, Any]:
