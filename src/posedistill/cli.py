@@ -90,7 +90,16 @@ def evaluate(
     if dataset is None:
         raise PoseDistillError("--dataset: found nothing, expected a BOP folder (a model file knows no test data)")
     evaluate_file(
-        model, dataset, split, frames, boxes, detections, csv, json, legacy_diameters=legacy_diameters, threads=threads
+        model / "model.onnx" if model.is_dir() else model,
+        dataset,
+        split,
+        frames,
+        boxes,
+        detections,
+        csv,
+        json,
+        legacy_diameters=legacy_diameters,
+        threads=threads,
     )
 
 
