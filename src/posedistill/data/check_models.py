@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from posedistill.data.bop_models import EVAL_FOLDERS, INFO_KEYS, load_models_info, mesh_path
 from posedistill.data.faults import FaultKind, OnFault
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.meshes import Mesh, load_mesh, model_info
+from posedistill.geometry.meshes import Mesh, hull_corners, load_mesh, model_info
 
 SMALLEST, LARGEST = 2.0, 20_000.0
 """mm; a diameter outside is a model in metres, or in micrometres."""
@@ -69,13 +67,4 @@ def _check_model(folder: Path, obj_id: int, info: dict[str, float], on_fault: On
     if abs(measured[worst] - info[worst]) > INFO_TOLERANCE * diameter:
         found, expected = f"{info[worst]:.4g}", f"{measured[worst]:.4g} as the mesh {path.name} has"
         on_fault(FaultKind.MODEL_INFO, info_path, describe(info_path, f"{obj_id}.{worst}", found, expected))
-    return CheckedModel(mesh, _hull(mesh.vertices), diameter)
-
-
-def _hull(vertices: Array) -> Array:
-    from scipy.spatial import ConvexHull, QhullError
-
-    try:
-        return vertices[ConvexHull(vertices).vertices]
-    except (QhullError, ValueError):  # flat models have no hull
-        return np.unique(vertices, axis=0)
+    return CheckedModel(mesh, hull_corners(mesh.vertices), diameter)

@@ -1,48 +1,17 @@
-"""Ray casting with Embree: models in their own frame, first hits of placed models, and who hides whom."""
+"""Ray casting of scenes: models made ready, first hits of placed models, and who hides whom."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull, QhullError
 
 from posedistill.data.scenes import Body, Placement
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.meshes import Mesh
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
+from posedistill.geometry.casting import Floats, Ints, RayCaster
+from posedistill.geometry.meshes import Mesh, hull_corners
 
 GAMMA = 2.2
-
-
-class Caster:
-    """An Embree scene that holds one mesh, built once and cast at from any frame."""
-
-    def __init__(self, vertices: Array, faces: NDArray[np.int64]) -> None:
-        self._scene = EmbreeScene()
-        TriangleMesh(self._scene, np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
-
-    def hits(self, origin: Array, directions: Floats) -> tuple[Floats, Ints, Floats, Floats]:
-        """First hits of rays from one point.
-
-        Args:
-            origin: ``[3]`` mm. directions: ``[N, 3]``, of any length.
-
-        Returns:
-            ``[N]`` each: distance in lengths of ``directions``, face (-1 for none), barycentric u and v.
-        """
-        origins = np.tile(np.asarray(origin, np.float32), (len(directions), 1))
-        found = self._scene.run(origins, directions, query="INTERSECT", output=True)
-        return found["tfar"], found["primID"], found["u"], found["v"]
-
-    def blocked(self, origins: Floats, direction: Array) -> NDArray[np.bool_]:
-        """Whether rays from ``[N, 3]`` points in one direction meet the mesh."""
-        directions = np.tile(np.asarray(direction, np.float32), (len(origins), 1))
-        return self._scene.run(np.ascontiguousarray(origins, np.float32), directions, query="OCCLUDED") >= 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +25,7 @@ class Model:
     """
 
     body: Body
-    caster: Caster
+    caster: RayCaster
     faces: Ints
     attributes: Floats
     texture: tuple[NDArray[np.uint8], ...] = ()
@@ -66,7 +35,7 @@ class Model:
 def build_model(mesh: Mesh, obj_id: int | None, ambient_rays: int = 64) -> Model:
     """Build the Embree scene, the convex hull and, with ``ambient_rays`` from each vertex, the ambient occlusion."""
     vertices, normals = mesh.vertices, mesh.normals
-    caster = Caster(vertices, mesh.faces)
+    caster = RayCaster(vertices, mesh.faces)
     hull = outer_points(vertices)
     center = (hull.min(axis=0) + hull.max(axis=0)) / 2
     body = Body(obj_id, hull, center, float(np.linalg.norm(hull - center, axis=1).max()))
@@ -87,10 +56,7 @@ def outer_points(vertices: Array, most: int = 1024) -> Array:
 
     What the thinning cuts off is below a thousandth of the mesh's size.
     """
-    try:
-        hull = vertices[ConvexHull(vertices).vertices]
-    except QhullError:  # a flat mesh has no hull
-        hull = np.unique(vertices, axis=0)
+    hull = hull_corners(vertices)
     if len(hull) > most:
         hull = hull[np.unique(((hull - hull.mean(axis=0)) @ _even_directions(most).T).argmax(axis=0))]
     return hull
@@ -123,7 +89,7 @@ def _texel_density(mesh: Mesh) -> float:
     return float(np.sqrt(max(texels, 1.0) / max(area, 1e-9)))
 
 
-def bake_ambient(caster: Caster, vertices: Array, normals: Array, radius: float, rays: int) -> Array:
+def bake_ambient(caster: RayCaster, vertices: Array, normals: Array, radius: float, rays: int) -> Array:
     """Cosine-weighted share of the sky that each vertex sees past its own mesh, ``[V]`` in 0..1.
 
     Of the two sides of the surface the more open one counts, so that meshes with turned faces are not black.

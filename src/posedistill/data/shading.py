@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.raycast import GAMMA, Composite, Floats, Model
+from posedistill.data.raycast import GAMMA, Composite, Model
 from posedistill.data.scenes import Light, Placement, Scene, Table
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.casting import Floats
 
 Image = NDArray[np.uint8]
 

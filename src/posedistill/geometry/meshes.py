@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 
-_CHUNK = 2048
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,14 @@ def diameter(vertices: Array) -> float:
     >>> diameter(np.array([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0], [1.0, 1.0, 0.0]]))
     5.0
     """
+    from scipy.spatial.distance import cdist
+
     corners = hull_corners(vertices)
-    chunks = (corners[i : i + _CHUNK] for i in range(0, len(corners), _CHUNK))
-    return float(max(np.linalg.norm(chunk[:, None] - corners, axis=-1).max() for chunk in chunks))
+    reach = np.linalg.norm(corners - (corners.min(axis=0) + corners.max(axis=0)) / 2, axis=1)
+    lowest = np.linalg.norm(corners - corners[reach.argmax()], axis=1).max()
+    # A pair of points is no farther apart than their two reaches together: most corners can end no longer one.
+    ends = corners[reach + reach.max() >= lowest * (1 - 1e-9)]
+    return float(max(cdist(ends[i : i + _CHUNK], ends).max() for i in range(0, len(ends), _CHUNK)))
 
 
 def model_info(mesh: Mesh) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.casting import RayCaster
 from posedistill.geometry.meshes import hull_corners
 
 DELTA = 15.0
@@ -26,15 +27,8 @@ class DepthCaster:
     """
 
     def __init__(self, vertices: Array, faces: NDArray[np.int64]) -> None:
-        from embreex.mesh_construction import TriangleMesh
-        from embreex.rtcore_scene import EmbreeScene
-
-        self._scene = EmbreeScene()
-        # The mesh must outlive the scene that holds it.
-        self._mesh = TriangleMesh(self._scene, vertices.astype(np.float32), faces.astype(np.int32))
+        self._caster = RayCaster(vertices, faces)
         self._corners = hull_corners(vertices)
-        # The first query builds the tree, which threads must not do at once.
-        self._scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32), query="DISTANCE")
 
     def box(self, R: Array, t: Array, K: Array, width: int, height: int) -> Box:
         """``x0, y0, x1, y1`` (last exclusive) around the pixels the object may cover; all where it may pass the eye."""
@@ -56,10 +50,8 @@ class DepthCaster:
         across, down, ahead = (R.T @ np.linalg.inv(K)).T.astype(np.float32)
         columns = np.arange(x0, x1, dtype=np.float32)[:, None] * across + ahead
         directions = columns + np.arange(y0, y1, dtype=np.float32)[:, None, None] * down
-        origins = np.empty((directions.size // 3, 3), dtype=np.float32)
-        origins[:] = -R.T @ t
-        depth = self._scene.run(origins, directions.reshape(-1, 3), query="DISTANCE").reshape(shape)
-        depth[depth > 1e30] = 0.0  # Embree's infinity: nothing hit
+        depth = self._caster.distances(-R.T @ t, directions.reshape(-1, 3)).reshape(shape)
+        depth[np.isinf(depth)] = 0.0
         return depth
 
 
