@@ -263,8 +263,21 @@ def test_overlay_puts_faulty_frames_first(bop_root: Path, tmp_path: Path) -> Non
     check_dataset(bop_root, overlay=tmp_path / "sheet.jpg")
     title = read_image(tmp_path / "sheet.jpg")[4, 300]
     assert title[0] > 2 * title[1].astype(int), "a red title"
-    with pytest.raises(DataError, match="expected png or jpg"):
+    with pytest.raises(DataError, match=r"an ending '\.xyz', expected a picture as png, jpg"):
         check_dataset(bop_root, overlay=tmp_path / "sheet.xyz")
+
+
+def test_overlay_survives_absurd_annotations(bop_root: Path, tmp_path: Path) -> None:
+    for name, key, value in (
+        ("scene_gt.json", "cam_t_m2c", [1e300, 0.0, 2.0]),
+        ("scene_gt_info.json", "bbox_obj", [-1e15, 5, 3e15, 1e300]),
+    ):
+        path = bop_root / SCENE / name
+        content = json.loads(path.read_text())
+        content["0"][0][key] = value
+        path.write_text(json.dumps(content))
+    report = check_dataset(bop_root, overlay=tmp_path / "sheet.jpg")
+    assert not report.ok and (tmp_path / "sheet.jpg").is_file()
 
 
 def test_render_prints_the_report(bop_root: Path) -> None:

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import box_corners
-from posedistill.runtime.draw import AXES, BOX_EDGES, Shape, draw_pose, line_width, silhouette
+from posedistill.runtime.draw import AXES, BOX_EDGES, Shape, draw_line, draw_pose, line_width, silhouette
 
 K = np.array([[500.0, 0.0, 160.0], [0.0, 500.0, 120.0], [0.0, 0.0, 1.0]])
 CORNERS = box_corners(np.full(3, -50.0), np.full(3, 50.0))
@@ -55,6 +57,30 @@ def test_objects_behind_or_around_the_camera_do_not_crash(depth):
     assert out.shape == GRAY.shape
     if depth < -100:
         np.testing.assert_array_equal(out, GRAY)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ends=st.lists(st.floats(-1e308, 1e308) | st.sampled_from([np.nan, np.inf, 1.0, 1e-30]), min_size=6, max_size=6),
+    focal=st.sampled_from([1e-9, 500.0, 1e200]),
+)
+def test_no_coordinate_is_too_absurd_to_draw(ends, focal):
+    camera = np.array([[focal, 0.0, 160.0], [0.0, focal, 120.0], [0.0, 0.0, 1.0]])
+    with np.errstate(all="ignore"):
+        draw_line(GRAY.copy(), np.array(ends[:3]), np.array(ends[3:]), camera, (255, 0, 0), 2)
+        draw_pose(GRAY, np.eye(3), np.array(ends[:3]), camera, CORNERS, label="far", shape=cube())
+
+
+def test_long_lines_keep_their_place():
+    """A segment from near the picture to a place beyond 32 bits is drawn as the shorter one along it."""
+    drawn = [GRAY.copy(), GRAY.copy()]
+    for canvas, far in zip(drawn, (3.0, 1e12), strict=True):
+        draw_line(canvas, np.array([0.0, 0.0, 500.0]), np.array([500.0 * far, 250.0 * far, 500.0]), K, (255, 0, 0), 1)
+    assert (drawn[0] != 90).any()
+    assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 16
+    outside = GRAY.copy()
+    draw_line(outside, np.array([-900.0, -900, 500]), np.array([900.0, -900, 500]), K, (255, 0, 0), 3)
+    np.testing.assert_array_equal(outside, GRAY)
 
 
 def test_lines_grow_with_the_picture():

@@ -56,6 +56,8 @@ def _draw_instance(
         color, label = color_of(instance.obj_id), str(instance.obj_id)
         image = draw_pose(image, instance.R, instance.t, frame.K, corners, color, label, shape)
     if instance.bbox_obj is not None:
-        low, high = np.rint(instance.bbox_obj[:2]).astype(int), np.rint(instance.bbox_obj[:2] + instance.bbox_obj[2:])
-        cv2.rectangle(image, low.tolist(), high.astype(int).tolist(), (255, 255, 255), 1)
+        ends = np.stack([instance.bbox_obj[:2], instance.bbox_obj[:2] + instance.bbox_obj[2:]])
+        # Boxes under suspicion may lie anywhere, and OpenCV takes 32 bits.
+        low, high = np.clip(np.rint(ends), -9, max(image.shape) + 9).astype(int).tolist()
+        cv2.rectangle(image, low, high, (255, 255, 255), 1)
     return image

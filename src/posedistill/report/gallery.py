@@ -114,8 +114,6 @@ def draw_case(case: Case, side: int = 400) -> Image:
     draw_box(canvas, truth, crop.K[0], (20, 20, 20), width + 5)  # a dark rim, for bright photographs
     draw_box(canvas, truth, crop.K[0], TRUTH, width + 3)  # wider: it shows on both sides of a good prediction
     for R, t in poses[1:]:
-        if not (np.abs(project(case.keypoints, R, t, crop.K[0])) < 1e5).all():
-            continue  # far outside the picture, or in the camera's own plane
         draw_box(canvas, case.keypoints @ R.T + t, crop.K[0], GUESS, width)
         length = 0.5 * float(np.ptp(case.keypoints, axis=0).max())
         draw_axes(canvas, R, t, crop.K[0], length, max(1, width // 2))

@@ -24,6 +24,10 @@ NEAR = 1.0
 """mm before the camera at which lines are clipped."""
 SUBPIXEL = 4
 """Fractional bits that OpenCV draws with."""
+MARGIN = 64.0
+"""Pixels around a picture in which lines still go on."""
+_FARTHEST = 2.0**24
+"""Pixels; corners of a surface beyond are drawn there."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def draw_axes(canvas: Image, R: Array, t: Array, K: Array, length: float, width:
 
 
 def draw_line(canvas: Image, start: Array, end: Array, K: Array, color: Sequence[int], width: int) -> None:
-    """Draw the segment between two camera-frame points (mm) in place, clipped at the near plane."""
+    """Draw the segment between two camera-frame points (mm) in place, as far as it lies before the camera and near
+    the picture; what has no finite place is left out."""
     if start[2] < end[2]:
         start, end = end, start
     if start[2] <= NEAR:
@@ -102,9 +107,26 @@ def draw_line(canvas: Image, start: Array, end: Array, K: Array, color: Sequence
     if end[2] < NEAR:
         end = start + (end - start) * ((start[2] - NEAR) / (start[2] - end[2]))
     pixels = np.stack([start, end]) @ K.T
-    pixels = pixels[:, :2] / pixels[:, 2:]
-    first, last = (tuple(int(value) for value in row) for row in np.round(pixels * 2**SUBPIXEL))
-    cv2.line(canvas, first, last, color, width, cv2.LINE_AA, SUBPIXEL)
+    seen = _clipped(pixels[:, :2] / pixels[:, 2:], canvas.shape)
+    if seen is not None:
+        first, last = (tuple(int(value) for value in row) for row in np.round(seen * 2**SUBPIXEL))
+        cv2.line(canvas, first, last, color, width, cv2.LINE_AA, SUBPIXEL)
+
+
+def _clipped(pixels: Array, shape: Sequence[int]) -> Array | None:
+    """The part of a segment ``[2, 2]`` in or near a picture (Liang and Barsky, 1984), None where there is none.
+
+    OpenCV takes whole numbers of 32 bits, and an absurd pose or camera projects far beyond them.
+    """
+    low, high = np.full(2, -MARGIN), np.array([shape[1], shape[0]]) + MARGIN
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        along = pixels[1] - pixels[0]
+        to_low, to_high = (low - pixels[0]) / along, (high - pixels[0]) / along
+    enter = max(np.fmin(to_low, to_high).max(), 0.0)
+    leave = min(np.fmax(to_low, to_high).min(), 1.0)
+    if not np.isfinite(along).all() or not enter <= leave:
+        return None
+    return np.stack([pixels[0] + enter * along, pixels[0] + leave * along])
 
 
 def draw_label(canvas: Image, points: Array, K: Array, label: str, color: Color) -> None:
@@ -116,7 +138,7 @@ def draw_label(canvas: Image, points: Array, K: Array, label: str, color: Color)
     thickness = line_width(canvas)
     (width, height), drop = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     pixels = points @ K.T
-    corner = (pixels[:, :2] / pixels[:, 2:]).min(axis=0)
+    corner = np.nan_to_num((pixels[:, :2] / pixels[:, 2:]).min(axis=0))
     margin = drop // 2 + 1
     x = int(np.clip(corner[0], 0, max(canvas.shape[1] - width - 2 * margin, 0)))
     y = int(np.clip(corner[1] - margin, height + drop + margin, canvas.shape[0]))
@@ -133,6 +155,7 @@ def silhouette(shape: Shape, R: Array, t: Array, K: Array, size: Sequence[int]) 
     pixels = points @ K.T
     with np.errstate(divide="ignore", invalid="ignore"):
         pixels = pixels[:, :2] / pixels[:, 2:]
-    for triangle in np.round(pixels[faces] * 2**SUBPIXEL).astype(np.int32):
+    triangles = np.clip(pixels[faces[np.isfinite(pixels[faces]).all(axis=(1, 2))]], -_FARTHEST, _FARTHEST)
+    for triangle in np.round(triangles * 2**SUBPIXEL).astype(np.int32):
         cv2.fillConvexPoly(mask, triangle, 1, cv2.LINE_8, SUBPIXEL)
     return mask.astype(bool)
