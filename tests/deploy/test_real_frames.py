@@ -9,8 +9,8 @@ from posedistill.data.bop import BopDataset, Frame
 from posedistill.data.images import read_image, read_mask
 from posedistill.deploy.export import check_parity
 from posedistill.deploy.shapes import coarse_shape
+from posedistill.geometry.draw import silhouette
 from posedistill.geometry.meshes import load_mesh
-from posedistill.runtime.draw import silhouette
 from posedistill.runtime.predictor import Request
 
 DATA = Path(os.environ.get("POSEDISTILL_DATA", ""))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from posedistill.errors import CheckpointError
-from posedistill.runtime.draw import Shape
+from posedistill.geometry.draw import Shape
 from posedistill.runtime.metadata import FORMAT, ModelMetadata
 
 

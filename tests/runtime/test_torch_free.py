@@ -1,6 +1,5 @@
 """The runtime in a process where nothing of the training side can be imported."""
 
-import ast
 import json
 import subprocess
 import sys
@@ -71,28 +70,3 @@ print(json.dumps([poses.t[0].tolist(), poses.R[0].tolist()]))
     np.testing.assert_allclose(t, scene.t, atol=0.2)
     np.testing.assert_allclose(R, scene.R, atol=1e-3)
     assert (tmp_path / "out" / "photo.png").is_file() and (tmp_path / "out" / "results.csv").is_file()
-
-
-ALLOWED = {
-    "runtime": {"runtime", "decode", "geometry", "poses", "errors"},
-    "decode": {"decode", "geometry", "errors"},
-    "geometry": {"geometry", "errors"},
-}
-
-
-@pytest.mark.parametrize("room", list(ALLOWED))
-def test_arrows(room):
-    """A light room imports only the rooms beneath it, and nothing heavy at module level or inside functions."""
-    for path in sorted((SOURCE / room).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                modules = [node.module]
-            elif isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            else:
-                continue
-            for module in modules:
-                parts = module.split(".")
-                assert parts[0] not in ("torch", "timm", "lightning_fabric", "pydantic"), f"{path}: {module}"
-                if parts[0] == "posedistill" and len(parts) > 1:
-                    assert parts[1] in ALLOWED[room], f"{path}: {module}"

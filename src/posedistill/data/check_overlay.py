@@ -11,8 +11,8 @@ from posedistill.data.bop import Frame, Instance, read_image
 from posedistill.data.check_models import CheckedModel
 from posedistill.data.images import contact_sheet, write_image
 from posedistill.errors import DataError
+from posedistill.geometry.draw import NEAR, Shape, color_of, draw_pose
 from posedistill.geometry.objects import box_corners
-from posedistill.runtime.draw import NEAR, Shape, color_of, draw_pose
 
 TILES, COLUMNS, TILE_WIDTH = 9, 3, 640
 LABEL_HEIGHT = 24

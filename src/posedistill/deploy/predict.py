@@ -11,8 +11,8 @@ from posedistill.data.bop import read_detections
 from posedistill.data.images import read_image, write_image
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.draw import Image, color_of, draw_pose
 from posedistill.poses import PoseEstimates
-from posedistill.runtime.draw import Image, color_of, draw_pose
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import PredictedPose, Predictor
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from posedistill.data.images import read_image, write_image
 from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, crop_cameras, project
-from posedistill.runtime.draw import draw_axes, draw_box
+from posedistill.geometry.draw import draw_axes, draw_box
 
 Image = NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, project
-from posedistill.runtime.draw import Image
+from posedistill.geometry.draw import Image
 
 
 def check_request(image: Image, K: Array, boxes: Array, obj_ids: Sequence[int]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from posedistill import __version__
 from posedistill.errors import CheckpointError, describe
 from posedistill.geometry.cameras import Array, Camera
+from posedistill.geometry.draw import Shape
 from posedistill.geometry.objects import ObjectTable
-from posedistill.runtime.draw import Shape
 
 PROPERTY = "posedistill"
 """Key of the ONNX ``metadata_props`` entry that holds the JSON text."""

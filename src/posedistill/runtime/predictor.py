@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from posedistill.decode import CellLayout, PoseCandidate, get_decoder, get_settings
 from posedistill.errors import CheckpointError, DataError, describe
 from posedistill.geometry.cameras import Array, CropCameras, crop_cameras
+from posedistill.geometry.draw import Image
 from posedistill.runtime.crops import box_of_pose, check_request, cut, scan_boxes
-from posedistill.runtime.draw import Image
 from posedistill.runtime.metadata import PROPERTY, ModelMetadata
 
 Outputs = tuple[np.ndarray, np.ndarray]

@@ -1,0 +1,61 @@
+"""Arrows go one way: what each room may lean on, as docs/architecture.md states it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import posedistill
+
+SOURCE = Path(posedistill.__file__).parent
+SHARED = {"errors", "files", "machine", "poses"}
+LIGHT = {"geometry", "decode", "runtime"}
+ALLOWED = {
+    "geometry": {"errors"},
+    "decode": {"geometry"},
+    "backbones": {"geometry"},
+    "data": {"geometry"},
+    "runtime": {"geometry", "decode"},
+    "metrics": {"geometry", "data"},
+    "estimators": {"geometry", "decode", "backbones", "data"},
+    "distill": {"geometry", "data", "estimators"},
+    "report": {"geometry", "data", "metrics"},
+    "deploy": {"geometry", "decode", "data", "runtime"},
+    "training": {
+        *{"geometry", "decode", "backbones", "data", "runtime", "metrics"},
+        *{"estimators", "distill", "report", "deploy"},
+    },
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module} if node.module != "posedistill" else {f"posedistill.{n.name}" for n in node.names}
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+    return modules
+
+
+def test_every_room_has_its_arrows():
+    assert {path.parent.name for path in SOURCE.glob("*/__init__.py")} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", list(ALLOWED))
+def test_arrows(room):
+    for path in sorted((SOURCE / room).rglob("*.py")):
+        for module in imported(path):
+            top, _, rest = module.partition(".")
+            if top == "posedistill" and rest != "__version__":
+                target = rest.partition(".")[0]
+                assert target in ALLOWED[room] | SHARED | {room}, f"{path}: {module}"
+            if room in LIGHT:
+                assert top not in ("torch", "timm", "lightning_fabric", "pydantic"), f"{path}: {module}"
+
+
+def test_losses_know_no_estimator():
+    for path in (SOURCE / "distill").glob("*.py"):
+        families = {module for module in imported(path) if module.startswith("posedistill.estimators")}
+        assert families <= {"posedistill.estimators.base"}, path
