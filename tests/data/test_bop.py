@@ -115,6 +115,8 @@ def test_frame_lists(bop_root: Path, tmp_path: Path) -> None:
         ids("first image")
     with pytest.raises(DataError, match=r"missing.txt"):
         BopDataset(bop_root, frames=tmp_path / "missing.txt")
+    (bop_root / "beside.txt").write_text("000011\n")
+    assert [frame.im_id for frame in BopDataset(bop_root, frames="beside.txt").frames] == [11], "as recipes name it"
 
 
 def test_targets(bop_root: Path, tmp_path: Path) -> None:
@@ -133,6 +135,8 @@ def test_targets(bop_root: Path, tmp_path: Path) -> None:
     assert BopDataset(bop_root).targets() == [Target(1, 2, 2, 2), Target(4, 10, 7, 1)]
     assert BopDataset(bop_root, obj_ids=[7]).targets() == [Target(4, 10, 7, 1)]
     assert BopDataset(bop_root, scenes=[1]).targets() == [Target(1, 2, 2, 2)]
+    shutil.copytree(bop_root / "test", bop_root / "val")
+    assert BopDataset(bop_root, split="val").targets()[0] == Target(1, 0, 2, 2), "the file is about the test split"
     path.write_text("{}")
     with pytest.raises(DataError, match="found dict, expected a list"):
         BopDataset(bop_root).targets()

@@ -72,7 +72,7 @@ class BopDataset:
         split: the folder of scenes, such as ``test`` or ``train_pbr``.
         scenes: scene numbers to read; all where None.
         frames: a text file with one frame a line: an image id (``000003``), ``scene/id``, or the image's path. The
-            frames come in its order.
+            frames come in its order. A relative path may also start from ``root``.
         obj_ids: keep the instances of these objects alone, and of annotated scenes the frames that hold one.
 
     Raises:
@@ -96,7 +96,8 @@ class BopDataset:
             self.scenes = [scene.with_objects(obj_ids) for scene in self.scenes]
         self.frames: list[Frame] = [frame for scene in self.scenes for frame in scene.frames()]
         if frames is not None:
-            self.frames = _listed_frames(Path(frames), self.frames)
+            path = Path(frames)
+            self.frames = _listed_frames(path if path.exists() else self.root / path, self.frames)
         self._is_part = scenes is not None or frames is not None
         if find_models(self.root, EVAL_FOLDERS) is not None:
             require_objects(self.models_info, self._annotated_objects(), self._models_info_path)
@@ -148,8 +149,9 @@ class BopDataset:
     def targets(self) -> list[Target]:
         """What to estimate: the data set's target file, restricted to the chosen scenes, frames and objects.
 
-        Where there is no target file, and for files without objects (BOP-24 detection), every annotated instance
-        of which a tenth is visible is a target, as in the BOP-19 definition.
+        Where there is no target file, for splits other than ``test...`` (the file is not about them), and for files
+        without objects (BOP-24 detection), every annotated instance of which a tenth is visible is a target, as in
+        the BOP-19 definition.
         """
         found = self._target_file
         if found is None:
@@ -164,7 +166,8 @@ class BopDataset:
 
     @cached_property
     def _target_file(self) -> "list[Target] | set[tuple[int, int]] | None":
-        paths = [self.root / name for name in TARGET_FILES if (self.root / name).exists()]
+        names = TARGET_FILES if self.split.startswith("test") else ()
+        paths = [self.root / name for name in names if (self.root / name).exists()]
         return load_targets(paths[0]) if paths else None
 
     @cached_property
