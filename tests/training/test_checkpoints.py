@@ -1,8 +1,5 @@
 import errno
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,17 +22,6 @@ TENSORS = {
     "half": torch.ones(2, dtype=torch.bfloat16),
     "step": torch.ones(()),
 }
-
-
-@contextmanager
-def full_disk(limit: int = 0) -> Iterator[None]:
-    """Every file stops growing at ``limit`` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_round_trip(tmp_path: Path):
@@ -120,7 +106,7 @@ def test_many_faults_are_counted(tmp_path: Path):
 
 
 @pytest.mark.parametrize("limit", [0, 4096])
-def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, limit: int):
+def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, full_disk, limit: int):
     path = tmp_path / "last.safetensors"
     save_tensors(path, TENSORS, {"step": 1})
     before = path.read_bytes()
@@ -145,7 +131,7 @@ def test_full_disk_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
 
 
-def test_full_disk_keeps_the_old_text(tmp_path: Path):
+def test_full_disk_keeps_the_old_text(tmp_path: Path, full_disk):
     path = tmp_path / "evaluation.json"
     write_atomically(path, "old")
     with full_disk(), pytest.raises(TrainingError, match=r"evaluation\.json: 'save': found File too large"):

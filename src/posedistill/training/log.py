@@ -2,12 +2,16 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from posedistill.errors import TrainingError, describe
+from posedistill.training.checkpoints import write_atomically
 
 console = Console(stderr=True)
 
@@ -55,7 +59,8 @@ class TrainingLog:
     ) -> None:
         if not self.quiet:
             self.bar.stop()
-            self.writer.close()
+            with suppress(OSError):  # a full disk, which has been told before or does not matter any more
+                self.writer.close()
 
     def advance(self, step: int) -> None:
         """Move the bar to ``step`` finished steps."""
@@ -73,10 +78,16 @@ class TrainingLog:
         """Record values at a step (the number of finished steps)."""
         if self.quiet:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        try:
+            with self.path.open("a") as file:
+                file.write(
+                    json.dumps({"step": step} | {name: round(value, 6) for name, value in values.items()}) + "\n"
+                )
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+        except OSError as error:
+            expected = "a disk with room; the last checkpoint is kept"
+            raise TrainingError(describe(self.path, "save", error.strerror, expected)) from None
         if "loss" in values:
             self.bar.update(self.task, note=f"loss {values['loss']:.4f}  {values['steps_per_second']:.1f} steps/s")
 
@@ -90,4 +101,4 @@ class TrainingLog:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError):
                 continue  # the line a kill cut short
-        self.path.write_text("".join(line + "\n" for line in kept))
+        write_atomically(self.path, "".join(line + "\n" for line in kept))

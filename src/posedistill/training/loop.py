@@ -1,6 +1,7 @@
 """The training loop, one for all families: a student learns from labels, and from a teacher where there is one."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -48,14 +49,19 @@ class Teaching:
 
 
 def make_fabric(precision: str = "auto") -> Fabric:
-    """Devices and precision: one GPU if there is one, all processes of a torchrun launch, bf16 where it is fast."""
+    """Devices and precision: one GPU if there is one, all processes of a torchrun launch, bf16 where it is fast.
+
+    The number of processes is told to the engine: left to guess, it takes each process of torchrun on processors for
+    a run of its own, and nothing is synchronised.
+    """
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
         precision = "bf16" if accelerator == "cuda" or torch.cpu._is_avx512_bf16_supported() else "float32"
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     names = {"bf16": "bf16-mixed", "float32": "32-true"}
-    fabric = Fabric(accelerator=accelerator, devices="auto" if accelerator == "cuda" else 1, precision=names[precision])
+    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=world // local, precision=names[precision])
     fabric.launch()
     return fabric
 
@@ -120,8 +126,9 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             average.update(estimator, step)
 
-            bad |= ~torch.isfinite(total.detach())
-            recent.append({"loss": total.detach(), "gradient": torch.as_tensor(norm)})
+            norm = torch.as_tensor(norm)
+            bad |= ~(torch.isfinite(total.detach()) & torch.isfinite(norm))
+            recent.append({"loss": total.detach(), "gradient": norm})
             recent[-1] |= {f"loss/{name}": value.detach() for name, value in terms.items()}
             done = step + 1
             log.advance(done)
@@ -133,6 +140,7 @@ def train(
                 log.write(done, means | {"lr": rate, "steps_per_second": speed, "images_per_second": images})
                 recent = []
             if validate is not None and (done % settings.validate_every == 0 or done == settings.steps):
+                _stop_at_nan(bool(bad), done, last)
                 scores = _validate_average(estimator, average, validate)
                 log.write(done, scores)
                 if scores[SELECT] >= best:  # of equals the later, trained longer
@@ -180,7 +188,7 @@ def _stop_at_nan(bad: bool, step: int, last: Path) -> None:
     if bad:
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written yet"
         raise TrainingError(
-            describe(last.parent, "loss", f"NaN or infinite by step {step}", "a finite loss")
+            describe(last.parent, "loss", f"NaN or infinite by step {step}", "a finite loss and gradient")
             + f"; {kept}. Lower train.lr or train.clip and run again to go on from it."
         )
 

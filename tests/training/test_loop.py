@@ -1,0 +1,309 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from posedistill.distill import DistillSpec, build_distiller
+from posedistill.errors import CheckpointError, TrainingError
+from posedistill.training.checkpoints import load_tensors
+from posedistill.training.loop import SELECT, Teaching, freeze, losses, make_fabric, train
+from posedistill.training.recipe import TrainSettings
+
+SIGNATURE = {"variant": "student", "seed": 0}
+
+
+class Batches:
+    """The batches a function of the step makes; keeps them all."""
+
+    def __init__(self, make) -> None:
+        self.make, self.given = make, []
+
+    def prefetch(self, start: int, stop: int):
+        for step in range(start, stop):
+            self.given.append(self.make(step))
+            yield self.given[-1]
+
+
+def stopping(batch, at: int, error: type[BaseException] = KeyboardInterrupt):
+    """A function for ``Batches``: the same batch each step, and an error, such as Ctrl-C, in place of batch ``at``."""
+
+    def make(step: int):
+        if step == at:
+            raise error
+        return batch
+
+    return make
+
+
+def schedule(**changes) -> TrainSettings:
+    return TrainSettings(**{"steps": 4, "lr": 1e-3, "log_every": 1, "checkpoint_every": 1, "ema": 0.5} | changes)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return make_fabric("float32")
+
+
+@pytest.fixture
+def run(fabric, network, batch, tmp_path):
+    """``run(make=..., **settings)`` trains the smallest network into a folder of its own and returns the folder."""
+
+    def start(make=None, *, folder="run", estimator=None, teaching=None, validate=None, signature=SIGNATURE, **changes):
+        same = batch()
+        train(
+            fabric,
+            estimator or network(),
+            Batches(make or (lambda _: same)),
+            schedule(**changes),
+            tmp_path / folder,
+            seed=0,
+            signature=signature,
+            teaching=teaching,
+            validate=validate,
+        )
+        return tmp_path / folder
+
+    return start
+
+
+def test_a_few_steps_lower_the_loss(run):
+    lines = metrics(run(steps=25, lr=3e-3, schedule="cosine", warmup=0.1))
+    assert [line["step"] for line in lines] == list(range(1, 26))
+    for term in ("loss", "loss/votes"):
+        assert lines[-1][term] < 0.7 * lines[0][term]
+    assert lines[0]["loss"] == pytest.approx(lines[0]["loss/score"] + lines[0]["loss/votes"], abs=2e-6)
+    assert {"gradient", "lr", "steps_per_second", "images_per_second"} <= lines[0].keys()
+
+
+def test_the_log_is_a_mean_over_its_interval(run):
+    each, pairs = metrics(run()), metrics(run(folder="pairs", log_every=2))
+    assert [line["step"] for line in pairs] == [2, 4]
+    for index, line in enumerate(pairs):
+        assert line["loss"] == pytest.approx((each[2 * index]["loss"] + each[2 * index + 1]["loss"]) / 2, abs=2e-6)
+
+
+def test_what_is_kept_without_validation_is_the_average(run, network):
+    estimator = network()
+    before = {name: value.clone() for name, value in estimator.state_dict().items()}
+    folder = run(estimator=estimator, ema=0.9)
+    kept, metadata = load_tensors(folder / "model.safetensors")
+    last, _ = load_tensors(folder / "last.safetensors")
+    assert metadata == {"signature": SIGNATURE, "step": 4, "scores": {}}
+    name = "network.backbone." + next(iter(estimator.network.backbone.state_dict()))
+    assert torch.equal(last[f"model.{name}"], estimator.state_dict()[name])
+    assert torch.equal(last[f"average.{name}"], kept[name])
+    assert not torch.equal(kept[name], last[f"model.{name}"]) and not torch.equal(kept[name], before[name])
+
+
+def test_the_best_validation_is_kept(run):
+    """Of equal scores the later; a worse one changes nothing. Training goes on with its own weights, in train mode."""
+    scores, seen = iter([0.1, 0.5, 0.5, 0.2]), []
+
+    def validate(estimator):
+        assert not estimator.training
+        seen.append({name: value.clone() for name, value in estimator.state_dict().items()})
+        return {SELECT: next(scores), "val/other": 1.0}
+
+    folder = run(validate=validate, validate_every=1)
+    kept, metadata = load_tensors(folder / "model.safetensors")
+    assert metadata["step"] == 3 and metadata["scores"] == {SELECT: 0.5, "val/other": 1.0}
+    assert all(torch.equal(value, seen[2][name]) for name, value in kept.items())
+    unvalidated, _ = load_tensors(run(folder="other") / "last.safetensors")
+    validated, metadata = load_tensors(folder / "last.safetensors")
+    assert metadata["best"] == 0.5
+    assert all(torch.equal(value, unvalidated[name]) for name, value in validated.items())
+    assert [line[SELECT] for line in metrics(folder) if SELECT in line] == [0.1, 0.5, 0.5, 0.2]
+
+
+def test_the_best_is_remembered_over_a_resume(run, batch):
+    with pytest.raises(KeyboardInterrupt):
+        run(stopping(batch(), 2), validate=lambda _: {SELECT: 0.9}, validate_every=1)
+    folder = run(validate=lambda _: {SELECT: 0.4}, validate_every=1)
+    assert load_tensors(folder / "model.safetensors")[1]["step"] == 2
+
+
+def test_the_seed_decides_everything(run, batch):
+    def weights(folder: str, **options):
+        return load_file(run(folder=folder, **options) / "last.safetensors")
+
+    first, again = weights("first"), weights("again")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = weights("other", make=lambda _: batch(seed=1))
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_an_interrupt_leaves_what_goes_on_exactly(run, batch):
+    """Batches of their own each step, validation, averaging, dropped log lines: as if never interrupted."""
+
+    def validate(estimator):
+        return {SELECT: float(next(estimator.parameters()).detach().abs().sum())}
+
+    options = {"steps": 6, "validate": validate, "validate_every": 2, "checkpoint_every": 2}
+    straight = run(lambda step: batch(seed=step), folder="straight", **options)
+    for at in (1, 3, 5):  # before the first checkpoint, and one step past the next ones
+        with pytest.raises(KeyboardInterrupt):
+            run(lambda step, at=at: stopping(batch(seed=step), at)(step), **options)
+    resumed = run(lambda step: batch(seed=step), **options)
+    for name in ("model.safetensors", "last.safetensors"):
+        (expected, expected_about), (found, about) = load_tensors(straight / name), load_tensors(resumed / name)
+        assert about == expected_about and found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+    rates = ("steps_per_second", "images_per_second")
+    lines = [[{k: v for k, v in line.items() if k not in rates} for line in metrics(f)] for f in (straight, resumed)]
+    assert lines[0] == lines[1]
+
+
+def test_a_finished_run_does_nothing_more(run, batch):
+    folder = run()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+    given = run(stopping(batch(), 0), validate=lambda _: {SELECT: 1.0})
+    assert {path.name: path.stat().st_mtime_ns for path in given.glob("*.safetensors")} == before
+
+
+def test_resume_with_another_recipe_is_refused(run):
+    folder = run()
+    before = (folder / "last.safetensors").read_bytes()
+    other = {"variant": "student", "seed": 1, "distill": ["align"]}
+    with pytest.raises(CheckpointError) as caught:
+        run(signature=other)
+    message = str(caught.value)
+    assert "last.safetensors: 'signature': found" in message and "expected the same recipe" in message
+    assert "seed was 0, is 1" in message and "distill was None, is ['align']" in message and "variant" not in message
+    assert (folder / "last.safetensors").read_bytes() == before
+
+
+def test_resume_with_another_architecture_is_refused(run, network):
+    run()
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: 'weights': found .*where the network has"):
+        run(estimator=network(width=64))
+
+
+def spoilt(batch, at: int):
+    """Batches whose keypoints are NaN at a step."""
+
+    def make(step: int):
+        made = batch()
+        if step == at:
+            made.K[:] = math.nan
+        return made
+
+    return make
+
+
+def finite(path: Path) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in load_file(path).values())
+
+
+def test_a_nan_loss_stops_and_keeps_the_good_checkpoint(run, batch):
+    with pytest.raises(TrainingError) as caught:
+        run(spoilt(batch, 2))
+    message = str(caught.value)
+    assert "'loss': found NaN or infinite by step 3, expected a finite loss" in message
+    assert "the last good checkpoint is" in message and "last.safetensors. Lower train.lr" in message
+    folder = run()  # goes on from it
+    assert finite(folder / "last.safetensors") and load_tensors(folder / "last.safetensors")[1]["step"] == 4
+
+
+def test_a_nan_before_the_first_checkpoint(run, batch, tmp_path):
+    with pytest.raises(TrainingError, match=r"by step 1, expected .* no checkpoint had been written yet"):
+        run(spoilt(batch, 0))
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("stage", ["checkpoint_every", "validate_every", "log_every"])
+def test_a_nan_is_seen_before_anything_is_kept(run, batch, tmp_path, stage):
+    """It may come long before the next line of the log; neither checkpoint nor chosen weights may hold it."""
+    rare = {"checkpoint_every": 100, "validate_every": 100, "log_every": 100} | {stage: 2}
+    with pytest.raises(KeyboardInterrupt):
+        run(stopping(batch(), 1), steps=8, validate=lambda _: {SELECT: 0.0}, checkpoint_every=1, validate_every=1)
+    with pytest.raises(TrainingError, match="by step 4"):
+        run(spoilt(batch, 2), steps=8, validate=lambda _: {SELECT: 0.0}, **rare)
+    assert finite(tmp_path / "run" / "last.safetensors") and finite(tmp_path / "run" / "model.safetensors")
+
+
+def test_a_finite_loss_with_a_nan_gradient_stops_too(run, network, tmp_path, monkeypatch):
+    """The root of zero: a value of 0, a gradient of NaN, and so weights of NaN from there on."""
+    estimator = network()
+    loss = estimator.loss
+    weight = next(estimator.parameters())
+    monkeypatch.setattr(estimator, "loss", lambda *args: loss(*args) | {"root": (0 * weight).sum().sqrt()})
+    with pytest.raises(TrainingError, match="NaN or infinite by step 1, expected a finite loss and gradient"):
+        run(estimator=estimator)
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("limit", [0, 20_000])
+def test_a_full_disk_stops_and_keeps_the_good_checkpoint(run, batch, full_disk, limit):
+    with pytest.raises(KeyboardInterrupt):
+        run(stopping(batch(), 2))
+    with full_disk(limit), pytest.raises(TrainingError, match="'save': found"):
+        run()
+    folder = run()  # with room again
+    assert load_tensors(folder / "last.safetensors")[1]["step"] == 4
+    assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4]
+
+
+def teaching_of(*specs: dict, network, fabric) -> Teaching:
+    teacher = network(seed=1, score_threshold=0.0)  # unsure of everything, but not silent
+    distillers = [build_distiller(DistillSpec(**spec), teacher.offers, teacher.offers) for spec in specs]
+    return Teaching(freeze(teacher, fabric.device), distillers)
+
+
+def test_the_teacher_sees_the_same_pixels_and_stays_as_it_is(run, network, batch, fabric, monkeypatch):
+    teaching = teaching_of({"name": "align"}, network=network, fabric=fabric)
+    before = {name: value.clone() for name, value in teaching.teacher.state_dict().items()}
+    student, forward, seen = network(), teaching.teacher.forward, []
+
+    def watch(given, *args):
+        assert not torch.is_grad_enabled() and not any(m.training for m in teaching.teacher.modules())
+        seen.append(given.images)
+        return forward(given, *args)
+
+    monkeypatch.setattr(teaching.teacher, "forward", watch)
+    drawn = [batch(seed=step) for step in range(4)]
+    run(lambda step: drawn[step], estimator=student, teaching=teaching)
+    assert len(seen) == 4 and all(torch.equal(a, b.images) for a, b in zip(seen, drawn, strict=True))
+    assert all(torch.equal(before[name], value) for name, value in teaching.teacher.state_dict().items())
+    assert all(weight.grad is None and not weight.requires_grad for weight in teaching.teacher.parameters())
+
+
+def test_distillers_appear_in_the_log_and_add_up(run, network, fabric):
+    specs = ({"name": "align", "weight": 2.0}, {"name": "match", "weight": 0.5})
+    taught = metrics(run(teaching=teaching_of(*specs, network=network, fabric=fabric), folder="taught"))
+    for line in taught:
+        terms = [line[f"loss/{name}"] for name in ("score", "votes", "align", "match")]
+        assert line["loss"] == pytest.approx(sum(terms), abs=1e-5) and min(terms) > 0
+    alone = metrics(run(folder="alone"))
+    assert alone[0]["loss/votes"] == pytest.approx(taught[0]["loss/votes"], abs=1e-6)
+    assert alone[-1]["loss/votes"] != taught[-1]["loss/votes"] and "loss/align" not in alone[0]
+
+
+def test_weights_scale_terms_and_equal_names_add(network, batch, fabric):
+    student, given = network(), batch()
+
+    def terms(*specs: dict) -> dict[str, float]:
+        teaching = teaching_of(*specs, network=network, fabric=fabric)
+        found = losses(student, student, given, torch.Generator().manual_seed(0), teaching)
+        return {name: float(value.detach()) for name, value in found.items()}
+
+    once = terms({"name": "align"})["align"]
+    assert once != 0 and terms({"name": "align", "weight": 3.0})["align"] == pytest.approx(3 * once, rel=1e-5)
+    both = terms({"name": "align", "weight": 2.0}, {"name": "align", "weight": 0.5})
+    assert both["align"] == pytest.approx(2.5 * once, rel=1e-5)
+
+
+def test_the_teacher_teaches(run, network, fabric):
+    """Left to the teacher alone, the student's votes move to where the teacher's are."""
+    spec = {"name": "match", "weight": 10.0, "options": {"score_weight": 0.0}}
+    teaching = teaching_of(spec, network=network, fabric=fabric)
+    teaching.teacher.network.centers += 10.0  # its votes lie aside
+    student = network(score_weight=0.0, vote_weight=0.0)
+    lines = metrics(run(estimator=student, teaching=teaching, steps=20, lr=3e-3))
+    assert lines[-1]["loss/match"] < 0.5 * lines[0]["loss/match"]
