@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -116,6 +117,24 @@ class TestPrepare:
         stripes[:, ::2] = 255
         crop = crop_cameras(np.eye(3)[None], np.array([[320.0, 320.0]]), np.array([512.0]), 64)
         assert np.ptp(cut(stripes, crop.homography[0], 64)) <= 1
+
+    @pytest.mark.parametrize("side", [1e4, 1e9])
+    def test_a_box_far_larger_than_the_image_is_cut(self, scene, side):
+        image = np.full((90, 120, 3), 255, np.uint8)
+        prepared = replay(scene).prepare(image, scene.K, np.array([[-side / 2, -side / 2, side, side]]), [6])
+        assert np.isfinite(prepared.crops).all() and np.abs(prepared.crops[0, :, 0, 0]).max() < 0.01
+
+    @pytest.mark.parametrize("side", [50.0, 128.0, 200.0, 350.0])
+    def test_cutting_reads_no_more_than_the_crop_shows(self, side):
+        """The same picture in a larger one gives the same crop: the part that is read is chosen rightly."""
+        image = np.random.default_rng(0).integers(0, 256, (480, 720, 3), dtype=np.uint8)
+        crop = crop_cameras(np.eye(3)[None], np.array([[411.3, 205.8]]), np.array([side]), 64, 0.3).homography[0]
+        factor = max(int(side / 64), 1)
+        whole = cv2.resize(image, (720 // factor, 480 // factor), interpolation=cv2.INTER_AREA)
+        to_whole = np.diag([factor, factor, 1.0])
+        to_whole[:2, 2] = (factor - 1) / 2
+        expected = cv2.warpAffine(whole, (crop @ to_whole)[:2], (64, 64), flags=cv2.INTER_LINEAR)
+        assert np.abs(cut(image, crop, 64).astype(int) - expected).max() <= 1
 
     def test_shrinking_keeps_places(self):
         """A blob lands where the homography sends its centre, averaged down first or not."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, project
@@ -38,19 +39,30 @@ def cut(image: Image, homography: Array, size: int, border: Sequence[float] | np
     Args:
         image: ``[H, W, 3]``. homography: ``[3, 3]`` image pixels to crop pixels.
     """
-    factor = int(1.0 / np.sqrt(np.linalg.det(homography[:2, :2])) + 1e-6)
-    if factor >= 2:
-        height, width = (length // factor * factor for length in image.shape[:2])
-        image = np.asarray(
-            cv2.resize(image[:height, :width], (width // factor, height // factor), interpolation=cv2.INTER_AREA),
-            dtype=np.uint8,
-        )
-        grow = np.diag([factor, factor, 1.0])
-        grow[:2, 2] = (factor - 1) / 2
-        homography = homography @ grow
-    fill = [float(value) for value in border]
-    crop = cv2.warpAffine(image, homography[:2], (size, size), flags=cv2.INTER_LINEAR, borderValue=fill)
-    return np.asarray(crop, dtype=np.uint8)
+    inverse: Array = np.linalg.inv(homography)[:2].astype(np.float64)
+    factor = max(int(np.sqrt(np.abs(np.linalg.det(inverse[:, :2]))) + 1e-6), 1)
+    image, start = _window(image, inverse, size, factor)
+    inverse[:, 2] -= start
+    if min(image.shape[:2]) >= factor > 1:
+        height, width = (length // factor for length in image.shape[:2])
+        whole = image[: height * factor, : width * factor]
+        image = np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        inverse = (inverse - [0, 0, (factor - 1) / 2]) / factor
+    fill, flags = [float(value) for value in border], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(image, inverse, (size, size), flags=flags, borderValue=fill), dtype=np.uint8)
+
+
+def _window(image: Image, inverse: Array, size: int, factor: int) -> tuple[Image, NDArray[np.int64]]:
+    """The part of an image that a crop can touch, one pixel at least, and its first pixel (x, y).
+
+    It starts at a multiple of ``factor`` and holds a block more than is needed on every side, so that averages over
+    blocks are those of the whole image.
+    """
+    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ inverse.T
+    shape = np.array([image.shape[1], image.shape[0]])
+    low = np.clip(np.floor(corners.min(axis=0)) - factor, 0, shape - 1).astype(np.int64) // factor * factor
+    high = np.clip(np.ceil(corners.max(axis=0)) + 2 * factor, low + 1, shape).astype(np.int64)
+    return image[low[1] : high[1], low[0] : high[0]], low
 
 
 def scan_boxes(width: int, height: int, pad: float, levels: int = 3) -> Array:

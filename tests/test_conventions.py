@@ -1,0 +1,73 @@
+"""Training, evaluation and runtime must see the same crop of the same object, and mean the same by its pose."""
+
+import cv2
+import numpy as np
+import pytest
+
+from posedistill.data.augment import AugmentSettings
+from posedistill.data.bop import BopDataset, read_image
+from posedistill.data.bop_writer import BopWriter, write_camera, write_models
+from posedistill.data.crops import CropLoader
+from posedistill.data.pack import FramePack
+from posedistill.data.shapes import code_models_info, code_objects
+from posedistill.geometry.cameras import project
+from posedistill.geometry.meshes import hull_corners
+from posedistill.geometry.rotations import angle_between, random_rotations
+from posedistill.geometry.symmetries import equivalent_poses
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.predictor import Predictor
+from posedistill.training.evaluation import ground_truth_boxes
+
+K = np.array([[520.0, 0.0, 161.0], [0.0, 525.0, 118.0], [0.0, 0.0, 1.0]])
+WIDTH, HEIGHT = 320, 240
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Two frames of noise with the objects made in code, one of them cut by the border and one symmetric."""
+    root = tmp_path_factory.mktemp("conventions")
+    rng = np.random.default_rng(0)
+    meshes = code_objects()
+    hulls = {obj_id: hull_corners(mesh.vertices) for obj_id, mesh in meshes.items()}
+    writer = BopWriter(root, "test", jpeg_quality=None)
+    for im_id in range(2):
+        image = cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8), (0, 0), 1.5)
+        places = {1: (-70.0, -40.0, 620.0), 2: (90.0, 50.0, 520.0), 3: (170.0, -60.0, 700.0)}
+        poses, masks = [], []
+        for (obj_id, t), R in zip(places.items(), random_rotations(3, rng), strict=True):
+            outline = cv2.convexHull(np.rint(project(hulls[obj_id], R, np.array(t), K)).astype(np.int32))
+            masks.append(cv2.fillConvexPoly(np.zeros((HEIGHT, WIDTH), np.uint8), outline, 1).astype(bool))
+            poses.append((obj_id, R, np.array(t)))
+        writer.add_frame(0, im_id, image, K, poses, None, masks, masks)
+    writer.finish_scene(0)
+    write_models(root, meshes, infos=code_models_info())
+    write_camera(root, K, WIDTH, HEIGHT)
+    return BopDataset(root)
+
+
+@pytest.mark.parametrize("size", [160, 32])
+def test_the_loader_and_the_predictor_see_the_same(dataset, tmp_path, size):
+    """At 32 px the crops lie far below the frame's scale; both average then, over blocks that start elsewhere."""
+    objects = dataset.objects()
+    pack = FramePack.build(dataset, tmp_path / "pack", list(objects.obj_ids))
+    loader = CropLoader([pack], objects, AugmentSettings(), size, 6, 0, "cpu", augment=False, threads=1)
+    batch = loader.batch(0)
+    keypoints = batch.keypoints.numpy()
+
+    def run(crops, classes):
+        return np.full((len(crops), 16), 4.0, np.float32), np.repeat(keypoints[rows, None], 16, axis=1)
+
+    predictor = Predictor(run, ModelMetadata("wdrnet", objects, size, (size // 4,)))
+    for frame, wanted in enumerate(ground_truth_boxes(dataset, objects)):
+        rows = slice(3 * frame, 3 * frame + 3)
+        prepared = predictor.prepare(read_image(wanted.frame.rgb), wanted.frame.K, wanted.boxes, wanted.obj_ids)
+        np.testing.assert_array_equal(prepared.classes, batch.classes.numpy()[rows])
+        np.testing.assert_allclose(prepared.cameras.K, batch.K.numpy()[rows], rtol=1e-6, atol=1e-4)
+        difference = np.abs(prepared.crops - batch.images.numpy()[rows])
+        assert difference.max() < 0.02 if size == 160 else difference.mean() < 0.1  # a grey level is 0.02
+        outputs = predictor.run_network(prepared.crops, prepared.classes)
+        for pose, instance in zip(predictor.decode_outputs(outputs, prepared), wanted.frame.instances, strict=True):
+            symmetries = objects.symmetries[objects.index(instance.obj_id)]
+            rotations, translations = equivalent_poses(instance.R, instance.t, symmetries)
+            assert np.degrees(angle_between(pose.R, rotations)).min() < 0.05
+            assert np.linalg.norm(pose.t - translations, axis=-1).min() < 0.5
