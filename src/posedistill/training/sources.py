@@ -13,6 +13,7 @@ from posedistill.data.bop import BopDataset
 from posedistill.data.bop_models import load_models_info
 from posedistill.data.crops import CropLoader
 from posedistill.data.pack import FramePack, split_validation
+from posedistill.data.pack_build import exclusive
 from posedistill.data.render import RenderReport, RenderSettings, render_dataset
 from posedistill.data.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe
@@ -50,10 +51,12 @@ def open_source(
         return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=obj_ids)
     rendered = source.objects or objects
     root = cache / f"render-{fingerprint(source.model_dump(mode='json'), _mesh_stamps(source, rendered))}"
-    if not (root / "complete").exists():
-        report = render(source, rendered, root)
-        console.print(f"rendered {report.images} images, {report.images_per_second_per_core:.1f} images/s per core")
-        (root / "complete").touch()
+    cache.mkdir(parents=True, exist_ok=True)
+    with exclusive(root.with_name(f".{root.name}.lock")):  # networks trained at the same time wait for one of them
+        if not (root / "complete").exists():
+            report = render(source, rendered, root)
+            console.print(f"rendered {report.images} images, {report.images_per_second_per_core:.1f} images/s per core")
+            (root / "complete").touch()
     return BopDataset(root, split=SPLIT, obj_ids=obj_ids)
 
 

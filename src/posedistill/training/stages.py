@@ -4,6 +4,7 @@ Like make, a finished stage is skipped and an interrupted one resumes; each leav
 """
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def run(recipe: Recipe, path: Path, overrides: list[str], jobs: int = 1) -> None
     _write_recipe(recipe)
     sources.prepare(recipe)
     train_all(recipe, path, overrides, jobs)
+    if int(os.environ.get("RANK", 0)):
+        return  # of the processes of torchrun the first does the rest
     evaluate_run(folder)
     export_run(folder)
     bench_run(folder)
@@ -53,7 +56,7 @@ def train_all(recipe: Recipe, path: Path, overrides: list[str], jobs: int) -> No
     """Train the teacher, then every seed of student and distilled, ``jobs`` at a time."""
     train_variant(recipe, "teacher", recipe.seed)
     pending = [(variant, seed) for variant in ("student", "distilled") for seed in seeds_of(recipe)]
-    if jobs == 1:
+    if jobs == 1 or "RANK" in os.environ:  # processes of torchrun train each network together
         for variant, seed in pending:
             train_variant(recipe, variant, seed)
         return
@@ -129,6 +132,7 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
         seconds = time.perf_counter() - started
         write_atomically(done, json.dumps({"signature": signature, "seconds": seconds}))
         write_environment(recipe.folder, {f"{variant} seed {seed}": seconds})
+    fabric.barrier()  # the next stage of every process reads what the first has written
     return model
 
 
