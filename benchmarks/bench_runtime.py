@@ -14,10 +14,11 @@ import numpy as np
 import onnxruntime
 import torch
 
-from posedistill.deploy.bench import device_name, synthetic_outputs
+from posedistill.deploy.bench import synthetic_outputs
 from posedistill.deploy.export import export_onnx, noise_request, torch_run
 from posedistill.estimators import build_estimator
 from posedistill.geometry.objects import ObjectTable, box_corners
+from posedistill.machine import cores, processor
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import Outputs, Predictor, Request
 
@@ -76,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}"
-    print(f"{device_name()}; {options.threads} thread(s); {versions}")
+    print(f"{processor()}, {cores()} core(s); {options.threads} thread(s); {versions}")
     for head in ("full", "slim"):
         compare(head, options.crop, options.threads, options.rounds)
 

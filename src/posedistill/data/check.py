@@ -1,6 +1,5 @@
 """check_dataset: reports every fault of a BOP data set, with counts, file names and an overlay picture."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from posedistill.data.check_overlay import TILES, draw_sheet
 from posedistill.data.check_report import VISIBILITY_BINS, CheckReport, Faults, SplitSummary
 from posedistill.data.faults import FaultKind
 from posedistill.errors import DataError, describe
+from posedistill.machine import cores
 
 Progress = Callable[[int, int], None]
 
@@ -128,7 +128,7 @@ def _check_objects(scene: Scene, models: CheckedModels, faults: Faults) -> None:
 
 def _checked(jobs: Iterable[tuple[Frame, bool]], models: CheckedModels) -> Iterator[FrameResult]:
     """Frame checks in order, on all cores, a bounded number ahead (OpenCV decodes outside of Python's lock)."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores()
     with ThreadPoolExecutor(workers) as pool:
         while batch := list(islice(jobs, 16 * workers)):
             yield from pool.map(lambda job: check_frame(job[0], models.models, job[1]), batch)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.bop import BopDataset
-from posedistill.data.pack_build import PackBuilder, Progress, cores, exclusive, read_fingerprint
+from posedistill.data.pack_build import PackBuilder, Progress, exclusive, read_fingerprint
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
+from posedistill.machine import cores
 
 Indices = NDArray[np.int64]
 

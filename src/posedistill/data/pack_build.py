@@ -21,6 +21,7 @@ from posedistill.data.warp import BORDER
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.meshes import load_mesh
+from posedistill.machine import cores as cores
 
 VERSION = 1
 """Raised whenever the layout or the meaning of a pack changes; packs of another version are rebuilt."""
@@ -42,7 +43,7 @@ class PackBuilder:
         self.frames = [frame for frame in dataset.frames if any(map(self.admits, frame.instances))]
         if not self.frames:
             wanted = f"a frame with one of the objects {obj_ids}, visible by {min_visible} or more"
-            raise DataError(describe(_root(dataset), "frames", f"none among {len(dataset.frames)}", wanted))
+            raise DataError(describe(dataset.root, "frames", f"none among {len(dataset.frames)}", wanted))
         self.fingerprint = self._fingerprint(obj_ids)
         self._vertices: dict[int, Array] = {}
         self._lock = threading.Lock()
@@ -50,8 +51,7 @@ class PackBuilder:
 
     def admits(self, instance: Instance) -> bool:
         """Whether an annotated instance may enter the table (its mask is looked at later)."""
-        visible = 1.0 if instance.visib_fract is None else instance.visib_fract
-        return instance.obj_id in self.obj_ids and visible >= self.min_visible
+        return instance.obj_id in self.obj_ids and instance.visib_fract >= self.min_visible
 
     def _fingerprint(self, obj_ids: list[int]) -> str:
         digest = hashlib.sha256(json.dumps([VERSION, obj_ids, self.min_visible, MIN_PIXELS]).encode())
@@ -73,12 +73,12 @@ class PackBuilder:
             rows = self._decode(frames, done, pool, progress)
         table = [row for index in range(len(self.frames)) for row in rows[index]]
         if not table:
-            raise DataError(describe(_root(self.dataset), "masks", "none large enough", f"{MIN_PIXELS} pixels"))
+            raise DataError(describe(self.dataset.root, "masks", "none large enough", f"{MIN_PIXELS} pixels"))
         np.savez(partial / "instances.npz", allow_pickle=False, **_columns(table))
         (partial / "done.npy").unlink()
         if self.guessed:
             warnings.warn(
-                f"{_root(self.dataset)}: {len(self.guessed)} frames lack visible masks (first: {min(self.guessed)}); "
+                f"{self.dataset.root}: {len(self.guessed)} frames lack visible masks (first: {min(self.guessed)}); "
                 "the convex hull of the projected model stands in for them",
                 stacklevel=3,
             )
@@ -162,7 +162,7 @@ class PackBuilder:
                     "t": instance.t,
                     "bbox_obj": _given(instance.bbox_obj) or _extent(self._pixels(frame, instance)),
                     "bbox_visib": _given(instance.bbox_visib) or cv2.boundingRect((ids == slot).view(np.uint8)),
-                    "visib_fract": 1.0 if instance.visib_fract is None else instance.visib_fract,
+                    "visib_fract": instance.visib_fract,
                 }
             )
         return rows
@@ -196,10 +196,6 @@ def _extent(pixels: Array) -> tuple[float, ...]:
     return (*low, *(high - low))
 
 
-def _root(dataset: BopDataset) -> Path:
-    return Path(dataset.root)
-
-
 def _state(path: Path | None) -> bytes:
     """What identifies a source file's content without reading it."""
     try:
@@ -215,11 +211,6 @@ def _image_size(path: Path) -> tuple[int, int]:
             return image.height, image.width
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(describe(path, "image", error, "a readable image")) from error
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_fingerprint(folder: Path) -> str | None:

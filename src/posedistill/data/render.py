@@ -27,6 +27,7 @@ from posedistill.data.studio import Frame, Studio, render_frame
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.files import write_file
 from posedistill.geometry.meshes import Mesh
+from posedistill.machine import cores
 
 __all__ = ["RenderReport", "RenderSettings", "render_dataset"]
 
@@ -86,7 +87,7 @@ def render_dataset(
     settings.check_objects({obj_id: float(np.ptp(mesh.vertices, axis=0).max()) for obj_id, mesh in meshes.items()})
     photographs = len(Backgrounds(settings.backgrounds).paths)
     root, start = Path(out_root), time.perf_counter()
-    workers = min(workers or _cores(), max(count, 1))
+    workers = min(workers or cores(), max(count, 1))
     _claim(root / f"{split}_render.json", meshes, settings, seed, photographs)
     if not (root / "models" / "models_info.json").exists():
         write_models(root, meshes, infos=models_info)
@@ -98,11 +99,6 @@ def render_dataset(
     for scene_id in sorted({i // FRAMES_PER_SCENE for i in range(count)}):
         writer.finish_scene(scene_id)
     return RenderReport(len(missing), time.perf_counter() - start, workers)
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _claim(path: Path, meshes: Mapping[int, Mesh], settings: RenderSettings, seed: int, photographs: int) -> None:

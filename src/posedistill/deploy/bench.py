@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 
 from posedistill.errors import CheckpointError, DataError
 from posedistill.geometry.cameras import Array, project
+from posedistill.machine import cores, processor
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import Outputs, Predictor, Request
 
@@ -152,7 +152,7 @@ def measure(
         first_inference_ms=1e3 * first,
         peak_memory_mb=peak_memory_mb(),
         model_memory_mb=peak_memory_mb() - before,
-        device=device_name(),
+        device=f"{processor()}, {cores()} core(s)",
         threads=threads or 0,
         runtime=_runtime(),
         versions={
@@ -230,17 +230,6 @@ def peak_memory_mb() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def device_name() -> str:
-    """The processor's name and the number of cores this process may use."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} core(s)"
 
 
 def _runtime() -> str:
