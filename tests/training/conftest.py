@@ -95,6 +95,12 @@ def bop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def smallest() -> dict[str, Any]:
+    """Settings of the smallest network."""
+    return SMALLEST
+
+
 @pytest.fixture
 def raw_recipe(bop: Path, tmp_path: Path) -> dict[str, Any]:
     """The recipe as a mapping, to be changed at will; its runs land in ``tmp_path``."""

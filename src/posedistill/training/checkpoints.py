@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         raise TrainingError(describe(path, "save", error, "a disk with room; the old file is kept")) from None
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors and metadata.
+def load_tensors(path: Path, names: Sequence[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors (some by ``names``, or all) and metadata.
 
     Raises:
         CheckpointError: the file is missing, truncated, no safetensors file or not one of ours.
@@ -56,7 +56,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
     except FileNotFoundError:
         raise CheckpointError(describe(path, "checkpoint", "no such file", "a safetensors checkpoint")) from None
     except (SafetensorError, OSError) as error:

@@ -148,8 +148,9 @@ def train(
                     _save_model(fabric, folder, average.state, signature, done, scores)
             if done % settings.checkpoint_every == 0 or done == settings.steps:
                 save(done)
-    if validate is None:
-        _save_model(fabric, folder, average.state, signature, settings.steps, {})
+    if not (folder / "model.safetensors").exists():  # there is no validation, or somebody has removed the file
+        scores = {} if validate is None else _validate_average(estimator, average, validate)
+        _save_model(fabric, folder, average.state, signature, settings.steps, scores)
 
 
 def losses(

@@ -26,7 +26,7 @@ from posedistill.training.checkpoints import write_atomically
 from posedistill.training.evaluation import Wanted, boxes_for, estimate
 from posedistill.training.log import console
 from posedistill.training.recipe import Recipe, RenderSource
-from posedistill.training.stages import VARIANTS, load_network, recipe_of, seeds_of, variant_folder
+from posedistill.training.stages import load_network, networks_of, recipe_of, variant_folder, weights_of
 from posedistill.training.validation import metadata_of
 
 PARITY_FRAMES = 8
@@ -42,26 +42,24 @@ def test_split(recipe: Recipe) -> tuple[BopDataset, list[Wanted]]:
 
 def finished(recipe: Recipe) -> Iterator[tuple[str, int]]:
     """Variants and seeds whose training has ended."""
-    for variant in VARIANTS:
-        for seed in [recipe.seed] if variant == "teacher" else seeds_of(recipe):
-            trained = (variant_folder(recipe, variant, seed) / "done.json").exists()
-            if trained or (variant == "teacher" and recipe.teacher.checkpoint is not None):
-                yield variant, seed
+    for variant, seed in networks_of(recipe):
+        trained = (variant_folder(recipe, variant, seed) / "done.json").exists()
+        if trained or (variant == "teacher" and recipe.teacher.checkpoint is not None):
+            yield variant, seed
 
 
 def evaluate_run(folder: Path) -> None:
     """Measure every finished network of a run on the test split: a BOP csv each, and ``evaluation.json``.
 
-    A network whose csv is newer than its weights is not run again, only scored.
+    A network whose csv is newer than its weights and the recipe is not run again, only scored.
     """
     recipe = recipe_of(folder)
     dataset, wanted = test_split(recipe)
-    records = []
+    records = [record for record in _records(folder) if record["variant"] == "exported"]
     for variant, seed in finished(recipe):
         csv = variant_folder(recipe, variant, seed) / "results.csv"
-        weights = csv.with_name("model.safetensors")
         estimator, _ = load_network(recipe, variant, seed)
-        if not csv.exists() or (weights.exists() and csv.stat().st_mtime < weights.stat().st_mtime):
+        if not _fresh(csv, weights_of(recipe, variant, seed), folder / "recipe.yaml"):
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
             csv.parent.mkdir(parents=True, exist_ok=True)
@@ -72,21 +70,25 @@ def evaluate_run(folder: Path) -> None:
 
 
 def export_run(folder: Path) -> None:
-    """Export the distilled seed with the best validation as ``model.onnx`` and measure the file itself."""
+    """Export the distilled seed with the best validation as ``model.onnx`` and measure the file itself.
+
+    A file newer than its weights is not made again, nor run again where its csv is newer than it and the recipe.
+    """
     recipe = recipe_of(folder)
     seeds = [seed for variant, seed in finished(recipe) if variant == "distilled"]
     best = max(seeds, key=lambda seed: load_network(recipe, "distilled", seed)[1]["scores"]["val/score"])
-    path = folder / "model.onnx"
-    export_variant(recipe, "distilled", best, path)
+    path, csv = folder / "model.onnx", folder / "results.csv"
+    if not _fresh(path, weights_of(recipe, "distilled", best)):
+        export_variant(recipe, "distilled", best, path)
     dataset, wanted = test_split(recipe)
-    estimates = estimate(Predictor.from_onnx(path), wanted, "evaluate exported")
-    estimates.to_bop_csv(folder / "results.csv")
+    if not _fresh(csv, path, folder / "recipe.yaml"):
+        estimate(Predictor.from_onnx(path), wanted, "evaluate exported").to_bop_csv(csv)
     megabytes = path.stat().st_size / 1e6
     estimator, _ = load_network(recipe, "distilled", best)
     about = _about(recipe, dataset, "exported", best) | _cost(estimator) | {"megabytes": megabytes}
-    evaluation = folder / "evaluation.json"
-    records = [r for r in json.loads(evaluation.read_text()) if r["variant"] != "exported"]
-    write_atomically(evaluation, json.dumps([*records, _record(estimates, dataset, about)]))
+    records = [record for record in _records(folder) if record["variant"] != "exported"]
+    records.append(_record(PoseEstimates.from_bop_csv(csv), dataset, about))
+    write_atomically(folder / "evaluation.json", json.dumps(records))
 
 
 def export_variant(recipe: Recipe, variant: str, seed: int, path: Path, shapes: bool = True) -> Parity:
@@ -102,7 +104,7 @@ def export_variant(recipe: Recipe, variant: str, seed: int, path: Path, shapes: 
     export_onnx(estimator.network, path, metadata)
     requests = [
         Request(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.obj_ids)
-        for entry in wanted[:PARITY_FRAMES]
+        for entry in [entry for entry in wanted if len(entry.boxes)][:PARITY_FRAMES]
     ]
     parity = check_parity(estimator.network, path, requests)
     console.print(f"exported {path}: votes agree to {parity.max_px:.1e} px, poses to {parity.max_deg:.1e} deg")
@@ -111,8 +113,10 @@ def export_variant(recipe: Recipe, variant: str, seed: int, path: Path, shapes: 
 
 
 def bench_run(folder: Path) -> None:
-    """Time the exported file, and teacher and student exported for the purpose, into ``bench.json``."""
+    """Time the exported file, and the teacher exported for the purpose, into ``bench.json`` where that is outdated."""
     recipe = recipe_of(folder)
+    if _fresh(folder / "bench.json", folder / "model.onnx", weights_of(recipe, "teacher", recipe.seed)):
+        return
     results = []
     for variant in ("teacher", "exported"):
         path = folder / "model.onnx"
@@ -133,6 +137,17 @@ def save_run_cases(folder: Path) -> None:
     teacher = variant_folder(recipe, "teacher", recipe.seed) / "results.csv"
     for variant, csv in (("teacher", teacher), ("exported", folder / "results.csv")):
         save_cases(folder / "cases", variant, list(_cases(PoseEstimates.from_bop_csv(csv), dataset, recipe)))
+
+
+def _fresh(output: Path, *sources: Path) -> bool:
+    """Whether an output is there and no older than what it is made from, as ``make`` decides."""
+    return output.exists() and all(source.stat().st_mtime <= output.stat().st_mtime for source in sources)
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """What ``evaluation.json`` holds so far."""
+    path = folder / "evaluation.json"
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def _cases(estimates: PoseEstimates, dataset: BopDataset, recipe: Recipe) -> Iterator[Case]:

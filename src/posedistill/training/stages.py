@@ -16,10 +16,11 @@ import torch
 import yaml
 
 from posedistill import __version__
-from posedistill.distill import build_distiller
+from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import CheckpointError, RecipeError, TrainingError, describe
 from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
+from posedistill.geometry.objects import ObjectTable
 from posedistill.training import sources
 from posedistill.training.checkpoints import load_strictly, load_tensors, write_atomically
 from posedistill.training.log import console
@@ -37,8 +38,10 @@ def run(recipe: Recipe, path: Path, overrides: list[str], jobs: int = 1) -> None
 
     started = time.perf_counter()
     folder = recipe.folder
+    for variant, seed in networks_of(recipe):
+        _refuse_other_recipe(recipe, variant, seed)
+    check_networks(recipe, sources.prepare(recipe).objects)
     _write_recipe(recipe)
-    sources.prepare(recipe)
     train_all(recipe, path, overrides, jobs)
     if int(os.environ.get("RANK", 0)):
         return  # of the processes of torchrun the first does the rest
@@ -90,8 +93,9 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     model = folder / "model.safetensors"
     signature = signature_of(recipe, variant, seed)
     done = folder / "done.json"
-    if done.exists():
-        _refuse_other(json.loads(done.read_text()).get("signature", {}), signature, done)
+    _refuse_other_recipe(recipe, variant, seed)
+    _write_recipe(recipe)
+    if done.exists() and model.exists():
         console.print(f"{variant} seed {seed}: finished before, skipped")
         return model
     settings = recipe.schedule(network)
@@ -102,7 +106,7 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     teaching = None
     if variant == "distilled":
         teacher, _ = load_network(recipe, "teacher", recipe.seed)
-        distillers = [build_distiller(spec, estimator.offers, teacher.offers) for spec in recipe.distill]
+        distillers = build_distillers(recipe, estimator, teacher)
         teaching = Teaching(freeze(teacher, fabric.device), distillers)
     batches = sources.loader(
         recipe,
@@ -136,7 +140,27 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     return model
 
 
-def build_network(recipe: Recipe, network: NetworkSettings, objects: Any) -> Estimator:
+def check_networks(recipe: Recipe, objects: ObjectTable) -> None:
+    """Refuse, before anything trains, a recipe whose networks and losses cannot be built or do not fit together.
+
+    Raises:
+        RecipeError: settings a family does not have, or a loss that needs views that are not on offer.
+        CheckpointError: the teacher's finished weights are missing or of another architecture.
+    """
+    student = build_network(recipe, recipe.student, objects)
+    if recipe.teacher.checkpoint is not None:
+        teacher, _ = load_network(recipe, "teacher", recipe.seed)
+    else:
+        teacher = build_network(recipe, recipe.teacher, objects)
+    build_distillers(recipe, student, teacher)
+
+
+def build_distillers(recipe: Recipe, student: Estimator, teacher: Estimator) -> list[Distiller]:
+    """The recipe's distillation losses."""
+    return [build_distiller(spec, student.offers, teacher.offers) for spec in recipe.distill]
+
+
+def build_network(recipe: Recipe, network: NetworkSettings, objects: ObjectTable) -> Estimator:
     """The estimator of a recipe's section, on randomly initialised or pretrained weights."""
     settings = dict(network.settings)
     if network.pretrained is not None:
@@ -151,9 +175,7 @@ def load_network(recipe: Recipe, variant: str, seed: int) -> tuple[Estimator, di
         CheckpointError: it is not there yet, damaged, or of another architecture.
     """
     network = recipe.teacher if variant == "teacher" else recipe.student
-    path = variant_folder(recipe, variant, seed) / "model.safetensors"
-    if variant == "teacher" and network.checkpoint is not None:
-        path = network.checkpoint
+    path = weights_of(recipe, variant, seed)
     tensors, metadata = load_tensors(path)
     estimator = build_network(recipe, network.model_copy(update={"pretrained": None}), sources.objects_of(recipe))
     load_strictly(estimator, tensors, path)
@@ -165,17 +187,31 @@ def seeds_of(recipe: Recipe) -> range:
     return range(recipe.seed, recipe.seed + recipe.seeds)
 
 
+def networks_of(recipe: Recipe) -> list[tuple[str, int]]:
+    """Variant and seed of every network of a run."""
+    students = [(variant, seed) for variant in VARIANTS[1:] for seed in seeds_of(recipe)]
+    return [("teacher", recipe.seed), *students]
+
+
 def variant_folder(recipe: Recipe, variant: str, seed: int) -> Path:
     """Where a network of the run lives."""
     return recipe.folder / variant / f"seed{seed}"
 
 
+def weights_of(recipe: Recipe, variant: str, seed: int) -> Path:
+    """The finished weights of a network: its own, or those the recipe names for the teacher."""
+    if variant == "teacher" and recipe.teacher.checkpoint is not None:
+        return recipe.teacher.checkpoint
+    return variant_folder(recipe, variant, seed) / "model.safetensors"
+
+
 def recipe_of(folder: Path) -> Recipe:
-    """The resolved recipe of a run folder."""
+    """The resolved recipe of a run folder, wherever that lies now."""
     path = folder / "recipe.yaml"
     if not path.exists():
         raise RecipeError(describe(path, "recipe", "no such file", "a run folder, as `posedistill run` makes it"))
-    return load_recipe(path)
+    folder = folder.resolve()
+    return load_recipe(path).model_copy(update={"runs": folder.parent, "name": folder.name})
 
 
 def signature_of(recipe: Recipe, variant: str, seed: int) -> dict[str, Any]:
@@ -215,11 +251,22 @@ def write_environment(folder: Path, seconds: dict[str, float]) -> None:
 
 
 def _write_recipe(recipe: Recipe) -> None:
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    write_atomically(recipe.folder / "recipe.yaml", text)
+    """Note the resolved recipe; an equal one stays as old as it is, and what is newer need not be made again."""
+    path, text = recipe.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    if not path.exists() or path.read_text() != text:
+        write_atomically(path, text)
 
 
-def _refuse_other(found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
+def _refuse_other_recipe(recipe: Recipe, variant: str, seed: int) -> None:
+    """Refuse to touch a folder that holds, finished or begun, the network of another recipe."""
+    folder, expected = variant_folder(recipe, variant, seed), signature_of(recipe, variant, seed)
+    done, last = folder / "done.json", folder / "last.safetensors"
+    if done.exists():
+        path, found = done, json.loads(done.read_text()).get("signature", {})
+    elif last.exists():
+        path, found = last, load_tensors(last, names=())[1].get("signature", {})
+    else:
+        return
     if found != expected:
         keys = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
         raise CheckpointError(

@@ -1,0 +1,305 @@
+"""A whole run in miniature: rendered test frames, drawn training frames, networks of 50,000 parameters, 4 steps."""
+
+import csv
+import json
+import os
+import shutil
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from posedistill.errors import CheckpointError, RecipeError, TrainingError
+from posedistill.poses import PoseEstimates
+from posedistill.runtime.predictor import Predictor
+from posedistill.training import shipping, stages
+from posedistill.training.checkpoints import load_tensors, save_tensors
+from posedistill.training.recipe import load_recipe
+from posedistill.training.stages import load_network, recipe_of, run, train_variant
+
+NETWORKS = ("teacher", "student", "distilled")
+STUDENT = {f"student/seed0/{name}" for name in ("model.safetensors", "done.json", "results.csv")}
+RENDERED = {
+    "models": "code",
+    "count": 2,
+    "settings": {
+        "width": 160, "height": 120, "distance": [400, 600], "objects_per_image": [2, 2], "distractors": [0, 0],
+        "ambient_occlusion": False, "depth": False,
+    },
+}  # fmt: skip
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Time of last change of everything that a stage makes."""
+    names = ("model.safetensors", "done.json", "results.csv", "model.onnx", "bench.json", "recipe.yaml")
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in names}
+
+
+def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+@pytest.fixture(scope="module")
+def finished(bop: Path, tmp_path_factory: pytest.TempPathFactory, smallest: dict) -> Path:
+    """The recipe of a run that has ended, its output beside it. Read-only: ``copied`` may be changed."""
+    root = tmp_path_factory.mktemp("stages")
+    schedule = {"steps": 4, "batch_size": 4, "precision": "float32", "validate_every": 2, "validation_crops": 4}
+    recipe = {
+        "name": "mini",
+        "data": {
+            "objects": [1, 2],
+            "train": [{"bop": str(bop), "split": "train"}],
+            "test": {"source": RENDERED},
+            "crop_size": 64,
+            "validation": 0.25,
+        },
+        "teacher": {"settings": smallest | {"width": 64, "score_threshold": 0.0}},
+        "student": {"settings": smallest | {"score_threshold": 0.0}},
+        "distill": [{"name": "align"}, {"name": "match", "weight": 0.1}],
+        "train": schedule | {"checkpoint_every": 2, "log_every": 1},
+        "runs": str(root / "runs"),
+    }
+    path = root / "mini.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    run(load_recipe(path), path, [])
+    return path
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """The recipe of a copy of the finished run, which may be changed."""
+    shutil.copytree(finished.parent / "runs", tmp_path / "runs")
+    path = tmp_path / "mini.yaml"
+    path.write_text(finished.read_text().replace(str(finished.parent / "runs"), str(tmp_path / "runs")))
+    (tmp_path / "runs" / "mini" / "recipe.yaml").unlink()  # it names the folder it was made in
+    stages._write_recipe(load_recipe(path))
+    age(tmp_path / "runs" / "mini")
+    return path
+
+
+def age(folder: Path) -> None:
+    """Let the recipe be older than everything else, as after a run."""
+    oldest = min(path.stat().st_mtime for path in folder.rglob("*.safetensors"))
+    os.utime(folder / "recipe.yaml", (oldest - 1, oldest - 1))
+
+
+@pytest.fixture
+def folder(copied: Path) -> Path:
+    return copied.parent / "runs" / "mini"
+
+
+def again(path: Path, *overrides: str, jobs: int = 1) -> None:
+    run(load_recipe(path, overrides), path, list(overrides), jobs)
+
+
+def test_every_stage_leaves_its_result(finished: Path, capsys):
+    folder = finished.parent / "runs" / "mini"
+    for variant in NETWORKS:
+        network = folder / variant / "seed0"
+        tensors, metadata = load_tensors(network / "model.safetensors")
+        assert metadata["signature"]["variant"] == variant and "val/score" in metadata["scores"] and tensors
+        steps = [json.loads(line) for line in (network / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in steps if "loss" in line] == [1, 2, 3, 4]
+        assert [line["step"] for line in steps if "val/score" in line] == [2, 4]
+        assert ("loss/align" in steps[0]) == (variant == "distilled") == ("loss/match" in steps[0])
+        assert list((network / "tensorboard").glob("events*"))
+    records = json.loads((folder / "evaluation.json").read_text())
+    assert {record["variant"] for record in records} == {*NETWORKS, "exported"}
+    for record in records:
+        assert record["targets"] > 0 and record["boxes"] == "gt" and record["parameters"] > 10_000
+        assert 0 <= record["scores"]["AR"] <= 1 and record["gmacs"] > 0
+    sizes = {record["variant"]: record["parameters"] for record in records}
+    assert sizes["teacher"] > sizes["student"] == sizes["distilled"] == sizes["exported"]
+    bench = json.loads((folder / "bench.json").read_text())
+    assert [entry["variant"] for entry in bench] == ["teacher", "exported"]
+    assert all(0 < entry["p50_ms"] <= entry["p99_ms"] for entry in bench)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__ and "distilled seed 0" in environment["seconds"]
+    page = (folder / "report.html").read_text()
+    assert all(name in page for name in (*NETWORKS, "exported")) and "<svg" in page
+
+
+def test_the_csv_scores_as_stated(finished: Path):
+    """``results.csv`` is the exported file's, in BOP's form."""
+    folder = finished.parent / "runs" / "mini"
+    with (folder / "results.csv").open() as file:
+        assert next(csv.reader(file)) == ["scene_id", "im_id", "obj_id", "score", "R", "t", "time"]
+    estimates = PoseEstimates.from_bop_csv(folder / "results.csv")
+    records = {record["variant"]: record for record in json.loads((folder / "evaluation.json").read_text())}
+    assert len(estimates) == records["exported"]["estimates"] > 0
+    assert set(estimates.obj_id.tolist()) <= {1, 2}
+
+
+def test_the_exported_file_is_the_distilled_student(finished: Path):
+    folder = finished.parent / "runs" / "mini"
+    predictor = Predictor.from_onnx(folder / "model.onnx", threads=1)
+    estimator, _ = load_network(load_recipe(finished), "distilled", 0)
+    images, classes = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
+    with torch.no_grad():
+        expected = estimator.network(images, classes)
+    found = predictor.run(images.numpy(), classes.numpy())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-3, atol=1e-3)
+    assert predictor.metadata.training.startswith("mini: distilled, seed 0, step")
+    assert predictor.metadata.objects.obj_ids == (1, 2) and predictor.metadata.camera.width == 160
+    parity = json.loads((folder / "model.parity.json").read_text())
+    assert parity["crops"] > 0 and parity["max_px"] < 0.05
+
+
+def test_a_second_run_makes_nothing_again(copied: Path, folder: Path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise AssertionError("made again")
+
+    for module, name in ((stages, "train"), (shipping, "estimate"), (shipping, "export_onnx"), (shipping, "bench")):
+        monkeypatch.setattr(module, name, refuse)
+    before, evaluation = files(folder), (folder / "evaluation.json").read_text()
+    again(copied)
+    assert files(folder) == before and (folder / "evaluation.json").read_text() == evaluation
+    printed = capsys.readouterr()
+    assert printed.out.strip().endswith(f"report: {folder / 'report.html'}")
+    assert all(f"{name} seed 0: finished before, skipped" in printed.err for name in NETWORKS)
+    assert "exported" in printed.err  # the table
+
+
+@pytest.mark.parametrize(
+    ("removed", "made"),
+    [
+        ("student/seed0", STUDENT),
+        ("student/seed0/model.safetensors", STUDENT),
+        ("student/seed0/results.csv", {"student/seed0/results.csv"}),
+        ("results.csv", {"results.csv"}),
+        ("bench.json", {"bench.json"}),
+    ],
+)
+def test_only_what_is_missing_is_made_again(copied: Path, folder: Path, monkeypatch, removed: str, made: set[str]):
+    measured = types.SimpleNamespace(table=lambda: "", to_dict=lambda: {"p50_ms": 1.0})
+    monkeypatch.setattr(shipping, "bench", lambda *_, **__: measured)  # slow, and tested in its own room
+    monkeypatch.setattr(shipping, "export_onnx", lambda *_: None)
+    before, weights = files(folder), load_tensors(folder / "student" / "seed0" / "model.safetensors")
+    path = folder / removed
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again(copied)
+    assert changed(before, files(folder)) == made
+    tensors, metadata = load_tensors(folder / "student" / "seed0" / "model.safetensors")
+    assert metadata["scores"] == weights[1]["scores"]  # the same seed, the same network
+    assert all(torch.equal(value, weights[0][name]) for name, value in tensors.items())
+
+
+def test_an_interrupted_stage_goes_on(copied: Path, folder: Path, monkeypatch):
+    """Stopped in the middle of evaluation, a run evaluates what is left; nothing is trained or exported twice."""
+    for name in ("evaluation.json", "results.csv", "distilled/seed0/results.csv", "report.html"):
+        (folder / name).unlink()
+    monkeypatch.setattr(stages, "train", None)
+    monkeypatch.setattr(shipping, "export_onnx", None)
+    again(copied)
+    assert (folder / "report.html").exists()
+    assert len(json.loads((folder / "evaluation.json").read_text())) == 4
+
+
+@pytest.mark.parametrize("override", ["train.steps=5", "student.settings.width=64", "distill.0.weight=2"])
+def test_a_changed_recipe_is_refused(copied: Path, folder: Path, override: str):
+    before = files(folder)
+    with pytest.raises(CheckpointError, match=r"done\.json: '\w+.*': found a network of another recipe, .*name=\.\.\."):
+        again(copied, override)
+    assert files(folder) == before
+
+
+def test_a_changed_recipe_is_refused_for_a_network_just_begun(copied: Path, folder: Path):
+    (folder / "teacher" / "seed0" / "done.json").unlink()
+    before = files(folder)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: 'data': found a network of another recipe"):
+        again(copied, "data.min_visible=0.2")
+    assert files(folder) == before
+
+
+def test_another_test_set_is_evaluated_anew(copied: Path, folder: Path, bop: Path):
+    """What was trained stays; poses found in other frames do not count for these."""
+    before = files(folder)
+    again(copied, f"data.test.source={{bop: '{bop}', split: test}}")
+    csvs = {f"{name}/seed0/results.csv" for name in NETWORKS} | {"results.csv"}
+    assert changed(before, files(folder)) == csvs | {"recipe.yaml"}
+    records = json.loads((folder / "evaluation.json").read_text())
+    assert [record["targets"] for record in records] == [6] * 4
+
+
+def test_views_that_are_not_on_offer_are_refused_before_anything_trains(recipe, tmp_path, monkeypatch):
+    module = tmp_path / "needy.py"
+    module.write_text(
+        "from posedistill.distill.base import Distiller\nfrom pydantic import BaseModel\n"
+        "class Options(BaseModel):\n    pass\n"
+        "class Needy(Distiller):\n    Settings, needs = Options, frozenset({'regression'})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(stages, "train", None)
+    loaded = recipe("distill.0.name=needy:Needy")
+    with pytest.raises(
+        RecipeError, match=r"distill\.needy:Needy.*found a student that offers .*expected views regression"
+    ):
+        run(loaded, Path("mini.yaml"), [])
+    assert not loaded.folder.exists()
+
+
+@pytest.mark.parametrize("content", [None, b"no checkpoint"])
+def test_a_teacher_checkpoint_that_is_none_is_refused_before_anything_trains(recipe, tmp_path, monkeypatch, content):
+    path = tmp_path / "teacher.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(stages, "train", None)
+    with pytest.raises(CheckpointError, match=r"teacher\.safetensors: 'checkpoint': found"):
+        run(recipe(f"teacher.checkpoint={path}"), Path("mini.yaml"), [])
+
+
+def test_a_student_needs_no_teacher_but_a_distilled_one_does(recipe):
+    loaded = recipe("train.steps=1")
+    path = train_variant(loaded, "student", 3)
+    assert path == loaded.folder / "student" / "seed3" / "model.safetensors"
+    assert "loss/align" not in (path.parent / "metrics.jsonl").read_text()
+    with pytest.raises(CheckpointError, match=r"teacher/seed0/model\.safetensors: 'checkpoint': found no such file"):
+        train_variant(loaded, "distilled", 3)
+
+
+def test_a_finished_teacher_is_taken_from_elsewhere(recipe, tmp_path):
+    """``teacher.checkpoint`` trains no teacher; a file of another architecture is refused."""
+    teacher = train_variant(recipe("train.steps=1", "name=other"), "teacher", 0)
+    loaded = recipe("train.steps=1", f"teacher.checkpoint={teacher}")
+    assert train_variant(loaded, "teacher", 0) == teacher
+    path = train_variant(loaded, "distilled", 0)
+    assert "loss/align" in (path.parent / "metrics.jsonl").read_text()
+    assert not (loaded.folder / "teacher").exists()
+    assert dict(shipping.finished(loaded)) == {"teacher": 0, "distilled": 0}
+    with pytest.raises(CheckpointError, match="where the network has"):
+        load_network(recipe(f"teacher.checkpoint={teacher}", "teacher.settings.width=64"), "teacher", 0)
+
+
+def test_a_truncated_network_is_refused(copied: Path, folder: Path):
+    weights = folder / "teacher" / "seed0" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: 'checkpoint': found unreadable"):
+        again(copied)
+
+
+def test_a_run_folder_may_move(copied: Path, folder: Path, tmp_path: Path):
+    moved = shutil.move(folder, tmp_path / "elsewhere")
+    loaded = recipe_of(moved)
+    assert loaded.folder == moved.resolve()
+    assert load_network(loaded, "student", 0)[1]["step"] in (2, 4)
+
+
+def test_no_run_folder(tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: 'recipe': found no such file, expected a run folder"):
+        recipe_of(tmp_path)
+
+
+def test_seeds_trained_at_the_same_time(copied: Path, folder: Path):
+    """``--jobs``: a process each; one that fails is named with its log."""
+    shutil.rmtree(folder / "distilled")
+    shutil.rmtree(folder / "student")
+    recipe = load_recipe(copied)
+    done = folder / "student" / "seed0" / "last.safetensors"
+    save_tensors(done, {}, {"signature": {"variant": "another"}})  # makes the student's process fail
+    with pytest.raises(TrainingError, match=r"training stopped: student seed 0 \(see .*train\.log\)$"):
+        stages.train_all(recipe, copied, [], jobs=2)
+    assert "found a network of another recipe" in (folder / "student" / "seed0" / "train.log").read_text()
+    assert (folder / "distilled" / "seed0" / "done.json").exists()
