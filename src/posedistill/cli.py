@@ -5,11 +5,25 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+import typer.core
 
 from posedistill import __version__
 from posedistill.errors import PoseDistillError
 
+
+class _Commands(typer.core.TyperGroup):
+    """Tells what to do after an interrupt, which typer would pass over in silence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("posedistill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            sys.exit(130)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -255,15 +269,12 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
-    """Entry point: a mistake of the user ends with one clear message, an interrupt with what to do next."""
+    """Entry point: a mistake of the user ends with one clear message."""
     try:
         app()
     except PoseDistillError as error:
         print(f"posedistill: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("posedistill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
     except ModuleNotFoundError as error:
         print(f"posedistill: {error.name} is missing: pip install 'posedistill[train]'", file=sys.stderr)
         sys.exit(2)

@@ -59,7 +59,7 @@ def load_tensors(path: Path, names: Sequence[str] | None = None) -> tuple[dict[s
             tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
     except FileNotFoundError:
         raise CheckpointError(describe(path, "checkpoint", "no such file", "a safetensors checkpoint")) from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:  # the last where the file changes while it is opened
         raise CheckpointError(describe(path, "checkpoint", f"unreadable ({error})", "a safetensors file")) from None
     if "posedistill" not in metadata:
         raise CheckpointError(describe(path, "metadata", "none of posedistill's", "a checkpoint of posedistill"))

@@ -1,0 +1,95 @@
+"""Training processes that are killed or interrupted for real, through the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from posedistill.training.checkpoints import load_tensors
+from posedistill.training.recipe import Recipe
+from posedistill.training.stages import train_variant, variant_folder
+
+STEPS = "train.steps=60"
+
+
+@pytest.fixture
+def begin(recipe_file: Path, tmp_path: Path):
+    """``begin(recipe)`` starts its teacher's training in a process and returns it once two steps are saved."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(recipe: Recipe) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "posedistill", "train", str(recipe_file), STEPS]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        started.append(process)
+        last = variant_folder(recipe, "teacher", 0) / "last.safetensors"
+        while not (last.exists() and saved_step(last) >= 2):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def saved_step(path: Path) -> int:
+    """The step of a checkpoint that may be replaced at any moment (safetensors opens a file twice, this once)."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return int(json.loads(header["__metadata__"]["posedistill"])["step"])
+
+
+def test_killed_and_resumed_is_bit_equal_to_straight(begin, recipe):
+    """The same weights, averages, optimiser state, chosen model and log, as if the kill had never happened."""
+    killed, straight = recipe(STEPS), recipe(STEPS, "name=straight")
+    process = begin(killed)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    folder = variant_folder(killed, "teacher", 0)
+    assert not (folder / "done.json").exists() and saved_step(folder / "last.safetensors") < 60
+    with (folder / "metrics.jsonl").open("a") as log:  # a line beyond the checkpoint, and one cut short by the kill
+        log.write('{"step": 60, "loss": 0.0}\n{"step": 6')
+
+    train_variant(killed, "teacher", 0)
+    train_variant(straight, "teacher", 0)
+    other = variant_folder(straight, "teacher", 0)
+    for name in ("model.safetensors", "last.safetensors"):
+        (found, about), (expected, expected_about) = load_tensors(folder / name), load_tensors(other / name)
+        assert found.keys() == expected.keys() and about == expected_about
+        assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
+    assert lines(folder) == lines(other)
+    assert [line["step"] for line in lines(folder) if "loss" in line] == list(range(1, 61))
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    """The log without what the clock decides."""
+    rates = ("steps_per_second", "images_per_second")
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in entry.items() if name not in rates} for entry in entries]
+
+
+def test_an_interrupt_says_what_to_do_and_can_be_resumed(begin, recipe):
+    loaded = recipe(STEPS)
+    process = begin(loaded)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "posedistill: stopped; the same command goes on from the last checkpoint" in printed
+    assert "Traceback" not in printed
+    folder = variant_folder(loaded, "teacher", 0)
+    step = saved_step(folder / "last.safetensors")
+    assert 2 <= step < 60 and not (folder / "done.json").exists()
+    before = lines(folder)
+    train_variant(loaded, "teacher", 0)
+    assert (folder / "done.json").exists() and saved_step(folder / "last.safetensors") == 60
+    kept = [line for line in before if line["step"] <= step]
+    assert lines(folder)[: len(kept)] == kept
