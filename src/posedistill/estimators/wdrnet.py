@@ -4,7 +4,7 @@ Hu et al., "Wide-Depth-Range 6D Object Pose Estimation in Space", CVPR 2021, on 
 "Knowledge Distillation for 6D Pose Estimation by Aligning Distributions of Local Predictions", CVPR 2023.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -205,13 +205,7 @@ class WDRNet(Estimator):
 
     def deployment(self) -> dict[str, Any]:
         """Crop size, strides and the decoder's settings."""
-        settings = self.settings
-        decoding = {
-            "cells": settings.positives,
-            "score_threshold": settings.score_threshold,
-            "scale_lambda": settings.scale_lambda,
-            "faithful": settings.faithful,
-        }
+        decoding = asdict(self.settings.decoding())
         return {"crop_size": self.crop_size, "strides": self.cells.strides, "decode_settings": decoding}
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:

@@ -103,23 +103,3 @@ def rotation_onto(source: Array, target: Array) -> Array:
         normal = np.cross(a, np.eye(3)[np.abs(a).argmin(axis=-1)])
         R = np.where(opposite[..., None, None], axis_angle(np.where(opposite[..., None], normal, 1.0), np.pi), R)
     return R
-
-
-def look_at(eye: Array, target: Array, up: Array) -> tuple[Array, Array]:
-    """World-to-camera pose of cameras at ``eye`` that look at ``target`` (OpenCV axes: x right, y down, z forward).
-
-    Args:
-        eye, target, up: ``[..., 3]``; ``up`` must not be parallel to the line of sight.
-
-    Returns:
-        R ``[..., 3, 3]`` and t ``[..., 3]`` with ``camera = R world + t``.
-
-    >>> R, t = look_at(np.array([0.0, 0.0, -5.0]), np.zeros(3), np.array([0.0, -1.0, 0.0]))
-    >>> R @ np.array([1.0, 2.0, 3.0]) + t
-    array([1., 2., 8.])
-    """
-    forward = np.asarray(target, dtype=np.float64) - eye
-    right = np.cross(forward, up)
-    axes = np.stack(np.broadcast_arrays(right, np.cross(forward, right), forward), axis=-2)
-    R = axes / np.linalg.norm(axes, axis=-1, keepdims=True)
-    return R, -np.einsum("...ij,...j->...i", R, np.asarray(eye, dtype=np.float64))
