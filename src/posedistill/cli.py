@@ -95,11 +95,14 @@ def evaluate(
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
 ) -> None:
     """Measure a run or an exported file on its own test data, or on any BOP folder."""
+    from posedistill.report import result_table
     from posedistill.training.evaluation import evaluate_file
+    from posedistill.training.log import console
     from posedistill.training.shipping import evaluate_run
 
     if model.is_dir() and dataset is None:
         evaluate_run(model)
+        console.print(result_table(model))
         return
     if dataset is None:
         raise PoseDistillError("--dataset: found nothing, expected a BOP folder (a model file knows no test data)")

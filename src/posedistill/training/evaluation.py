@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from posedistill.data.bop import BopDataset, Detection, Frame, read_detections, read_image
 from posedistill.errors import DataError, describe
@@ -46,12 +46,12 @@ def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) 
     """The best-scored detections of each target object, as many as the target has instances; no ground truth."""
     by_image: dict[tuple[int, int], list[Detection]] = {}
     for detection in read_detections(detections):
-        by_image.setdefault((detection.scene_id, detection.im_id), []).append(detection)
+        if min(detection.bbox[2:]) > 0 and min(detection.bbox[:2] + detection.bbox[2:]) > 0:  # it shows something
+            by_image.setdefault((detection.scene_id, detection.im_id), []).append(detection)
     wanted = []
     for frame, counts in _targets_by_frame(dataset, objects):
         seen = sorted(by_image.get((frame.scene_id, frame.im_id), []), key=lambda d: -d.score)
         chosen = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
-        chosen = [d for d in chosen if min(d.bbox[2:]) > 0 and min(d.bbox[:2] + d.bbox[2:]) > 0]
         wanted.append(_wanted(frame, [d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen]))
     if not any(len(entry.boxes) for entry in wanted):
         raise DataError(describe(detections, "detections", "none for the test images and objects", "some"))
@@ -158,7 +158,7 @@ def score_table(scores: Scores) -> Table:
     """Scores a row for each object and one for all."""
     entries = scores.to_dict()
     names = list(entries["scores"])
-    table = Table("object", *names)
+    table = Table("object", *(Column(name, overflow="fold") for name in names))  # names stay whole where it is narrow
     for obj_id, values in entries["per_object"].items():
         table.add_row(str(obj_id), *(f"{100 * values[name]:.1f}" if name in values else "" for name in names))
     table.add_row("all", *(f"{100 * entries['scores'][name]:.1f}" for name in names), style="bold")

@@ -26,6 +26,7 @@ CODE = Path("code")
 """The ``models`` of a render source that stands for the objects made in code."""
 SPLIT = "train_render"
 """Folder of rendered scenes in a BOP folder."""
+MESH_SUFFIXES = (".ply", ".obj", ".glb")
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,21 @@ def render_folder(
     settings: dict[str, Any] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
         if not equals:
-            raise RecipeError(describe("--set", override, "no '='", "key=value, e.g. distance=[400,900]"))
-        settings[key] = yaml.safe_load(value)
+            raise RecipeError(describe("--set", override, "no such setting", "key=value, e.g. distance=[400,900]"))
     try:
         source = RenderSource(models=models, count=count, seed=seed, settings=RenderSettings(**settings))
     except ValidationError as error:
         faults = [describe("--set", ".".join(map(str, f["loc"])), f["input"], f["msg"]) for f in error.errors()]
         raise RecipeError("\n".join(faults)) from None
-    found = sorted(code_objects()) if models == CODE else sorted(int(p.stem[4:]) for p in models.glob("obj_??????.*"))
-    return render(source, objects or found, out, workers)
+    found = code_objects().keys() if models == CODE else _mesh_ids(models)
+    if not found:
+        raise DataError(describe(models, "meshes", "none", "obj_XXXXXX.ply, .obj or .glb, XXXXXX the object's id"))
+    return render(source, objects or sorted(found), out, workers)
 
 
 def prepare(recipe: Recipe) -> TrainingData:
@@ -175,8 +181,13 @@ def _models_info(source: RenderSource) -> dict[int, dict[str, Any]] | None:
     return load_models_info(path) if path.exists() else None
 
 
+def _mesh_ids(folder: Path) -> set[int]:
+    paths = [path for suffix in MESH_SUFFIXES for path in folder.glob(f"obj_??????{suffix}")]
+    return {int(path.stem[4:]) for path in paths if path.stem[4:].isdecimal()}
+
+
 def _mesh_path(folder: Path, obj_id: int) -> Path:
-    for suffix in (".ply", ".obj", ".glb"):
+    for suffix in MESH_SUFFIXES:
         path = folder / f"obj_{obj_id:06d}{suffix}"
         if path.exists():
             return path

@@ -33,7 +33,7 @@ class Validation:
         loader = sources.loader(
             recipe, prepared, chosen, seed=recipe.seed, device=device, batch_size=batch_size, augment=False
         )
-        self.batches = [loader.batch(step) for step in range(len(chosen) // batch_size)]
+        self.batches = [loader.batch(step) for step in range(loader.steps)]
         self.objects = prepared.objects
 
     def __call__(self, estimator: Estimator) -> dict[str, float]:
