@@ -38,13 +38,17 @@ def reductions(inverse: Array) -> NDArray[np.int64]:
 def source_windows(inverse: Array, size: int, shapes: NDArray[np.int64]) -> NDArray[np.int64]:
     """The part of each frame that a crop of side ``size`` can touch: ``[B, 4]`` top, bottom, left, right.
 
+    Where pixels are averaged in blocks, it starts at a whole block and holds one more than is needed on every side, so
+    that the averages are those of the whole frame.
+
     Args:
         inverse: ``[B, 2, 3]``. shapes: ``[B, 2]`` height and width of the frames.
     """
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ inverse.swapaxes(1, 2)
-    low = np.floor(corners.min(axis=1)).astype(np.int64)[:, ::-1] - 1
-    high = np.ceil(corners.max(axis=1)).astype(np.int64)[:, ::-1] + 2
-    low, high = np.clip(low, 0, shapes), np.clip(high, 0, shapes)
+    block = np.maximum(reductions(inverse), 1)[:, None]
+    low = np.floor(corners.min(axis=1)).astype(np.int64)[:, ::-1] - block
+    high = np.ceil(corners.max(axis=1)).astype(np.int64)[:, ::-1] + 2 * block
+    low, high = np.clip(low, 0, shapes) // block * block, np.clip(high, 0, shapes)
     return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
 
 
