@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
+from posedistill.cli import app
 from posedistill.data.bop import BopDataset
 from posedistill.decode.cells import CellLayout
 from posedistill.errors import DataError
@@ -225,3 +227,21 @@ def test_rows_that_cannot_count_are_told(dataset, bop, tmp_path, capsys):
     assert scores.total["AR"] == 1.0 and len(scores.notes) == 1 and "lines 8" in scores.notes[0]
     printed = capsys.readouterr().err
     assert "lines 8" in printed and "100.0" in printed
+
+
+def test_from_the_command_line(model, bop, dataset, tmp_path):
+    csv, scores, again = (tmp_path / name for name in ("results.csv", "scores.json", "again.json"))
+
+    def invoke(*words: object):
+        result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    invoke("evaluate", model, "--dataset", bop, "--csv", csv, "--json", scores, "--threads", 1)
+    invoke("score", csv, "--dataset", bop, "--json", again)
+    assert json.loads(scores.read_text())["scores"] == pytest.approx(json.loads(again.read_text())["scores"])
+    path = detections_file(tmp_path, true_boxes(dataset)[:1])
+    invoke("evaluate", model, "--dataset", bop, "--boxes", "detector", "--detections", path, "--json", scores)
+    written = json.loads(scores.read_text())
+    assert (written["boxes"], written["estimates"]) == ("detector", 1)
+    with pytest.raises(DataError, match="found 'both', expected 'gt' or 'detector'"):
+        invoke("evaluate", model, "--dataset", bop, "--boxes", "both")

@@ -82,6 +82,22 @@ def test_a_few_steps_lower_the_loss(run):
     assert {"gradient", "lr", "steps_per_second", "images_per_second"} <= lines[0].keys()
 
 
+def test_bfloat16(network, batch, tmp_path):
+    """Mixed precision: the family's losses follow those of float32, weights and averages stay float32, the teacher too."""
+    lines = {}
+    for precision in ("bf16", "float32"):
+        fabric, given = make_fabric(precision), batch()
+        teaching = teaching_of({"name": "align"}, network=network, fabric=fabric)
+        options = {"seed": 0, "signature": SIGNATURE, "teaching": teaching}
+        train(fabric, network(), Batches(lambda _, given=given: given), schedule(), tmp_path / precision, **options)
+        lines[precision] = metrics(tmp_path / precision)
+    for half, full in zip(lines["bf16"], lines["float32"], strict=True):
+        for term in ("loss/score", "loss/votes"):  # align also hangs on which cells the teacher is sure of
+            assert half[term] == pytest.approx(full[term], rel=0.05)
+    assert lines["bf16"][0]["loss"] != lines["float32"][0]["loss"]
+    assert all(value.dtype != torch.bfloat16 for value in load_file(tmp_path / "bf16" / "last.safetensors").values())
+
+
 def test_the_log_is_a_mean_over_its_interval(run):
     each, pairs = metrics(run()), metrics(run(folder="pairs", log_every=2))
     assert [line["step"] for line in pairs] == [2, 4]
