@@ -42,6 +42,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_processors() -> Iterator[None]:
+    """Everything runs on processors, with an accelerator at hand too: only there are results equal to the last bit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
 @pytest.fixture
 def full_disk() -> Callable[..., AbstractContextManager[None]]:
     """``with full_disk(limit=0)``: every file stops growing at so many bytes."""

@@ -83,7 +83,7 @@ def test_a_few_steps_lower_the_loss(run):
 
 
 def test_bfloat16(network, batch, tmp_path):
-    """Mixed precision: the family's losses follow those of float32, weights and averages stay float32, the teacher too."""
+    """Mixed precision: the family's losses follow those of float32; weights and averages stay float32."""
     lines = {}
     for precision in ("bf16", "float32"):
         fabric, given = make_fabric(precision), batch()

@@ -303,3 +303,8 @@ def test_seeds_trained_at_the_same_time(copied: Path, folder: Path):
         stages.train_all(recipe, copied, [], jobs=2)
     assert "found a network of another recipe" in (folder / "student" / "seed0" / "train.log").read_text()
     assert (folder / "distilled" / "seed0" / "done.json").exists()
+
+
+def test_the_cost_is_counted_where_the_network_is(network):
+    """An evaluated network has moved to the accelerator; ``meta`` stands for one."""
+    assert shipping._cost(network().to("meta")) == pytest.approx(shipping._cost(network()))

@@ -190,8 +190,11 @@ def _about(recipe: Recipe, dataset: BopDataset, variant: str, seed: int) -> dict
 def _cost(estimator: Estimator) -> dict[str, Any]:
     parameters = sum(weight.numel() for weight in estimator.network.parameters())
     size = int(estimator.deployment()["crop_size"])
+    device = next(estimator.parameters()).device  # an accelerator's, where the network has just been evaluated
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        estimator.network(torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64))
+        estimator.network(
+            torch.zeros(1, 3, size, size, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+        )
     gmacs = counter.get_total_flops() / 2e9
     return {"parameters": parameters, "megabytes": parameters * 4 / 1e6, "gmacs": gmacs}
 
