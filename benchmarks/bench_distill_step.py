@@ -91,9 +91,8 @@ def main() -> None:
     rounds = [{name: timed(call, device) for name, call in work.items()} for _ in range(args.repeats)]
     medians = {name: statistics.median(entry[name] for entry in rounds) for name in work}
     ratios = [entry["distilled step"] / (entry["student step"] + entry["teacher forward"]) for entry in rounds]
-    print(
-        f"{args.device}, {torch.get_num_threads()} threads, {args.batch} crops of {args.crop_size} px, bf16, {args.student}"
-    )
+    print(f"{args.device}, {torch.get_num_threads()} threads, bf16: {args.student} under {args.teacher},")
+    print(f"{args.batch} crops of {args.crop_size} px")
     for name, value in medians.items():
         print(f"{name:<16}{value:9.1f} ms")
     print(f"distilled / (student + teacher): {statistics.median(ratios):.3f}")

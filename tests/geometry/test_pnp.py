@@ -122,3 +122,10 @@ def test_a_looser_threshold_takes_more_matches():
     pixels, points, K, *_ = scene(2, noise=3.0)
     tight, loose = (solve_pnp(pixels, points, K, threshold=threshold) for threshold in (2.0, 20.0))
     assert tight.inliers.sum() < loose.inliers.sum()
+
+
+def test_matches_at_one_pixel_give_no_pose():
+    """A network that says the same everywhere must not put the object at the far end of the world."""
+    corners = np.array([[x, y, z] for x in (-40.0, 40.0) for y in (-30.0, 30.0) for z in (-20.0, 20.0)])
+    K = np.array([[500.0, 0.0, 320.0], [0.0, 500.0, 240.0], [0.0, 0.0, 1.0]])
+    assert solve_pnp(np.full((8, 2), 100.0), corners, K) is None

@@ -14,7 +14,6 @@ from posedistill.training.checkpoints import (
     optimizer_tensors,
     restore_optimizer,
     save_tensors,
-    write_atomically,
 )
 
 TENSORS = {
@@ -129,14 +128,6 @@ def test_full_disk_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.Monkey
         save_tensors(path, TENSORS, {"step": 2})
     assert load_tensors(path)[1] == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
-
-
-def test_full_disk_keeps_the_old_text(tmp_path: Path, full_disk):
-    path = tmp_path / "evaluation.json"
-    write_atomically(path, "old")
-    with full_disk(), pytest.raises(TrainingError, match=r"evaluation\.json: 'save': found File too large"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["evaluation.json"]
 
 
 def test_a_broken_off_save_is_cleaned_up_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,8 @@ from posedistill.geometry.cameras import Array
 
 REFINEMENT_STEPS = 2
 _MINIMUM_MATCHES = 4
+_SMALLEST_SPREAD = 0.5
+"""Pixels."""
 _CONFIDENCE = 0.99
 # poselib's own default of 1000 iterations at least costs 1.3 ms a pose and gains nothing at 40 % outliers.
 _RANSAC = {"min_iterations": 20, "max_iterations": 2000, "success_prob": _CONFIDENCE, "dyn_num_trials_mult": 2.0}
@@ -52,7 +54,8 @@ def solve_pnp(
         seed: of the RANSAC.
 
     Returns:
-        None where no pose is found: fewer than 4 finite matches of positive weight, or fewer than 4 inliers.
+        None where no pose is found: fewer than 4 finite matches of positive weight, all matches at one pixel, or fewer
+        than 4 inliers.
 
     >>> corners = np.array([[x, y, z] for x in (-40.0, 40.0) for y in (-30.0, 30.0) for z in (-20.0, 20.0)])
     >>> K = np.array([[500.0, 0.0, 320.0], [0.0, 500.0, 240.0], [0.0, 0.0, 1.0]])
@@ -70,7 +73,9 @@ def solve_pnp(
     # Pixels of a camera with square pixels and no skew: poselib then solves any K, and errors stay in pixels.
     focal = float(np.sqrt(K[0, 0] * K[1, 1]))
     pixels, points, used_weights = _square_pixels(points2d[usable], K, focal), points3d[usable], weights[usable]
-    pose = _ransac(pixels, points, focal, threshold, seed)
+    spread = float(np.ptp(pixels, axis=0).max())
+    # Matches that all but coincide would put the object at the far end of the world.
+    pose = _ransac(pixels, points, focal, threshold, seed) if spread > _SMALLEST_SPREAD else None
     if pose is None:
         return None
     errors = np.full(len(points2d), np.inf)

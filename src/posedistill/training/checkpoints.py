@@ -14,18 +14,6 @@ from torch import Tensor, nn
 from posedistill.errors import CheckpointError, TrainingError, describe
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step: a reader, or a kill, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise TrainingError(describe(path, "save", error.strerror, "a disk with room; the old file is kept")) from None
-
-
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors and JSON metadata atomically (temporary file, fsync, rename).
 

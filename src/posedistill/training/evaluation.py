@@ -11,13 +11,13 @@ import numpy as np
 from rich.table import Column, Table
 
 from posedistill.data.bop import BopDataset, Detection, Frame, read_detections, read_image
-from posedistill.errors import DataError, describe
+from posedistill.errors import DataError, TrainingError, describe
+from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.metrics import Scores, score_estimates
 from posedistill.poses import PoseEstimates
 from posedistill.runtime.predictor import Predictor
-from posedistill.training.checkpoints import write_atomically
 from posedistill.training.log import console, progress_bar
 
 
@@ -32,10 +32,14 @@ class Wanted:
 
 
 def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[Wanted]:
-    """Boxes of the target instances from their true poses (the extent of the projected box corners)."""
+    """Boxes of the target instances, the most visible ones, from their true poses.
+
+    A box is the extent of the projected box corners, as in training.
+    """
     wanted = []
     for frame, counts in _targets_by_frame(dataset, objects):
-        instances = [i for i in frame.instances if i.obj_id in counts and i.visib_fract >= 0.1]
+        seen = sorted(frame.instances, key=lambda instance: -instance.visib_fract)
+        instances = [i for obj_id, count in counts.items() for i in [s for s in seen if s.obj_id == obj_id][:count]]
         corners = [project(objects.keypoints[objects.index(i.obj_id)], i.R, i.t, frame.K) for i in instances]
         boxes = [np.concatenate([c.min(axis=0), np.ptp(c, axis=0)]) for c in corners]
         wanted.append(_wanted(frame, boxes, [i.obj_id for i in instances], [1.0] * len(instances)))
@@ -75,11 +79,14 @@ def estimate(predictor: Predictor, wanted: list[Wanted], title: str = "evaluate"
     with progress_bar() as bar:
         task = bar.add_task(title, total=len(wanted), note="")
         for entry in wanted:
+            image = read_image(entry.frame.rgb)
+            inside = np.flatnonzero((entry.boxes[:, :2] < [image.shape[1], image.shape[0]]).all(axis=1))
             start = time.perf_counter()
-            prepared = predictor.prepare(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.obj_ids)
+            sought = [entry.obj_ids[row] for row in inside]
+            prepared = predictor.prepare(image, entry.frame.K, entry.boxes[inside], sought)
             outputs = predictor.run_network(prepared.crops, prepared.classes)
             found = predictor.decode_outputs(outputs, prepared, time.perf_counter() - start)
-            for pose, box_score in zip(found, entry.scores.tolist(), strict=True):
+            for pose, box_score in zip(found, entry.scores[inside].tolist(), strict=True):
                 if pose is not None:
                     ids = (entry.frame.scene_id, entry.frame.im_id, pose.obj_id)
                     rows.append((*ids, pose.score * box_score, pose.R, pose.t, pose.seconds))
@@ -147,7 +154,7 @@ def _report(
 ) -> Scores:
     scores = score_estimates(estimates, dataset, **options)
     if json_path is not None:
-        write_atomically(json_path, json.dumps({**about, **scores.to_dict()}, indent=1))
+        write_file(json_path, json.dumps({**about, **scores.to_dict()}, indent=1), TrainingError)
     for note in scores.notes:
         console.print(f"[yellow]{note}", highlight=False)
     console.print(score_table(scores))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from posedistill.errors import TrainingError, describe
-from posedistill.training.checkpoints import write_atomically
+from posedistill.files import write_file
 
 console = Console(stderr=True)
 
@@ -101,4 +101,4 @@ class TrainingLog:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError):
                 continue  # the line a kill cut short
-        write_atomically(self.path, "".join(line + "\n" for line in kept))
+        write_file(self.path, "".join(line + "\n" for line in kept), TrainingError)

@@ -13,7 +13,9 @@ from posedistill.data.bop import BopDataset, Frame, read_image
 from posedistill.deploy.bench import bench
 from posedistill.deploy.export import Parity, check_parity, export_onnx, torch_run
 from posedistill.deploy.shapes import coarse_shape
+from posedistill.errors import TrainingError
 from posedistill.estimators.base import Estimator
+from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, Camera
 from posedistill.geometry.meshes import load_mesh
 from posedistill.metrics import score_estimates
@@ -22,7 +24,6 @@ from posedistill.report.gallery import Case, save_cases
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import Predictor, Request
 from posedistill.training import sources
-from posedistill.training.checkpoints import write_atomically
 from posedistill.training.evaluation import Wanted, boxes_for, estimate
 from posedistill.training.log import console
 from posedistill.training.recipe import Recipe, RenderSource
@@ -66,7 +67,7 @@ def evaluate_run(folder: Path) -> None:
             estimate(predictor, wanted, f"evaluate {variant} seed {seed}").to_bop_csv(csv)
         about = _about(recipe, dataset, variant, seed) | _cost(estimator)
         records.append(_record(PoseEstimates.from_bop_csv(csv), dataset, about))
-    write_atomically(folder / "evaluation.json", json.dumps(records))
+    write_file(folder / "evaluation.json", json.dumps(records), TrainingError)
 
 
 def export_run(folder: Path) -> None:
@@ -88,7 +89,7 @@ def export_run(folder: Path) -> None:
     about = _about(recipe, dataset, "exported", best) | _cost(estimator) | {"megabytes": megabytes}
     records = [record for record in _records(folder) if record["variant"] != "exported"]
     records.append(_record(PoseEstimates.from_bop_csv(csv), dataset, about))
-    write_atomically(folder / "evaluation.json", json.dumps(records))
+    write_file(folder / "evaluation.json", json.dumps(records), TrainingError)
 
 
 def export_variant(recipe: Recipe, variant: str, seed: int, path: Path, shapes: bool = True) -> Parity:
@@ -108,7 +109,7 @@ def export_variant(recipe: Recipe, variant: str, seed: int, path: Path, shapes: 
     ]
     parity = check_parity(estimator.network, path, requests)
     console.print(f"exported {path}: votes agree to {parity.max_px:.1e} px, poses to {parity.max_deg:.1e} deg")
-    write_atomically(path.with_suffix(".parity.json"), json.dumps(parity.to_dict()))
+    write_file(path.with_suffix(".parity.json"), json.dumps(parity.to_dict()), TrainingError)
     return parity
 
 
@@ -127,7 +128,7 @@ def bench_run(folder: Path) -> None:
         result = bench(path, repeats=50)
         console.print(result.table())
         results.append({"variant": variant, **_bench_row(result.to_dict())})
-    write_atomically(folder / "bench.json", json.dumps(results, indent=1))
+    write_file(folder / "bench.json", json.dumps(results, indent=1), TrainingError)
 
 
 def save_run_cases(folder: Path) -> None:

@@ -20,9 +20,11 @@ from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import CheckpointError, RecipeError, TrainingError, describe
 from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
+from posedistill.files import write_file
 from posedistill.geometry.objects import ObjectTable
+from posedistill.machine import processor
 from posedistill.training import sources
-from posedistill.training.checkpoints import load_strictly, load_tensors, write_atomically
+from posedistill.training.checkpoints import load_strictly, load_tensors
 from posedistill.training.log import console
 from posedistill.training.loop import Teaching, freeze, make_fabric, train
 from posedistill.training.recipe import NetworkSettings, Recipe, fingerprint, load_recipe
@@ -134,7 +136,7 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     )
     if fabric.is_global_zero:
         seconds = time.perf_counter() - started
-        write_atomically(done, json.dumps({"signature": signature, "seconds": seconds}))
+        write_file(done, json.dumps({"signature": signature, "seconds": seconds}), TrainingError)
         write_environment(recipe.folder, {f"{variant} seed {seed}": seconds})
     fabric.barrier()  # the next stage of every process reads what the first has written
     return model
@@ -241,20 +243,20 @@ def write_environment(folder: Path, seconds: dict[str, float]) -> None:
         "posedistill": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "commit": _commit(),
         "seconds": {**known.get("seconds", {}), **{name: round(value, 1) for name, value in seconds.items()}},
     }
-    write_atomically(path, json.dumps(environment, indent=1))
+    write_file(path, json.dumps(environment, indent=1), TrainingError)
 
 
 def _write_recipe(recipe: Recipe) -> None:
     """Note the resolved recipe; an equal one stays as old as it is, and what is newer need not be made again."""
     path, text = recipe.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     if not path.exists() or path.read_text() != text:
-        write_atomically(path, text)
+        write_file(path, text, TrainingError)
 
 
 def _refuse_other_recipe(recipe: Recipe, variant: str, seed: int) -> None:
@@ -279,14 +281,6 @@ def _wait(running: list[tuple[str, "subprocess.Popen[bytes]"]]) -> None:
     failed = [name for name, process in running if process.wait() != 0]
     if failed:
         raise TrainingError("training stopped: " + ", ".join(failed))
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

@@ -27,8 +27,7 @@ class Validation:
     """
 
     def __init__(self, recipe: Recipe, prepared: sources.TrainingData, device: torch.device, crops: int) -> None:
-        rng = np.random.default_rng(recipe.seed)
-        chosen = rng.permutation(prepared.validation)[:crops]
+        chosen = _draw(prepared, recipe.data.shares, crops, np.random.default_rng(recipe.seed))
         batch_size = min(64, len(chosen))
         loader = sources.loader(
             recipe, prepared, chosen, seed=recipe.seed, device=device, batch_size=batch_size, augment=False
@@ -46,6 +45,17 @@ class Validation:
             "val/keypoints_0.1d": float(np.mean(errors < THRESHOLD)),
             "val/median_error": float(np.median(np.minimum(errors, 10.0))),
         }
+
+
+def _draw(
+    prepared: sources.TrainingData, shares: list[float] | None, crops: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Validation instances, of each source as large a share as in training (as far as they last)."""
+    ends = np.cumsum([len(pack) for pack in prepared.packs])
+    parts = np.split(prepared.validation, np.searchsorted(prepared.validation, ends[:-1]))
+    weights = np.array([len(part) for part in parts] if shares is None else shares, dtype=np.float64)
+    counts = np.ceil(crops * weights / max(weights.sum(), 1e-9)).astype(np.int64).tolist()
+    return np.concatenate([rng.permutation(part)[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 def metadata_of(estimator: Estimator, **extra: Any) -> ModelMetadata:
