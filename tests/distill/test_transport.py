@@ -250,3 +250,19 @@ def test_agrees_with_geomloss_at_fine_scaling() -> None:
     mine, other = (torch.autograd.grad(value.sum(), x)[0] for value in (ours, theirs))
     # Its gradient by the positions keeps the value's factor rho + eps / 2, where the derivative has rho + eps.
     torch.testing.assert_close(mine * (0.16 + 0.005) / (0.16 + 0.01), other, rtol=0.01, atol=5e-6)
+
+
+def test_votes_far_apart_stay_finite_whatever_fills_the_padding():
+    """An untrained student beside a sure teacher: the potentials of padded slots may run away, but no farther."""
+    generator = torch.Generator().manual_seed(0)
+    x = 0.9 + 0.3 * torch.randn(4096, 11, 2, generator=generator)
+    y = 1.2 + 0.3 * torch.randn(4096, 11, 2, generator=generator)
+    x[:, 4:] *= 1.5 * torch.rand(4096, 7, 1, generator=generator)
+    a, b = torch.rand(4096, 11, generator=generator), torch.rand(4096, 11, generator=generator)
+    a[:, 4:], b[:, 10:] = 0.0, 0.0
+    a, b = a / a.sum(1, keepdim=True), b / b.sum(1, keepdim=True)
+    x.requires_grad_()
+    divergence = sinkhorn_divergence(x, a, y, b, blur=0.02, reach=0.3)
+    divergence.sum().backward()
+    assert torch.isfinite(divergence).all() and divergence.min() > -1e-4
+    assert torch.isfinite(x.grad).all()

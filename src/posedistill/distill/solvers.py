@@ -17,7 +17,7 @@ _SELF_STEP = 2 / 3
 _SELF_ITERATIONS = 10
 _SIDES = ((0, 1, 1), (1, 0, 0), (0, 0, 2), (1, 1, 3))
 """Of f, g, p and q: whose points (0: x, 1: y), against whose, and which potential stands on the other side."""
-_TINY = 1e-37
+_TINY, _HUGE = 1e-37, 1e37
 _LARGEST = 80.0
 
 
@@ -112,9 +112,9 @@ def _solve_cross(
     u, v = torch.zeros_like(f), torch.zeros_like(g)
     for step in range(iterations):
         relaxation = _RELAXATION if step < iterations - 2 else 1.0
-        rows = (kernel_b * v.exp()[:, None]).sum(-1).clamp_(min=_TINY)
+        rows = (kernel_b * v.exp()[:, None]).sum(-1).clamp_(_TINY, _HUGE)
         u = u.lerp(torch.sub(pull_f, rows.log_(), alpha=damping), relaxation).clamp_(-_LARGEST, _LARGEST)
-        columns = (kernel_a * u.exp()[:, :, None]).sum(-2).clamp_(min=_TINY)
+        columns = (kernel_a * u.exp()[:, :, None]).sum(-2).clamp_(_TINY, _HUGE)
         v = v.lerp(torch.sub(pull_g, columns.log_(), alpha=damping), relaxation).clamp_(-_LARGEST, _LARGEST)
     plan = kernel_a * u.exp()[:, :, None] * (b * v.exp())[:, None]
     return *_balanced(f + eps * u, g + eps * v, a.log(), b.log(), rho), plan
