@@ -86,6 +86,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder (runs/NAME) or an exported model.onnx.")],
     dataset: Annotated[Optional[Path], typer.Option(help="BOP folder; default: the run's test data.")] = None,  # noqa: UP045
     split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
+    scene: Annotated[Optional[list[int]], typer.Option(help="Scene number; default: all.")] = None,  # noqa: UP045
     frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
     boxes: Annotated[str, typer.Option(help="gt (boxes from ground truth) or detector.")] = "gt",
     detections: Annotated[Optional[Path], typer.Option(help="BOP json of detections.")] = None,  # noqa: UP045
@@ -115,6 +116,7 @@ def evaluate(
         detections,
         csv,
         json,
+        scenes=scene or None,
         legacy_diameters=legacy_diameters,
         threads=threads,
     )
@@ -125,6 +127,7 @@ def score(
     results: Annotated[Path, typer.Argument(help="A BOP csv: scene_id,im_id,obj_id,score,R,t,time.")],
     dataset: Annotated[Path, typer.Option(help="BOP folder with ground truth and models.")],
     split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
+    scene: Annotated[Optional[list[int]], typer.Option(help="Scene number; default: all.")] = None,  # noqa: UP045
     frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
     json: Annotated[Optional[Path], typer.Option(help="Where to write the scores.")] = None,  # noqa: UP045
     vsd: Annotated[bool, typer.Option(help="Also VSD (needs depth images).")] = False,
@@ -133,7 +136,7 @@ def score(
     """Score anybody's BOP csv: average recall over MSSD, MSPD (and VSD), and ADD(-S), per object."""
     from posedistill.training.evaluation import score_csv
 
-    score_csv(results, dataset, split, frames, json, vsd=vsd, legacy_diameters=legacy_diameters)
+    score_csv(results, dataset, split, frames, json, vsd=vsd, legacy_diameters=legacy_diameters, scenes=scene or None)
 
 
 @app.command()

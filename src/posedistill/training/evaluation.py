@@ -106,13 +106,14 @@ def evaluate_file(
     csv: Path | None,
     json_path: Path | None,
     *,
+    scenes: list[int] | None = None,
     legacy_diameters: bool = False,
     threads: int = 0,
 ) -> Scores:
     """Measure an exported file on any BOP folder; prints the table, writes csv and json where asked."""
     predictor = Predictor.from_onnx(model, threads=threads or None)
     objects = predictor.metadata.objects
-    opened = open_bop(dataset, split, frames, objects.obj_ids)
+    opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
     estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
     if csv is not None:
         estimates.to_bop_csv(csv)
@@ -133,20 +134,21 @@ def score_csv(
     frames: Path | None,
     json_path: Path | None,
     *,
+    scenes: list[int] | None = None,
     vsd: bool = False,
     legacy_diameters: bool = False,
 ) -> Scores:
     """Score anybody's BOP csv and print the table."""
     estimates = PoseEstimates.from_bop_csv(results)
-    opened = open_bop(dataset, split, frames, None)
+    opened = open_bop(dataset, split, frames, None, scenes)
     return _report(estimates, opened, json_path, vsd=vsd, legacy_diameters=legacy_diameters, about={}, source=results)
 
 
-def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any) -> BopDataset:
+def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: list[int] | None = None) -> BopDataset:
     """A BOP folder; a frame list is looked for beside the caller and in the folder."""
     if frames is not None and not frames.exists() and (root / frames).exists():
         frames = root / frames
-    return BopDataset(root, split=split, frames=frames, obj_ids=obj_ids)
+    return BopDataset(root, split=split, scenes=scenes, frames=frames, obj_ids=obj_ids)
 
 
 def _report(
