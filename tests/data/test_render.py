@@ -139,7 +139,12 @@ def test_a_set_is_enlarged_without_touching_what_is_there(rendered: Path, tmp_pa
 def test_a_killed_run_resumes_to_the_same_bytes(name: str, rendered: Path, tmp_path: Path) -> None:
     script, root = tmp_path / "script.py", tmp_path / "set"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    process = subprocess.Popen([sys.executable, str(script), str(root), "4000"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(root), "4000"],
+        stderr=subprocess.DEVNULL,
+        # A shell starts background jobs, and so perhaps this test, with the interrupt ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while len(list(root.glob("train_render/000000/.annotations/*.json"))) < 3:
         assert time.monotonic() < deadline, "no frame within a minute"

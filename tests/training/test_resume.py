@@ -26,7 +26,14 @@ def begin(recipe_file: Path, tmp_path: Path):
     def start(recipe: Recipe) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "posedistill", "train", str(recipe_file), STEPS]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            # A shell starts background jobs, and so perhaps this test, with the interrupt ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         started.append(process)
         last = variant_folder(recipe, "teacher", 0) / "last.safetensors"
         while not (last.exists() and saved_step(last) >= 2):
