@@ -1,0 +1,48 @@
+"""The model that comes with the repository: it loads by itself, and finds the cat in photographs."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from posedistill.data.bop import BopDataset
+from posedistill.data.images import read_image
+from posedistill.geometry.cameras import project
+from posedistill.runtime import Predictor
+
+MODEL = Path(__file__).parents[2] / "models" / "linemod_cat.onnx"
+DATA = os.environ.get("POSEDISTILL_DATA")
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor.from_onnx(MODEL, threads=1)
+
+
+def test_it_carries_all_the_runtime_needs(predictor: Predictor):
+    metadata = predictor.metadata
+    assert metadata.objects.obj_ids == (6,) and metadata.camera is not None and metadata.parameters == 688_894
+    assert metadata.shapes == (), "the meshes of LINEMOD are not ours to pass on"
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    poses = predictor.predict(noise, metadata.camera.K, np.array([[200.0, 150.0, 90.0, 80.0]]), [6])
+    assert all(pose.score < 0.3 for pose in poses)
+
+
+@pytest.mark.skipif(not DATA, reason="POSEDISTILL_DATA does not name the folder of real data")
+def test_it_finds_the_cat_with_and_without_a_box(predictor: Predictor):
+    root = Path(str(DATA)) / "lm"
+    frames = BopDataset(root, scenes=[6], frames=root / "cat_train.txt").frames[::30]
+    errors, found = [], 0
+    for frame in frames:
+        (truth,), image = frame.instances, read_image(frame.rgb)
+        corners = predictor.metadata.objects.keypoints[0]
+        pixels = project(corners, truth.R, truth.t, frame.K)
+        box = np.concatenate([pixels.min(axis=0), np.ptp(pixels, axis=0)])
+        (pose,) = predictor.predict(image, frame.K, box[None], [6])
+        errors.append(np.linalg.norm(project(corners, pose.R, pose.t, frame.K) - pixels, axis=1).mean())
+        searched = predictor.locate(image, frame.K, 6)
+        assert searched is not None
+        found += np.linalg.norm(project(corners, searched.R, searched.t, frame.K) - pixels, axis=1).mean() < 20
+    assert np.median(errors) < 6.0
+    assert found >= len(frames) - 1
