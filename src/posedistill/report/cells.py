@@ -44,13 +44,16 @@ class Table:
 
     def to_rich(self) -> "RichTable":
         """The same for the terminal."""
+        from rich.box import SIMPLE_HEAD
         from rich.markup import escape
         from rich.table import Table as RichTable
 
         caption = escape("\n".join(self.notes)) if self.notes else None
-        table = RichTable(title=escape(self.title) or None, caption=caption, caption_justify="left")
+        table = RichTable(
+            title=escape(self.title) or None, caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
+        )
         for index, column in enumerate(self.columns):
-            table.add_column(escape(column), justify="right" if index else "left", no_wrap=not index)
+            table.add_column(escape(column), justify="right" if index else "left", no_wrap=not index, overflow="fold")
         for row in self.rows:
             table.add_row(*(escape(f"{cell.text}\n{cell.detail}".strip()) for cell in row))
         return table

@@ -201,7 +201,8 @@ def _main_table(run_dir: "str | Path") -> Table:
     if not group:
         return Table(run.folder.name, ["model"], [], run.notes)
     few = [metric for metric in _metrics(group) if metric in HEADLINE_METRICS]
-    return _result_table(group, few or _metrics(group)[:4])
+    # Three metrics and three costs fit a terminal of 80 columns.
+    return _result_table(group, (few or _metrics(group))[:3], ("params, M", "size, MB", "ms/image"))
 
 
 def _metrics(group: list[Evaluation]) -> list[str]:
@@ -210,13 +211,14 @@ def _metrics(group: list[Evaluation]) -> list[str]:
     return [metric for metric in dict.fromkeys([headline_metric(group), *measured]) if metric is not None]
 
 
-def _result_table(group: list[Evaluation], metrics: list[str]) -> Table:
+def _result_table(group: list[Evaluation], metrics: list[str], shown: Sequence[str] | None = None) -> Table:
     costs: dict[str, Callable[[Evaluation], float | None]] = {
         "params, M": lambda item: None if item.parameters is None else item.parameters / 1e6,
         "size, MB": lambda item: item.megabytes,
         "GMACs": lambda item: item.gmacs,
         "ms/image": lambda item: None if item.seconds_per_image is None else 1e3 * item.seconds_per_image,
     }
+    costs = {name: get for name, get in costs.items() if shown is None or name in shown}
     costs = {name: get for name, get in costs.items() if any(get(item) is not None for item in group)}
     rows = []
     for variant in _variants(group):
