@@ -199,7 +199,7 @@ def test_train_and_distill(recipe_file, monkeypatch, words: list[str], expected:
 
 def test_run_hands_on_recipe_overrides_and_jobs(recipe_file, monkeypatch):
     recorder = Recorder()
-    monkeypatch.setattr("posedistill.training.stages.run", recorder)
+    monkeypatch.setattr("posedistill.training.run.run", recorder)
     assert invoke("run", str(recipe_file), "train.steps=77", "seed=1", "--jobs", "2").exit_code == 0
     ((recipe, path, overrides, jobs), _) = recorder.calls[0]
     assert (recipe.train.steps, recipe.seed) == (77, 1)

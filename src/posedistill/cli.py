@@ -51,7 +51,7 @@ def run(
 
     Finished stages are skipped and an interrupted one resumes, so the same command goes on after a kill.
     """
-    from posedistill.training.stages import run as run_stages
+    from posedistill.training.run import run as run_stages
 
     run_stages(_recipe(recipe, overrides), recipe, overrides or [], jobs)
 

@@ -17,7 +17,8 @@ from posedistill.runtime.predictor import Predictor
 from posedistill.training import shipping, stages
 from posedistill.training.checkpoints import load_tensors, save_tensors
 from posedistill.training.recipe import load_recipe
-from posedistill.training.stages import load_network, recipe_of, run, train_variant
+from posedistill.training.run import run, train_all
+from posedistill.training.stages import load_network, recipe_of, train_variant
 
 NETWORKS = ("teacher", "student", "distilled")
 STUDENT = {f"student/seed0/{name}" for name in ("model.safetensors", "done.json", "results.csv")}
@@ -74,7 +75,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     path = tmp_path / "mini.yaml"
     path.write_text(finished.read_text().replace(str(finished.parent / "runs"), str(tmp_path / "runs")))
     (tmp_path / "runs" / "mini" / "recipe.yaml").unlink()  # it names the folder it was made in
-    stages._write_recipe(load_recipe(path))
+    stages.write_recipe(load_recipe(path))
     age(tmp_path / "runs" / "mini")
     return path
 
@@ -300,7 +301,7 @@ def test_seeds_trained_at_the_same_time(copied: Path, folder: Path):
     done = folder / "student" / "seed0" / "last.safetensors"
     save_tensors(done, {}, {"signature": {"variant": "another"}})  # makes the student's process fail
     with pytest.raises(TrainingError, match=r"training stopped: student seed 0 \(see .*train\.log\)$"):
-        stages.train_all(recipe, copied, [], jobs=2)
+        train_all(recipe, copied, [], jobs=2)
     assert "found a network of another recipe" in (folder / "student" / "seed0" / "train.log").read_text()
     assert (folder / "distilled" / "seed0" / "done.json").exists()
 

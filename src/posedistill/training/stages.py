@@ -1,13 +1,8 @@
-"""The stages of ``run``: data -> teacher -> student -> distilled -> evaluate -> export -> bench -> report.
-
-Like make, a finished stage is skipped and an interrupted one resumes; each leaves its results in ``runs/<name>/``.
-"""
+"""The networks of a run: built, trained or taken up again, found by variant and seed in ``runs/<name>/``."""
 
 import json
-import os
 import platform
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -33,53 +28,6 @@ from posedistill.training.validation import Validation
 VARIANTS = ("teacher", "student", "distilled")
 
 
-def run(recipe: Recipe, path: Path, overrides: list[str], jobs: int = 1) -> None:
-    """Walk all stages of a recipe and print the result table and the path of the report."""
-    from posedistill.report import build_report, result_table
-    from posedistill.training.shipping import bench_run, evaluate_run, export_run, save_run_cases
-
-    started = time.perf_counter()
-    folder = recipe.folder
-    for variant, seed in networks_of(recipe):
-        _refuse_other_recipe(recipe, variant, seed)
-    check_networks(recipe, sources.prepare(recipe).objects)
-    _write_recipe(recipe)
-    train_all(recipe, path, overrides, jobs)
-    if int(os.environ.get("RANK", 0)):
-        return  # of the processes of torchrun the first does the rest
-    evaluate_run(folder)
-    export_run(folder)
-    bench_run(folder)
-    save_run_cases(folder)
-    write_environment(folder, {"run": time.perf_counter() - started})
-    page = build_report(folder)
-    console.print(result_table(folder))
-    print(f"report: {page}")
-
-
-def train_all(recipe: Recipe, path: Path, overrides: list[str], jobs: int) -> None:
-    """Train the teacher, then every seed of student and distilled, ``jobs`` at a time."""
-    train_variant(recipe, "teacher", recipe.seed)
-    pending = [(variant, seed) for variant in ("student", "distilled") for seed in seeds_of(recipe)]
-    if jobs == 1 or "RANK" in os.environ:  # processes of torchrun train each network together
-        for variant, seed in pending:
-            train_variant(recipe, variant, seed)
-        return
-    command = [sys.executable, "-m", "posedistill"]
-    running: list[tuple[str, subprocess.Popen[bytes]]] = []
-    for variant, seed in pending:
-        words = ["distill"] if variant == "distilled" else ["train", "--network", "student"]
-        log = recipe.folder / variant / f"seed{seed}" / "train.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as out:
-            process = subprocess.Popen([*command, *words, "--seed", str(seed), str(path), *overrides], stderr=out)
-        running.append((f"{variant} seed {seed} (see {log})", process))
-        if len(running) == jobs:
-            _wait(running)
-            running = []
-    _wait(running)
-
-
 def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     """Train one network of the recipe, go on with it, or skip it where it is finished; returns its weights' path.
 
@@ -95,8 +43,8 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     model = folder / "model.safetensors"
     signature = signature_of(recipe, variant, seed)
     done = folder / "done.json"
-    _refuse_other_recipe(recipe, variant, seed)
-    _write_recipe(recipe)
+    refuse_other_recipe(recipe, variant, seed)
+    write_recipe(recipe)
     if done.exists() and model.exists():
         console.print(f"{variant} seed {seed}: finished before, skipped")
         return model
@@ -252,14 +200,14 @@ def write_environment(folder: Path, seconds: dict[str, float]) -> None:
     write_file(path, json.dumps(environment, indent=1), TrainingError)
 
 
-def _write_recipe(recipe: Recipe) -> None:
+def write_recipe(recipe: Recipe) -> None:
     """Note the resolved recipe; an equal one stays as old as it is, and what is newer need not be made again."""
     path, text = recipe.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     if not path.exists() or path.read_text() != text:
         write_file(path, text, TrainingError)
 
 
-def _refuse_other_recipe(recipe: Recipe, variant: str, seed: int) -> None:
+def refuse_other_recipe(recipe: Recipe, variant: str, seed: int) -> None:
     """Refuse to touch a folder that holds, finished or begun, the network of another recipe."""
     folder, expected = variant_folder(recipe, variant, seed), signature_of(recipe, variant, seed)
     done, last = folder / "done.json", folder / "last.safetensors"
@@ -275,12 +223,6 @@ def _refuse_other_recipe(recipe: Recipe, variant: str, seed: int) -> None:
             describe(path, ", ".join(keys), "a network of another recipe", "the same recipe")
             + ". Give the run another name (name=...), or remove its folder."
         )
-
-
-def _wait(running: list[tuple[str, "subprocess.Popen[bytes]"]]) -> None:
-    failed = [name for name, process in running if process.wait() != 0]
-    if failed:
-        raise TrainingError("training stopped: " + ", ".join(failed))
 
 
 def _commit() -> str | None:
