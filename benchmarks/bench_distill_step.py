@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from posedistill.data.batch import Batch
+from posedistill.data.batch import ObjectBatch
 from posedistill.data.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators import build_estimator
@@ -20,7 +20,7 @@ from posedistill.geometry.objects import ObjectTable
 from posedistill.training.loop import Teaching, freeze, losses
 
 
-def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device) -> Batch:
+def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device) -> ObjectBatch:
     """Noise with an object in the middle of every crop: a step costs the same on any picture."""
     K = torch.tensor([[2.5 * size, 0.0, size / 2], [0.0, 2.5 * size, size / 2], [0.0, 0.0, 1.0]])
     keypoints3d = torch.tensor(objects.keypoints[0], dtype=torch.float32)
@@ -28,7 +28,7 @@ def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device
     pixels = (keypoints3d + t) @ K.T
     masks = torch.zeros(count, size, size, dtype=torch.bool)
     masks[:, size // 4 : -size // 4, size // 4 : -size // 4] = True
-    batch = Batch(
+    batch = ObjectBatch(
         images=torch.randn(count, 3, size, size).contiguous(memory_format=torch.channels_last),
         masks=masks,
         classes=torch.zeros(count, dtype=torch.int64),

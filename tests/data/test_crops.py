@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posedistill.data.augment import AugmentSettings
-from posedistill.data.batch import Batch
+from posedistill.data.batch import ObjectBatch
 from posedistill.data.bop import BopDataset
 from posedistill.data.crops import CropLoader
 from posedistill.data.pack import FramePack, Instances, split_validation
@@ -78,8 +78,8 @@ def load(pack, objects, chosen=None, **changes):
     return CropLoader(packs, objects, chosen or AugmentSettings(), **values)
 
 
-def same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(Batch))
+def same(a: ObjectBatch, b: ObjectBatch) -> bool:
+    return all(torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(ObjectBatch))
 
 
 def test_shapes_and_types(pack, objects):
@@ -172,7 +172,7 @@ def test_every_instance_once_an_epoch(pack, objects):
 def test_processes_share_the_global_batch(pack, objects):
     whole = load(pack, objects, batch_size=6).batch(2)
     parts = [load(pack, objects, batch_size=6, rank=rank, world_size=2).batch(2) for rank in range(2)]
-    for field in fields(Batch):
+    for field in fields(ObjectBatch):
         together = torch.cat([getattr(part, field.name) for part in parts])
         torch.testing.assert_close(together, getattr(whole, field.name), atol=1e-5, rtol=0)
     with pytest.raises(RecipeError, match="batch_size"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import Batch
+from posedistill.data.batch import ObjectBatch
 from posedistill.estimators.base import Prediction, Votes, cell_ids
 
 SIDE = 256
@@ -14,11 +14,11 @@ MakeVotes = Callable[..., Votes]
 
 
 @pytest.fixture
-def batch() -> Batch:
+def batch() -> ObjectBatch:
     """Four crops; the objects are 130 mm, half a crop wide."""
     count, rng = 4, torch.Generator().manual_seed(0)
     camera = torch.tensor([[500.0, 0, SIDE / 2], [0, 500.0, SIDE / 2], [0, 0, 1]]).expand(count, 3, 3)
-    return Batch(
+    return ObjectBatch(
         images=torch.zeros(count, 3, SIDE, SIDE),
         masks=torch.ones(count, SIDE, SIDE, dtype=torch.bool),
         classes=torch.zeros(count, dtype=torch.int64),
@@ -33,7 +33,7 @@ def batch() -> Batch:
 
 
 @pytest.fixture
-def make_votes(batch: Batch) -> MakeVotes:
+def make_votes(batch: ObjectBatch) -> MakeVotes:
     """``make_votes(count, spread, score, seed)``: votes scattered about the keypoints, ready for gradients."""
 
     def make(count: int, spread: float = 0.02, score: float = 0.5, seed: int = 0) -> Votes:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import Batch
+from posedistill.data.batch import ObjectBatch
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.distill.align import Align
 from posedistill.distill.transport import sinkhorn_divergence
@@ -42,7 +42,7 @@ def gradients(pair: Pair, loss: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("options", [{}, {"joint": True}, {"reach": None}, {"measure": "uniform"}, PUBLISHED])
 def test_it_vanishes_where_the_student_says_what_the_teacher_says(
-    predictions: Pair, batch: Batch, options: dict[str, Any]
+    predictions: Pair, batch: ObjectBatch, options: dict[str, Any]
 ) -> None:
     student, teacher = predictions
     loss = align(**options)
@@ -53,7 +53,7 @@ def test_it_vanishes_where_the_student_says_what_the_teacher_says(
 
 @pytest.mark.parametrize("options", [{}, {"joint": True}, {"reach": None}, PUBLISHED])
 def test_descending_it_brings_the_votes_to_the_teacher(
-    predictions: Pair, batch: Batch, options: dict[str, Any]
+    predictions: Pair, batch: ObjectBatch, options: dict[str, Any]
 ) -> None:
     student, teacher = predictions
     votes = votes_of(student)
@@ -67,7 +67,7 @@ def test_descending_it_brings_the_votes_to_the_teacher(
     assert (votes.values.detach().mean(1) - target).norm(dim=-1).mean() < before / 3
 
 
-def test_gradients_reach_the_student_alone(predictions: Pair, batch: Batch) -> None:
+def test_gradients_reach_the_student_alone(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = predictions
     align()(student, teacher, batch).backward()
     for name in ("values", "weights"):
@@ -75,7 +75,7 @@ def test_gradients_reach_the_student_alone(predictions: Pair, batch: Batch) -> N
         assert ours.abs().max() > 0 and theirs is None
 
 
-def test_scores_below_the_teachers_are_raised_unless_detached(predictions: Pair, batch: Batch) -> None:
+def test_scores_below_the_teachers_are_raised_unless_detached(predictions: Pair, batch: ObjectBatch) -> None:
     _, by_score = gradients(predictions, align()(*predictions, batch))
     assert (by_score.sum(1) < 0).all()
     loss = align(detach_scores=True)(*predictions, batch)
@@ -84,7 +84,7 @@ def test_scores_below_the_teachers_are_raised_unless_detached(predictions: Pair,
     assert only_masses.item() == pytest.approx(0.2 * (0.5**0.5 - 0.9**0.5) ** 2, rel=1e-5)
 
 
-def test_positions_weigh_about_as_much_as_the_supervised_loss(predictions: Pair, batch: Batch) -> None:
+def test_positions_weigh_about_as_much_as_the_supervised_loss(predictions: Pair, batch: ObjectBatch) -> None:
     """The line-of-sight loss pulls a vote off by more than 0.02 diameters with 1 / (B N K 3) per coordinate."""
     _, teacher = predictions
     off = votes_of(teacher).values.detach()[:, :10] + 0.5 * 0.03
@@ -94,7 +94,7 @@ def test_positions_weigh_about_as_much_as_the_supervised_loss(predictions: Pair,
     assert 0.5 < by_position.mean() / supervised < 2
 
 
-def test_it_is_a_mean_over_images_with_both_sides(predictions: Pair, batch: Batch) -> None:
+def test_it_is_a_mean_over_images_with_both_sides(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = predictions
     loss = align()
     whole = loss(student, teacher, batch)
@@ -105,7 +105,7 @@ def test_it_is_a_mean_over_images_with_both_sides(predictions: Pair, batch: Batc
     parts = []
     for row in range(4):
         rows = slice(row, row + 1)
-        one = Batch(**{name: getattr(batch, name)[rows] for name in batch.__dataclass_fields__})
+        one = ObjectBatch(**{name: getattr(batch, name)[rows] for name in batch.__dataclass_fields__})
         parts.append(
             loss(Prediction({}, keep(votes_of(student), rows)), Prediction({}, keep(votes_of(teacher), rows)), one)
         )
@@ -116,7 +116,7 @@ def test_it_is_a_mean_over_images_with_both_sides(predictions: Pair, batch: Batc
 
 
 @pytest.mark.parametrize("options", [{}, {"coupled": True}, {"reach": None}, PUBLISHED])
-def test_nothing_to_align_costs_nothing(predictions: Pair, batch: Batch, options: dict[str, Any]) -> None:
+def test_nothing_to_align_costs_nothing(predictions: Pair, batch: ObjectBatch, options: dict[str, Any]) -> None:
     student, teacher = predictions
     votes_of(teacher).mask[:] = False
     loss = align(**options)(student, teacher, batch)
@@ -124,7 +124,7 @@ def test_nothing_to_align_costs_nothing(predictions: Pair, batch: Batch, options
     assert loss == 0 and (by_position == 0).all() and (by_score == 0).all()
 
 
-def test_padding_may_hold_anything(predictions: Pair, batch: Batch) -> None:
+def test_padding_may_hold_anything(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = predictions
     before = align()(student, teacher, batch)
     for prediction in predictions:
@@ -137,7 +137,7 @@ def test_padding_may_hold_anything(predictions: Pair, batch: Batch) -> None:
     torch.testing.assert_close(after, before, rtol=1e-4, atol=0)
 
 
-def test_the_published_form_takes_one_schedule_an_image(predictions: Pair, batch: Batch) -> None:
+def test_the_published_form_takes_one_schedule_an_image(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = (votes_of(prediction) for prediction in predictions)
     expected = []
     for x, a, y, b in zip(student.values, student.weights, teacher.values, teacher.weights, strict=True):
@@ -146,7 +146,7 @@ def test_the_published_form_takes_one_schedule_an_image(predictions: Pair, batch
     torch.testing.assert_close(align(**PUBLISHED)(*predictions, batch), torch.stack(expected).mean())
 
 
-def test_trust_scales_images_or_votes(predictions: Pair, batch: Batch) -> None:
+def test_trust_scales_images_or_votes(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = predictions
     plain = align()(student, teacher, batch)
     scaled = align({"by": "score"})(student, teacher, batch)
@@ -157,14 +157,14 @@ def test_trust_scales_images_or_votes(predictions: Pair, batch: Batch) -> None:
     assert robust < align()(student, teacher, batch)
 
 
-def test_units(predictions: Pair, batch: Batch) -> None:
+def test_units(predictions: Pair, batch: ObjectBatch) -> None:
     """Objects are half a crop: lengths double, and with them blur and reach."""
     by_object = align(mass_weight=0.0)(*predictions, batch)
     by_crop = align(mass_weight=0.0, unit="crop", blur=0.01, reach=0.15)(*predictions, batch)
     torch.testing.assert_close(by_object, 4 * by_crop, rtol=1e-3, atol=0)
 
 
-def test_codes_have_no_object_unit(predictions: Pair, batch: Batch) -> None:
+def test_codes_have_no_object_unit(predictions: Pair, batch: ObjectBatch) -> None:
     for prediction in predictions:
         votes = votes_of(prediction)
         prediction.votes = Votes(votes.values.detach().reshape(4, -1, 1, 16), votes.weights, votes.mask)
@@ -179,7 +179,7 @@ def test_settings_that_contradict_each_other(options: dict[str, Any]) -> None:
         align(**options)
 
 
-def test_autocast_changes_nothing(predictions: Pair, batch: Batch) -> None:
+def test_autocast_changes_nothing(predictions: Pair, batch: ObjectBatch) -> None:
     plain = align()(*predictions, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert align()(*predictions, batch) == plain

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import Batch
+from posedistill.data.batch import ObjectBatch
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.distill.match import Match, counterparts
 from posedistill.errors import RecipeError
@@ -39,7 +39,7 @@ def test_each_vote_meets_the_one_of_its_own_cell(predictions: Pair) -> None:
     assert same.values[expected].equal(cells.values[:, :10][expected])
 
 
-def test_same_cell_is_the_mean_over_cells_weighted_by_the_teacher(predictions: Pair, batch: Batch) -> None:
+def test_same_cell_is_the_mean_over_cells_weighted_by_the_teacher(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = predictions
     votes, cells = all_of(student.votes), all_of(teacher.cells)
     cells.weights = torch.linspace(0.1, 0.9, 50).expand(4, -1)
@@ -49,7 +49,7 @@ def test_same_cell_is_the_mean_over_cells_weighted_by_the_teacher(predictions: P
     torch.testing.assert_close(loss, (distance * cells.weights[:, :10])[votes.mask].mean())
 
 
-def test_same_cell_scores_learn_the_teachers(predictions: Pair, batch: Batch) -> None:
+def test_same_cell_scores_learn_the_teachers(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = predictions
     loss = match(position_weight=0.0, score_weight=1.0)
     weights = all_of(student.votes).weights
@@ -61,7 +61,7 @@ def test_same_cell_scores_learn_the_teachers(predictions: Pair, batch: Batch) ->
     assert gradient.abs().max() < 1e-6
 
 
-def test_cluster_mean_compares_weighted_means_in_object_sizes(predictions: Pair, batch: Batch) -> None:
+def test_cluster_mean_compares_weighted_means_in_object_sizes(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = predictions
     with torch.no_grad():
         all_of(teacher.votes).weights[:, ::2] = 0.3
@@ -77,7 +77,7 @@ def test_cluster_mean_compares_weighted_means_in_object_sizes(predictions: Pair,
 
 @pytest.mark.parametrize("form", ["same_cell", "cluster_mean"])
 @pytest.mark.parametrize("norm", ["smooth_l1", "l2"])
-def test_gradients_reach_the_student_alone(predictions: Pair, batch: Batch, form: str, norm: str) -> None:
+def test_gradients_reach_the_student_alone(predictions: Pair, batch: ObjectBatch, form: str, norm: str) -> None:
     student, teacher = predictions
     match(form=form, norm=norm)(student, teacher, batch).backward()
     assert all_of(student.votes).values.grad is not None
@@ -86,7 +86,7 @@ def test_gradients_reach_the_student_alone(predictions: Pair, batch: Batch, form
 
 
 @pytest.mark.parametrize("form", ["same_cell", "cluster_mean"])
-def test_nothing_to_match_costs_nothing(predictions: Pair, batch: Batch, form: str) -> None:
+def test_nothing_to_match_costs_nothing(predictions: Pair, batch: ObjectBatch, form: str) -> None:
     student, teacher = predictions
     votes = all_of(student.votes)
     votes.mask[:] = False
@@ -98,13 +98,13 @@ def test_nothing_to_match_costs_nothing(predictions: Pair, batch: Batch, form: s
 
 
 @pytest.mark.parametrize("form", ["same_cell", "cluster_mean"])
-def test_trust_in_images(predictions: Pair, batch: Batch, form: str) -> None:
+def test_trust_in_images(predictions: Pair, batch: ObjectBatch, form: str) -> None:
     student, teacher = predictions
     plain = match(form=form)(student, teacher, batch)
     torch.testing.assert_close(match({"by": "score"}, form=form)(student, teacher, batch), 0.9 * plain)
 
 
-def test_votes_without_cells_are_refused(predictions: Pair, batch: Batch) -> None:
+def test_votes_without_cells_are_refused(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = predictions
     all_of(student.votes).cells = None
     with pytest.raises(RecipeError, match="votes with cells, or cluster_mean"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from posedistill.data.batch import Batch
+from posedistill.data.batch import ObjectBatch
 from posedistill.decode.wdrnet import decode, select_cells
 from posedistill.errors import RecipeError
 from posedistill.estimators import WDRNet, WDRNetSettings, build_estimator
@@ -16,7 +16,7 @@ from posedistill.estimators.wdrnet import WDRNetNetwork
 from posedistill.geometry.objects import ObjectTable
 
 Objects = Callable[..., ObjectTable]
-Batches = Callable[..., Batch]
+Batches = Callable[..., ObjectBatch]
 SMALL = {"backbone": "darknet_tiny_q", "width": 32}
 
 
@@ -125,7 +125,7 @@ def test_loss_is_the_naive_sum_over_its_counts(objects: Objects, batch: Batches)
 
 def test_loss_does_not_depend_on_the_batch_size(objects: Objects, batch: Batches) -> None:
     estimator, crops = make(objects()).eval(), batch(2, 64)
-    doubled = Batch(**{f.name: torch.cat([getattr(crops, f.name)] * 2) for f in dataclasses.fields(crops)})
+    doubled = ObjectBatch(**{f.name: torch.cat([getattr(crops, f.name)] * 2) for f in dataclasses.fields(crops)})
     once, twice = estimator(crops).heads, estimator(doubled).heads
     # The same draw on both: the draw of the one, repeated.
     targets = estimator.train()(crops, generator()).heads
@@ -274,7 +274,7 @@ def test_a_step_never_waits_for_the_device(objects: Objects, batch: Batches, tra
             "keypoints": (8, 2),
         }
         values = {name: torch.zeros(B, *shape) for name, shape in shapes.items()}
-        crops = Batch(
+        crops = ObjectBatch(
             masks=torch.zeros(B, 64, 64, dtype=torch.bool),
             classes=torch.zeros(B, dtype=torch.int64),
             diameters=torch.ones(B),

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from posedistill.data.batch import Batch
+from posedistill.data.batch import ObjectBatch
 from posedistill.data.bop_writer import BopWriter, write_camera, write_models
 from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
@@ -164,12 +164,12 @@ def network() -> Callable[..., Estimator]:
 
 
 @pytest.fixture
-def batch() -> Callable[..., Batch]:
+def batch() -> Callable[..., ObjectBatch]:
     """``batch(count=4, seed=0)``: crops filled by a drawn box each."""
     return make_batch
 
 
-def make_batch(count: int = 4, seed: int = 0) -> Batch:
+def make_batch(count: int = 4, seed: int = 0) -> ObjectBatch:
     rng, objects = np.random.default_rng(seed), boxes()
     camera = np.array([[300.0, 0, CROP / 2], [0, 300.0, CROP / 2], [0, 0, 1]])
     classes = np.arange(count) % 2
@@ -182,7 +182,7 @@ def make_batch(count: int = 4, seed: int = 0) -> Batch:
     def tensor(values: object) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values), dtype=torch.float32)
 
-    return Batch(
+    return ObjectBatch(
         images=tensor(pixels).permute(0, 3, 1, 2),
         masks=torch.as_tensor(np.stack(masks)),
         classes=torch.as_tensor(classes),

@@ -1,41 +1,68 @@
-"""Batch: what a training step consumes. One object per crop, every crop with its own camera."""
+"""Batch: what a training step consumes. Every picture has its own camera and its own pose."""
 
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from posedistill.errors import RecipeError, describe
+
 
 @dataclass
 class Batch:
-    """``B`` square crops of side ``S`` pixels with one annotated object each.
+    """``B`` pictures with one annotated pose each.
 
     Attributes:
-        images: ``[B, 3, S, S]`` float32, RGB, ImageNet-normalised, channels-last memory.
-        masks: ``[B, S, S]`` bool, the visible mask of the object.
-        classes: ``[B]`` int64, class index into the recipe's ObjectTable.
-        K: ``[B, 3, 3]`` intrinsics of the crop's camera (full-image pixels never appear).
-        R: ``[B, 3, 3]``, t: ``[B, 3]`` mm: pose in the crop's camera, symmetric objects already in canonical form.
-        keypoints3d: ``[B, K, 3]`` mm, object frame.
-        keypoints: ``[B, K, 2]`` their projections, crop pixels.
-        diameters: ``[B]`` mm.
-        ids: ``[B]`` int64, index of the instance in its pack (for caches and logs).
+        images: ``[B, 3, H, W]`` float32, RGB, ImageNet-normalised, channels-last memory.
+        K: ``[B, 3, 3]`` intrinsics of the picture's camera (a crop is a camera; full-image pixels never appear).
+        R: ``[B, 3, 3]``, t: ``[B, 3]``: from the frame of the object (mm) or the scene (m) to the picture's camera.
+        ids: ``[B]`` int64, the number of the picture in the training data (for caches, banks and logs).
     """
 
     images: Tensor
-    masks: Tensor
-    classes: Tensor
     K: Tensor
     R: Tensor
     t: Tensor
-    keypoints3d: Tensor
-    keypoints: Tensor
-    diameters: Tensor
     ids: Tensor
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def camera_centers(self) -> Tensor:
+        """``[B, 3]`` where each camera stands, in the frame of the object or the scene."""
+        return -(self.R.transpose(1, 2) @ self.t[:, :, None]).squeeze(2)
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+@dataclass
+class ObjectBatch(Batch):
+    """Square crops of side ``S`` pixels, one object each; poses of symmetric objects are in canonical form.
+
+    Attributes:
+        masks: ``[B, S, S]`` bool, the visible mask of the object.
+        classes: ``[B]`` int64, class index into the recipe's ObjectTable.
+        keypoints3d: ``[B, K, 3]`` mm, object frame.
+        keypoints: ``[B, K, 2]`` their projections, crop pixels.
+        diameters: ``[B]`` mm.
+    """
+
+    masks: Tensor
+    classes: Tensor
+    keypoints3d: Tensor
+    keypoints: Tensor
+    diameters: Tensor
+
+
+def of_objects(batch: Batch, asked_by: str) -> ObjectBatch:
+    """The batch, known to show objects.
+
+    Raises:
+        RecipeError: it does not, as that of a camera family; ``asked_by`` names who needs objects.
+    """
+    if not isinstance(batch, ObjectBatch):
+        raise RecipeError(describe("recipe", asked_by, "pictures of scenes", "crops of objects"))
+    return batch

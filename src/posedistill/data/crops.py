@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posedistill.data.augment import AugmentSettings, Draws, apply
-from posedistill.data.batch import Batch
+from posedistill.data.batch import ObjectBatch
 from posedistill.data.pack import FramePack, Indices
 from posedistill.data.pack_build import cores
 from posedistill.data.pixels import move
@@ -98,7 +98,7 @@ class CropLoader:
         """Batches that see every instance once."""
         return -(-len(self) // self.batch_size)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> ObjectBatch:
         """The batch of a step (this rank's part of it); without augmentation the last one may be short."""
         plan = self._pool.submit(self.plan, step).result()
         size, count = self.crop_size, len(plan.rows)
@@ -117,17 +117,17 @@ class CropLoader:
         floats = (plan.K, plan.R, plan.t, plan.keypoints3d, plan.keypoints, plan.diameters)
         K, R, t, keypoints3d, keypoints, diameters = (self._send(array.astype(np.float32)) for array in floats)
         classes, numbers = self._send(plan.rows.classes), self._send(plan.rows.ids)
-        return Batch(images, masks, classes, K, R, t, keypoints3d, keypoints, diameters, numbers)
+        return ObjectBatch(images, K, R, t, numbers, masks, classes, keypoints3d, keypoints, diameters)
 
-    def prefetch(self, start: int, stop: int, depth: int = 2) -> Iterator[Batch]:
+    def prefetch(self, start: int, stop: int, depth: int = 2) -> Iterator[ObjectBatch]:
         """Batches ``start`` to ``stop``, made ahead in a background thread.
 
         What goes wrong there is raised here; closing the iterator ends the thread.
         """
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
+        ready: queue.Queue[ObjectBatch | BaseException] = queue.Queue(depth)
         closed = threading.Event()
 
-        def offer(item: Batch | BaseException) -> None:
+        def offer(item: ObjectBatch | BaseException) -> None:
             while not closed.is_set():
                 try:
                     return ready.put(item, timeout=0.1)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
-from posedistill.data.batch import Batch
+from posedistill.data.batch import Batch, of_objects
 from posedistill.distill.trust import TrustSettings
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Prediction, Votes
@@ -99,10 +99,11 @@ def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[V
 
 
 def object_sizes(batch: Batch) -> Tensor:
-    """``[B]`` projected diameters of the objects, in crop sides."""
-    focal = (batch.K[:, 0, 0] + batch.K[:, 1, 1]).abs() / 2
-    pixels = focal * batch.diameters / batch.t[:, 2].clamp(min=1e-6)
-    return (pixels / batch.images.shape[-1]).clamp(min=1e-3)
+    """``[B]`` projected diameters of the objects, in crop sides; a RecipeError for pictures without objects."""
+    crops = of_objects(batch, "distill.unit: object")
+    focal = (crops.K[:, 0, 0] + crops.K[:, 1, 1]).abs() / 2
+    pixels = focal * crops.diameters / crops.t[:, 2].clamp(min=1e-6)
+    return (pixels / crops.images.shape[-1]).clamp(min=1e-3)
 
 
 def mean_over(values: Tensor, counted: Tensor) -> Tensor:

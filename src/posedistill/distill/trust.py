@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from posedistill.data.batch import Batch
+from posedistill.data.batch import Batch, of_objects
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Votes
 
@@ -61,7 +61,7 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 def _by_error(
     settings: TrustSettings, votes: Votes, weights: Tensor, batch: Batch, sizes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    truth = batch.keypoints / batch.images.shape[-1]
+    truth = of_objects(batch, "distill.trust: error").keypoints / batch.images.shape[-1]
     if votes.values.shape[2:] != truth.shape[1:]:
         found = f"teacher votes {list(votes.values.shape)}"
         expected = f"[B, N, {truth.shape[1]}, {truth.shape[2]}], votes for the annotated keypoints"
