@@ -17,7 +17,8 @@ from posedistill.data.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators import build_estimator
 from posedistill.geometry.objects import ObjectTable
-from posedistill.training.loop import Teaching, freeze, losses
+from posedistill.training.loop import Teaching, losses
+from posedistill.training.teachers import NetworkTeacher
 
 
 def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device) -> ObjectBatch:
@@ -65,14 +66,16 @@ def main() -> None:
     objects = ObjectTable.from_models_info(code_models_info(), [1])
     student = build_estimator("wdrnet", objects, {"backbone": args.student}, args.crop_size)
     student = student.to(device).to(memory_format=torch.channels_last).train()
-    teacher = freeze(build_estimator("wdrnet", objects, {"backbone": args.teacher}, args.crop_size), device)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16)
+
+    network = build_estimator("wdrnet", objects, {"backbone": args.teacher}, args.crop_size)
+    teacher = NetworkTeacher(network, device, autocast)
     teaching = Teaching(teacher, [build_distiller(DistillSpec(name="align"), student.offers, teacher.offers)])
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     generator = torch.Generator(device).manual_seed(0)
     batch = made_batch(objects, args.batch, args.crop_size, device)
-
-    def autocast() -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16)
 
     def step(taught: Teaching | None) -> None:
         with autocast():
@@ -82,8 +85,7 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
 
     def forward() -> None:
-        with torch.no_grad(), autocast():
-            teacher(batch)
+        teacher.predict(batch, step=0)
 
     work = {"student step": lambda: step(None), "teacher forward": forward, "distilled step": lambda: step(teaching)}
     for call in work.values():

@@ -27,7 +27,7 @@ def find_gradients(out):
     batch = torch.load(out / f"batch{fabric.global_rank}.pt", weights_only=False)
     estimator = torch.load(out / "network.pt", weights_only=False)
     model = fabric.setup(estimator)
-    terms = loop.losses(model, estimator, batch, torch.Generator().manual_seed(0), None, fabric)
+    terms = loop.losses(model, estimator, batch, torch.Generator().manual_seed(0), None)
     fabric.backward(sum(terms.values()))
     gradients = {name: weight.grad for name, weight in estimator.named_parameters()}
     torch.save((fabric.world_size, gradients), out / f"gradients{fabric.global_rank}.pt")

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
 from safetensors.torch import load_file
 
-from posedistill.distill import DistillSpec, build_distiller
+from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.errors import CheckpointError, TrainingError
 from posedistill.training.checkpoints import load_tensors
-from posedistill.training.loop import SELECT, Teaching, freeze, losses, make_fabric, train
+from posedistill.training.loop import SELECT, Teaching, losses, make_fabric, train
 from posedistill.training.recipe import TrainSettings
+from posedistill.training.teachers import NetworkTeacher
 
 SIGNATURE = {"variant": "student", "seed": 0}
 
@@ -20,6 +22,9 @@ class Batches:
 
     def __init__(self, make) -> None:
         self.make, self.given = make, []
+
+    def batch(self, step: int):
+        return self.make(step)
 
     def prefetch(self, start: int, stop: int):
         for step in range(start, stop):
@@ -269,25 +274,29 @@ def test_a_full_disk_stops_and_keeps_the_good_checkpoint(run, batch, full_disk, 
 def teaching_of(*specs: dict, network, fabric) -> Teaching:
     teacher = network(seed=1, score_threshold=0.0)  # unsure of everything, but not silent
     distillers = [build_distiller(DistillSpec(**spec), teacher.offers, teacher.offers) for spec in specs]
-    return Teaching(freeze(teacher, fabric.device), distillers)
+    return Teaching(NetworkTeacher(teacher, fabric.device), distillers)
 
 
 def test_the_teacher_sees_the_same_pixels_and_stays_as_it_is(run, network, batch, fabric, monkeypatch):
     teaching = teaching_of({"name": "align"}, network=network, fabric=fabric)
-    before = {name: value.clone() for name, value in teaching.teacher.state_dict().items()}
-    student, forward, seen = network(), teaching.teacher.forward, []
+    assert isinstance(teaching.teacher, NetworkTeacher)
+    teacher = teaching.teacher.estimator
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student, forward, seen = network(), teacher.forward, []
 
     def watch(given, *args):
-        assert not torch.is_grad_enabled() and not any(m.training for m in teaching.teacher.modules())
+        assert not torch.is_grad_enabled() and not any(m.training for m in teacher.modules())
         seen.append(given.images)
         return forward(given, *args)
 
-    monkeypatch.setattr(teaching.teacher, "forward", watch)
+    monkeypatch.setattr(teacher, "forward", watch)
     drawn = [batch(seed=step) for step in range(4)]
     run(lambda step: drawn[step], estimator=student, teaching=teaching)
+    first, *seen = seen  # to build the distillers by
+    assert torch.equal(first, drawn[0].images)
     assert len(seen) == 4 and all(torch.equal(a, b.images) for a, b in zip(seen, drawn, strict=True))
-    assert all(torch.equal(before[name], value) for name, value in teaching.teacher.state_dict().items())
-    assert all(weight.grad is None and not weight.requires_grad for weight in teaching.teacher.parameters())
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert all(weight.grad is None and not weight.requires_grad for weight in teacher.parameters())
 
 
 def test_distillers_appear_in_the_log_and_add_up(run, network, fabric):
@@ -315,11 +324,50 @@ def test_weights_scale_terms_and_equal_names_add(network, batch, fabric):
     assert both["align"] == pytest.approx(2.5 * once, rel=1e-5)
 
 
+class Adapted(Distiller):
+    """The teacher's embedding from the student's, through a layer that is learned along."""
+
+    Settings = type("Nothing", (BaseModel,), {})
+    needs = frozenset({"embedding"})
+
+    def prepare(self, example):
+        widths = (side.embedding.shape[1] for side in (example.student, example.teacher))
+        self.adapter = torch.nn.Linear(*widths)
+        self.register_buffer("seen", torch.tensor(sum(len(pictures) for _, pictures in example.gallery())))
+
+    def forward(self, student, teacher, batch):
+        return (self.adapter(student.embedding.float()) - teacher.embedding.float()).square().mean()
+
+
+def test_what_a_distiller_learns_is_trained_saved_and_taken_up_again(run, network, batch, fabric):
+    def teaching() -> Teaching:
+        torch.manual_seed(3)
+        made = teaching_of({"name": f"{__name__}:Adapted"}, network=network, fabric=fabric)
+        return Teaching(made.teacher, made.distillers, lambda: iter([batch(), batch()]))
+
+    straight = teaching()
+    run(teaching=straight, folder="straight")
+    with pytest.raises(KeyboardInterrupt):
+        run(stopping(batch(), 2), teaching=teaching(), folder="broken")
+    resumed = teaching()
+    folder = run(teaching=resumed, folder="broken")
+    (ours,), (theirs,) = resumed.distillers, straight.distillers
+    assert int(theirs.seen) == 2 * len(batch())
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+    saved = load_tensors(folder / "last.safetensors")[0]
+    assert torch.equal(saved["distill.0.adapter.weight"], theirs.adapter.weight)
+    torch.manual_seed(3)
+    untrained = teaching()
+    untrained.prepare(network(), batch())
+    assert not torch.equal(untrained.distillers[0].adapter.weight, theirs.adapter.weight)
+
+
 def test_the_teacher_teaches(run, network, fabric):
     """Left to the teacher alone, the student's votes move to where the teacher's are."""
     spec = {"name": "match", "weight": 10.0, "options": {"score_weight": 0.0}}
     teaching = teaching_of(spec, network=network, fabric=fabric)
-    teaching.teacher.network.centers += 10.0  # its votes lie aside
+    teaching.teacher.estimator.network.centers += 10.0  # its votes lie aside
     student = network(score_weight=0.0, vote_weight=0.0)
     lines = metrics(run(estimator=student, teaching=teaching, steps=20, lr=3e-3))
     assert lines[-1]["loss/match"] < 0.5 * lines[0]["loss/match"]

@@ -56,6 +56,12 @@ class ObjectBatch(Batch):
     keypoints: Tensor
     diameters: Tensor
 
+    def sizes(self) -> Tensor:
+        """``[B]`` projected diameters of the objects, in crop sides."""
+        focal = (self.K[:, 0, 0] + self.K[:, 1, 1]).abs() / 2
+        pixels = focal * self.diameters / self.t[:, 2].clamp(min=1e-6)
+        return (pixels / self.images.shape[-1]).clamp(min=1e-3)
+
 
 def of_objects(batch: Batch, asked_by: str) -> ObjectBatch:
     """The batch, known to show objects.

@@ -1,6 +1,8 @@
 """What every distillation loss has in common: its entry in a recipe, the views it needs, and how it is built."""
 
 import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -41,11 +43,27 @@ class DistillSpec(BaseModel):
         return {"by": trust} if isinstance(trust, str) else trust
 
 
+@dataclass(frozen=True)
+class Example:
+    """What a distiller may look at before training starts.
+
+    Attributes:
+        student, teacher: the predictions of both on ``batch``, without gradients.
+        gallery: yields the teacher's prediction on every training picture once, not augmented, batch by batch.
+    """
+
+    student: Prediction
+    teacher: Prediction
+    batch: Batch
+    gallery: Callable[[], Iterator[tuple[Prediction, Batch]]]
+
+
 class Distiller(nn.Module):
     """A loss between a student's and a teacher's Prediction on the same batch.
 
     A subclass names its ``Settings``, the views it ``needs``, and computes an unweighted scalar in ``forward``. Whoever
-    trains multiplies it by ``weight``. No gradient reaches the teacher.
+    trains multiplies it by ``weight``. No gradient reaches the teacher. Parameters a subclass makes in ``prepare``
+    (adapters, projectors) are trained with the student's and saved in its checkpoints; its buffers are saved too.
     """
 
     Settings: ClassVar[type[BaseModel]]
@@ -58,6 +76,13 @@ class Distiller(nn.Module):
         self.weight = spec.weight
         self.trust = spec.trust
         self.settings = settings
+
+    def prepare(self, example: Example) -> None:
+        """Build what is learned or stored, in the shapes of both networks; called once, before the optimizer is made.
+
+        Raises:
+            RecipeError: the two predictions do not fit together for this loss.
+        """
 
     def forward(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         """The loss, a scalar: a mean over its own count, so that its weight holds for any batch size."""
@@ -100,10 +125,7 @@ def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[V
 
 def object_sizes(batch: Batch) -> Tensor:
     """``[B]`` projected diameters of the objects, in crop sides; a RecipeError for pictures without objects."""
-    crops = of_objects(batch, "distill.unit: object")
-    focal = (crops.K[:, 0, 0] + crops.K[:, 1, 1]).abs() / 2
-    pixels = focal * crops.diameters / crops.t[:, 2].clamp(min=1e-6)
-    return (pixels / crops.images.shape[-1]).clamp(min=1e-3)
+    return of_objects(batch, "distill.unit: object").sizes()
 
 
 def mean_over(values: Tensor, counted: Tensor) -> Tensor:

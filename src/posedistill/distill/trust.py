@@ -13,7 +13,7 @@ from torch import Tensor
 
 from posedistill.data.batch import Batch, of_objects
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Votes
+from posedistill.estimators.base import Prediction, Votes
 
 
 class TrustSettings(BaseModel):
@@ -50,6 +50,21 @@ def trust_weights(settings: TrustSettings, votes: Votes, batch: Batch, sizes: Te
     if settings.per == "image":
         return per_image, torch.ones_like(per_vote)
     return torch.ones_like(per_image), per_vote
+
+
+def image_trust(settings: TrustSettings, teacher: Prediction, batch: Batch) -> Tensor:
+    """``[B]`` weights in ``floor`` .. 1 of a teacher's images, for losses that look at no votes.
+
+    Raises:
+        RecipeError: trust that the teacher's views cannot tell.
+    """
+    if settings.by == "none":
+        return torch.ones(len(batch), device=batch.images.device)
+    if teacher.votes is None:
+        raise RecipeError(describe("recipe", "distill.trust", f"{settings.by} of a teacher without votes", "votes"))
+    sizes = of_objects(batch, "distill.trust").sizes()
+    per_image, _ = trust_weights(settings.model_copy(update={"per": "image"}), teacher.votes, batch, sizes)
+    return per_image
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

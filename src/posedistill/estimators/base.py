@@ -53,7 +53,11 @@ class Prediction:
     """Maps ``[B, C, H, W]``, named, fine to coarse."""
     embedding: Tensor | None = None
     regression: Tensor | None = None
+    regression_truth: Tensor | None = None
+    """What ``regression`` should be by the batch's labels, where the family can say so."""
     logits: dict[str, Tensor] = field(default_factory=dict)
+    spread: Tensor | None = None
+    """``[B]`` how far the members of an ensemble disagree, in the units of trust (object diameters for votes)."""
 
 
 class Estimator(nn.Module):

@@ -3,8 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +12,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from posedistill.data.batch import Batch
-from posedistill.distill import Distiller
+from posedistill.distill import Distiller, Example
 from posedistill.errors import CheckpointError, TrainingError, describe
-from posedistill.estimators.base import Estimator
+from posedistill.estimators.base import Estimator, Prediction
 from posedistill.training.checkpoints import (
     load_strictly,
     load_tensors,
@@ -26,6 +25,7 @@ from posedistill.training.checkpoints import (
 from posedistill.training.log import TrainingLog
 from posedistill.training.recipe import TrainSettings
 from posedistill.training.schedule import AveragedWeights, learning_rate
+from posedistill.training.teachers import Teacher
 
 Validate = Callable[[Estimator], dict[str, float]]
 SELECT = "val/score"
@@ -35,6 +35,10 @@ SELECT = "val/score"
 class Batches(Protocol):
     """What the loop asks of a loader: the batch of a step is a function of the seed and the step alone."""
 
+    def batch(self, step: int) -> Batch:
+        """The batch of one step."""
+        ...
+
     def prefetch(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps ``start`` to ``stop - 1``."""
         ...
@@ -42,10 +46,50 @@ class Batches(Protocol):
 
 @dataclass
 class Teaching:
-    """A frozen teacher and what is learned from it."""
+    """A teacher, what is learned from it, and its pictures.
 
-    teacher: Estimator
-    distillers: Sequence[Distiller] = field(default_factory=list)
+    ``gallery`` yields every training picture once, not augmented, for a distiller that stores what the teacher makes
+    of them.
+    """
+
+    teacher: Teacher
+    distillers: Sequence[Distiller]
+    gallery: Callable[[], Iterator[Batch]] = lambda: iter(())
+
+    def prepare(self, estimator: Estimator, batch: Batch) -> None:
+        """Let the distillers build what they learn or store, from one batch as both networks see it."""
+        if not self.distillers:
+            return
+        training = estimator.training
+        with torch.no_grad():
+            student = estimator.eval()(batch)
+        estimator.train(training)
+
+        def gallery() -> Iterator[tuple[Prediction, Batch]]:
+            for pictures in self.gallery():
+                yield self.teacher.predict(pictures, step=-1), pictures
+
+        example = Example(student, self.teacher.predict(batch, step=-1), batch, gallery)
+        for distiller in self.distillers:
+            distiller.prepare(example)
+            distiller.to(batch.images.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the distillers have learned, by name."""
+        return {
+            f"distill.{number}.{name}": value
+            for number, distiller in enumerate(self.distillers)
+            for name, value in distiller.state_dict().items()
+        }
+
+    def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """Put back what :meth:`state` took."""
+        for number, distiller in enumerate(self.distillers):
+            load_strictly(distiller, _section(tensors, f"distill.{number}."), path)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is learned beside the student, to its advantage alone: adapters, projectors."""
+        return [value for distiller in self.distillers for value in distiller.parameters() if value.requires_grad]
 
 
 def make_fabric(precision: str = "auto") -> Fabric:
@@ -89,14 +133,18 @@ def train(
         CheckpointError: the folder holds the run of another recipe or architecture.
     """
     estimator.to(fabric.device).to(memory_format=torch.channels_last)
+    parameters = list(estimator.parameters())
+    if teaching is not None:
+        teaching.prepare(estimator, batches.batch(0))
+        parameters += teaching.parameters()
     optimizer = torch.optim.AdamW(
-        estimator.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fabric.device.type == "cuda"
+        parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fabric.device.type == "cuda"
     )
     average = AveragedWeights(estimator, settings.ema)
     last = folder / "last.safetensors"
     start, best = 0, -math.inf
     if last.exists():
-        start, best = _resume(last, estimator, optimizer, average, signature)
+        start, best = _resume(last, estimator, optimizer, average, signature, teaching)
     model, wrapped_optimizer = fabric.setup(estimator, optimizer)
     generator = torch.Generator(device=fabric.device)
     bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
@@ -107,6 +155,7 @@ def train(
         if fabric.is_global_zero:
             tensors = {f"model.{name}": value for name, value in estimator.state_dict().items()}
             tensors |= {f"average.{name}": value for name, value in average.state.items()}
+            tensors |= {} if teaching is None else teaching.state()
             save_tensors(
                 last, tensors | optimizer_tensors(optimizer), {"step": step, "best": best, "signature": signature}
             )
@@ -118,9 +167,12 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             generator.manual_seed(_step_seed(seed, step, fabric.global_rank))
-            terms = losses(model, estimator, batch, generator, teaching, fabric)
+            terms = losses(model, estimator, batch, generator, teaching, step)
             total = torch.stack(list(terms.values())).sum()
             fabric.backward(total)
+            if teaching is not None and fabric.world_size > 1:  # the engine averages the student's gradients alone
+                for parameter in teaching.parameters():
+                    parameter.grad = fabric.all_reduce(parameter.grad)
             norm = fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
             wrapped_optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -159,7 +211,7 @@ def losses(
     batch: Batch,
     generator: torch.Generator | None,
     teaching: Teaching | None,
-    fabric: Fabric | None = None,
+    step: int = 0,
 ) -> dict[str, Tensor]:
     """All weighted loss terms of one step: the family's own, then one for each distiller.
 
@@ -168,17 +220,11 @@ def losses(
     prediction = model(batch, generator)
     terms = dict(estimator.loss(prediction, batch))
     if teaching is not None:
-        with torch.no_grad(), fabric.autocast() if fabric is not None else nullcontext():
-            taught = teaching.teacher(batch)
+        taught = teaching.teacher.predict(batch, step)
         for distiller in teaching.distillers:
             term = distiller.weight * distiller(prediction, taught, batch)
             terms[distiller.name] = terms.get(distiller.name, 0.0) + term
     return terms
-
-
-def freeze(teacher: Estimator, device: torch.device) -> Estimator:
-    """A teacher as the loop wants it: no gradients, eval mode, channels-last."""
-    return teacher.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
@@ -223,6 +269,7 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     average: AveragedWeights,
     signature: dict[str, Any],
+    teaching: Teaching | None,
 ) -> tuple[int, float]:
     tensors, metadata = load_tensors(last)
     found = metadata.get("signature", {})
@@ -235,6 +282,8 @@ def _resume(
         )
     load_strictly(estimator, _section(tensors, "model."), last)
     device = next(estimator.parameters()).device
+    if teaching is not None:
+        teaching.restore(tensors, last)
     average.state = {name: value.to(device) for name, value in _section(tensors, "average.").items()}
     restore_optimizer(optimizer, tensors)
     return metadata["step"], metadata["best"]

@@ -21,8 +21,9 @@ from posedistill.machine import processor
 from posedistill.training import sources
 from posedistill.training.checkpoints import load_strictly, load_tensors
 from posedistill.training.log import console
-from posedistill.training.loop import Teaching, freeze, make_fabric, train
+from posedistill.training.loop import Teaching, make_fabric, train
 from posedistill.training.recipe import NetworkSettings, Recipe, fingerprint, load_recipe
+from posedistill.training.teachers import NetworkTeacher
 from posedistill.training.validation import Validation
 
 VARIANTS = ("teacher", "student", "distilled")
@@ -57,7 +58,20 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     if variant == "distilled":
         teacher, _ = load_network(recipe, "teacher", recipe.seed)
         distillers = build_distillers(recipe, estimator, teacher)
-        teaching = Teaching(freeze(teacher, fabric.device), distillers)
+        gallery = sources.loader(
+            recipe,
+            prepared,
+            prepared.train,
+            seed=seed,
+            device=fabric.device,
+            batch_size=settings.batch_size,
+            augment=False,
+        )
+        teaching = Teaching(
+            NetworkTeacher(teacher, fabric.device, fabric.autocast),
+            distillers,
+            lambda: gallery.prefetch(0, gallery.steps),
+        )
     batches = sources.loader(
         recipe,
         prepared,
