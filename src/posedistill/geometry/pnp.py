@@ -15,8 +15,9 @@ _MINIMUM_MATCHES = 4
 _SMALLEST_SPREAD = 0.5
 """Pixels."""
 _CONFIDENCE = 0.99
-# poselib's own default of 1000 iterations at least costs 1.3 ms a pose and gains nothing at 40 % outliers.
-_RANSAC = {"min_iterations": 20, "max_iterations": 2000, "success_prob": _CONFIDENCE, "dyn_num_trials_mult": 2.0}
+# poselib's own default of 1000 iterations at least costs 1.3 ms a pose and gains nothing at 40 % outliers; nor does
+# a margin on the number of trials that the confidence asks for, not even at 80 %.
+_RANSAC = {"min_iterations": 20, "max_iterations": 2000, "success_prob": _CONFIDENCE, "dyn_num_trials_mult": 1.0}
 
 
 @dataclass(frozen=True)
@@ -66,35 +67,40 @@ def solve_pnp(
     """
     start = time.perf_counter()
     points2d, points3d = np.asarray(points2d, dtype=np.float64), np.asarray(points3d, dtype=np.float64)
-    weights = np.ones(len(points2d)) if weights is None else np.maximum(np.nan_to_num(weights), 0.0)
-    usable = np.isfinite(points2d).all(axis=1) & np.isfinite(points3d).all(axis=1) & (weights > 0)
-    if usable.sum() < _MINIMUM_MATCHES:
+    weights = np.ones(len(points2d)) if weights is None else np.asarray(weights, dtype=np.float64)
+    # One sum tells of the usual case, in which every match is usable: NaN and infinity would show in it.
+    clean = np.isfinite(points2d.sum() + points3d.sum() + weights.sum()) and weights.min(initial=np.inf) > 0
+    usable: slice | NDArray[np.bool_] = slice(None)
+    if not clean:
+        weights = np.maximum(np.nan_to_num(weights), 0.0)
+        usable = np.isfinite(points2d).all(axis=1) & np.isfinite(points3d).all(axis=1) & (weights > 0)
+    pixels, points, used_weights = points2d[usable], points3d[usable], weights[usable]
+    if len(pixels) < _MINIMUM_MATCHES:
         return None
     # Pixels of a camera with square pixels and no skew: poselib then solves any K, and errors stay in pixels.
     focal = float(np.sqrt(K[0, 0] * K[1, 1]))
-    pixels, points, used_weights = _square_pixels(points2d[usable], K, focal), points3d[usable], weights[usable]
-    spread = float(np.ptp(pixels, axis=0).max())
+    pixels = _square_pixels(pixels, K, focal)
+    spread = float((pixels.max(axis=0) - pixels.min(axis=0)).max())
     # Matches that all but coincide would put the object at the far end of the world.
     pose = _ransac(pixels, points, focal, threshold, seed) if spread > _SMALLEST_SPREAD else None
     if pose is None:
         return None
-    errors = np.full(len(points2d), np.inf)
-    errors[usable] = _errors(*pose, pixels, points, focal)
     refined = _refine(*pose, pixels, points, used_weights, focal, threshold)
-    refined_errors = np.full(len(points2d), np.inf)
-    refined_errors[usable] = _errors(*refined, pixels, points, focal)
-    score, refined_score = _score(errors, weights, threshold), _score(refined_errors, weights, threshold)
+    errors, refined_errors = (_errors(*found, pixels, points, focal) for found in (pose, refined))
+    shares = used_weights / weights.sum()  # a match lost to a NaN still counts in the whole
+    score, refined_score = (_score(found, shares, threshold) for found in (errors, refined_errors))
     if refined_score >= score:  # else a degenerate set of inliers led Gauss-Newton astray
         pose, errors, score = refined, refined_errors, refined_score
-    inliers = errors < threshold
+    inliers = np.zeros(len(points2d), dtype=np.bool_)
+    inliers[usable] = errors < threshold
     if inliers.sum() < _MINIMUM_MATCHES:
         return None
     return PnPResult(*pose, score, inliers, time.perf_counter() - start)
 
 
-def _score(errors: Array, weights: Array, threshold: float) -> float:
-    """Weighted mean of ``1 - (error / threshold)^2``, outliers counted as 0."""
-    return float(np.maximum(1.0 - (errors / threshold) ** 2, 0.0) @ weights / weights.sum())
+def _score(errors: Array, shares: Array, threshold: float) -> float:
+    """Mean of ``1 - (error / threshold)^2`` by the matches' shares of all weight, outliers counted as 0."""
+    return float(np.maximum(1.0 - (errors / threshold) ** 2, 0.0) @ shares)
 
 
 def _square_pixels(points2d: Array, K: Array, focal: float) -> Array:
