@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
@@ -17,6 +17,7 @@ from posedistill.distill import DistillSpec
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators import SETTINGS
 
+Checked = TypeVar("Checked", bound=BaseModel)
 Boxes = Literal["gt", "detector"]
 
 
@@ -150,6 +151,7 @@ class Recipe(Settings):
     distill: list[DistillSpec] = Field(min_length=1)
     train: TrainSettings = TrainSettings()
     runs: Path = Path("runs")
+    cache: Path | None = Field(None, description="Rendered and decoded frames; default: cache in runs.")
 
     @model_validator(mode="after")
     def _student_is_trained(self) -> "Recipe":
@@ -162,6 +164,11 @@ class Recipe(Settings):
         """Where everything of this recipe lands."""
         return self.runs / self.name
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where rendered and decoded frames are kept, for every recipe that asks for the same."""
+        return self.cache or self.runs / "cache"
+
     def schedule(self, network: NetworkSettings) -> TrainSettings:
         """The schedule of a network: its own, or the recipe's."""
         return network.train or self.train
@@ -173,6 +180,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: naming the file, the key, what was found and what was expected.
     """
+    raw = read_sections(path)
+    for override in overrides:
+        _override(raw, override, path)
+    return validated(raw, path, Recipe)
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """A YAML file as the mapping of sections that it holds.
+
+    Raises:
+        RecipeError: there is no such file, it is no YAML, or it holds no mapping.
+    """
     try:
         raw = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -183,12 +202,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(describe(path, "recipe", f"not YAML ({error})", "a YAML recipe")) from None
     if not isinstance(raw, dict):
         raise RecipeError(describe(path, "recipe", type(raw).__name__, "a mapping of sections"))
-    raw = _unshared(raw)
-    for override in overrides:
-        _override(raw, override, path)
+    return _unshared(raw)
+
+
+def validated(raw: dict[str, Any], path: Path, kind: type[Checked]) -> Checked:
+    """The sections of ``path`` with every ``${VARIABLE}`` filled in, as a recipe (or another file's settings).
+
+    Raises:
+        RecipeError: naming the file, the key, what was found and what was expected.
+    """
     expanded = _expand(raw, path, ())
     try:
-        return Recipe.model_validate(expanded)
+        return kind.model_validate(expanded)
     except ValidationError as error:
         raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from None
     except RecipeError as error:

@@ -37,7 +37,7 @@ PARITY_FRAMES = 8
 def test_split(recipe: Recipe) -> tuple[BopDataset, list[Wanted]]:
     """The recipe's test frames, and the boxes that objects are sought in."""
     test = recipe.data.test
-    dataset = sources.open_source(test.source, recipe.data.objects, recipe.runs / "cache", recipe.data.objects)
+    dataset = sources.open_source(test.source, recipe.data.objects, recipe.cache_folder, recipe.data.objects)
     return dataset, boxes_for(dataset, sources.objects_of(recipe), test.boxes, test.detections)
 
 
@@ -58,16 +58,23 @@ def evaluate_run(folder: Path) -> None:
     dataset, wanted = test_split(recipe)
     records = [record for record in _records(folder) if record["variant"] == "exported"]
     for variant, seed in finished(recipe):
-        csv = variant_folder(recipe, variant, seed) / "results.csv"
-        estimator, _ = load_network(recipe, variant, seed)
-        if not _fresh(csv, weights_of(recipe, variant, seed), folder / "recipe.yaml"):
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
-            csv.parent.mkdir(parents=True, exist_ok=True)
-            estimate(predictor, wanted, f"evaluate {variant} seed {seed}").to_bop_csv(csv)
-        about = _about(recipe, dataset, variant, seed) | _cost(estimator)
-        records.append(_record(PoseEstimates.from_bop_csv(csv), dataset, about))
+        records.append(measure_network(recipe, variant, seed, dataset, wanted))
     write_file(folder / "evaluation.json", json.dumps(records), TrainingError)
+
+
+def measure_network(
+    recipe: Recipe, variant: str, seed: int, dataset: BopDataset, wanted: list[Wanted]
+) -> dict[str, Any]:
+    """Scores and costs of one finished network on the test split; its ``results.csv`` is made where outdated."""
+    csv = variant_folder(recipe, variant, seed) / "results.csv"
+    estimator, _ = load_network(recipe, variant, seed)
+    if not _fresh(csv, weights_of(recipe, variant, seed), recipe.folder / "recipe.yaml"):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        estimate(predictor, wanted, f"evaluate {variant} seed {seed}").to_bop_csv(csv)
+    about = _about(recipe, dataset, variant, seed) | _cost(estimator)
+    return _record(PoseEstimates.from_bop_csv(csv), dataset, about)
 
 
 def export_run(folder: Path) -> None:

@@ -107,7 +107,7 @@ def render_folder(
 
 def prepare(recipe: Recipe) -> TrainingData:
     """Render, decode and split the training data, or find it in the cache."""
-    data, cache = recipe.data, recipe.runs / "cache"
+    data, cache = recipe.data, recipe.cache_folder
     datasets = [open_source(source, data.objects, cache) for source in data.train]
     objects = datasets[0].objects(data.objects)
     packs = [pack_of(dataset, data, cache) for dataset in datasets]
@@ -203,4 +203,4 @@ def _mesh_stamps(source: RenderSource, objects: list[int]) -> list[tuple[str, in
 
 def objects_of(recipe: Recipe) -> ObjectTable:
     """The object table of a recipe, from its first training source."""
-    return open_source(recipe.data.train[0], recipe.data.objects, recipe.runs / "cache").objects(recipe.data.objects)
+    return open_source(recipe.data.train[0], recipe.data.objects, recipe.cache_folder).objects(recipe.data.objects)
