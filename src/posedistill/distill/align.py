@@ -78,7 +78,7 @@ class Align(Distiller):
         with torch.autocast(batch.images.device.type, enabled=False):
             ours, theirs = paired_votes(self.name, student, teacher)
             sizes = object_sizes(batch)
-            image_trust, vote_trust = trust_weights(self.trust, theirs, batch, sizes)
+            image_trust, vote_trust = trust_weights(self.trust, theirs, batch, sizes, teacher.spread)
             a, b = self._masses(ours), self._masses(theirs) * vote_trust
             if self.settings.detach_scores:
                 a = a.detach()
