@@ -15,6 +15,7 @@ from posedistill.estimators.base import Prediction, Votes
 
 DISTILLERS = {
     "align": "posedistill.distill.align:Align",
+    "contrast": "posedistill.distill.contrast:Contrast",
     "match": "posedistill.distill.match:Match",
 }
 """The losses a recipe can name in one word; any other is named ``package.module:Name``."""
@@ -50,12 +51,14 @@ class Example:
     Attributes:
         student, teacher: the predictions of both on ``batch``, without gradients.
         gallery: yields the teacher's prediction on every training picture once, not augmented, batch by batch.
+        pictures: how many those are, told before any is seen; 0 where there is no gallery.
     """
 
     student: Prediction
     teacher: Prediction
     batch: Batch
     gallery: Callable[[], Iterator[tuple[Prediction, Batch]]]
+    pictures: int = 0
 
 
 class Distiller(nn.Module):

@@ -49,12 +49,13 @@ class Teaching:
     """A teacher, what is learned from it, and its pictures.
 
     ``gallery`` yields every training picture once, not augmented, for a distiller that stores what the teacher makes
-    of them.
+    of them; there are ``pictures`` of them.
     """
 
     teacher: Teacher
     distillers: Sequence[Distiller]
     gallery: Callable[[], Iterator[Batch]] = lambda: iter(())
+    pictures: int = 0
 
     def prepare(self, estimator: Estimator, batch: Batch) -> None:
         """Let the distillers build what they learn or store, from one batch as both networks see it."""
@@ -69,7 +70,7 @@ class Teaching:
             for pictures in self.gallery():
                 yield self.teacher.predict(pictures, step=-1), pictures
 
-        example = Example(student, self.teacher.predict(batch, step=-1), batch, gallery)
+        example = Example(student, self.teacher.predict(batch, step=-1), batch, gallery, self.pictures)
         for distiller in self.distillers:
             distiller.prepare(example)
             distiller.to(batch.images.device)

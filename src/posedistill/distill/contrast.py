@@ -1,0 +1,276 @@
+"""contrast: a picture's embedding is nearer to the teacher's of that picture than to those of others.
+
+``info_nce``: others of the batch (van den Oord et al., "Representation Learning with Contrastive Predictive Coding",
+2018), as in Liu et al., "3D-Augmented Contrastive Knowledge Distillation for Image-based Object Pose Estimation",
+ICMR 2022, whose code counts the positive twice (``faithful``).
+``pose_weighted_info_nce``: others count by how far off their poses are (Xiao et al., "PoseContrast", 3DV 2021).
+``crd``: others come from a bank of all training pictures (Tian et al., "Contrastive Representation Distillation", ICLR
+2020); by default an exact one, weighted by pose, as published (``faithful``) two that follow the networks.
+"""
+
+import math
+from typing import Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from posedistill.data.batch import Batch, ObjectBatch
+from posedistill.distill.bank import MomentumBank, PictureBank, fill_bank, refuse_beyond_memory
+from posedistill.distill.base import Distiller, DistillSpec, Example
+from posedistill.distill.trust import image_trust
+from posedistill.errors import RecipeError, describe
+from posedistill.estimators.base import Prediction
+
+Weighting = Literal["linear", "sqrt", "square", "sin", "sinsin"]
+COLDEST, WARMEST = 0.02, 0.5
+"""Limits of a learned temperature."""
+LEAST_WEIGHT = 1e-3
+"""A negative that counts for less is left out."""
+
+
+class ContrastSettings(BaseModel):
+    """Form, negatives and temperature."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    form: Literal["info_nce", "pose_weighted_info_nce", "crd"] = "pose_weighted_info_nce"
+    weighting: Weighting = "linear"
+    """How much a negative counts by its distance in pose; both sines forgive a half turn (front taken for back)."""
+    temperature: float = Field(default=0.1, ge=0.01, le=1)
+    learn_temperature: bool = False
+    """Learn it along, between 0.02 and 0.5, starting from ``temperature``."""
+    dim: int = Field(default=128, ge=2)
+    """Width of the space in which embeddings are compared."""
+    teacher_side: Literal["learned", "fixed"] = "learned"
+    """Project the teacher's embedding too, as published, or compare with the embedding itself, less its mean."""
+    negatives: int = Field(default=1024, ge=1)
+    """``crd``: pictures drawn from the bank at each step."""
+    positive: Literal["same_pixels", "bank"] = "same_pixels"
+    """``crd``: the teacher's embedding of the very crop, or that of the picture as the bank holds it, not augmented."""
+    degrees_per_unit: float | None = Field(default=None, ge=0)
+    """What a unit (mm, or m in scenes) between two cameras counts for in degrees of pose distance.
+
+    By default 0 for objects, whose crops are all of a size; in scenes, what makes the median of a batch 90 degrees.
+    """
+    faithful: bool = False
+    """``info_nce``: the positive counted twice. ``crd``: the published objective and banks."""
+
+    @model_validator(mode="after")
+    def _no_idle_option(self) -> Self:
+        if self.faithful and self.form == "pose_weighted_info_nce":
+            raise ValueError("found faithful: true, expected it with info_nce or crd; this form is as published")
+        if self.faithful and self.form == "crd" and self.teacher_side == "fixed":
+            raise ValueError("found teacher_side: fixed, expected learned with faithful: true")
+        if self.learn_temperature and not COLDEST < self.temperature < WARMEST:
+            found = f"found temperature {self.temperature} with learn_temperature"
+            raise ValueError(f"{found}, expected one between {COLDEST} and {WARMEST}")
+        return self
+
+
+class Contrast(Distiller):
+    """A mean over images; ``prepare`` makes the projectors of both embeddings and, for ``crd``, fills the bank."""
+
+    Settings = ContrastSettings
+    settings: ContrastSettings
+    needs = frozenset({"embedding"})
+    student: nn.Linear
+    teacher: nn.Linear | None
+    pictures: PictureBank
+    banks: MomentumBank
+    center: Tensor
+    degrees: Tensor
+
+    def __init__(self, spec: DistillSpec, settings: ContrastSettings) -> None:
+        super().__init__(spec, settings)
+        self.warmth = nn.Parameter(_warmth_of(settings.temperature)) if settings.learn_temperature else None
+
+    def prepare(self, example: Example) -> None:
+        """Build projectors in the widths of both embeddings; ``crd``: fill the bank.
+
+        Raises:
+            RecipeError: embeddings that are no vectors, a weighting that scenes do not have, a bank beyond memory.
+        """
+        ours, theirs = self._embeddings(example.student, example.teacher)
+        learned = self.settings.teacher_side == "learned"
+        width = self.settings.dim if learned else theirs.shape[1]
+        self.student = nn.Linear(ours.shape[1], width)
+        self.teacher = nn.Linear(theirs.shape[1], width) if learned else None
+        self.register_buffer("center", theirs.mean(0))
+        self.register_buffer("degrees", self._degrees_per_unit(example.batch))
+        if self.settings.form != "crd":
+            return
+        if not self.settings.faithful:
+            self.pictures = fill_bank(self.name, example, theirs.shape[1])
+            return
+        device = example.batch.images.device
+        refuse_beyond_memory(self.name, example.pictures, 2 * width, device)
+        self.pictures = fill_bank(self.name, example, 0)
+        self.banks = MomentumBank(len(self.pictures), width, device)
+
+    def temperature(self) -> Tensor | float:
+        """The temperature in force: fixed, or what has been learned, always within its limits."""
+        if self.warmth is None:
+            return self.settings.temperature
+        return COLDEST * (WARMEST / COLDEST) ** self.warmth.sigmoid()
+
+    def forward(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
+        """The loss; its minimum is 0, or ln 2 where the positive is counted twice."""
+        with torch.autocast(batch.images.device.type, enabled=False):
+            ours, theirs = self._embeddings(student, teacher)
+            anchors, keys = unit(self.student(ours)), self._keys(theirs)
+            if self.settings.form == "crd":
+                compare = self._momentum_crd if self.settings.faithful else self._exact_crd
+                losses = compare(anchors, keys, batch)
+            else:
+                scores = anchors @ keys.T / self.temperature()
+                losses = nce(scores.diagonal(), scores, self._batch_weights(batch))
+            return (losses * image_trust(self.trust, teacher, batch)).mean()
+
+    def _batch_weights(self, batch: Batch) -> Tensor:
+        """``[B, B]`` how much each picture of the batch counts as another's negative."""
+        if self.settings.form == "info_nce":
+            same = torch.eye(len(batch), device=batch.images.device)
+            return torch.ones_like(same) if self.settings.faithful else 1 - same
+        centers = batch.camera_centers()
+        distances = pose_distances(batch.R, centers, batch.R, centers, self.degrees)
+        return negative_weights(distances, self.settings.weighting).fill_diagonal_(0)
+
+    def _exact_crd(self, anchors: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+        """``[B]``: against what the frozen teacher makes of other pictures, whose weights follow their poses."""
+        bank = self.pictures
+        if self.settings.positive == "bank":
+            rows, known = bank.rows(batch.ids)
+            keys = torch.where(known[:, None], self._keys(bank.embeddings[rows]), keys)
+        rows = bank.draw(batch.ids, self.settings.negatives)
+        distances = pose_distances(batch.R, batch.camera_centers(), bank.R[rows], bank.centers[rows], self.degrees)
+        others = bank.ids[rows] != batch.ids[:, None]
+        weights = negative_weights(distances, self.settings.weighting) * others
+        temperature = self.temperature()
+        negatives = anchors @ self._keys(bank.embeddings[rows]).T
+        return nce((anchors * keys).sum(1) / temperature, negatives / temperature, weights)
+
+    def _momentum_crd(self, anchors: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+        """``[B]``: anchors of either side against the bank of the other; then the banks follow."""
+        own, known = self.pictures.rows(batch.ids)
+        rows = self.pictures.draw(batch.ids, self.settings.negatives)
+        others = self.pictures.ids[rows] != batch.ids[:, None]
+        banks, losses = self.banks, []
+        for side, (fresh, bank) in enumerate(((anchors, banks.teacher), (keys, banks.student))):
+            scores = torch.cat([(fresh * bank[own]).sum(1, keepdim=True), fresh @ bank[rows].T], dim=1)
+            scores = banks.normalise(side, scores / self.temperature())
+            losses.append(crd_nce(scores[:, 0], scores[:, 1:], others, len(self.pictures)))
+        if self.training:
+            banks.update(own, known, anchors, keys)
+        return torch.where(known, losses[0] + losses[1], 0)
+
+    def _keys(self, embeddings: Tensor) -> Tensor:
+        """``[N, D] -> [N, dim]`` of length 1."""
+        return unit(embeddings - self.center if self.teacher is None else self.teacher(embeddings))
+
+    def _embeddings(self, student: Prediction, teacher: Prediction) -> tuple[Tensor, Tensor]:
+        ours, theirs = student.embedding, teacher.embedding
+        shapes = [None if side is None else list(side.shape) for side in (ours, theirs)]
+        if ours is None or theirs is None or ours.ndim != 2 or theirs.ndim != 2 or len(ours) != len(theirs):
+            found = f"student embedding {shapes[0]}, teacher embedding {shapes[1]}"
+            expected = "one vector for each picture ([B, D]) on both sides"
+            raise RecipeError(describe("recipe", f"distill.{self.name}", found, expected))
+        return ours.float(), theirs.detach().float()
+
+    def _degrees_per_unit(self, batch: Batch) -> Tensor:
+        of_objects, given = isinstance(batch, ObjectBatch), self.settings.degrees_per_unit
+        if not of_objects and self.settings.weighting in ("sin", "sinsin"):
+            expected = "linear, sqrt or square for scenes, where the farthest camera would not count"
+            raise RecipeError(describe("recipe", f"distill.{self.name}.weighting", self.settings.weighting, expected))
+        if of_objects or given is not None or len(batch) < 2:
+            return batch.t.new_tensor(given or 0.0)
+        median = functional.pdist(batch.camera_centers().float()).median()
+        return torch.where(median > 0, 90 / median, 0)
+
+
+def nce(positive: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
+    """Negative log of the positive's share: ``-ln(e^p / (e^p + sum_j w_j e^(n_j)))`` for each anchor.
+
+    Oord et al. 2018, eq. 4, with the weights of PoseContrast (Xiao et al. 2021, eq. 3); weights enter as logarithms, so
+    that no exponential overflows at any temperature.
+
+    Args:
+        positive: ``[B]``, negatives: ``[B, K]`` similarities over temperature. weights: ``[B, K]``, 0 leaves out.
+
+    Returns:
+        ``[B]``, at least 0; 0 where nothing is left to compare with.
+
+    >>> nce(torch.tensor([0.0]), torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]])).exp()
+    tensor([3.])
+    """
+    logits = negatives + weights.log().masked_fill(weights < LEAST_WEIGHT, -math.inf)
+    return torch.cat([positive[:, None], logits], dim=1).logsumexp(1) - positive
+
+
+def crd_nce(positive: Tensor, negatives: Tensor, others: Tensor, count: int) -> Tensor:
+    """Published objective of CRD: tell the positive from ``K`` draws among ``count`` pictures, each by itself.
+
+    Tian et al. 2020, eq. 17-18: with ``c = K / count``, ``-ln(P+ / (P+ + c)) - sum_k ln(c / (P_k + c))``.
+
+    Args:
+        positive: ``[B]``, negatives: ``[B, K]`` logarithms of ``P = exp(similarity / temperature) / Z``.
+        others: ``[B, K]`` bool, False for a draw that is the anchor's own picture; it is left out.
+
+    Returns:
+        ``[B]``
+
+    >>> p, n = torch.tensor([0.5]).log(), torch.tensor([[0.1, 0.2]]).log()
+    >>> crd_nce(p, n, torch.ones(1, 2, dtype=torch.bool), 10)
+    tensor([1.4351])
+    """
+    share = negatives.shape[1] / count
+    noise = torch.tensor(share + 1e-7, device=positive.device).log()
+    hit = torch.logaddexp(positive, noise) - positive
+    misses = torch.logaddexp(negatives, noise) - math.log(share)
+    return hit + misses.where(others, 0).sum(1)
+
+
+def pose_distances(R: Tensor, centers: Tensor, other_R: Tensor, other_centers: Tensor, degrees: Tensor) -> Tensor:
+    """How far apart two poses are, in degrees: the angle between rotations, and what is between the cameras.
+
+    ``d = min(180, hypot(angle, degrees * |c - c'|))``; with ``degrees`` 0 the geodesic distance of rotations.
+
+    Args:
+        R: ``[B, 3, 3]``, centers: ``[B, 3]`` camera positions; other_R: ``[K, 3, 3]``, other_centers: ``[K, 3]``.
+        degrees: what a unit of length counts for.
+
+    Returns:
+        ``[B, K]`` float32.
+
+    >>> turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> pose_distances(torch.eye(3)[None], torch.zeros(1, 3), turn[None], torch.zeros(1, 3), torch.tensor(0.0))
+    tensor([[90.]])
+    """
+    # In double precision, by the chord: the trace loses small angles.
+    chords = (R.double()[:, None] - other_R.double()).flatten(2).norm(dim=2)
+    angles = 2 * torch.asin((chords / math.sqrt(8)).clamp(max=1)).rad2deg()
+    lengths = (centers.double()[:, None] - other_centers.double()).norm(dim=2)
+    return torch.hypot(angles, degrees * lengths).clamp(max=180).float()
+
+
+def negative_weights(distances: Tensor, weighting: Weighting) -> Tensor:
+    """Weights in 0..1 of negatives whose poses are so many degrees off (3DAug-Pose's five choices).
+
+    >>> negative_weights(torch.tensor([0.0, 45.0, 180.0]), "linear")
+    tensor([0.0000, 0.2500, 1.0000])
+    """
+    share, sine = distances / 180, torch.deg2rad(distances).sin().abs()
+    weights = {"linear": share, "sqrt": share.sqrt(), "square": share**2, "sin": sine, "sinsin": sine**2}
+    return weights[weighting]
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """``[N, D]`` of length 1; a vector of zeros stays one, with a gradient that is finite."""
+    return functional.normalize(vectors, dim=1, eps=1e-6)
+
+
+def _warmth_of(temperature: float) -> Tensor:
+    """What ``Contrast.temperature`` turns into this temperature; 0, where weight decay pulls, is 0.1."""
+    share = math.log(temperature / COLDEST) / math.log(WARMEST / COLDEST)
+    return torch.tensor(share).logit()
