@@ -71,6 +71,7 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
             NetworkTeacher(teacher, fabric.device, fabric.autocast),
             distillers,
             lambda: gallery.prefetch(0, gallery.steps),
+            len(gallery),
         )
     batches = sources.loader(
         recipe,
