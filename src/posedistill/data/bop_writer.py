@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.bop_parse import load_json, load_keyed_json
-from posedistill.data.images import write_image
+from posedistill.data.images import encode_image, write_image
 from posedistill.errors import DataError, describe
 from posedistill.files import write_file
 from posedistill.geometry.cameras import Array
@@ -30,6 +30,15 @@ PNG_OPTIONS = [
     cv2.IMWRITE_PNG_COMPRESSION,
     1,
     *([cv2.IMWRITE_PNG_FILTER, 16] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []),
+]
+
+# Flat areas are runs of equal bytes: no row filter (8 = PNG_FILTER_NONE), and run lengths in place of a search.
+MASK_OPTIONS = [
+    cv2.IMWRITE_PNG_COMPRESSION,
+    1,
+    cv2.IMWRITE_PNG_STRATEGY,
+    cv2.IMWRITE_PNG_STRATEGY_RLE,
+    *([cv2.IMWRITE_PNG_FILTER, 8] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []),
 ]
 
 Pose = tuple[int, Array, Array]
@@ -94,9 +103,12 @@ class BopWriter:
             scale = DEPTH_SCALE if depth_mm.max(initial=0.0) <= DEPTH_SCALE * 65535 else 1.0
             depth = np.clip(np.rint(depth_mm / scale), 0, 65535).astype(np.uint16)
             write_image(scene / "depth" / f"{im_id:06d}.png", depth, PNG_OPTIONS)
-        for folder, layers in (("mask", masks), ("mask_visib", masks_visib)):
-            for gt_id, layer in enumerate(layers):
-                write_image(scene / folder / f"{im_id:06d}_{gt_id:06d}.png", layer.astype(np.uint8) * 255, PNG_OPTIONS)
+        for gt_id, (mask, visible) in enumerate(zip(masks, masks_visib, strict=True)):
+            name = f"{im_id:06d}_{gt_id:06d}.png"
+            whole = _encode_mask(scene / "mask" / name, mask)
+            write_file(scene / "mask" / name, whole)
+            hidden = not np.array_equal(mask, visible)
+            write_file(scene / "mask_visib" / name, _encode_mask(scene / name, visible) if hidden else whole)
         annotation = {
             "camera": {"cam_K": np.asarray(K, dtype=np.float64).ravel().tolist(), "depth_scale": scale},
             "gt": [_pose_entry(*pose) for pose in poses],
@@ -179,6 +191,10 @@ def write_camera(root: str | Path, K: Array, width: int, height: int, depth_scal
         "width": width,
     }
     write_file(Path(root) / "camera.json", json.dumps(camera, indent=2))
+
+
+def _encode_mask(path: Path, mask: NDArray[np.bool_]) -> bytes:
+    return encode_image(path, mask.astype(np.uint8) * 255, MASK_OPTIONS)
 
 
 def _require_shapes(

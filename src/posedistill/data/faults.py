@@ -36,6 +36,10 @@ class FaultKind(StrEnum):
     MODEL_UNITS = "model in other units than mm"
     MODEL_INFO = "models_info.json that disagrees with the mesh"
     TARGET = "target without an image or instance"
+    POSE = "pose that cannot be read"
+    NO_POSE = "image without a pose"
+    SPLIT = "split that names what is not there"
+    CAMERA_MODEL = "damaged or unusable camera model"
 
 
 OnFault = Callable[[FaultKind, Path, str], None]

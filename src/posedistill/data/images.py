@@ -92,11 +92,20 @@ def decode(path: Path) -> NDArray:
 def write_image(path: Path, image: NDArray, options: Sequence[int] = ()) -> None:
     """Write an image in the format of its ending, making its folder; it appears once it is whole.
 
+    Raises:
+        DataError: see :func:`encode_image`; or a full disk, and an older file is kept.
+    """
+    write_file(path, encode_image(path, image, options))
+
+
+def encode_image(path: Path, image: NDArray, options: Sequence[int] = ()) -> bytes:
+    """The bytes of an image file, in the format of its ending.
+
     Args:
         image: ``[H, W, 3]`` RGB, or ``[H, W]``; uint8, or uint16 for png and tif. options: OpenCV's, for the format.
 
     Raises:
-        DataError: an ending or pixels that OpenCV cannot write, a full disk; an older file is kept.
+        DataError: an ending or pixels that OpenCV cannot write.
     """
     try:
         done, data = cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, list(options))
@@ -105,7 +114,7 @@ def write_image(path: Path, image: NDArray, options: Sequence[int] = ()) -> None
     if not done:
         found = f"{image.dtype} {list(image.shape)} for an ending {path.suffix!r}"
         raise DataError(describe(path, "image", found, "a picture as png, jpg or tif"))
-    write_file(path, data.tobytes())
+    return data.tobytes()
 
 
 def contact_sheet(tiles: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:

@@ -93,7 +93,7 @@ class PackBuilder:
         sizes = np.array(list(pool.map(_image_size, [frame.rgb for frame in self.frames])))
         shape = (len(self.frames), *sizes.max(axis=0).tolist(), 4)
         frames = np.lib.format.open_memmap(partial / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
-        _reserve(partial / "frames.npy", frames.offset + frames.nbytes)
+        reserve(partial / "frames.npy", frames.offset + frames.nbytes)
         done = np.lib.format.open_memmap(partial / "done.npy", mode="w+", dtype=bool, shape=(len(frames),))
         (partial / "fingerprint.json").write_text(json.dumps(self.fingerprint))
         return frames, done
@@ -232,7 +232,7 @@ def _map(path: Path) -> np.memmap:
     return np.load(path, mmap_mode="r+", allow_pickle=False)
 
 
-def _reserve(path: Path, size: int) -> None:
+def reserve(path: Path, size: int) -> None:
     """Claim a sparse file's blocks now: a full disk is an error here, but would kill the process later (SIGBUS)."""
     try:
         with path.open("r+b") as file:

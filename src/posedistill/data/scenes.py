@@ -209,16 +209,18 @@ def _free(
     near, far = settings.distance
     base = rng.uniform(near, far)
     spread = rng.uniform(0.45, 1.0)
+    across = rotation_onto(AXIS_Z, ray)[:, :2]
     placed = _Placed()
+    centers: list[Array] = []
     for body in rng.permutation(np.array(chosen, dtype=int)):
         radius = bodies[body].radius
         for attempt in range(20):
             sideways = rng.normal(size=2) * radius * spread * (1 + 0.15 * attempt) * (len(placed.t) > 0)
             distance = float(np.clip(base + rng.normal() * radius * (0.8 + 0.2 * attempt), near, far))
-            center = ray * distance + rotation_onto(AXIS_Z, ray)[:, :2] @ sideways * 1.1
+            center = ray * distance + across @ sideways * 1.1
             gaps = [
-                np.linalg.norm(center - (R @ bodies[b].center + t)) - 0.62 * (radius + bodies[b].radius)
-                for b, R, t in zip(placed.bodies, placed.R, placed.t, strict=True)
+                math.dist(center, other) - 0.62 * (radius + bodies[b].radius)
+                for b, other in zip(placed.bodies, centers, strict=True)
             ]
             if min(gaps, default=1.0) > 0:
                 break
@@ -226,6 +228,7 @@ def _free(
         if bodies[body].obj_id is not None:
             R = rotation_onto(AXIS_Z, center) @ _view(settings, -90.0, rng)
         placed.add(int(body), R, center - R @ bodies[body].center)
+        centers.append(center)
     up = axis_angle(AXIS_Z, rng.normal() * 0.4) @ np.array([0.0, -0.85, -0.53])
     return placed, None, up
 
