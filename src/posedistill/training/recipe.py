@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from posedistill.data.augment import AugmentSettings
 from posedistill.data.render import RenderSettings
@@ -138,6 +148,23 @@ class NetworkSettings(Settings):
         return self
 
 
+class TeacherSettings(NetworkSettings):
+    """What teaches: a network, trained or finished."""
+
+    cache: bool | Path = Field(False, description="Store its outputs once and replay them: in the runs, or a folder.")
+
+    @model_serializer(mode="wrap")
+    def _what_is_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a plain network does not set: the fingerprints of networks trained before stay valid."""
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        own = TeacherSettings.model_fields.keys() - NetworkSettings.model_fields.keys()
+        return {
+            key: value
+            for key, value in serialize(self).items()
+            if key not in own or getattr(self, key) != defaults[key]
+        }
+
+
 class Recipe(Settings):
     """One experiment: data, a teacher, a student, the distillation losses and a schedule."""
 
@@ -146,7 +173,7 @@ class Recipe(Settings):
     seed: int = 0
     seeds: int = Field(1, ge=1, description="How many seeds of student and distilled are trained: seed, seed + 1, ...")
     data: DataSettings
-    teacher: NetworkSettings
+    teacher: TeacherSettings
     student: NetworkSettings
     distill: list[DistillSpec] = Field(min_length=1)
     train: TrainSettings = TrainSettings()
@@ -182,7 +209,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     raw = read_sections(path)
     for override in overrides:
-        _override(raw, override, path)
+        apply_override(raw, override, path)
     return validated(raw, path, Recipe)
 
 
@@ -232,7 +259,7 @@ def _unshared(node: Any) -> Any:
     return [_unshared(value) for value in node] if isinstance(node, list) else node
 
 
-def _override(raw: dict[str, Any], override: str, path: Path) -> None:
+def apply_override(raw: dict[str, Any], override: str, path: Path) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise RecipeError(describe(path, override, "no '='", "an override as key=value, e.g. train.steps=2000"))

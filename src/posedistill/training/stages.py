@@ -1,5 +1,6 @@
 """The networks of a run: built, trained or taken up again, found by variant and seed in ``runs/<name>/``."""
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -9,8 +10,10 @@ from typing import Any
 
 import torch
 import yaml
+from lightning_fabric import Fabric
 
 from posedistill import __version__
+from posedistill.data.pack_build import read_fingerprint
 from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import CheckpointError, RecipeError, TrainingError, describe
 from posedistill.estimators import build_estimator
@@ -23,7 +26,8 @@ from posedistill.training.checkpoints import load_strictly, load_tensors
 from posedistill.training.log import console
 from posedistill.training.loop import Teaching, make_fabric, train
 from posedistill.training.recipe import NetworkSettings, Recipe, fingerprint, load_recipe
-from posedistill.training.teachers import NetworkTeacher
+from posedistill.training.teacher_cache import CachedTeacher, cache_folder, views_of
+from posedistill.training.teachers import NetworkTeacher, Teacher
 from posedistill.training.validation import Validation
 
 VARIANTS = ("teacher", "student", "distilled")
@@ -56,23 +60,7 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     estimator = build_network(recipe, network, prepared.objects)
     teaching = None
     if variant == "distilled":
-        teacher, _ = load_network(recipe, "teacher", recipe.seed)
-        distillers = build_distillers(recipe, estimator, teacher)
-        gallery = sources.loader(
-            recipe,
-            prepared,
-            prepared.train,
-            seed=seed,
-            device=fabric.device,
-            batch_size=settings.batch_size,
-            augment=False,
-        )
-        teaching = Teaching(
-            NetworkTeacher(teacher, fabric.device, fabric.autocast),
-            distillers,
-            lambda: gallery.prefetch(0, gallery.steps),
-            len(gallery),
-        )
+        teaching = build_teaching(recipe, prepared, estimator, fabric, seed)
     batches = sources.loader(
         recipe,
         prepared,
@@ -103,6 +91,49 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
         write_environment(recipe.folder, {f"{variant} seed {seed}": seconds})
     fabric.barrier()  # the next stage of every process reads what the first has written
     return model
+
+
+def build_teaching(
+    recipe: Recipe, prepared: sources.TrainingData, student: Estimator, fabric: Fabric, seed: int
+) -> Teaching:
+    """The recipe's teacher, cached where it says so, with the losses a student learns by."""
+    settings = recipe.schedule(recipe.student)
+    network, _ = load_network(recipe, "teacher", recipe.seed)
+    distillers = build_distillers(recipe, student, network)
+    teacher: Teacher = NetworkTeacher(network, fabric.device, fabric.autocast)
+    if recipe.teacher.cache:
+        about = _about_outputs(recipe, prepared, fabric, seed)
+        root = recipe.runs / "cache" if recipe.teacher.cache is True else recipe.teacher.cache
+        folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}"
+        teacher = CachedTeacher(teacher, folder, about, views_of(distillers, teacher), settings.steps)
+    gallery = sources.loader(
+        recipe,
+        prepared,
+        prepared.train,
+        seed=seed,
+        device=fabric.device,
+        batch_size=settings.batch_size,
+        augment=False,
+    )
+    return Teaching(teacher, distillers, lambda: gallery.prefetch(0, gallery.steps), len(gallery))
+
+
+def _about_outputs(recipe: Recipe, prepared: sources.TrainingData, fabric: Fabric, seed: int) -> dict[str, Any]:
+    """What the teacher's outputs on the steps of a training depend on."""
+    weights = hashlib.sha256(weights_of(recipe, "teacher", recipe.seed).read_bytes()).hexdigest()[:12]
+    with fabric.autocast():
+        lowered = torch.is_autocast_enabled(fabric.device.type)
+    packs = [read_fingerprint(pack.folder) for pack in prepared.packs]
+    return {
+        "teacher": f"{recipe.teacher.family} {fingerprint(recipe.teacher.settings)}, weights {weights}",
+        "data": fingerprint(recipe.data.model_dump(mode="json", exclude={"test"}), recipe.seed),
+        "frames": fingerprint(packs, prepared.train.tolist()),
+        "seed": seed,
+        "batch_size": recipe.schedule(recipe.student).batch_size,
+        "process": f"{fabric.global_rank} of {fabric.world_size}",
+        "precision": "bf16" if lowered else "float32",
+        "device": fabric.device.type,
+    }
 
 
 def check_networks(recipe: Recipe, objects: ObjectTable) -> None:
@@ -193,7 +224,7 @@ def signature_of(recipe: Recipe, variant: str, seed: int) -> dict[str, Any]:
     }
     if variant == "distilled":
         signature["distill"] = [spec.model_dump(mode="json") for spec in recipe.distill]
-        signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json"))
+        signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json", exclude={"cache"}))
     return signature
 
 
