@@ -1,0 +1,161 @@
+"""CameraDataset: photographs of one scene, each with its camera and its pose, in one convention for all formats.
+
+Poses are from the world to the camera, ``x_camera = R x_world + t``, with OpenCV's axes (x right, y down, z forward)
+and the data set's own unit, metres in the published sets. The centre of the first pixel is (0, 0).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array
+
+
+@dataclass(frozen=True, eq=False)
+class CameraFrame:
+    """One photograph.
+
+    Attributes:
+        image: its file. sequence: the recording it belongs to; frames of a sequence are neighbours in time.
+        K: ``[3, 3]`` pixels. width, height: pixels.
+        R: ``[3, 3]`` world to camera. t: ``[3]`` metres.
+        distortion: of the lens, in OpenCV's order (k1, k2, p1, p2, k3, ...); empty for a pinhole.
+    """
+
+    image: Path
+    sequence: str
+    K: Array
+    width: int
+    height: int
+    R: Array
+    t: Array
+    distortion: tuple[float, ...] = ()
+
+    @property
+    def center(self) -> Array:
+        """``[3]`` where the camera stands, world frame."""
+        return -self.R.T @ self.t
+
+
+@dataclass(frozen=True, eq=False)
+class CameraDataset:
+    """The frames of a split, sequence by sequence, in the order of time within each.
+
+    Attributes:
+        root: its folder. split: which part of it was read.
+        notes: what the reader repaired or left out, in words, with counts.
+    """
+
+    root: Path
+    split: str
+    frames: tuple[CameraFrame, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.frames:
+            raise DataError(describe(self.root, f"split {self.split}", "no usable frame", "at least one"))
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[CameraFrame]:
+        return iter(self.frames)
+
+    @property
+    def K(self) -> Array:
+        """``[N, 3, 3]``."""
+        return np.stack([frame.K for frame in self.frames])
+
+    @property
+    def R(self) -> Array:
+        """``[N, 3, 3]`` world to camera."""
+        return np.stack([frame.R for frame in self.frames])
+
+    @property
+    def t(self) -> Array:
+        """``[N, 3]`` metres."""
+        return np.stack([frame.t for frame in self.frames])
+
+    @property
+    def centers(self) -> Array:
+        """``[N, 3]`` where the cameras stand, metres."""
+        return np.stack([frame.center for frame in self.frames])
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """The sequence of each frame."""
+        return tuple(frame.sequence for frame in self.frames)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "CameraDataset":
+        """The data set of some of the frames."""
+        return replace(self, frames=tuple(self.frames[int(row)] for row in rows))
+
+
+def natural_order(name: str) -> list[tuple[int, int | str]]:
+    """A key that sorts numbers in names by their value.
+
+    >>> sorted(["img10.png", "img9.png", "img1.png"], key=natural_order)
+    ['img1.png', 'img9.png', 'img10.png']
+    """
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def hold_out_every(count: int, split: str, every: int) -> NDArray[np.int64]:
+    """Rows of a split where the data set has none of its own: each ``every``-th image is for testing.
+
+    >>> hold_out_every(10, "test", 8).tolist(), hold_out_every(10, "all", 8).tolist() == list(range(10))
+    ([0, 8], True)
+    """
+    rows = np.arange(count)
+    held = rows % every == 0
+    return {"train": rows[~held], "test": rows[held], "all": rows}[split]
+
+
+def hold_out_blocks(sequences: Sequence[str], share: float, seed: int, blocks: int = 3, gap: int = 5) -> "HeldOut":
+    """Split frames into training and validation blocks: neighbours in time are near-duplicates and stay together.
+
+    Of every sequence, ``blocks`` unbroken runs are held back, at random places, ``share`` of its frames in all. The
+    ``gap`` frames before and after each run are used for neither.
+
+    Args:
+        sequences: the sequence of each frame, in the order of time within each.
+
+    Raises:
+        DataError: nothing is left to train on.
+
+    >>> held = hold_out_blocks(["a"] * 100, share=0.1, seed=0, blocks=1, gap=5)
+    >>> len(held.validation), len(held.train) in (80, 81, 82, 83, 84, 85)
+    (10, True)
+    """
+    names = np.asarray(sequences)
+    train, validation = np.ones(len(names), dtype=bool), np.zeros(len(names), dtype=bool)
+    rng = np.random.default_rng(seed)
+    for name in dict.fromkeys(sequences):
+        rows = np.flatnonzero(names == name)
+        wanted = round(share * len(rows))
+        # One part of the sequence for each block, and the block anywhere within its part.
+        parts = np.array_split(rows, min(blocks, max(wanted, 1)))
+        lengths = np.diff(np.linspace(0, wanted, len(parts) + 1).round().astype(int))
+        for part, length in zip(parts, lengths.tolist(), strict=True):
+            start = int(rng.integers(len(part) - length + 1))
+            position = int(np.searchsorted(rows, part[start])) if length else 0
+            validation[rows[position : position + length]] = True
+            if length:
+                train[rows[max(position - gap, 0) : position + length + gap]] = False
+    if not train.any():
+        found = f"all {len(names)} frames within {gap} frames of a validation block"
+        raise DataError(describe("recipe", "validation", found, "frames to train on"))
+    return HeldOut(np.flatnonzero(train), np.flatnonzero(validation))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows that train and rows that select the model; what lies between them is in neither."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
