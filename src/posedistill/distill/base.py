@@ -17,6 +17,7 @@ DISTILLERS = {
     "align": "posedistill.distill.align:Align",
     "contrast": "posedistill.distill.contrast:Contrast",
     "match": "posedistill.distill.match:Match",
+    "relate": "posedistill.distill.relate:Relate",
 }
 """The losses a recipe can name in one word; any other is named ``package.module:Name``."""
 
@@ -31,7 +32,7 @@ class DistillSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    """``align``, ``match``, or ``package.module:Name`` for a Distiller of your own."""
+    """A word of ``DISTILLERS``, or ``package.module:Name`` for a Distiller of your own."""
     weight: float = Field(default=1.0, ge=0)
     trust: TrustSettings = TrustSettings()
     """How much each of the teacher's images or votes counts; a word stands for ``{by: word}``."""
@@ -72,6 +73,8 @@ class Distiller(nn.Module):
     Settings: ClassVar[type[BaseModel]]
     needs: frozenset[str] = frozenset()
     """The views that both predictions must offer."""
+    needs_teacher: frozenset[str] | None = None
+    """The views the teacher's must offer where they are others: none for a loss that looks at labels alone."""
 
     def __init__(self, spec: DistillSpec, settings: Any) -> None:
         super().__init__()
@@ -100,10 +103,14 @@ def build_distiller(spec: DistillSpec, offers_student: frozenset[str], offers_te
     """
     kind = _find(spec.name)
     distiller = kind(spec, _settings(spec, kind))
-    for side, offers in (("student", offers_student), ("teacher", offers_teacher)):
-        if missing := distiller.needs - offers:
+    of_teacher = distiller.needs if distiller.needs_teacher is None else distiller.needs_teacher
+    for side, offers, needs in (
+        ("student", offers_student, distiller.needs),
+        ("teacher", offers_teacher, of_teacher),
+    ):
+        if missing := needs - offers:
             found = f"a {side} that offers {_listed(offers)}"
-            expected = f"views {_listed(distiller.needs)} ({_listed(missing)} missing)"
+            expected = f"views {_listed(needs)} ({_listed(missing)} missing)"
             raise RecipeError(describe("recipe", f"distill.{spec.name}", found, expected))
     return distiller
 
