@@ -56,13 +56,13 @@ class PackBuilder:
     def _fingerprint(self, obj_ids: list[int]) -> str:
         digest = hashlib.sha256(json.dumps([VERSION, obj_ids, self.min_visible, MIN_PIXELS]).encode())
         for frame in self.frames:
-            digest.update(_state(frame.rgb) + np.asarray(frame.K, dtype=np.float64).tobytes())
+            digest.update(file_state(frame.rgb) + np.asarray(frame.K, dtype=np.float64).tobytes())
             for instance in frame.instances:
                 digest.update(
                     repr((instance.obj_id, instance.visib_fract, instance.bbox_obj, instance.bbox_visib)).encode()
                 )
                 digest.update(np.concatenate([np.ravel(instance.R), np.ravel(instance.t)]).astype(np.float64).tobytes())
-                digest.update(_state(instance.mask_visib))
+                digest.update(file_state(instance.mask_visib))
         return digest.hexdigest()
 
     def run(self, folder: Path, progress: Progress | None, workers: int) -> None:
@@ -82,7 +82,7 @@ class PackBuilder:
                 "the convex hull of the projected model stands in for them",
                 stacklevel=3,
             )
-        _swap(partial, folder)
+        swap(partial, folder)
 
     def _allocate(self, partial: Path, pool: ThreadPoolExecutor) -> tuple[np.memmap, np.memmap]:
         if read_fingerprint(partial) == self.fingerprint:
@@ -196,7 +196,7 @@ def _extent(pixels: Array) -> tuple[float, ...]:
     return (*low, *(high - low))
 
 
-def _state(path: Path | None) -> bytes:
+def file_state(path: Path | None) -> bytes:
     """What identifies a source file's content without reading it."""
     try:
         stat = path.stat() if path is not None else None
@@ -243,7 +243,8 @@ def reserve(path: Path, size: int) -> None:
         raise DataError(describe(path, "disk", error.strerror, f"{size / 1e9:.1f} GB of free space")) from error
 
 
-def _swap(partial: Path, folder: Path) -> None:
+def swap(partial: Path, folder: Path) -> None:
+    """Put a finished folder in the place of an older one."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
