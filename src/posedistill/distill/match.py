@@ -1,109 +1,296 @@
-"""match: the naive forms of prediction distillation, vote against vote or mean against mean.
+"""match: the student's answers are compared point by point with the teacher's.
 
-The published comparison leaves its form open. Both of these are defined for any counts of votes:
+On votes, for any counts of them (the published comparison of naive distillation leaves its form open):
 
 ``same_cell``: every cell whose vote the student offers is compared with the vote of the same cell in the teacher,
 whichever cells the teacher would itself have chosen; a cell the teacher does not have is left out.
 ``cluster_mean``: the score-weighted mean vote of each keypoint is compared with the teacher's.
+``response``: every cell is compared with the same cell, positions where the teacher is sure, scores everywhere.
+
+On whole images: ``regression`` (vectors), ``logits`` (classes) and ``bits`` (maps or vectors of independent bits).
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from posedistill.data.batch import Batch
-from posedistill.distill.base import Distiller, DistillSpec, mean_over, object_sizes, paired_votes
-from posedistill.distill.trust import trust_weights, weighted_mean
+from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over, object_sizes, paired_votes
+from posedistill.distill.response import (
+    Gate,
+    Norm,
+    bit_divergence,
+    divergence,
+    imitation_loss,
+    logit,
+    single_shot_loss,
+)
+from posedistill.distill.trust import annotated_keypoints, image_trust, projected_origins, trust_weights, weighted_mean
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Prediction, Votes
 
+Form = Literal["same_cell", "cluster_mean", "response", "regression", "logits", "bits"]
+_POINTS = {"norm", "beta", "gate", "margin"}
+_VOTES = _POINTS | {"unit", "position_weight"}
+_OPTIONS: dict[str, set[str]] = {
+    "same_cell": _VOTES | {"score_weight"},
+    "cluster_mean": _VOTES,
+    "response": _VOTES | {"score_weight", "threshold", "faithful"},
+    "regression": _POINTS | {"scale"},
+    "logits": {"heads", "temperature"},
+    "bits": {"heads", "temperature", "mask"},
+}
+_NEEDS = {
+    "same_cell": {"votes", "cells"},
+    "cluster_mean": {"votes"},
+    "response": {"cells"},
+    "regression": {"regression"},
+    "logits": {"logits"},
+    "bits": {"logits"},
+}
+
 
 class MatchSettings(BaseModel):
-    """Form, distance and unit."""
+    """Form, distance and unit; an option of another form is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    form: Literal["same_cell", "cluster_mean"] = "same_cell"
-    norm: Literal["smooth_l1", "l2"] = "smooth_l1"
-    """Of the distance between votes: Huber's, divided by ``beta``, or half the squared distance."""
+    form: Form = "same_cell"
+    norm: Norm = "smooth_l1"
+    """Of the distance: Huber's, divided by ``beta``; the sum of absolute differences; half the squared distance; or,
+    where votes are code probabilities, the binary cross entropy of their bits."""
     beta: float = Field(default=0.02, gt=0)
     """Where ``smooth_l1`` turns linear, in units."""
     unit: Literal["object", "crop"] = "object"
-    """Positions count in projected object diameters, or in crop sides."""
+    """Votes count in projected object diameters, or in crop sides."""
+    gate: Gate = "none"
+    """Imitate always; only as far as that costs less than the truth (``min``); or only where the teacher is nearer to
+    the truth than the student (``upper_bound``)."""
+    margin: float = Field(default=0.0, ge=0)
+    """``upper_bound``: by how much nearer, in units."""
     position_weight: float = Field(default=0.3, ge=0)
-    """0.3 pulls a vote about as hard as a line-of-sight loss of weight 1."""
+    """Of votes. 0.3 pulls a vote about as hard as a line-of-sight loss of weight 1."""
     score_weight: float = Field(default=0.05, ge=0)
-    """``same_cell``: weight of the binary cross entropy between scores; as hard as align by default."""
+    """Of the binary cross entropy between scores; as hard as align by default."""
+    threshold: float = Field(default=0.1, ge=0, lt=1)
+    """``response``: a teacher's cell below it teaches no position."""
+    faithful: bool = False
+    """``response``: the published form, with weights of its own."""
+    scale: tuple[float, ...] | None = None
+    """``regression``: each component is multiplied by its own, e.g. [1, 1, 1, 3, 3, 3, 3] where rotations come last."""
+    heads: tuple[str, ...] | None = None
+    """Names of the logits; all that both sides have, by default. Their losses are added."""
+    temperature: float = Field(default=1.0, gt=0)
+    mask: str | None = None
+    """``bits``: head of one channel, whose probability in the teacher weighs the positions."""
+
+    @model_validator(mode="after")
+    def _of_its_form(self) -> "MatchSettings":
+        form, allowed = str(self.form), _OPTIONS[self.form]
+        if self.faithful and "faithful" in allowed:
+            form, allowed = f"{form} with faithful: true", {"faithful"}
+        if strange := self.model_fields_set - allowed - {"form"}:
+            raise ValueError(f"{form} has no {_listed(strange)}; it has {_listed(allowed)}")
+        if self.form == "regression" and self.norm == "bce":
+            raise ValueError("bce compares probabilities, not a regression")
+        if self.margin and self.gate != "upper_bound":
+            raise ValueError("a margin needs gate: upper_bound")
+        return self
 
 
 class Match(Distiller):
-    """``same_cell`` is a mean over the compared cells, ``cluster_mean`` over the images in which both sides vote."""
+    """A mean over images, but ``same_cell``, which is one over all compared cells."""
 
     Settings = MatchSettings
     settings: MatchSettings
+    scale: Tensor | None
 
     def __init__(self, spec: DistillSpec, settings: MatchSettings) -> None:
         super().__init__(spec, settings)
-        self.needs = frozenset({"votes", "cells"} if settings.form == "same_cell" else {"votes"})
+        self.needs = frozenset(_NEEDS[settings.form])
+        scale = None if settings.scale is None else torch.tensor(settings.scale)
+        self.register_buffer("scale", scale, persistent=False)
+
+    @torch.no_grad()
+    def prepare(self, example: Example) -> None:
+        """Nothing is learned; whatever does not fit is refused before training starts."""
+        self(example.student, example.teacher, example.batch)
 
     def forward(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         """The loss; 0 where there is nothing to compare."""
         with torch.autocast(batch.images.device.type, enabled=False):
-            ours, theirs = paired_votes(self.name, student, teacher)
-            sizes = object_sizes(batch)
-            if self.settings.form == "cluster_mean":
-                return self._cluster_mean(ours, theirs, batch, sizes)
-            return self._same_cell(ours, counterparts(ours, teacher.cells), theirs, batch, sizes)
+            match self.settings.form:
+                case "same_cell":
+                    return self._same_cell(student, teacher, batch)
+                case "cluster_mean":
+                    return self._cluster_mean(student, teacher, batch)
+                case "response":
+                    return self._response(student, teacher, batch)
+                case "regression":
+                    return self._regression(student, teacher, batch)
+                case _:
+                    return self._logits(student, teacher, batch)
 
-    def _cluster_mean(self, ours: Votes, theirs: Votes, batch: Batch, sizes: Tensor) -> Tensor:
-        image_trust, vote_trust = trust_weights(self.trust, theirs, batch, sizes)
+    def _cluster_mean(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
+        ours, theirs = paired_votes(self.name, student, teacher)
+        images, votes = trust_weights(self.trust, theirs, batch, object_sizes(batch), teacher.spread)
         a = ours.weights.float().where(ours.mask, 0)
-        b = theirs.weights.float().where(theirs.mask, 0) * vote_trust
-        distance = self._distance(_mean_vote(ours, a), _mean_vote(theirs, b), sizes).mean(1)
-        counted = (a.sum(1) > 0) & (b.sum(1) > 0)
-        return self.settings.position_weight * mean_over(distance * image_trust, counted)
+        b = theirs.weights.float().where(theirs.mask, 0) * votes
+        losses = self._positions(_mean_vote(ours, a), _mean_vote(theirs, b), theirs, batch)
+        return self.settings.position_weight * mean_over(losses * images, (a.sum(1) > 0) & (b.sum(1) > 0))
 
-    def _same_cell(self, ours: Votes, same: Votes, theirs: Votes, batch: Batch, sizes: Tensor) -> Tensor:
-        # An image is trusted by the votes the teacher would choose, a cell by its own.
-        image_trust, _ = trust_weights(self.trust, theirs, batch, sizes)
-        _, vote_trust = trust_weights(self.trust, same, batch, sizes)
-        trust = image_trust[:, None] * vote_trust
+    def _same_cell(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
+        ours, _ = paired_votes(self.name, student, teacher)
+        same = counterparts(ours, teacher.cells)
+        position, score, targets = self._cells(ours, same, batch)
+        losses = self.settings.position_weight * position * targets + self.settings.score_weight * score
+        return mean_over((losses * self._trust(teacher, same, batch)).flatten(), same.mask.flatten())
+
+    def _response(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
+        if student.cells is None:
+            raise _unfit("a student prediction without cells", "the votes of every cell")
+        ours, same = student.cells, counterparts(student.cells, teacher.cells)
+        counted = same.mask.any(1)
+        if self.settings.faithful:
+            truth, origins = annotated_keypoints(batch, same), projected_origins(batch)
+            losses = single_shot_loss(ours, same, truth, origins, batch.images.shape[-1])
+            return mean_over(losses * image_trust(self.trust, teacher, batch), counted)
+        position, score, targets = self._cells(ours, same, batch)
+        trust = self._trust(teacher, same, batch)
+        sure = same.mask & (targets > self.settings.threshold)
+        position = _mean(position * trust, targets.where(sure, 0))
+        # Cells without an object are many, those with one few: each kind makes half.
+        score = (_mean(score * trust, sure) + _mean(score * trust, same.mask & ~sure)) / 2
+        return mean_over(self.settings.position_weight * position + self.settings.score_weight * score, counted)
+
+    def _regression(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
+        x, y = student.regression, teacher.regression
+        if x is None or y is None or x.shape != y.shape:
+            found = f"student regression {_shape(x)}, teacher regression {_shape(y)}"
+            raise _unfit(found, "equal shapes [B, D], in the same space")
+        truth = teacher.regression_truth if teacher.regression_truth is not None else student.regression_truth
+        if self.settings.gate != "none" and truth is None:
+            raise _unfit(f"gate: {self.settings.gate} for a regression without its truth", "gate: none")
+        if self.scale is not None and len(self.scale) != x.shape[1]:
+            raise _unfit(f"a scale of {len(self.scale)} components, regression {_shape(x)}", "one for each component")
+        scale = 1.0 if self.scale is None else self.scale
+        x, y = (x.float() * scale)[:, None], (y.float() * scale)[:, None]
+        truth = None if truth is None else (truth.float() * scale)[:, None]
+        losses = self._imitation(x, y, truth) * image_trust(self.trust, teacher, batch)
+        return mean_over(losses, torch.ones_like(losses, dtype=torch.bool))
+
+    def _logits(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
+        temperature, total = self.settings.temperature, torch.zeros(len(batch), device=batch.images.device)
+        for name, x, y in self._heads(student.logits, teacher.logits):
+            if self.settings.form == "bits":
+                bits = bit_divergence(x, y, temperature).mean(1)
+                mask = self._mask(teacher, name, bits)
+                total = total + _mean(bits.reshape(len(bits), -1), mask.reshape(len(bits), -1))
+            elif x.shape[1] == 1:
+                raise _unfit(f"logits {name} {_shape(x)}, a single class", "two classes or more, or form: bits")
+            else:
+                total = total + divergence(x, y, temperature)
+        losses = total * image_trust(self.trust, teacher, batch)
+        return mean_over(losses, torch.ones_like(losses, dtype=torch.bool))
+
+    def _cells(self, ours: Votes, same: Votes, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """``[B, N]`` losses of positions and of scores, and the teacher's scores; zeros where it has no such cell."""
         x, y = (votes.values.float().where(same.mask[..., None, None], 0) for votes in (ours, same))
-        scores, targets = (votes.weights.float().where(same.mask, 0.5) for votes in (ours, same))
-        distance = self._distance(x.flatten(0, 1), y.flatten(0, 1), sizes.repeat_interleave(x.shape[1]))
-        position = distance.mean(1).view_as(trust) * targets
-        score = functional.binary_cross_entropy(scores.clamp(1e-6, 1 - 1e-6), targets, reduction="none")
-        losses = self.settings.position_weight * position + self.settings.score_weight * score
-        return mean_over((losses * trust).flatten(), same.mask.flatten())
+        scores, targets = (votes.weights.float().where(same.mask, 0) for votes in (ours, same))
+        position = self._positions(x, y, same, batch)
+        return position, bit_divergence(logit(scores), logit(targets)), targets
 
-    def _distance(self, x: Tensor, y: Tensor, sizes: Tensor) -> Tensor:
-        """``[P, K, D], [P, K, D], [P] -> [P, K]`` distances of positions in crop sides."""
-        scale = sizes[:, None, None] if self.settings.unit == "object" else 1.0
-        if self.settings.norm == "l2":
-            return ((x - y) / scale).square().sum(-1) / 2
-        return functional.smooth_l1_loss(x / scale, y / scale, beta=self.settings.beta, reduction="none").sum(-1)
+    def _positions(self, x: Tensor, y: Tensor, teacher: Votes, batch: Batch) -> Tensor:
+        """``[B, ..., K, D] -> [B, ...]``: distances of votes, in units."""
+        scale = torch.ones(len(x), device=x.device)
+        if self.settings.unit == "object" and self.settings.norm != "bce":
+            if x.shape[-1] != 2:
+                found = f"votes of {x.shape[-1]} dimensions with unit: object"
+                raise _unfit(found, "image points, unit: crop, or norm: bce", ".unit")
+            scale = object_sizes(batch)
+        truth = None if self.settings.gate == "none" else annotated_keypoints(batch, teacher)
+        sides = [x, y]
+        if truth is not None:
+            sides.append(truth.view(len(x), *[1] * (x.ndim - 3), *truth.shape[1:]).expand_as(x))
+        sides = [side / scale.view(-1, *[1] * (x.ndim - 1)) for side in sides]
+        return self._imitation(*sides)
+
+    def _imitation(self, x: Tensor, y: Tensor, truth: Tensor | None = None) -> Tensor:
+        settings = self.settings
+        return imitation_loss(
+            x, y, truth, norm=settings.norm, beta=settings.beta, gate=settings.gate, margin=settings.margin
+        )
+
+    def _trust(self, teacher: Prediction, same: Votes, batch: Batch) -> Tensor:
+        """``[B, N]``: an image is trusted by the votes the teacher would choose, a cell by its own."""
+        if self.trust.per == "image":
+            return image_trust(self.trust, teacher, batch)[:, None].expand_as(same.weights)
+        return trust_weights(self.trust, same, batch, object_sizes(batch))[1]
+
+    def _heads(self, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
+        shared = [name for name in ours if name in theirs and name != self.settings.mask]
+        names = self.settings.heads or shared
+        if not names or any(name not in ours or name not in theirs for name in names):
+            found = f"a student with logits {_listed(ours)}, a teacher with {_listed(theirs)}"
+            raise _unfit(found, f"{_listed(names)} on both sides" if names else "one of the same name", ".heads")
+        for name in names:
+            if ours[name].shape != theirs[name].shape:
+                found = f"student logits {name} {_shape(ours[name])}, teacher logits {_shape(theirs[name])}"
+                raise _unfit(found, "equal shapes [B, classes, ...]")
+        return [(name, ours[name], theirs[name]) for name in names]
+
+    def _mask(self, teacher: Prediction, name: str, bits: Tensor) -> Tensor:
+        """``[B, ...]`` how much each position of a head counts."""
+        if self.settings.mask is None:
+            return torch.ones_like(bits)
+        mask = teacher.logits.get(self.settings.mask)
+        if mask is None or mask.shape != (len(bits), 1, *bits.shape[1:]):
+            found = f"mask {self.settings.mask} {_shape(mask)} for logits {name} of positions {_shape(bits)}"
+            raise _unfit(found, "a teacher's head of one channel at the same positions", ".mask")
+        return mask.detach().float().sigmoid()[:, 0]
 
 
 def counterparts(votes: Votes, cells: Votes | None) -> Votes:
     """The teacher's vote of each cell that voted in ``votes``: ``[B, N, K, D]``, masked where it has no such cell.
 
     Raises:
-        RecipeError: one of the two does not say which cells its votes come from.
+        RecipeError: one of the two does not say which cells its votes come from, or they are votes of different things.
     """
     if votes.cells is None or cells is None or cells.cells is None:
-        raise RecipeError(
-            describe("recipe", "distill.match", "votes without cells", "votes with cells, or cluster_mean")
-        )
-    equal = votes.cells[:, :, None] == cells.cells[:, None]
-    index = equal.int().argmax(-1)
-    values = cells.values.detach().gather(1, index[..., None, None].expand(-1, -1, *cells.values.shape[2:]))
-    mask = votes.mask & equal.any(-1) & cells.mask.gather(1, index)
+        raise _unfit("votes without cells", "votes with cells, or cluster_mean")
+    ours, theirs = votes.values.shape, cells.values.shape
+    if ours[0] != theirs[0] or ours[2:] != theirs[2:]:
+        found = f"student votes {list(ours)}, teacher cells {list(theirs)}"
+        raise _unfit(found, "equal counts of images, keypoints and dimensions ([B, N, K, D])")
+    # Found in order, for grids of thousands of cells have millions of pairs.
+    ordered, order = cells.cells.sort(1)
+    place = torch.searchsorted(ordered, votes.cells.contiguous()).clamp(max=ordered.shape[1] - 1)
+    index = order.gather(1, place)
+    mask = votes.mask & (ordered.gather(1, place) == votes.cells) & cells.mask.gather(1, index)
+    values = cells.values.detach().gather(1, index[..., None, None].expand(-1, -1, *theirs[2:]))
     return Votes(values, cells.weights.detach().gather(1, index), mask, votes.cells)
 
 
 def _mean_vote(votes: Votes, weights: Tensor) -> Tensor:
     """``[B, K, D]``"""
     return weighted_mean(votes.values.float().where(votes.mask[..., None, None], 0), weights)
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """``[B, N] -> [B]``; 0 where all weights are zero."""
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1e-6)
+
+
+def _unfit(found: str, expected: str, key: str = "") -> RecipeError:
+    return RecipeError(describe("recipe", f"distill.match{key}", found, expected))
+
+
+def _shape(tensor: Tensor | None) -> list[int] | None:
+    return None if tensor is None else list(tensor.shape)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
