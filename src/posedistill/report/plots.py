@@ -20,26 +20,26 @@ from posedistill.geometry.cameras import Array
 from posedistill.report.results import Evaluation, headline_metric, metric_label, variant_rank
 from posedistill.report.statistics import summarise
 
-_INK, _GRID = "#010203", "#040506"
-_CSS = {_INK: "var(--ink)", _GRID: "var(--grid)"}
+INK, GRID = "#010203", "#040506"
+_CSS = {INK: "var(--ink)", GRID: "var(--grid)"}
 _MARKERS = {"teacher": "s", "student": "o", "distilled": "D", "exported": "^"}
-_PLACEHOLDERS = {name: f"#0a0b{index:02x}" for index, name in enumerate([*_MARKERS, "other"])}
-_CSS |= {color: f"var(--{name})" for name, color in _PLACEHOLDERS.items()}
-_RC: dict[Any, Any] = {
+COLORS = {name: f"#0a0b{index:02x}" for index, name in enumerate([*_MARKERS, "other"])}
+_CSS |= {color: f"var(--{name})" for name, color in COLORS.items()}
+RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 11,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.titlesize": 11,
-    "axes.titlecolor": _INK,
-    "grid.color": _GRID,
+    "axes.titlecolor": INK,
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
 }
 _MAX_POINTS = 240
@@ -59,8 +59,8 @@ def accuracy_over_cost(group: Sequence[Evaluation], costs: Mapping[str, float], 
     points = {name: values for name, values in points.items() if values}
     if metric is None or len(points) < 2:
         return None
-    with mpl.rc_context(_RC):
-        figure, axes = _figure(3.9, 2.9)
+    with mpl.rc_context(RC):
+        figure, axes = new_figure(3.9, 2.9)
         for name, values in sorted(points.items(), key=lambda pair: variant_rank(pair[0])):
             summary = summarise([100 * value for value in values])
             axes.errorbar(
@@ -76,8 +76,8 @@ def accuracy_over_cost(group: Sequence[Evaluation], costs: Mapping[str, float], 
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.15, y=0.2)
-        _legend(axes)
-        return _svg(figure, f"{metric_label(metric)} over {label}")
+        add_legend(axes)
+        return to_svg(figure, f"{metric_label(metric)} over {label}")
 
 
 def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
@@ -86,8 +86,8 @@ def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
     if not variants:
         return None
     label = "ADD(-S)" if name == "add" else name
-    with mpl.rc_context(_RC):
-        figure, axes = _figure(3.9, 2.9)
+    with mpl.rc_context(RC):
+        figure, axes = new_figure(3.9, 2.9)
         for variant in variants:
             curves = [item.curves[name] for item in group if item.variant == variant and name in item.curves]
             x = np.asarray(curves[0][0])
@@ -99,8 +99,8 @@ def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
                 )
         axes.set(xlabel=f"tolerated {label} error, % of the diameter", ylabel="recall, %", ylim=(0, 102))
         axes.set_xlim(left=0)
-        _legend(axes)
-        return _svg(figure, f"recall over tolerated {label} error")
+        add_legend(axes)
+        return to_svg(figure, f"recall over tolerated {label} error")
 
 
 def history_panels(histories: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], prefix: str) -> list[str]:
@@ -115,18 +115,18 @@ def history_panels(histories: Mapping[str, Mapping[str, Mapping[str, Mapping[int
 
 
 def _history_panel(histories: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], quantity: str) -> str:
-    with mpl.rc_context(_RC):
-        figure, axes = _figure(3.6, 2.5)
+    with mpl.rc_context(RC):
+        figure, axes = new_figure(3.6, 2.5)
         everything: list[Array] = []
         for variant, seeds in histories.items():
-            curves = [_thinned(quantities[quantity]) for quantities in seeds.values() if quantities.get(quantity)]
+            curves = [thinned(quantities[quantity]) for quantities in seeds.values() if quantities.get(quantity)]
             if not curves:
                 continue
             everything += [values for _, values in curves]
             if len(curves) > 1:
                 for steps, values in curves:
                     axes.plot(steps, values, color=_color(variant), linewidth=0.7, alpha=0.45)
-            axes.plot(*_mean_curve(curves), **_line(variant))
+            axes.plot(*mean_curve(curves), **_line(variant))
         values = np.concatenate(everything)
         if values.min() > 0 and values.max() > 20 * np.median(values):
             axes.set_yscale("log")
@@ -134,11 +134,11 @@ def _history_panel(histories: Mapping[str, Mapping[str, Mapping[str, Mapping[int
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
         )
-        _legend(axes)
-        return _svg(figure, f"{quantity} over training steps")
+        add_legend(axes)
+        return to_svg(figure, f"{quantity} over training steps")
 
 
-def _thinned(history: Mapping[int, float]) -> tuple[Array, Array]:
+def thinned(history: Mapping[int, float]) -> tuple[Array, Array]:
     """Steps and values, averaged over neighbours down to ``_MAX_POINTS``."""
     points = np.array(sorted(history.items()), dtype=np.float64)
     bins = np.array_split(points, min(len(points), _MAX_POINTS))
@@ -146,7 +146,7 @@ def _thinned(history: Mapping[int, float]) -> tuple[Array, Array]:
     return steps, values
 
 
-def _mean_curve(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+def mean_curve(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Mean over seeds at the longest seed's steps, over the stretch that every seed has reached."""
     steps = max((steps for steps, _ in curves), key=len)
     steps = steps[steps <= min(other[-1] for other, _ in curves)] if len(curves) > 1 else steps
@@ -160,7 +160,7 @@ def _recalls(group: Iterable[Evaluation], variant: str, metric: str | None) -> l
 
 
 def _color(variant: str) -> str:
-    return _PLACEHOLDERS.get(variant, _PLACEHOLDERS["other"])
+    return COLORS.get(variant, COLORS["other"])
 
 
 def _style(variant: str) -> dict[str, Any]:
@@ -172,7 +172,8 @@ def _line(variant: str) -> dict[str, Any]:
     return {"color": _color(variant), "label": variant, "linewidth": 2.0, "linestyle": dashes.get(variant, "-")}
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of so many inches, to be drawn within ``mpl.rc_context(RC)``."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_alpha(0.0)
@@ -183,12 +184,13 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes) -> None:
+def add_legend(axes: Axes) -> None:
+    """A legend where there is something to name."""
     if len(axes.get_legend_handles_labels()[1]) > 0:
         axes.legend(fontsize=10, loc="best", handlelength=1.8)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def to_svg(figure: Figure, title: str) -> str:
     """The figure as an ``<svg>`` element that scales with its container and can be read aloud."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": title}):  # ids must differ between the figures of one page

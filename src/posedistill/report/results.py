@@ -85,7 +85,7 @@ def load_run(folder: str | Path) -> RunResults:
     run = RunResults(Path(folder))
     for item in _records(run, "evaluation.json", "result tables, accuracy plots and recall curves"):
         try:
-            run.evaluations.append(_evaluation(item))
+            run.evaluations.append(evaluation_of(item))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             run.notes.append(f"evaluation.json: a record was left out: {type(error).__name__} {error}")
     run.evaluations.sort(key=lambda item: (variant_rank(item.variant), item.seed))
@@ -175,7 +175,12 @@ def _points(xs: list[Any], ys: list[Any]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _evaluation(item: dict[str, Any]) -> Evaluation:
+def evaluation_of(item: dict[str, Any]) -> Evaluation:
+    """A record of ``evaluation.json``.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is none.
+    """
     curves = {str(name): _points(curve["x"], curve["y"]) for name, curve in (item.get("curves") or {}).items()}
     outcomes = item.get("outcomes") or {}
     if isinstance(outcomes, list):  # without a name, the outcomes are those of the usual threshold
@@ -203,11 +208,11 @@ def _histories(run: RunResults) -> dict[str, dict[str, dict[str, dict[int, float
     histories: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
     for path in files:
         variant, *seed = path.relative_to(run.folder).parts[:-1]
-        histories.setdefault(variant, {})["".join(seed)] = _history(run, path)
+        histories.setdefault(variant, {})["".join(seed)] = read_history(run, path)
     return dict(sorted(histories.items(), key=lambda pair: variant_rank(pair[0])))
 
 
-def _history(run: RunResults, path: Path) -> dict[str, dict[int, float]]:
+def read_history(run: RunResults, path: Path) -> dict[str, dict[int, float]]:
     """Quantities over steps. A step logged twice (a resumed run) keeps its later value."""
     history: dict[str, dict[int, float]] = {}
     faulty = 0

@@ -78,6 +78,37 @@ def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 4000
     return Difference(mean, float(low), float(high), f"paired bootstrap, {seeds} x {difference.shape[1]} targets")
 
 
+def gap_closed(
+    baseline: ArrayLike, variant: ArrayLike, teacher: ArrayLike, resamples: int = 4000, seed: int = 0
+) -> Difference | None:
+    """Share of the baseline's distance to the teacher that a variant closes, with an interval of 95 %.
+
+    ``(variant - baseline) / (teacher - baseline)`` of means over seeds and targets: 1 is the teacher's score, below 0
+    the variant is worse than the baseline. The interval resamples seeds and targets for both distances at once.
+
+    Args:
+        baseline, variant: ``[S, T]`` an outcome for each seed and target. teacher: ``[T]``.
+
+    Returns:
+        None where the teacher is not ahead of the baseline beyond chance: then there is no gap to close.
+
+    >>> gap_closed([[0, 0, 0, 0]], [[1, 0, 1, 0]], [1, 1, 1, 1]).mean
+    0.5
+    """
+    ours, theirs = np.asarray(variant, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+    best = np.broadcast_to(np.asarray(teacher, dtype=np.float64), theirs.shape)
+    gap = paired_difference(theirs, best, resamples, seed)
+    if not gap.low > 0:
+        return None
+    # The same seed draws the same seeds and targets for both.
+    gained, missing = (_resampled_means(difference, resamples, seed) for difference in (ours - theirs, best - theirs))
+    low, high = np.round(np.percentile(gained / np.maximum(missing, 1e-12), [2.5, 97.5]), 12)
+    mean = float(np.round((ours - theirs).mean() / gap.mean, 12))
+    seeds, targets = theirs.shape
+    basis = f"paired bootstrap, {seeds} seed{'s' * (seeds > 1)} x {targets} targets"
+    return Difference(mean, float(low), float(high), basis)
+
+
 def _resampled_means(difference: Array, resamples: int, seed: int) -> Array:
     """``[resamples]`` means of ``difference [S, T]`` with rows and columns drawn with replacement."""
     seeds, targets = difference.shape
