@@ -1,6 +1,6 @@
 """Batch: what a training step consumes. Every picture has its own camera and its own pose."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Self
 
 import torch
@@ -28,7 +28,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return type(self)(**{entry.name: getattr(self, entry.name).to(device) for entry in fields(self)})
 
     def camera_centers(self) -> Tensor:
         """``[B, 3]`` where each camera stands, in the frame of the object or the scene."""
@@ -48,6 +48,7 @@ class ObjectBatch(Batch):
         keypoints3d: ``[B, K, 3]`` mm, object frame.
         keypoints: ``[B, K, 2]`` their projections, crop pixels.
         diameters: ``[B]`` mm.
+        scores: ``[B]`` 0..1, of the estimator that made the pose; 1 where a person annotated it.
     """
 
     masks: Tensor
@@ -55,6 +56,12 @@ class ObjectBatch(Batch):
     keypoints3d: Tensor
     keypoints: Tensor
     diameters: Tensor
+    scores: Tensor = field(default_factory=lambda: torch.ones(()))
+
+    def __post_init__(self) -> None:
+        """One score for all becomes one each."""
+        if not self.scores.ndim:
+            self.scores = self.scores.to(self.images.device).expand(len(self.images))
 
     def sizes(self) -> Tensor:
         """``[B]`` projected diameters of the objects, in crop sides."""

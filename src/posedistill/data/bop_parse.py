@@ -140,11 +140,12 @@ def _parse_annotations(path: Path, info_path: Path, on_fault: OnFault) -> tuple[
     t = parse_numbers(path, entries, "cam_t_m2c", 3, on_fault)
     obj_ids = parse_numbers(path, entries, "obj_id", 1, on_fault)[:, 0]
     kept = ~(np.isnan(R).any(axis=(1, 2)) | np.isnan(t).any(axis=1) | np.isnan(obj_ids))
-    kept &= _check_rotations(path, entries, R, on_fault)
+    scores = parse_numbers(path, with_default(entries, "score", 1.0), "score", 1, on_fault)[:, 0]
+    kept &= ~np.isnan(scores) & _check_rotations(path, entries, R, on_fault)
     boxes, visible_boxes, visib_fract = _parse_info(info_path, content, ids, on_fault)
     im_ids, gt_ids = np.array(ids, dtype=np.int64).reshape(-1, 2).T
     objects = np.nan_to_num(obj_ids).astype(np.int64)
-    table = Annotations(im_ids, gt_ids, objects, R, t, boxes, visible_boxes, visib_fract)
+    table = Annotations(im_ids, gt_ids, objects, R, t, boxes, visible_boxes, visib_fract, scores)
     return table if kept.all() else table.select(kept), frozenset(content)
 
 

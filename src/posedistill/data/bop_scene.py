@@ -25,6 +25,7 @@ class Instance:
         visib_fract: visible share of the silhouette; 1 where not known.
         mask: file of the whole silhouette; None where the scene has no such masks.
         mask_visib: file of the visible part (rightly empty at ``visib_fract`` 0); None where the scene has none.
+        score: 0..1, how sure the estimator was that made this pose; 1 where a person annotated it.
     """
 
     obj_id: int
@@ -35,6 +36,7 @@ class Instance:
     visib_fract: float
     mask: Path | None
     mask_visib: Path | None
+    score: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +86,7 @@ class Annotations:
         im_ids: ``[M]`` image. gt_ids: ``[M]`` position in the image's list, which names the mask files.
         obj_ids: ``[M]``. R: ``[M, 3, 3]``. t: ``[M, 3]`` mm.
         boxes, visible_boxes: ``[M, 4]`` x, y, width, height; NaN where not known.
-        visib_fract: ``[M]``; NaN where not known.
+        visib_fract: ``[M]``; NaN where not known. scores: ``[M]``; 1 where not known.
     """
 
     im_ids: NDArray[np.int64]
@@ -95,6 +97,7 @@ class Annotations:
     boxes: Array
     visible_boxes: Array
     visib_fract: Array
+    scores: Array
 
     def __len__(self) -> int:
         return len(self.im_ids)
@@ -162,6 +165,7 @@ class Scene:
             visib_fract=1.0 if np.isnan(fraction) else fraction,
             mask=self.folder / "mask" / name if self.has_mask else None,
             mask_visib=self.folder / "mask_visib" / name if self.has_mask_visib else None,
+            score=float(table.scores[row]),
         )
 
     def with_objects(self, obj_ids: Collection[int]) -> "Scene":

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ class Instances:
         obj_id, scene_id, im_id: int64 ``[N]``.
         K: ``[N, 3, 3]``. R: ``[N, 3, 3]``. t: ``[N, 3]`` mm.
         bbox_obj: ``[N, 4]`` x, y, w, h of the whole silhouette; bbox_visib: of the visible part. visib_fract: ``[N]``.
+        score: ``[N]`` of the estimator that made the pose; 1 where a person annotated it (and in packs of old).
     """
 
     frame: NDArray[np.int64]
@@ -39,6 +40,11 @@ class Instances:
     bbox_obj: Array
     bbox_visib: Array
     visib_fract: Array
+    score: Array = field(default_factory=lambda: np.ones(()))
+
+    def __post_init__(self) -> None:
+        """One score for all becomes one each."""
+        object.__setattr__(self, "score", np.broadcast_to(self.score, self.frame.shape))
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -63,7 +69,8 @@ class FramePack:
         try:
             frames = np.load(folder / "frames.npy", mmap_mode="r", allow_pickle=False)
             with np.load(folder / "instances.npz", allow_pickle=False) as columns:
-                instances = Instances(**{field.name: columns[field.name] for field in fields(Instances)})
+                names = [column.name for column in fields(Instances)]
+                instances = Instances(**{name: columns[name] for name in names if name in columns or name != "score"})
         except FileNotFoundError as error:
             raise DataError(describe(folder, "pack", "no such file", error.filename)) from error
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

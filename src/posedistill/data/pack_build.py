@@ -61,6 +61,8 @@ class PackBuilder:
                 digest.update(
                     repr((instance.obj_id, instance.visib_fract, instance.bbox_obj, instance.bbox_visib)).encode()
                 )
+                if instance.score != 1.0:  # packs of hand-annotated frames keep the fingerprint they always had
+                    digest.update(repr(instance.score).encode())
                 digest.update(np.concatenate([np.ravel(instance.R), np.ravel(instance.t)]).astype(np.float64).tobytes())
                 digest.update(file_state(instance.mask_visib))
         return digest.hexdigest()
@@ -163,6 +165,7 @@ class PackBuilder:
                     "bbox_obj": _given(instance.bbox_obj) or _extent(self._pixels(frame, instance)),
                     "bbox_visib": _given(instance.bbox_visib) or cv2.boundingRect((ids == slot).view(np.uint8)),
                     "visib_fract": instance.visib_fract,
+                    "score": instance.score,
                 }
             )
         return rows

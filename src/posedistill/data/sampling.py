@@ -26,6 +26,7 @@ class Table:
         ids: the instance's number through all packs. frames: likewise its frame's. slots: its value in the id channel.
         classes: class index. K: ``[N, 3, 3]``. R: ``[N, 3, 3]``. t: ``[N, 3]`` mm.
         amodal: ``[N, 4]`` x, y, w, h of the projected keypoints' extent. visible: of the visible part.
+        scores: ``[N]`` of the estimator that made the pose, 1 of a person.
     """
 
     ids: Indices
@@ -37,6 +38,7 @@ class Table:
     t: Array
     amodal: Array
     visible: Array
+    scores: Array
 
     def __getitem__(self, rows: Indices) -> "Table":
         return Table(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
@@ -50,7 +52,7 @@ def tabulate(packs: Sequence[FramePack], objects: ObjectTable, indices: Indices 
     frame_starts = np.cumsum([0, *(len(pack.frames) for pack in packs)])
     columns = {
         name: np.concatenate([getattr(pack.instances, name) for pack in packs])
-        for name in ("slot", "obj_id", "K", "R", "t", "bbox_visib")
+        for name in ("slot", "obj_id", "K", "R", "t", "bbox_visib", "score")
     }
     frames = np.concatenate([start + pack.instances.frame for start, pack in zip(frame_starts, packs, strict=False)])
     ids = np.arange(len(frames)) if indices is None else np.asarray(indices, dtype=np.int64)
@@ -62,7 +64,8 @@ def tabulate(packs: Sequence[FramePack], objects: ObjectTable, indices: Indices 
     corners = project(objects.keypoints[classes], R, t, K)
     low, high = corners.min(axis=1), corners.max(axis=1)
     amodal = np.concatenate([low, high - low], axis=1)
-    return Table(ids, frames[ids], columns["slot"][ids], classes, K, R, t, amodal, columns["bbox_visib"][ids])
+    visible, scores = columns["bbox_visib"][ids], columns["score"][ids]
+    return Table(ids, frames[ids], columns["slot"][ids], classes, K, R, t, amodal, visible, scores)
 
 
 class InOrder:
