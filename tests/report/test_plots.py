@@ -48,13 +48,13 @@ def test_every_logged_quantity_gets_a_panel(run_folder):
 
 
 def test_long_logs_are_thinned_without_moving_their_mean():
-    steps, values = plots._thinned({step: float(step % 2) for step in range(24_000)})
+    steps, values = plots.thinned({step: float(step % 2) for step in range(24_000)})
     assert len(steps) == 240 and np.allclose(values, 0.5) and steps[0] < 100
 
 
 def test_the_mean_of_seeds_ends_where_the_shortest_seed_ends():
     long, short = (np.arange(10.0), np.ones(10)), (np.arange(5.0), np.full(5, 3.0))
-    steps, mean = plots._mean_curve([long, short])
+    steps, mean = plots.mean_curve([long, short])
     assert steps[-1] == 4 and np.allclose(mean, 2)
 
 
