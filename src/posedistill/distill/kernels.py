@@ -19,16 +19,23 @@ def precise(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def centered(features: Tensor) -> Tensor:
+def centered(features: Tensor, pairs: Tensor | None = None) -> Tensor:
     """``[B, D]`` differences from the mean of the batch; exactly 0 where they are no more than rounding.
 
     The maps of a network after its ReLU share a large positive mean; cosines of what is left tell images apart.
+
+    Args:
+        pairs: ``[B, B]`` bool: each image's mean is that of itself and the images it is paired with.
 
     >>> centered(torch.tensor([[1.0, 5.0], [3.0, 5.0]])).tolist()
     [[-1.0, 0.0], [1.0, 0.0]]
     """
     features = precise(features)
-    differences = features - features.mean(0)
+    if pairs is None:
+        mean = features.mean(0)
+    else:
+        mean = (features + pairs.to(features) @ features) / (1 + pairs.sum(1, keepdim=True))
+    differences = features - mean
     noise = ROUNDING * features.detach().norm(dim=1, keepdim=True)
     return differences.where(differences.detach().norm(dim=1, keepdim=True) > noise, 0)
 

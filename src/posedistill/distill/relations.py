@@ -139,7 +139,7 @@ def pearson_self_cross(student: Tensor, teacher: Tensor, kernel: Tensor, pairs: 
         full: compare each row of cosines with the kernel's rows of all images, not of its own alone.
     """
     poses = _standard_rows(kernel, pairs)
-    ours, theirs = (_standard_rows(cosines(centered(side)), pairs) for side in (student, teacher.detach()))
+    ours, theirs = (_standard_rows(cosines(centered(side, pairs)), pairs) for side in (student, teacher.detach()))
     if full:
         return ((ours - theirs) @ poses.T).square().mean(1)
     return ((ours * poses).sum(1) - (theirs * poses).sum(1)).square()
@@ -147,7 +147,7 @@ def pearson_self_cross(student: Tensor, teacher: Tensor, kernel: Tensor, pairs: 
 
 def row_divergence(student: Tensor, teacher: Tensor, pairs: Tensor, temperature: float = 0.1) -> Tensor:
     """KL divergence of the rows of the student's centred cosines from the teacher's, softmax over ``pairs``."""
-    target = _log_rows(cosines(centered(teacher.detach())) / temperature, pairs).exp() * pairs
+    target = _log_rows(cosines(centered(teacher.detach(), pairs)) / temperature, pairs).exp() * pairs
     return _divergence(student, target, pairs, temperature)
 
 
@@ -190,7 +190,7 @@ def _log_rows(logits: Tensor, pairs: Tensor) -> Tensor:
 
 
 def _divergence(student: Tensor, target: Tensor, pairs: Tensor, temperature: float) -> Tensor:
-    logs = _log_rows(cosines(centered(student)) / temperature, pairs).where(pairs, 0)
+    logs = _log_rows(cosines(centered(student, pairs)) / temperature, pairs).where(pairs, 0)
     return (torch.xlogy(target, target) - target * logs).sum(1)
 
 
