@@ -16,6 +16,7 @@ from posedistill.estimators.base import Prediction, Votes
 DISTILLERS = {
     "align": "posedistill.distill.align:Align",
     "contrast": "posedistill.distill.contrast:Contrast",
+    "feature": "posedistill.distill.feature:Feature",
     "match": "posedistill.distill.match:Match",
     "relate": "posedistill.distill.relate:Relate",
 }

@@ -1,0 +1,278 @@
+"""feature: intermediate maps of the student learn from the teacher's, in one of eight published forms.
+
+The maps that both networks name alike are compared (``p4`` with ``p4``), or the ``pairs`` a recipe states. Maps of
+different size meet at the smaller one; different channels meet through adapters on the student's side, or in forms that
+need none. The loss is a mean over images, over pairs and within each over its own count.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from posedistill.data.batch import Batch
+from posedistill.distill import maps
+from posedistill.distill.adapters import (
+    Paraphraser,
+    Statistics,
+    Variational,
+    adapter,
+    published_adapter,
+    translator,
+)
+from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over
+from posedistill.distill.trust import image_trust
+from posedistill.errors import RecipeError, describe
+from posedistill.estimators.base import Prediction
+
+Maps = tuple[Tensor, Tensor, Tensor]
+"""A student's map, a teacher's, and the weights of their positions."""
+
+_OPTIONS = {
+    "profile": {"hint"},
+    "distance": {"hint"},
+    "margin": {"activation_boundary"},
+    "temperature": {"attention_guided"},
+    "guided_weight": {"attention_guided"},
+    "attention_weight": {"attention_guided"},
+    "relation_weight": {"attention_guided"},
+    "faithful": {"attention_guided", "variational", "factor_transfer", "solution_flow"},
+}
+"""The forms that know an option which not all know."""
+
+
+class FeatureSettings(BaseModel):
+    """Form, maps, and the options of the forms; an option that the form does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    form: Literal[
+        "hint",
+        "attention_transfer",
+        "attention_guided",
+        "variational",
+        "factor_transfer",
+        "activation_boundary",
+        "solution_flow",
+        "neuron_selectivity",
+    ] = "hint"
+    pairs: dict[str, str] | None = None
+    """``{student's map: teacher's map}``, fine to coarse; null pairs all names that both offer."""
+    region: Literal["all", "object"] = "all"
+    """Positions that count: all, or those on the visible object, by the share of it that they cover. What a network
+    makes of the background is part of what it knows, and of what its scores rest on, so all count by default."""
+    profile: Literal["sckd-plus", "fitnet", "sckd-head", "sckd-pub"] = "sckd-plus"
+    """``hint``: which adapter, targets and distance."""
+    distance: Literal["smooth_l1", "cosine"] = "smooth_l1"
+    """``hint`` with profile ``sckd-plus``."""
+    margin: float = Field(default=1.0, gt=0)
+    temperature: float | None = Field(default=None, gt=0)
+    """Of the attention masks and relations; 0.5, or 0.1 where faithful."""
+    guided_weight: float | None = Field(default=None, ge=0)
+    """1, or 7e-5 where faithful."""
+    attention_weight: float | None = Field(default=None, ge=0)
+    """1, or 4e-3 where faithful."""
+    relation_weight: float | None = Field(default=None, ge=0)
+    """1, or 7e-5 where faithful."""
+    faithful: bool = False
+    """The published form: targets as the teacher gives them instead of standardised ones; ``attention_guided`` takes
+    norms instead of mean squares, ``solution_flow`` absolute instead of relative errors."""
+
+    @model_validator(mode="after")
+    def _known_to_the_form(self) -> "FeatureSettings":
+        for option in sorted(self.model_fields_set & _OPTIONS.keys()):
+            if self.form not in _OPTIONS[option]:
+                raise ValueError(f"{option} belongs to form {' or '.join(sorted(_OPTIONS[option]))}, not {self.form}")
+        if "distance" in self.model_fields_set and self.profile != "sckd-plus":
+            raise ValueError(f"distance belongs to profile sckd-plus, not {self.profile}")
+        return self
+
+
+class Feature(Distiller):
+    """Mean over the images (in which the object is seen, for ``region: object``) and over the pairs of maps."""
+
+    Settings = FeatureSettings
+    needs = frozenset({"features"})
+    settings: FeatureSettings
+
+    def __init__(self, spec: DistillSpec, settings: FeatureSettings) -> None:
+        super().__init__(spec, settings)
+        self.learned = nn.ModuleList()
+        """One for each pair."""
+
+    def prepare(self, example: Example) -> None:
+        """Build the adapters, and measure the teacher's maps on the example where targets are standardised.
+
+        Raises:
+            RecipeError: no map is shared, a named one does not exist, or a flow has fewer than two maps.
+        """
+        paired = self._paired(example.student, example.teacher, example.batch)
+        if self.settings.form == "solution_flow" and len(paired) < 2:
+            found = f"student maps {sorted(example.student.features)}, teacher maps {sorted(example.teacher.features)}"
+            raise RecipeError(describe("recipe", "distill.feature.form", found, "two pairs or more for solution_flow"))
+        build = _LEARNED[self.settings.form]
+        self.learned = nn.ModuleList(build(self.settings, ours, theirs) for ours, theirs, _ in paired)
+
+    def forward(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
+        """The loss, in float32; 0 where no image shows the object that ``region`` asks for."""
+        with torch.autocast(batch.images.device.type, enabled=False):
+            paired = self._paired(student, teacher, batch)
+            if self.settings.form == "solution_flow":
+                losses = self._flows(paired)
+            else:
+                losses = [learned(*trio) for learned, trio in zip(self.learned, paired, strict=True)]
+            trust = image_trust(self.trust, teacher, batch)
+            seen = paired[0][2].flatten(1).sum(1) > 0
+            return mean_over(torch.stack(losses).mean(0) * trust, seen)
+
+    def _paired(self, student: Prediction, teacher: Prediction, batch: Batch) -> list[Maps]:
+        names = maps.pair_names(student.features, teacher.features, self.settings.pairs)
+        both = [maps.aligned(student.features[ours], teacher.features[theirs]) for ours, theirs in names.items()]
+        region = self.settings.region
+        return [(s, t, maps.position_weights(batch, (t.shape[2], t.shape[3]), region)) for s, t in both]
+
+    def _flows(self, paired: list[Maps]) -> list[Tensor]:
+        """One loss for each map and the next coarser one."""
+        ours = [learned(student) for learned, (student, _, _) in zip(self.learned, paired, strict=True)]
+        theirs, weights = [trio[1] for trio in paired], [trio[2] for trio in paired]
+        relative = not self.settings.faithful
+        levels = range(1, len(paired))
+        flows = [[maps.flow(side[i - 1], side[i], weights[i]) for i in levels] for side in (ours, theirs)]
+        return [maps.flow_distance(s, t, relative) for s, t in zip(*flows, strict=True)]
+
+
+class Plain(nn.Module):
+    """A loss in which nothing is learned."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """``[B]`` losses of the images, as in all classes below."""
+        return self.loss(student, teacher, weights)
+
+
+class Hint(nn.Module):
+    """An adapter, and the distance from the teacher's map, which ``sckd-plus`` standardises."""
+
+    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        statistics, widths = Statistics(teacher), (student.shape[1], teacher.shape[1])
+        self.standardise: nn.Module = nn.Identity()
+        self.distance: maps.Distance = "channel_kl" if settings.profile == "sckd-pub" else "mse"
+        if settings.profile == "sckd-plus":
+            self.standardise, self.distance = statistics, settings.distance
+            self.adapter = adapter(*widths)
+        elif settings.profile == "fitnet":
+            self.adapter = adapter(*widths, norm=True, rectify=statistics.rectified)
+        else:
+            self.adapter = published_adapter(*widths, rectify=statistics.rectified)
+
+    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """``[B]``"""
+        return maps.hint(self.adapter(student), self.standardise(teacher), weights, self.distance)
+
+
+class Guided(nn.Module):
+    """Attention-guided: masked maps, attention maps of places and channels, and relations, each by its own adapter."""
+
+    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        widths = (student.shape[1], teacher.shape[1])
+        self.standardise = _standardise(settings, teacher)
+        self.adapter = adapter(*widths)
+        self.channels = nn.Linear(*widths)
+        self.places = nn.Conv2d(1, 1, 3, padding=1)
+        self.relations = adapter(*widths)
+        self.faithful = settings.faithful
+        defaults = (7e-5, 4e-3, 7e-5) if settings.faithful else (1.0, 1.0, 1.0)
+        given = (settings.guided_weight, settings.attention_weight, settings.relation_weight)
+        self.weights = [default if value is None else value for value, default in zip(given, defaults, strict=True)]
+        self.temperature = settings.temperature or (0.1 if settings.faithful else 0.5)
+
+    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """``[B]``"""
+        teacher = self.standardise(teacher)
+        guided = maps.attention_guided(self.adapter(student), teacher, weights, self.temperature)
+        theirs = maps.relations(teacher, weights, self.temperature)
+        ours = self.relations(maps.relations(student, weights, self.temperature))
+        related = maps.hint(ours, theirs, maps.pooled(weights, (theirs.shape[2], theirs.shape[3])))
+        ours, theirs = student.abs(), teacher.abs()
+        places = maps.hint(self.places(ours.mean(1, keepdim=True)), theirs.mean(1, keepdim=True), weights)
+        pooled = [(magnitude * weights).mean((2, 3)) for magnitude in (ours, theirs)]
+        channels = (self.channels(pooled[0]) - pooled[1]).square().mean(1)
+
+        def scaled(mean_square: Tensor, count: int) -> Tensor:
+            return (mean_square * count).clamp(min=1e-12).sqrt() if self.faithful else mean_square
+
+        attention = scaled(places, weights[0].numel()) + scaled(channels, teacher.shape[1])
+        terms = (scaled(guided, teacher[0].numel()), attention, scaled(related, theirs[0].numel()))
+        return torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum(0)
+
+
+class Variation(nn.Module):
+    """VID: the likelihood of the teacher's map under what the student predicts of it."""
+
+    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        self.standardise = _standardise(settings, teacher)
+        self.predict = Variational(student.shape[1], teacher.shape[1])
+
+    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """``[B]``"""
+        mean, variance = self.predict(student)
+        return maps.variational(mean, self.standardise(teacher), variance, weights)
+
+
+class Factors(nn.Module):
+    """FT: a paraphraser of the teacher's map and a translator of the student's, trained together.
+
+    The paraphraser learns by reconstruction alone: no gradient of the transfer reaches it.
+    """
+
+    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        channels = teacher.shape[1]
+        factors = max(channels // 2, 1)
+        self.standardise = _standardise(settings, teacher)
+        self.paraphraser = Paraphraser(channels, factors)
+        self.translator = translator(student.shape[1], factors)
+
+    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """``[B]``: transfer and reconstruction."""
+        teacher = self.standardise(teacher)
+        factor, again = self.paraphraser(teacher)
+        transfer = maps.factor_transfer(self.translator(student), factor.detach(), weights)
+        return transfer + maps.hint(again, teacher, weights)
+
+
+class Boundary(nn.Module):
+    """AB: a connector whose values shall have the signs of the teacher's."""
+
+    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        self.connector = adapter(student.shape[1], teacher.shape[1], norm=True)
+        self.margin = settings.margin
+
+    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        """``[B]``"""
+        return maps.activation_boundary(self.connector(student), teacher, weights, self.margin)
+
+
+def _standardise(settings: FeatureSettings, teacher: Tensor) -> nn.Module:
+    return nn.Identity() if settings.faithful else Statistics(teacher)
+
+
+_LEARNED: dict[str, Callable[[FeatureSettings, Tensor, Tensor], nn.Module]] = {
+    "hint": Hint,
+    "attention_transfer": lambda *_: Plain(maps.attention_transfer),
+    "attention_guided": Guided,
+    "variational": Variation,
+    "factor_transfer": Factors,
+    "activation_boundary": Boundary,
+    "solution_flow": lambda _, student, teacher: published_adapter(student.shape[1], teacher.shape[1], rectify=False),
+    "neuron_selectivity": lambda *_: Plain(maps.neuron_selectivity),
+}
