@@ -296,7 +296,7 @@ def test_prefetch_makes_the_same_batches(pack, objects):
 
 
 def crop_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "crops"]
+    return [thread for thread in threading.enumerate() if thread.name == "batches"]
 
 
 def test_a_fault_in_the_background_is_raised(pack, objects):

@@ -1,7 +1,5 @@
 """CropLoader: batches out of frame packs. Each crop is a new camera, each batch a pure function of its step."""
 
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakValueDictionary
@@ -18,13 +16,13 @@ from posedistill.data.pack_build import cores
 from posedistill.data.pixels import move
 from posedistill.data.planning import Plan, Planner, photo_maps
 from posedistill.data.sampling import InOrder, Sampler, Shuffled, Weighted, tabulate
+from posedistill.data.threads import one_torch_thread, prefetch
 from posedistill.data.warp import DeviceFrames, cut, cut_ids, cut_on_device
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.objects import ObjectTable
 
 _CHUNK = 4
 """Crops that one thread makes at a time on the CPU. A constant: convolutions may round by the size of their batch."""
-_one_at_a_time = threading.Lock()
 _shared_frames: WeakValueDictionary[tuple, DeviceFrames] = WeakValueDictionary()
 
 
@@ -82,7 +80,7 @@ class CropLoader:
             sampler = Weighted(self._pack_of(table.frames), pack_weights, batch_size, seed)
         chosen = settings if augment else None
         self.plan = Planner(table, sampler, objects, chosen, crop_size, pad, seed, rank, world_size)
-        self._pool = ThreadPoolExecutor(threads or cores(), initializer=_one_torch_thread)
+        self._pool = ThreadPoolExecutor(threads or cores(), initializer=one_torch_thread)
         self._backgrounds = _four_bytes(backgrounds) if backgrounds is not None and len(backgrounds) else None
         on_device = self.device.type != "cpu"
         self._frames = _device_frames(self.packs, self.device) if on_device else None
@@ -114,49 +112,17 @@ class CropLoader:
         else:
             planes, masks = self._pixels(plan)
             images = planes.contiguous(memory_format=torch.channels_last)
-        floats = (plan.K, plan.R, plan.t, plan.keypoints3d, plan.keypoints, plan.diameters)
-        K, R, t, keypoints3d, keypoints, diameters = (self._send(array.astype(np.float32)) for array in floats)
+        floats = (plan.K, plan.R, plan.t, plan.keypoints3d, plan.keypoints, plan.diameters, plan.rows.scores)
+        K, R, t, keypoints3d, keypoints, diameters, scores = (self._send(array.astype(np.float32)) for array in floats)
         classes, numbers = self._send(plan.rows.classes), self._send(plan.rows.ids)
-        return ObjectBatch(images, K, R, t, numbers, masks, classes, keypoints3d, keypoints, diameters)
+        return ObjectBatch(images, K, R, t, numbers, masks, classes, keypoints3d, keypoints, diameters, scores)
 
     def prefetch(self, start: int, stop: int, depth: int = 2) -> Iterator[ObjectBatch]:
         """Batches ``start`` to ``stop``, made ahead in a background thread.
 
         What goes wrong there is raised here; closing the iterator ends the thread.
         """
-        ready: queue.Queue[ObjectBatch | BaseException] = queue.Queue(depth)
-        closed = threading.Event()
-
-        def offer(item: ObjectBatch | BaseException) -> None:
-            while not closed.is_set():
-                try:
-                    return ready.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
-
-        def produce() -> None:
-            try:
-                if self.device.type == "cuda":
-                    torch.cuda.set_device(self.device)
-                for step in range(start, stop):
-                    if closed.is_set():
-                        return
-                    offer(self.batch(step))
-            except BaseException as error:
-                offer(error)
-
-        # On an accelerator both threads use the device's default stream, so its work keeps the order of the queue.
-        thread = threading.Thread(target=produce, name="crops", daemon=True)
-        thread.start()
-        try:
-            for _ in range(start, stop):
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            closed.set()
-            thread.join()
+        return prefetch(self.batch, start, stop, self.device, depth)
 
     def _send(self, array: NDArray) -> Tensor:
         return move(torch.from_numpy(array), self.device)
@@ -204,20 +170,6 @@ def _exact(device: torch.device | str) -> torch.device:
     return (
         torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
     )
-
-
-def _one_torch_thread() -> None:
-    """Keep torch to this thread: the pool's threads share out a batch between them, in parts that fit a cache.
-
-    Torch's thread count belongs to the thread that sets it, yet threads to come begin with the last one set by
-    anybody; so another thread sets that back.
-    """
-    with _one_at_a_time:
-        count = torch.get_num_threads()
-        torch.set_num_threads(1)
-        restore = threading.Thread(target=torch.set_num_threads, args=(count,))
-        restore.start()
-        restore.join()
 
 
 def _device_frames(packs: Sequence[FramePack], device: torch.device) -> DeviceFrames | None:

@@ -224,14 +224,13 @@ def unsharp_kernels(strength: Tensor, sigma: float, radius: int) -> Tensor:
 
 def convolve(x: Tensor, group: Rows) -> None:
     """Filter each chosen crop with its own ``kernel``, as one depthwise convolution; edges are repeated."""
-    size = x.shape[-1]
 
     def change(images: Tensor) -> Tensor:
         kernels = group.values["kernel"]
         radius = kernels.shape[-1] // 2
         padded = F.pad(images, (radius,) * 4, mode="replicate").flatten(0, 1)[None]
         weight = kernels.repeat_interleave(3, dim=0, output_size=3 * len(kernels))[:, None]
-        return F.conv2d(padded, weight, groups=len(weight)).view(-1, 3, size, size)
+        return F.conv2d(padded, weight, groups=len(weight)).view_as(images)
 
     _on_rows(x, group.rows, change)
 
@@ -250,10 +249,9 @@ def lose_resolution(x: Tensor, group: Rows, factor: float) -> None:
 
 def add_noise(x: Tensor, group: Rows) -> None:
     """Add Gaussian noise of deviation ``sqrt(sigma_0^2 + sigma_1^2 x)``: read-out and shot noise."""
-    size = x.shape[-1]
 
     def change(images: Tensor) -> Tensor:
-        noise = _windows(noise_bank(x.device), group.values["offset"], (3 * size * size,), (1,))
+        noise = _windows(noise_bank(x.device), group.values["offset"], (x[0].numel(),), (1,))
         read, shot = group.values["sigma"].square()[..., None, None, None].unbind(1)
         deviation = images.clamp(min=0).mul_(shot).add_(read).sqrt_()
         return images.addcmul_(deviation, noise.view_as(images))
