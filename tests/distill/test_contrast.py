@@ -273,7 +273,7 @@ def test_training_brings_the_student_to_the_teachers_neighbourhoods(batch: Objec
 
 
 def test_the_fixed_teacher_side_has_the_teachers_width_and_learns_nothing(batch: ObjectBatch) -> None:
-    distiller, _, _ = prepared(rotated(batch), teacher_side="fixed", dim=32)
+    distiller, _, _ = prepared(rotated(batch), teacher_side="fixed")
     assert {name: list(value.shape) for name, value in distiller.named_parameters()} == {
         "student.weight": [TEACHER, STUDENT],
         "student.bias": [TEACHER],
@@ -295,9 +295,12 @@ def test_the_learned_temperature_keeps_its_limits(batch: ObjectBatch) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"faithful": True}, "found faithful: true, expected it with info_nce or crd"),
-        ({"form": "crd", "faithful": True, "teacher_side": "fixed"}, "expected learned with faithful"),
-        ({"temperature": 0.5, "learn_temperature": True}, r"expected one between 0.02 and 0.5"),
+        ({"faithful": True}, "pose_weighted_info_nce has no use for faithful; of its own it has degrees_per_unit, dim"),
+        ({"form": "info_nce", "weighting": "sin"}, "info_nce has no use for weighting"),
+        ({"form": "crd", "faithful": True, "teacher_side": "fixed"}, "crd with faithful: true has no use for teacher"),
+        ({"form": "pose_weighted_info_nce", "negatives": 5}, "has no use for negatives"),
+        ({"teacher_side": "fixed", "dim": 32}, "has no use for dim"),
+        ({"temperature": 0.5, "learn_temperature": True}, r"expected to start between 0.02 and 0.5"),
         ({"temperature": 0.001}, "temperature"),
         ({"weighting": "cos"}, "distill.contrast.weighting"),
     ],

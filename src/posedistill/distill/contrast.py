@@ -29,9 +29,18 @@ COLDEST, WARMEST = 0.02, 0.5
 LEAST_WEIGHT = 1e-3
 """A negative that counts for less is left out."""
 
+_COMMON = {"form", "temperature", "learn_temperature"}
+_BY_POSE = {"weighting", "degrees_per_unit"}
+_OPTIONS = {
+    "info_nce": {"teacher_side", "faithful"},
+    "pose_weighted_info_nce": {"teacher_side"} | _BY_POSE,
+    "crd": {"teacher_side", "faithful", "negatives", "positive"} | _BY_POSE,
+}
+"""What each form has of its own; ``dim`` too, unless the teacher's side is fixed."""
+
 
 class ContrastSettings(BaseModel):
-    """Form, negatives and temperature."""
+    """Form, negatives and temperature; an option that the form has no use for is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,13 +68,17 @@ class ContrastSettings(BaseModel):
 
     @model_validator(mode="after")
     def _no_idle_option(self) -> Self:
-        if self.faithful and self.form == "pose_weighted_info_nce":
-            raise ValueError("found faithful: true, expected it with info_nce or crd; this form is as published")
-        if self.faithful and self.form == "crd" and self.teacher_side == "fixed":
-            raise ValueError("found teacher_side: fixed, expected learned with faithful: true")
+        form, has = f"{self.form}", _OPTIONS[self.form]
+        if self.form == "crd" and self.faithful:
+            form, has = "crd with faithful: true", {"faithful", "negatives", "dim"}
+        elif self.teacher_side == "learned":
+            has = has | {"dim"}
+        if idle := self.model_fields_set - has - _COMMON:
+            raise ValueError(
+                f"{form} has no use for {', '.join(sorted(idle))}; of its own it has {', '.join(sorted(has))}"
+            )
         if self.learn_temperature and not COLDEST < self.temperature < WARMEST:
-            found = f"found temperature {self.temperature} with learn_temperature"
-            raise ValueError(f"{found}, expected one between {COLDEST} and {WARMEST}")
+            raise ValueError(f"{self.temperature} is learned, expected to start between {COLDEST} and {WARMEST}")
         return self
 
 
