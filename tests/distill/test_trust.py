@@ -1,11 +1,20 @@
 import pytest
 import torch
+from pydantic import ValidationError
+from torch import Tensor
 
-from posedistill.data.batch import ObjectBatch
+from posedistill.data.batch import Batch, ObjectBatch
 from posedistill.distill.base import object_sizes
-from posedistill.distill.trust import TrustSettings, trust_weights
+from posedistill.distill.trust import (
+    TrustSettings,
+    annotated_keypoints,
+    attentive_weights,
+    image_trust,
+    projected_origins,
+    trust_weights,
+)
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Votes
+from posedistill.estimators.base import Prediction, Votes
 
 
 @pytest.fixture
@@ -57,3 +66,141 @@ def test_error_needs_votes_for_the_annotated_keypoints(batch: ObjectBatch, votes
     codes = Votes(votes.values.reshape(4, 3, 1, 16), votes.weights, votes.mask)
     with pytest.raises(RecipeError, match="annotated keypoints"):
         trust_weights(TrustSettings(by="error"), codes, batch, object_sizes(batch))
+
+
+def attentive(errors: Tensor, eta: str, counted: Tensor | None = None) -> Tensor:
+    return attentive_weights(errors, TrustSettings(by="error", eta=eta), counted)  # type: ignore[arg-type]
+
+
+def test_the_published_range_is_that_of_the_squared_errors_and_stays_positive() -> None:
+    """1 - e / (max e - min e) of e = 1, 4, 16, 25 is below zero for the last one."""
+    weights = attentive(torch.tensor([1.0, 2.0, 4.0, 5.0]), "faithful")
+    torch.testing.assert_close(weights, torch.tensor([1 - 1 / 24, 1 - 4 / 24, 1 - 16 / 24, 0.0]))
+
+
+def test_an_outlier_decides_the_published_range_but_not_the_percentile() -> None:
+    errors = torch.linspace(0, 1, 40)
+    spoilt = errors.clone()
+    spoilt[-1] = 100
+    assert attentive(spoilt, "faithful")[:39].min() > 0.999
+    apart = (attentive(spoilt, "percentile") - attentive(errors, "percentile"))[:39].abs().max()
+    assert apart < 0.01
+    torch.testing.assert_close(attentive(errors, "percentile")[19], 1 - errors[19] / errors.quantile(0.95))
+
+
+def test_the_percentile_is_of_what_counts() -> None:
+    errors, counted = torch.tensor([[0.5, 0.1, torch.nan], [0.9, 77.0, 0.3]]), torch.ones(2, 3, dtype=torch.bool)
+    counted[0, 2] = counted[1, 1] = False
+    valid = errors[counted]
+    expected = (1 - (valid - 0.1) / (valid.quantile(0.95) - 0.1)).clamp(0, 1)
+    torch.testing.assert_close(attentive(errors, "percentile", counted)[counted], expected)
+
+
+@pytest.mark.parametrize("eta", ["percentile", "faithful"])
+@pytest.mark.parametrize("errors", [torch.tensor([0.3]), torch.full((4,), 0.3), torch.zeros(4)])
+def test_equal_errors_are_trusted_alike(eta: str, errors: Tensor) -> None:
+    assert attentive(errors, eta).eq(1).all()
+    assert attentive(errors, eta, torch.zeros_like(errors, dtype=torch.bool)).isfinite().all()
+
+
+@pytest.mark.parametrize("eta", ["percentile", "faithful"])
+@pytest.mark.parametrize("per", ["image", "vote"])
+def test_the_range_of_a_batch_ranks_images_or_votes(batch: ObjectBatch, votes: Votes, eta: str, per: str) -> None:
+    settings = TrustSettings(by="error", eta=eta, per=per)  # type: ignore[arg-type]
+    images, single = trust_weights(settings, votes, batch, object_sizes(batch))
+    if per == "image":
+        torch.testing.assert_close(images[[0, 2, 3]], torch.tensor([1.0, 0.0, 1.0]))
+        assert (single == 1).all()
+        assert 0.9 < images[1] < 1
+    else:
+        assert single[0, 0] == 1 and single[2, 2] == 0 and (images == 1).all()
+
+
+def test_an_image_without_votes_says_nothing_of_the_range(batch: ObjectBatch, votes: Votes) -> None:
+    settings = TrustSettings(by="error", eta="percentile")
+    votes.values[2, 2, :, 0] -= 0.5 * 1.8
+    before, _ = trust_weights(settings, votes, batch, object_sizes(batch))
+    assert 0 < before[1] < 1
+    votes.mask[0] = False
+    after, _ = trust_weights(settings, votes, batch, object_sizes(batch))
+    torch.testing.assert_close(after[1], before[1], atol=0.02, rtol=0)
+    votes.mask[:] = False
+    assert trust_weights(settings, votes, batch, object_sizes(batch))[0].isfinite().all()
+
+
+def test_images_are_trusted_by_their_votes(batch: ObjectBatch, votes: Votes) -> None:
+    teacher = Prediction({}, votes, logits={"class": torch.zeros(4, 2)})
+    assert image_trust(TrustSettings(), teacher, batch).eq(1).all()
+    assert image_trust(TrustSettings(by="score", per="vote"), teacher, batch).eq(0.6).all()
+    by_error = image_trust(TrustSettings(by="error"), teacher, batch)
+    torch.testing.assert_close(by_error, torch.tensor([1.0, 0.9, 0.0, 1.0]), atol=1e-4, rtol=0)
+
+
+def test_classifiers_are_trusted_by_their_top_probability(batch: ObjectBatch) -> None:
+    sure, unsure = torch.tensor([[0.0, 50.0]]).expand(4, 2), torch.zeros(4, 2)
+    heads = {"azimuth": sure, "roll": unsure, "mask": torch.zeros(4, 1, 2, 2)}
+    trusted = image_trust(TrustSettings(by="score"), Prediction({}, logits=heads), batch)
+    torch.testing.assert_close(trusted, torch.full((4,), 0.75))
+    dense = {"code": torch.stack([sure, unsure], 2)}
+    torch.testing.assert_close(image_trust(TrustSettings(by="score"), Prediction({}, logits=dense), batch), trusted)
+    with pytest.raises(RecipeError, match="logits of at least two classes"):
+        image_trust(TrustSettings(by="score"), Prediction({}, logits={"mask": heads["mask"]}), batch)
+
+
+def test_regressors_are_trusted_by_their_error() -> None:
+    scenes = Batch(
+        torch.zeros(3, 3, 8, 8), torch.zeros(3, 3, 3), torch.zeros(3, 3, 3), torch.zeros(3, 3), torch.ones(3)
+    )
+    off = torch.zeros(3, 7)
+    off[1, 0], off[2, :2] = 0.05, torch.tensor([3.0, 4.0])
+    teacher = Prediction({}, regression=off.bfloat16().requires_grad_(), regression_truth=torch.zeros(3, 7))
+    trusted = image_trust(TrustSettings(by="error", floor=0.1), teacher, scenes)
+    torch.testing.assert_close(trusted, torch.tensor([1.0, 0.5, 0.1]), atol=2e-3, rtol=0)
+    assert not trusted.requires_grad
+    trusted = image_trust(TrustSettings(by="error", eta="faithful"), teacher, scenes)
+    torch.testing.assert_close(trusted, torch.tensor([1.0, 0.9999, 0.0]), atol=1e-5, rtol=0)
+    teacher.regression_truth = None
+    with pytest.raises(RecipeError, match="votes, or regression with its truth"):
+        image_trust(TrustSettings(by="error"), teacher, scenes)
+
+
+def test_ensembles_are_trusted_where_they_agree(batch: ObjectBatch, votes: Votes) -> None:
+    settings, spread = TrustSettings(by="spread", floor=0.2), torch.tensor([0.0, 0.1, 9.0, torch.nan])
+    expected = torch.tensor([1.0, torch.tensor(-1.0).exp().item(), 0.2, 0.2])
+    torch.testing.assert_close(image_trust(settings, Prediction({}, spread=spread), batch), expected)
+    images, single = trust_weights(settings, votes, batch, object_sizes(batch), spread)
+    torch.testing.assert_close(images, expected)
+    assert (single == 1).all()
+    for asked in (lambda: image_trust(settings, Prediction({}, votes), batch), lambda: _alone(settings, votes, batch)):
+        with pytest.raises(RecipeError, match="an ensemble"):
+            asked()
+
+
+def _alone(settings: TrustSettings, votes: Votes, batch: ObjectBatch) -> tuple[Tensor, Tensor]:
+    return trust_weights(settings, votes, batch, object_sizes(batch))
+
+
+@pytest.mark.parametrize("settings", [{"by": "spread", "per": "vote"}, {"by": "score", "eta": "percentile"}])
+def test_settings_that_would_do_nothing_are_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        TrustSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("by", ["score", "error"])
+@pytest.mark.parametrize("per", ["image", "vote"])
+def test_no_gradient_reaches_the_teacher_through_trust(batch: ObjectBatch, votes: Votes, by: str, per: str) -> None:
+    votes.values.requires_grad_()
+    votes.weights.requires_grad_()
+    for weights in trust_weights(TrustSettings(by=by, per=per), votes, batch, object_sizes(batch)):  # type: ignore[arg-type]
+        assert not weights.requires_grad
+
+
+def test_nine_points_are_the_origin_and_the_corners(batch: ObjectBatch, votes: Votes) -> None:
+    batch.t = batch.t + torch.tensor([10.0, -5.0, 0.0])
+    origins = projected_origins(batch)
+    expected = torch.tensor([0.5 + 500 * 10 / 507.8125 / 256, 0.5 - 500 * 5 / 507.8125 / 256])
+    torch.testing.assert_close(origins, expected.expand(4, 2))
+    nine = Votes(torch.zeros(4, 3, 9, 2), votes.weights, votes.mask)
+    truth = annotated_keypoints(batch, nine)
+    torch.testing.assert_close(truth[:, 0], origins)
+    torch.testing.assert_close(truth[:, 1:], annotated_keypoints(batch, votes))
