@@ -1,7 +1,8 @@
-"""write_file: a file appears under its name once it is whole, or not at all."""
+"""Files that appear under their name once they are whole, or not at all."""
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 from posedistill.errors import DataError, PoseDistillError, describe
@@ -35,3 +36,28 @@ def write_file(path: Path, data: bytes | str, error: type[PoseDistillError] = Da
             found = failure.strerror or str(failure)
             raise error(describe(path, "file", found, "a writable disk with free space")) from failure
         raise
+
+
+def link_file(source: Path, target: Path, error: type[PoseDistillError] = DataError) -> None:
+    """Give a file a second name, making the folder; on another disk, or where links are refused, a copy.
+
+    An older file of that name is replaced. Both names are equal: the file lasts until the last of them is removed.
+
+    Raises:
+        PoseDistillError: (``error``) no such source, a full disk, or any other refusal; an older file is kept.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
+        temporary.replace(target)
+        temporary.unlink(missing_ok=True)  # renaming a second name of a file onto that file leaves both
+    except OSError as failure:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        found = f"{source}: {failure.strerror or failure}"
+        raise error(describe(target, "file", found, "a readable file and a disk with free space")) from failure

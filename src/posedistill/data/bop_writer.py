@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from posedistill.data.bop_parse import load_json, load_keyed_json
 from posedistill.data.images import encode_image, write_image
 from posedistill.errors import DataError, describe
-from posedistill.files import write_file
+from posedistill.files import link_file, write_file
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh, model_info, save_ply
 
@@ -74,18 +74,21 @@ class BopWriter:
         self,
         scene_id: int,
         im_id: int,
-        image: NDArray[np.uint8],
+        image: NDArray[np.uint8] | Path,
         K: Array,
         poses: Sequence[Pose],
         depth_mm: NDArray[np.float32] | None,
         masks: Sequence[NDArray[np.bool_]],
         masks_visib: Sequence[NDArray[np.bool_]],
+        scores: Sequence[float] | None = None,
     ) -> None:
         """Write one frame; an earlier frame with the same ids is replaced.
 
         Args:
-            image: uint8 ``[H, W, 3]`` RGB. K: ``[3, 3]``. depth_mm: ``[H, W]``, 0 or less where there is nothing.
+            image: uint8 ``[H, W, 3]`` RGB, or a file to link to. K: ``[3, 3]``.
+            depth_mm: ``[H, W]``, 0 or less where there is nothing.
             masks: per pose, bool ``[H, W]``, the whole silhouette inside the image. masks_visib: its visible part.
+            scores: per pose 0..1, of the estimator that made it; None where people did.
 
         Raises:
             ValueError: shapes or counts that do not fit together.
@@ -93,7 +96,9 @@ class BopWriter:
         """
         _require_shapes(image, poses, depth_mm, masks, masks_visib)
         scene = self.scene_folder(scene_id)
-        if self.jpeg_quality is None:
+        if isinstance(image, Path):
+            link_file(image, scene / "rgb" / f"{im_id:06d}{image.suffix}")
+        elif self.jpeg_quality is None:
             write_image(scene / "rgb" / f"{im_id:06d}.png", image, PNG_OPTIONS)
         else:
             quality = [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality]
@@ -109,9 +114,12 @@ class BopWriter:
             write_file(scene / "mask" / name, whole)
             hidden = not np.array_equal(mask, visible)
             write_file(scene / "mask_visib" / name, _encode_mask(scene / name, visible) if hidden else whole)
+        entries = [_pose_entry(*pose) for pose in poses]
+        for entry, score in zip(entries, scores or [], strict=scores is not None):
+            entry["score"] = float(score)
         annotation = {
             "camera": {"cam_K": np.asarray(K, dtype=np.float64).ravel().tolist(), "depth_scale": scale},
-            "gt": [_pose_entry(*pose) for pose in poses],
+            "gt": entries,
             "gt_info": [_info_entry(*pair, depth_mm) for pair in zip(masks, masks_visib, strict=True)],
         }
         write_file(self._shard(scene_id, im_id), json.dumps(annotation))
@@ -198,19 +206,20 @@ def _encode_mask(path: Path, mask: NDArray[np.bool_]) -> bytes:
 
 
 def _require_shapes(
-    image: NDArray,
+    image: NDArray | Path,
     poses: Sequence[Pose],
     depth: NDArray | None,
     masks: Sequence[NDArray],
     masks_visib: Sequence[NDArray],
 ) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if not isinstance(image, Path) and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
         raise ValueError(f"image: expected uint8 [H, W, 3], found {image.dtype} {list(image.shape)}")
     if not len(poses) == len(masks) == len(masks_visib):
         raise ValueError(f"{len(poses)} poses, {len(masks)} masks and {len(masks_visib)} visible masks")
     layers = [*masks, *masks_visib, *([] if depth is None else [depth])]
-    if any(layer.shape != image.shape[:2] for layer in layers):
-        raise ValueError(f"masks and depth: expected {image.shape[:2]}, found {[layer.shape for layer in layers]}")
+    shape = layers[0].shape if isinstance(image, Path) and layers else getattr(image, "shape", ())[:2]
+    if any(layer.shape != shape for layer in layers):
+        raise ValueError(f"masks and depth: expected {shape}, found {[layer.shape for layer in layers]}")
 
 
 def _pose_entry(obj_id: int, R: Array, t: Array) -> dict[str, Any]:

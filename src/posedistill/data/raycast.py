@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.scenes import Body, Placement
+from posedistill.data.scenes import Body
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.casting import Floats, Ints, RayCaster
 from posedistill.geometry.meshes import Mesh, hull_corners
@@ -106,6 +107,20 @@ def bake_ambient(caster: RayCaster, vertices: Array, normals: Array, radius: flo
     return np.minimum(seen.max(axis=0) / (rays / 4), 1.0)
 
 
+class Posed(Protocol):
+    """Anything at a pose: ``R`` ``[3, 3]`` object to camera, ``t`` ``[3]`` mm."""
+
+    @property
+    def R(self) -> Array:
+        """``[3, 3]``"""
+        ...
+
+    @property
+    def t(self) -> Array:
+        """``[3]`` mm"""
+        ...
+
+
 @dataclass(frozen=True)
 class View:
     """What one placed model shows to the camera within its box of the image.
@@ -151,7 +166,7 @@ def pixel_rays(K: Array, width: int, height: int) -> Floats:
     return np.ascontiguousarray(pixels @ np.linalg.inv(K).T, dtype=np.float32)
 
 
-def cast(model: Model, placement: Placement, K: Array, rays: Floats) -> View | None:
+def cast(model: Model, placement: Posed, K: Array, rays: Floats) -> View | None:
     """Cast the rays of the box that a placed model's hull covers; None where that is outside the image."""
     height, width = rays.shape[:2]
     corners = model.body.hull @ placement.R.T + placement.t
