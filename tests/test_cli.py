@@ -55,7 +55,7 @@ def main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_all_commands_are_there():
-    expected = ["run", "train", "distill", "evaluate", "score", "export", "report", "predict", "bench"]
+    expected = ["run", "compare", "train", "distill", "evaluate", "score", "export", "report", "predict", "bench"]
     assert set(commands()) == {*expected, "data render", "data check"}
 
 

@@ -57,6 +57,28 @@ def run(
 
 
 @app.command()
+def compare(
+    recipes: Annotated[
+        list[str], typer.Argument(help="Comparison files or recipes, then key=value for all.", show_default=False)
+    ],
+    seeds: Annotated[Optional[int], typer.Option(min=1, help="Seeds of each variant; default: the recipe's.")] = None,  # noqa: UP045
+    baseline: Annotated[Optional[str], typer.Option(help="Compared with; default: the student alone.")] = None,  # noqa: UP045
+    jobs: Annotated[int, typer.Option(min=1, help="Networks trained at the same time.")] = 1,
+) -> None:
+    """Compare variants on the same batches and seeds, at equal steps and equal wall-clock, with intervals.
+
+    Each variant's loss weights are tuned on the validation split first. Goes on after a kill like `run`.
+    """
+    from posedistill.training.compare import compare as compare_variants
+
+    paths = [Path(word) for word in recipes if "=" not in word]
+    overrides = [word for word in recipes if "=" in word]
+    page = compare_variants(paths, overrides, seeds=seeds, baseline=baseline, jobs=jobs)
+    print((page.parent / "comparison.md").read_text())
+    print(f"page: {page}")
+
+
+@app.command()
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -259,6 +281,36 @@ def check(
     report.render(console)
     if not report.ok:
         sys.exit(1)
+
+
+@data_app.command()
+def label(
+    folder: Annotated[Path, typer.Argument(help="BOP folder: images, cameras, models. It needs no ground truth.")],
+    csv: Annotated[Path, typer.Option(help="Poses of any estimator: scene_id,im_id,obj_id,score,R,t,time.")],
+    out: Annotated[Path, typer.Option(help="BOP folder to write; images are linked.")],
+    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
+    scene: Annotated[Optional[list[int]], typer.Option(help="Scene number; default: all.")] = None,  # noqa: UP045
+    frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
+    min_score: Annotated[float, typer.Option(help="Leave out poses below this score.")] = 0.0,
+    ignore_unknown: Annotated[bool, typer.Option(help="Leave out poses of unknown images and objects.")] = False,
+) -> None:
+    """Label images with the poses of a BOP csv: a data set to train on, its scores kept as trust."""
+    from posedistill.data.bop import BopDataset
+    from posedistill.data.label import label_dataset
+    from posedistill.training.log import progress_bar
+
+    dataset = BopDataset(folder, split, scenes=scene or None, frames=frames)
+    with progress_bar() as bar:
+        task = bar.add_task("label", total=None, note=str(out))
+        report = label_dataset(
+            dataset,
+            csv,
+            out,
+            min_score=min_score,
+            ignore_unknown=ignore_unknown,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print(f"{report}; in {out}")
 
 
 def _recipe(path: Path, overrides: list[str] | None) -> Any:

@@ -68,7 +68,7 @@ def measure_network(
     """Scores and costs of one finished network on the test split; its ``results.csv`` is made where outdated."""
     csv = variant_folder(recipe, variant, seed) / "results.csv"
     estimator, _ = load_network(recipe, variant, seed)
-    if not _fresh(csv, weights_of(recipe, variant, seed), recipe.folder / "recipe.yaml"):
+    if not fresh(csv, weights_of(recipe, variant, seed), recipe.folder / "recipe.yaml"):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
         csv.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +86,10 @@ def export_run(folder: Path) -> None:
     seeds = [seed for variant, seed in finished(recipe) if variant == "distilled"]
     best = max(seeds, key=lambda seed: load_network(recipe, "distilled", seed)[1]["scores"]["val/score"])
     path, csv = folder / "model.onnx", folder / "results.csv"
-    if not _fresh(path, weights_of(recipe, "distilled", best)):
+    if not fresh(path, weights_of(recipe, "distilled", best)):
         export_variant(recipe, "distilled", best, path)
     dataset, wanted = test_split(recipe)
-    if not _fresh(csv, path, folder / "recipe.yaml"):
+    if not fresh(csv, path, folder / "recipe.yaml"):
         estimate(Predictor.from_onnx(path), wanted, "evaluate exported").to_bop_csv(csv)
     megabytes = path.stat().st_size / 1e6
     estimator, _ = load_network(recipe, "distilled", best)
@@ -123,7 +123,7 @@ def export_variant(recipe: Recipe, variant: str, seed: int, path: Path, shapes: 
 def bench_run(folder: Path) -> None:
     """Time the exported file, and the teacher exported for the purpose, into ``bench.json`` where that is outdated."""
     recipe = recipe_of(folder)
-    if _fresh(folder / "bench.json", folder / "model.onnx", weights_of(recipe, "teacher", recipe.seed)):
+    if fresh(folder / "bench.json", folder / "model.onnx", weights_of(recipe, "teacher", recipe.seed)):
         return
     results = []
     for variant in ("teacher", "exported"):
@@ -147,7 +147,7 @@ def save_run_cases(folder: Path) -> None:
         save_cases(folder / "cases", variant, list(_cases(PoseEstimates.from_bop_csv(csv), dataset, recipe)))
 
 
-def _fresh(output: Path, *sources: Path) -> bool:
+def fresh(output: Path, *sources: Path) -> bool:
     """Whether an output is there and no older than what it is made from, as ``make`` decides."""
     return output.exists() and all(source.stat().st_mtime <= output.stat().st_mtime for source in sources)
 

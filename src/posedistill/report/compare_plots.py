@@ -1,0 +1,64 @@
+"""Figures of a comparison: differences with their intervals, and every variant's curves beside the baseline's."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+
+from posedistill.report.plots import COLORS, INK, RC, add_legend, mean_curve, new_figure, thinned, to_svg
+from posedistill.report.statistics import Difference
+
+BETTER, WORSE, UNDECIDED = COLORS["distilled"], COLORS["exported"], COLORS["other"]
+
+
+def interval_plot(title: str, rows: Mapping[str, Sequence[Difference | None]]) -> str | None:
+    """Dots and 95 % intervals of differences in points, a row a variant; None when there is nothing to draw.
+
+    Full colour where the interval excludes zero: green above, pink below. The first of a row is
+    filled, the second hollow.
+
+    Args:
+        rows: variant to its differences, as many for each.
+    """
+    if not any(difference for row in rows.values() for difference in row):
+        return None
+    with mpl.rc_context(RC):
+        figure, axes = new_figure(4.6, 0.9 + 0.38 * len(rows))
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for place, row in enumerate(list(rows.values())[::-1]):
+            shifts = [0.14, -0.14] if len(row) > 1 else [0.0]
+            for kind, (difference, shift) in enumerate(zip(row, shifts, strict=True)):
+                if difference is None:
+                    continue
+                colour = UNDECIDED if not difference.significant else BETTER if difference.mean > 0 else WORSE
+                if not np.isnan(difference.low):
+                    ends = [100 * difference.low, 100 * difference.high]
+                    axes.plot(ends, [place + shift] * 2, color=colour, linewidth=2)
+                face = "none" if kind else colour
+                axes.plot(100 * difference.mean, place + shift, "o", color=colour, markerfacecolor=face, markersize=6)
+        axes.set_yticks(range(len(rows)), list(rows)[::-1])
+        axes.set(title=title, xlabel="points", ylim=(-0.6, len(rows) - 0.4))
+        axes.grid(axis="y", visible=False)
+        return to_svg(figure, title)
+
+
+def curve_panel(
+    title: str, baseline: tuple[str, Sequence[Mapping[int, float]]], variant: tuple[str, Sequence[Mapping[int, float]]]
+) -> str | None:
+    """A quantity over steps: the baseline's seeds and a variant's, thin, with their means bold."""
+    sides = [(*baseline, COLORS["student"]), (*variant, COLORS["distilled"])]
+    sides = [(name, [seed for seed in seeds if seed], colour) for name, seeds, colour in sides]
+    if not sides[1][1]:
+        return None
+    with mpl.rc_context(RC):
+        figure, axes = new_figure(3.6, 2.3)
+        for name, seeds, colour in sides:
+            curves = [thinned(seed) for seed in seeds]
+            if not curves:
+                continue
+            for steps, values in curves if len(curves) > 1 else []:
+                axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.45)
+            axes.plot(*mean_curve(curves), color=colour, linewidth=2.0, label=name)
+        axes.set(title=title, xlabel="step")
+        add_legend(axes)
+        return to_svg(figure, title)

@@ -1,0 +1,186 @@
+"""``posedistill compare``: every variant on the same data order and seeds, at equal steps and at equal wall-clock."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from posedistill.errors import CheckpointError, RecipeError, TrainingError
+from posedistill.files import write_file
+from posedistill.report.compare_page import build_comparison
+from posedistill.training import sources
+from posedistill.training.comparison import Comparison, load_comparison
+from posedistill.training.jobs import run_trials
+from posedistill.training.stages import check_networks, write_environment
+from posedistill.training.sweep import SweepScores, best_factors, read_scores, run_sweep, sweep_trials
+from posedistill.training.trial import Trial
+
+TrialTable = dict[str, dict[int, Trial]]
+"""Variant, seed, trial."""
+
+PAUSE = 60.0
+"""Seconds between two updates of the page."""
+
+
+@dataclass
+class Standing:
+    """What a comparison has found so far; written while it goes on, so that the page is never far behind.
+
+    Attributes:
+        scores, factors: of the sweep. tables: trials of ``equal_steps`` and ``equal_time``.
+        failures: title of a training to what went wrong.
+    """
+
+    comparison: Comparison
+    teacher: Trial
+    scores: SweepScores = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, TrialTable] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    shown: float = field(default=-math.inf, repr=False)
+
+    def ended(self, trial: Trial, failure: str | None) -> None:
+        """Take note of a training's end, and show it."""
+        if failure is not None:
+            self.failures[trial.title] = failure
+        if time.monotonic() > self.shown + PAUSE:
+            self.write()
+            self.shown = time.monotonic()
+
+    def write(self) -> Path:
+        """``comparison.json``, ``comparison.md`` and ``comparison.html`` in the comparison's folder."""
+        folder = self.comparison.folder
+        write_file(folder / "comparison.json", json.dumps(self._content(), indent=1), TrainingError)
+        return build_comparison(folder)
+
+    def _content(self) -> dict[str, Any]:
+        compared = self.comparison
+        sweep = compared.sweep
+        return {
+            "name": compared.name,
+            "baseline": compared.baseline,
+            "alone": compared.alone,
+            "seeds": list(compared.seeds),
+            "steps": compared.base.schedule(compared.base.student).steps,
+            "batch_size": compared.base.schedule(compared.base.student).batch_size,
+            "recipe": compared.base.name,
+            "teacher": str(self.teacher.record.relative_to(compared.folder)),
+            "variants": {
+                name: {
+                    "alone": variant.alone,
+                    "distill": [] if variant.alone else _plain_losses(compared.recipe_of(variant)),
+                    "factor": self.factors.get(name, 1.0),
+                }
+                for name, variant in compared.variants.items()
+            },
+            "sweep": None
+            if sweep is None
+            else {
+                "steps": sweep.steps,
+                "seed": sweep.seed,
+                "values": sweep.values,
+                "scores": {
+                    name: {f"{factor:g}": None if math.isnan(score) else score for factor, score in row.items()}
+                    for name, row in self.scores.items()
+                },
+            },
+            "tables": {
+                name: {
+                    variant: {str(seed): _place(trial, compared.folder) for seed, trial in row.items()}
+                    for variant, row in table.items()
+                }
+                for name, table in self.tables.items()
+            },
+            "failures": self.failures,
+        }
+
+
+def compare(
+    paths: Sequence[Path], overrides: Sequence[str] = (), *, seeds: int | None, baseline: str | None, jobs: int = 1
+) -> Path:
+    """Sweep, train, measure and tabulate all variants; the same command goes on where an earlier one stopped.
+
+    Returns:
+        The page; beside it lie ``comparison.md`` and ``comparison.json``.
+
+    Raises:
+        RecipeError: variants that cannot be compared or built; nothing was trained.
+        TrainingError: the teacher failed, or (after everything else has been done) some variants did.
+    """
+    started = time.perf_counter()
+    comparison = load_comparison(paths, overrides, seeds=seeds, baseline=baseline)
+    check(comparison)
+    teacher = train_teacher(comparison, jobs)
+    standing = Standing(comparison, teacher)
+    if comparison.sweep is not None:
+        short = sweep_trials(comparison, comparison.sweep)
+        standing.scores = read_scores(short)
+        run_sweep(list(short.values()), jobs, standing.ended)
+        standing.scores = read_scores(short)
+        standing.factors = best_factors(standing.scores) | {comparison.alone: 1.0}
+    standing.tables["equal_steps"] = equal_steps(comparison, standing.factors)
+    run_trials(by_seed(standing.tables["equal_steps"]), jobs, standing.ended)
+    write_environment(comparison.folder, {"compare": time.perf_counter() - started})
+    page = standing.write()
+    if standing.failures:
+        shown = "\n".join(f"  {title}: {failure}" for title, failure in standing.failures.items())
+        raise TrainingError(f"{len(standing.failures)} trainings failed, the page ({page}) shows the others:\n{shown}")
+    return page
+
+
+def check(comparison: Comparison) -> None:
+    """Refuse, before anything trains, variants whose networks and losses cannot be built or do not fit together.
+
+    Raises:
+        RecipeError, CheckpointError: naming the variant.
+    """
+    objects = sources.prepare(comparison.base).objects
+    for variant in comparison.variants.values():
+        try:
+            check_networks(variant.recipe, objects)
+        except (RecipeError, CheckpointError) as error:
+            raise type(error)(f"variant {variant.name}: {error}") from None
+
+
+def train_teacher(comparison: Comparison, jobs: int) -> Trial:
+    """The base recipe's teacher, trained in the base recipe's own folder unless it is there; measured once.
+
+    Raises:
+        TrainingError: it failed; nothing can be compared.
+    """
+    run_trials([Trial("teacher", comparison.base, "teacher", comparison.base.seed, tested=False)], 1, _raise)
+    first = next(iter(comparison.variants.values()))
+    recipe = comparison.recipe_of(first, name="teacher")
+    measured = Trial("test of the teacher", recipe, "teacher", comparison.base.seed)
+    run_trials([measured], 1, _raise)
+    return measured
+
+
+def equal_steps(comparison: Comparison, factors: dict[str, float]) -> TrialTable:
+    """A training for each variant and seed, all on the recipe's schedule."""
+    table: TrialTable = {}
+    for name, variant in comparison.variants.items():
+        recipe = comparison.recipe_of(variant, factor=factors.get(name, 1.0))
+        table[name] = {seed: Trial(f"{name} seed {seed}", recipe, variant.network, seed) for seed in comparison.seeds}
+    return table
+
+
+def by_seed(table: TrialTable) -> list[Trial]:
+    """Trials in the order in which results come early: the first seed of every variant, then the second."""
+    return [trial for row in zip(*(list(row.values()) for row in table.values()), strict=True) for trial in row]
+
+
+def _raise(trial: Trial, failure: str | None) -> None:
+    if failure is not None:
+        raise TrainingError(f"{trial.title}: {failure}")
+
+
+def _place(trial: Trial, folder: Path) -> str:
+    return str(trial.folder.relative_to(folder))
+
+
+def _plain_losses(recipe: Any) -> list[dict[str, Any]]:
+    return [spec.model_dump(mode="json") for spec in recipe.distill]
