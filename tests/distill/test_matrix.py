@@ -4,6 +4,7 @@ Losses and families are found by their settings, so that a new one is tested her
 """
 
 import copy
+import pkgutil
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from posedistill.data.batch import Batch, ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, build_distiller
-from posedistill.distill.base import DISTILLERS, _find
+from posedistill.distill.base import DISTILLERS
 from posedistill.errors import RecipeError
 from posedistill.estimators import SETTINGS, build_estimator
 from posedistill.estimators.base import VIEWS, Estimator
@@ -36,7 +37,7 @@ SMALLEST = {"backbone": "darknet_tiny_q", "head": "slim", "width": 32, "strides"
 
 def forms_of(verb: str) -> list[str | None]:
     """The values of the setting ``form``; None where a loss has one form alone."""
-    field = _find(verb).Settings.model_fields.get("form")
+    field = pkgutil.resolve_name(DISTILLERS[verb]).Settings.model_fields.get("form")
     return [None] if field is None else list(get_args(field.annotation))
 
 

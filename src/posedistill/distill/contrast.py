@@ -260,10 +260,11 @@ def pose_distances(R: Tensor, centers: Tensor, other_R: Tensor, other_centers: T
     >>> pose_distances(torch.eye(3)[None], torch.zeros(1, 3), turn[None], torch.zeros(1, 3), torch.tensor(0.0))
     tensor([[90.]])
     """
-    # In double precision, by the chord: the trace loses small angles.
-    chords = (R.double()[:, None] - other_R.double()).flatten(2).norm(dim=2)
+    # By the chord, directly: the trace of a product, or squares that cancel, would lose small angles.
+    exact = "donot_use_mm_for_euclid_dist"
+    chords = torch.cdist(R.double().flatten(1), other_R.double().flatten(1), compute_mode=exact)
     angles = 2 * torch.asin((chords / math.sqrt(8)).clamp(max=1)).rad2deg()
-    lengths = (centers.double()[:, None] - other_centers.double()).norm(dim=2)
+    lengths = torch.cdist(centers.double(), other_centers.double(), compute_mode=exact)
     return torch.hypot(angles, degrees * lengths).clamp(max=180).float()
 
 
