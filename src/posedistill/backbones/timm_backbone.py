@@ -7,12 +7,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from posedistill.backbones.renormalise import Renormalise
 from posedistill.backbones.weights import canonical_key, load_pretrained
 from posedistill.errors import RecipeError
 
 FINEST_STRIDE = 8
-_IMAGENET_MEAN = torch.tensor((0.485, 0.456, 0.406))
-_IMAGENET_STD = torch.tensor((0.229, 0.224, 0.225))
 
 
 class TimmBackbone(nn.Module):
@@ -25,9 +24,6 @@ class TimmBackbone(nn.Module):
         channels: stride of each map given out -> its number of channels, fine to coarse.
     """
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, name: str, pretrained: str | Path | None = None, known: tuple[str, ...] = ()) -> None:
         """Build ``name`` without its classifier; ``known`` other backbones are listed where timm has no such model.
 
@@ -36,12 +32,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         indices, self.channels = _probe(name, known)
         self.net = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
-        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        mean = torch.tensor(config.mean) if config is not None else _IMAGENET_MEAN
-        std = torch.tensor(config.std) if config is not None else _IMAGENET_STD
-        self.register_buffer("mean", ((mean - _IMAGENET_MEAN) / _IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("scale", (_IMAGENET_STD / std).view(1, 3, 1, 1), persistent=False)
-        self.renormalises = not (torch.allclose(mean, _IMAGENET_MEAN) and torch.allclose(std, _IMAGENET_STD))
+        self.renormalise = Renormalise(name)
         if pretrained is not None:
             with torch.device("meta"):
                 whole = timm.create_model(name, pretrained=False).state_dict()
@@ -50,9 +41,7 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """``[B, 3, H, W]`` -> ``{stride: [B, channels[stride], H / stride, W / stride]}``."""
-        if self.renormalises:
-            images = (images - self.mean) * self.scale
-        return dict(zip(self.channels, self.net(images), strict=True))
+        return dict(zip(self.channels, self.net(self.renormalise(images)), strict=True))
 
 
 def _probe(name: str, known: tuple[str, ...]) -> tuple[list[int], dict[int, int]]:

@@ -1,0 +1,101 @@
+"""Any timm model as a trunk: all of it up to its pooled features, and the maps on the way there by name."""
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from timm.models.efficientnet import EfficientNet
+from torch import Tensor, nn
+
+from posedistill.backbones.renormalise import Renormalise
+from posedistill.backbones.weights import canonical_key, load_pretrained
+from posedistill.errors import RecipeError
+
+RESNET_TAPS = ("stem", "layer1", "layer2", "layer3", "layer4")
+_RESNET_MODULES = ("act1", "layer1", "layer2", "layer3", "layer4")
+POOLED = "gap"
+
+
+class TimmTrunk(nn.Module):
+    """A timm model without its classifier.
+
+    Unlike :class:`TimmBackbone` it keeps what lies between the last map and the pooling (the widening convolution of
+    EfficientNet; MobileNetV3's comes after the pooling and is left out), so that its pooled features are the model's.
+
+    Attributes:
+        channels: name of each map -> its channels, fine to coarse. ResNets have ``stem`` (after the ReLU, before
+            max-pooling) and ``layer1`` to ``layer4`` (after the ReLU); others the deepest map of each stride, ``p1``
+            to ``p5`` for strides 2 to 32.
+        width: of the pooled features.
+    """
+
+    def __init__(self, name: str, pretrained: str | Path | None = None) -> None:
+        """Build ``name``, randomly initialised or from a state-dict file.
+
+        Raises RecipeError (unknown name, no maps) and CheckpointError (a file that does not fit).
+        """
+        super().__init__()
+        if not timm.is_model(name):
+            raise RecipeError(f"backbone: found {name!r}, expected a timm model such as {_near(name)}")
+        taps = _taps(name)
+        self.net = _build(name, list(taps.values()))
+        self.names, self.indices = tuple(taps), list(taps.values())
+        self.channels, self.width = _probe(name, taps)
+        self.renormalise = Renormalise(name)
+        if pretrained is not None:
+            with torch.device("meta"):
+                whole = timm.create_model(name, pretrained=False).state_dict()
+            keys = {canonical_key(key) for key in whole}
+            load_pretrained(self.net, pretrained, lambda key: canonical_key(key) in keys, whole)
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """``[B, 3, H, W]`` -> maps ``[B, C, H / stride, W / stride]`` by name, and pooled features ``[B, width]``."""
+        last, maps = self.net.forward_intermediates(self.renormalise(images), indices=self.indices)  # type: ignore[operator]
+        return dict(zip(self.names, maps, strict=True)), last.mean(dim=(2, 3))
+
+
+def _near(name: str) -> list[str]:
+    return difflib.get_close_matches(name, timm.list_models(), n=5) or ["resnet18", "mobilenetv3_small_100"]
+
+
+def _taps(name: str) -> dict[str, int]:
+    """Names of the maps and their numbers in timm."""
+    try:
+        with torch.device("meta"):
+            info = timm.create_model(name, pretrained=False, features_only=True).feature_info
+    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
+        raise RecipeError(f"backbone: timm's {name!r} gives no feature maps ({error})") from error
+    modules = tuple(info.module_name())
+    if modules == _RESNET_MODULES:
+        return {tap: index for index, tap in enumerate(RESNET_TAPS)}
+    deepest = {int(stride): index for index, stride in enumerate(info.reduction())}
+    if any(stride & (stride - 1) for stride in deepest):
+        raise RecipeError(f"backbone: {name!r} has maps of stride {info.reduction()}, expected powers of 2")
+    return {f"p{stride.bit_length() - 1}": index for stride, index in sorted(deepest.items())}
+
+
+def _build(name: str, indices: list[int]) -> nn.Module:
+    """The model without what its pooled features do not use."""
+    net: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    if isinstance(net, EfficientNet):  # pruning would take the widening convolution too
+        return net
+    try:
+        net.prune_intermediate_layers(indices, prune_norm=False, prune_head=True)  # type: ignore[operator]
+    except AttributeError:
+        raise RecipeError(f"backbone: timm's {name!r} does not give out maps on the way to its features") from None
+    return net
+
+
+def _probe(name: str, taps: dict[str, int]) -> tuple[dict[str, int], int]:
+    """Channels of the maps and of the pooled features, without computing anything."""
+    with torch.device("meta"):
+        net = _build(name, list(taps.values())).eval()
+        try:
+            images = torch.empty(1, 3, 224, 224)
+            last, maps = net.forward_intermediates(images, indices=list(taps.values()))  # type: ignore[operator]
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise RecipeError(f"backbone: timm's {name!r} gives no feature maps ({error})") from error
+    if last.ndim != 4 or last.shape[1] != net.num_features or any(entry.ndim != 4 for entry in maps):
+        raise RecipeError(f"backbone: timm's {name!r} ends in features {list(last.shape)}, expected maps [B, C, H, W]")
+    return {tap: entry.shape[1] for tap, entry in zip(taps, maps, strict=True)}, int(last.shape[1])
