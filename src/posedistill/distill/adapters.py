@@ -80,17 +80,18 @@ def published_adapter(student: int, teacher: int, rectify: bool) -> nn.Module:
 class Variational(nn.Module):
     """Mean and variance of the teacher's map as the student predicts it (VID, Ahn et al., CVPR 2019, section 3.1)."""
 
-    def __init__(self, student: int, teacher: int) -> None:
+    def __init__(self, student: int, teacher: int, start: float = 5.0) -> None:
+        """``start``: the variance at first; 5 as published, 1 for standardised targets of which nothing is known."""
         super().__init__()
         self.mean = nn.Sequential(
             *(nn.Conv2d(student, teacher, 1, bias=False), nn.ReLU()),
             *(nn.Conv2d(teacher, teacher, 1, bias=False), nn.ReLU()),
             nn.Conv2d(teacher, teacher, 1, bias=False),
         )
-        self.alpha = nn.Parameter(torch.full((teacher,), math.log(math.expm1(5.0 - 1e-5))))
+        self.alpha = nn.Parameter(torch.full((teacher,), math.log(math.expm1(start - 1e-5))))
 
     def forward(self, student: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, S, H, W]`` -> mean ``[B, C, H, W]`` and variance ``[C]``, 5 at first and never below 1e-5."""
+        """``[B, S, H, W]`` -> mean ``[B, C, H, W]`` and variance ``[C]``, never below 1e-5."""
         return self.mean(student), functional.softplus(self.alpha) + 1e-5
 
 

@@ -78,7 +78,8 @@ class FeatureSettings(BaseModel):
     """1, or 7e-5 where faithful."""
     faithful: bool = False
     """The published form: targets as the teacher gives them instead of standardised ones; ``attention_guided`` takes
-    norms instead of mean squares, ``solution_flow`` absolute instead of relative errors."""
+    norms instead of mean squares, ``variational`` starts from a variance of 5 instead of 1, ``solution_flow`` takes
+    absolute instead of relative errors."""
 
     @model_validator(mode="after")
     def _known_to_the_form(self) -> "FeatureSettings":
@@ -219,7 +220,7 @@ class Variation(nn.Module):
     def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
         super().__init__()
         self.standardise = _standardise(settings, teacher)
-        self.predict = Variational(student.shape[1], teacher.shape[1])
+        self.predict = Variational(student.shape[1], teacher.shape[1], 5.0 if settings.faithful else 1.0)
 
     def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         """``[B]``"""
