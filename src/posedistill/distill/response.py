@@ -102,9 +102,9 @@ def bit_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -
     tensor([0.6931])
     """
     x, y = student.float() / temperature, teacher.detach().float() / temperature
-    one = y.sigmoid() * (functional.logsigmoid(y) - functional.logsigmoid(x))
-    zero = (-y).sigmoid() * (functional.logsigmoid(-y) - functional.logsigmoid(-x))
-    return temperature**2 * (one + zero)
+    cross_entropy, targets = functional.binary_cross_entropy_with_logits, y.sigmoid()
+    least = cross_entropy(y, targets, reduction="none")
+    return temperature**2 * (cross_entropy(x, targets, reduction="none") - least)
 
 
 def logit(probabilities: Tensor) -> Tensor:
