@@ -103,7 +103,7 @@ def build_teaching(
     teacher: Teacher = NetworkTeacher(network, fabric.device, fabric.autocast)
     if recipe.teacher.cache:
         about = _about_outputs(recipe, prepared, fabric, seed)
-        root = recipe.runs / "cache" if recipe.teacher.cache is True else recipe.teacher.cache
+        root = recipe.cache_folder if recipe.teacher.cache is True else recipe.teacher.cache
         folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}"
         teacher = CachedTeacher(teacher, folder, about, views_of(distillers, teacher), settings.steps)
     gallery = sources.loader(
