@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -35,6 +35,17 @@ class Settings(BaseModel):
     """Base of every section: unknown keys are refused, values never change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    silent: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are written only where they are set: what was made before there were such keys keeps its signature."""
+
+    @model_serializer(mode="wrap")
+    def _without_silence(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        defaults = {name: type(self).model_fields[name].default for name in self.silent}
+        return {
+            key: value
+            for key, value in serialize(self).items()
+            if key not in defaults or getattr(self, key) != defaults[key]
+        }
 
 
 class BopSource(Settings):
@@ -44,6 +55,10 @@ class BopSource(Settings):
     split: str = "test"
     scenes: list[int] | None = None
     frames: Path | None = Field(None, description="Text file with one image id a line; relative to the BOP folder.")
+    poses: Path | None = Field(None, description="BOP csv whose poses stand in for the folder's annotations.")
+    min_score: float = Field(0.0, description="Poses of the csv below it are left out.")
+    ignore_unknown: bool = Field(False, description="Leave out the csv's poses of unknown images and objects.")
+    silent: ClassVar[frozenset[str]] = frozenset({"poses", "min_score", "ignore_unknown"})
 
 
 class RenderSource(Settings):
@@ -149,20 +164,54 @@ class NetworkSettings(Settings):
 
 
 class TeacherSettings(NetworkSettings):
-    """What teaches: a network, trained or finished."""
+    """What teaches: a network, trained or finished; several finished ones; or a csv of poses that anybody made."""
 
+    ensemble: list[Path | NetworkSettings] | None = Field(
+        None, min_length=2, description="Finished weights of these settings, or whole sections with a checkpoint each."
+    )
+    csv: Path | None = Field(None, description="BOP csv: labels the BOP folders trained on, and teaches as one vote.")
+    supervise: bool = Field(True, description="csv: whether the distilled student also learns from it as from labels.")
     cache: bool | Path = Field(False, description="Store its outputs once and replay them: in the runs, or a folder.")
+    silent: ClassVar[frozenset[str]] = frozenset({"ensemble", "csv", "supervise", "cache"})
 
-    @model_serializer(mode="wrap")
-    def _what_is_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what a plain network does not set: the fingerprints of networks trained before stay valid."""
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        own = TeacherSettings.model_fields.keys() - NetworkSettings.model_fields.keys()
-        return {
-            key: value
-            for key, value in serialize(self).items()
-            if key not in own or getattr(self, key) != defaults[key]
-        }
+    @model_validator(mode="after")
+    def _one_kind(self) -> "TeacherSettings":
+        kinds = [name for name in ("checkpoint", "ensemble", "csv") if getattr(self, name) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"found {' and '.join(kinds)}, expected one of them")
+        unfinished = [f"ensemble.{place}" for place, member in enumerate(self.members) if member.checkpoint is None]
+        if unfinished:
+            raise ValueError(f"found no checkpoint in {', '.join(unfinished)}, expected finished weights")
+        if self.csv is not None:
+            network = [*NetworkSettings.model_fields, "cache"]
+            if other := [
+                key
+                for key in network
+                if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True)
+            ]:
+                raise ValueError(f"found {', '.join(other)} beside csv, expected nothing of a network's")
+        elif not self.supervise:
+            raise ValueError("found supervise: false without a csv, expected annotated pictures to be learned from")
+        return self
+
+    @property
+    def members(self) -> tuple[NetworkSettings, ...]:
+        """The networks of an ensemble; none of any other teacher."""
+        plain = {"family": self.family, "settings": self.settings}
+        return tuple(
+            member if isinstance(member, NetworkSettings) else NetworkSettings(**plain, checkpoint=member)
+            for member in self.ensemble or ()
+        )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it consists of, where nothing is left to train."""
+        parts = [self.checkpoint, self.csv, *(member.checkpoint for member in self.members)]
+        return tuple(path for path in parts if path is not None)
+
+    def given(self, weights: Path) -> "TeacherSettings":
+        """The same teacher, finished: with these weights, where it is one that is trained."""
+        return self if self.files else self.model_copy(update={"checkpoint": weights})
 
 
 class Recipe(Settings):
@@ -179,6 +228,24 @@ class Recipe(Settings):
     train: TrainSettings = TrainSettings()
     runs: Path = Path("runs")
     cache: Path | None = Field(None, description="Rendered and decoded frames; default: cache in runs.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _csv_labels_the_sources(cls, raw: Any) -> Any:
+        """Let the teacher's csv stand in for the annotations of every BOP folder that names no poses itself."""
+        try:
+            csv, train = raw["teacher"]["csv"], raw["data"]["train"]
+            labelled = [
+                source | {"poses": source.get("poses") or csv} if csv and "bop" in source else source
+                for source in train
+            ]
+        except (TypeError, KeyError, AttributeError):
+            return raw  # no csv; or a fault that is named when its own section is read
+        if csv and labelled == train and not any("bop" in source for source in train):
+            raise ValueError(
+                f"found teacher.csv {csv}, expected a training source with images that it can label (bop: DIR)"
+            )
+        return raw | {"data": raw["data"] | {"train": labelled}}
 
     @model_validator(mode="after")
     def _student_is_trained(self) -> "Recipe":

@@ -12,6 +12,7 @@ from posedistill.data.backgrounds import Backgrounds
 from posedistill.data.bop import BopDataset
 from posedistill.data.bop_models import load_models_info
 from posedistill.data.crops import CropLoader
+from posedistill.data.label import label_dataset
 from posedistill.data.pack import FramePack, split_validation
 from posedistill.data.pack_build import exclusive
 from posedistill.data.render import RenderReport, RenderSettings, render_dataset
@@ -48,6 +49,8 @@ def open_source(
     ``obj_ids`` keeps the annotations of these objects alone, as a test split wants it. In training all annotations
     stay: other objects are foreground that hides the learned ones.
     """
+    if isinstance(source, BopSource) and source.poses is not None:
+        return BopDataset(_labelled(source, source.poses, cache), split=source.split, obj_ids=obj_ids)
     if isinstance(source, BopSource):
         return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=obj_ids)
     rendered = source.objects or objects
@@ -59,6 +62,36 @@ def open_source(
             console.print(f"rendered {report.images} images, {report.images_per_second_per_core:.1f} images/s per core")
             (root / "complete").touch()
     return BopDataset(root, split=SPLIT, obj_ids=obj_ids)
+
+
+def _labelled(source: BopSource, csv: Path, cache: Path) -> Path:
+    """The folder of a source's images under a csv's poses, made once."""
+    names = [path.read_text() if path is not None and path.exists() else None for path in (csv, _listed(source))]
+    root = cache / f"labels-{fingerprint(source.model_dump(mode='json'), names)}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with exclusive(root.with_name(f".{root.name}.lock")):
+        if not (root / "complete").exists():
+            dataset = BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames)
+            with progress_bar() as bar:
+                task = bar.add_task("label", total=len(dataset), note=str(root))
+                report = label_dataset(
+                    dataset,
+                    csv,
+                    root,
+                    min_score=source.min_score,
+                    ignore_unknown=source.ignore_unknown,
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+            console.print(f"{csv}: {report}")
+            (root / "complete").touch()
+    return root
+
+
+def _listed(source: BopSource) -> Path | None:
+    """The list of frames, which may start from the BOP folder."""
+    if source.frames is None or source.frames.exists():
+        return source.frames
+    return source.bop / source.frames
 
 
 def render(source: RenderSource, objects: list[int], root: Path, workers: int | None = None) -> RenderReport:
