@@ -81,7 +81,8 @@ def load_comparison(folder: Path) -> ComparisonResults:
         raise DataError(describe(path, "comparison", type(error).__name__, expected)) from None
     found = ComparisonResults(folder, content)
     run = RunResults(folder)
-    found.teacher = _evaluation(folder / content["teacher"], "teacher", run)
+    if content["teacher"]:
+        found.teacher = _evaluation(folder / content["teacher"], "teacher", run)
     for table, rows in content["tables"].items():
         for variant, seeds in rows.items():
             for seed, place in seeds.items():

@@ -12,8 +12,9 @@ from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.files import write_file
 from posedistill.report.compare_page import build_comparison
 from posedistill.training import sources
-from posedistill.training.comparison import Comparison, load_comparison
-from posedistill.training.jobs import run_trials
+from posedistill.training.comparison import Comparison, Variant, load_comparison
+from posedistill.training.costs import Costs, equal_time_steps, measure_costs, timing_note
+from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.stages import check_networks, write_environment
 from posedistill.training.sweep import SweepScores, best_factors, read_scores, run_sweep, sweep_trials
 from posedistill.training.trial import Trial
@@ -31,14 +32,17 @@ class Standing:
 
     Attributes:
         scores, factors: of the sweep. tables: trials of ``equal_steps`` and ``equal_time``.
+        costs, steps: of a training step, and how many make equal time.
         failures: title of a training to what went wrong.
     """
 
     comparison: Comparison
-    teacher: Trial
+    teacher: Trial | None
     scores: SweepScores = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
     tables: dict[str, TrialTable] = field(default_factory=dict)
+    costs: Costs = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     shown: float = field(default=-math.inf, repr=False)
 
@@ -67,15 +71,8 @@ class Standing:
             "steps": compared.base.schedule(compared.base.student).steps,
             "batch_size": compared.base.schedule(compared.base.student).batch_size,
             "recipe": compared.base.name,
-            "teacher": str(self.teacher.record.relative_to(compared.folder)),
-            "variants": {
-                name: {
-                    "alone": variant.alone,
-                    "distill": [] if variant.alone else _plain_losses(compared.recipe_of(variant)),
-                    "factor": self.factors.get(name, 1.0),
-                }
-                for name, variant in compared.variants.items()
-            },
+            "teacher": self.teacher and str(self.teacher.record.relative_to(compared.folder)),
+            "variants": {name: self._about(variant) for name, variant in compared.variants.items()},
             "sweep": None
             if sweep is None
             else {
@@ -94,8 +91,17 @@ class Standing:
                 }
                 for name, table in self.tables.items()
             },
+            "costs": {name: cost | {"equal_time_steps": self.steps[name]} for name, cost in self.costs.items()},
+            "timing_note": timing_note(self.costs),
             "failures": self.failures,
         }
+
+    def _about(self, variant: Variant) -> dict[str, Any]:
+        """A variant with the weights that are used."""
+        factor = self.factors.get(variant.name, 1.0)
+        losses = [] if variant.alone else self.comparison.recipe_of(variant, factor=factor).distill
+        shown = [spec.model_dump(mode="json") for spec in losses]
+        return {"alone": variant.alone, "distill": shown, "factor": factor}
 
 
 def compare(
@@ -110,10 +116,21 @@ def compare(
         RecipeError: variants that cannot be compared or built; nothing was trained.
         TrainingError: the teacher failed, or (after everything else has been done) some variants did.
     """
-    started = time.perf_counter()
     comparison = load_comparison(paths, overrides, seeds=seeds, baseline=baseline)
+    with sigterm_interrupts():
+        standing = carry_out(comparison, jobs)
+    page = standing.write()
+    if standing.failures:
+        shown = "\n".join(f"  {title}: {failure}" for title, failure in standing.failures.items())
+        raise TrainingError(f"{len(standing.failures)} trainings failed, the page ({page}) shows the others:\n{shown}")
+    return page
+
+
+def carry_out(comparison: Comparison, jobs: int = 1) -> Standing:
+    """Everything that is not done yet: teacher, sweep, the table of equal steps, costs, the table of equal time."""
+    started = time.perf_counter()
     check(comparison)
-    teacher = train_teacher(comparison, jobs)
+    teacher = train_teacher(comparison)
     standing = Standing(comparison, teacher)
     if comparison.sweep is not None:
         short = sweep_trials(comparison, comparison.sweep)
@@ -123,12 +140,12 @@ def compare(
         standing.factors = best_factors(standing.scores) | {comparison.alone: 1.0}
     standing.tables["equal_steps"] = equal_steps(comparison, standing.factors)
     run_trials(by_seed(standing.tables["equal_steps"]), jobs, standing.ended)
+    _measure_costs(standing, jobs)
+    if comparison.wall_clock and standing.steps:
+        standing.tables["equal_time"] = equal_time(comparison, standing)
+        run_trials(by_seed(standing.tables["equal_time"]), jobs, standing.ended)
     write_environment(comparison.folder, {"compare": time.perf_counter() - started})
-    page = standing.write()
-    if standing.failures:
-        shown = "\n".join(f"  {title}: {failure}" for title, failure in standing.failures.items())
-        raise TrainingError(f"{len(standing.failures)} trainings failed, the page ({page}) shows the others:\n{shown}")
-    return page
+    return standing
 
 
 def check(comparison: Comparison) -> None:
@@ -145,12 +162,16 @@ def check(comparison: Comparison) -> None:
             raise type(error)(f"variant {variant.name}: {error}") from None
 
 
-def train_teacher(comparison: Comparison, jobs: int) -> Trial:
+def train_teacher(comparison: Comparison) -> Trial | None:
     """The base recipe's teacher, trained in the base recipe's own folder unless it is there; measured once.
+
+    None where no single network teaches.
 
     Raises:
         TrainingError: it failed; nothing can be compared.
     """
+    if not comparison.has_network:
+        return None
     run_trials([Trial("teacher", comparison.base, "teacher", comparison.base.seed, tested=False)], 1, _raise)
     first = next(iter(comparison.variants.values()))
     recipe = comparison.recipe_of(first, name="teacher")
@@ -168,6 +189,40 @@ def equal_steps(comparison: Comparison, factors: dict[str, float]) -> TrialTable
     return table
 
 
+def equal_time(comparison: Comparison, standing: Standing) -> TrialTable:
+    """A training for each variant and seed, with as many steps as the student alone makes in the same time.
+
+    What makes the same number of steps as before is not trained again. A variant that could not be timed is left out.
+    """
+    table: TrialTable = {}
+    usual = comparison.base.schedule(comparison.base.student).steps
+    for name, steps in standing.steps.items():
+        variant = comparison.variants[name]
+        if steps == usual:
+            table[name] = standing.tables["equal_steps"][name]
+            continue
+        recipe = comparison.recipe_of(variant, "equal_time", factor=standing.factors.get(name, 1.0), steps=steps)
+        table[name] = {
+            seed: Trial(f"{name} seed {seed}, {steps} steps", recipe, variant.network, seed)
+            for seed in comparison.seeds
+        }
+    return table
+
+
+def _measure_costs(standing: Standing, jobs: int) -> None:
+    """Time a step of each variant; without times there is no table of equal wall-clock, but all the rest."""
+    comparison = standing.comparison
+    try:
+        standing.costs = measure_costs(comparison, standing.factors, jobs)
+    except TrainingError as error:
+        standing.failures["costs"] = str(error)
+        return
+    standing.steps = equal_time_steps(standing.costs, comparison.base.schedule(comparison.base.student).steps)
+    for name in comparison.variants:
+        if name not in standing.costs:
+            standing.failures[f"costs of {name}"] = "could not be built or trained, see probe/time.log"
+
+
 def by_seed(table: TrialTable) -> list[Trial]:
     """Trials in the order in which results come early: the first seed of every variant, then the second."""
     return [trial for row in zip(*(list(row.values()) for row in table.values()), strict=True) for trial in row]
@@ -180,7 +235,3 @@ def _raise(trial: Trial, failure: str | None) -> None:
 
 def _place(trial: Trial, folder: Path) -> str:
     return str(trial.folder.relative_to(folder))
-
-
-def _plain_losses(recipe: Any) -> list[dict[str, Any]]:
-    return [spec.model_dump(mode="json") for spec in recipe.distill]

@@ -11,7 +11,7 @@ from posedistill.errors import RecipeError, describe
 from posedistill.training.recipe import Recipe, Settings, apply_override, load_recipe, read_sections, validated
 from posedistill.training.stages import weights_of
 
-RESERVED = ("teacher", "sweep", "equal_time")
+RESERVED = ("teacher", "sweep", "probe", "equal_time")
 """Folders of a comparison that no variant may be named after."""
 
 
@@ -84,6 +84,11 @@ class Comparison:
         """Where everything of this comparison lands."""
         return self.base.runs / self.name
 
+    @property
+    def has_network(self) -> bool:
+        """Whether the teacher is one network, to be trained and measured like the students."""
+        return self.base.teacher.ensemble is None and self.base.teacher.csv is None
+
     def recipe_of(
         self, variant: Variant, place: str = "", *, name: str = "", factor: float = 1.0, steps: int | None = None
     ) -> Recipe:
@@ -95,12 +100,15 @@ class Comparison:
         """
         recipe = variant.recipe
         distill = [spec.model_copy(update={"weight": float(f"{spec.weight * factor:.6g}")}) for spec in recipe.distill]
-        checkpoint = weights_of(self.base, "teacher", self.base.seed)
+        teacher = recipe.teacher
+        if self.has_network:
+            checkpoint = weights_of(self.base, "teacher", self.base.seed)
+            teacher = teacher.model_copy(update={"checkpoint": checkpoint})
         changes: dict[str, Any] = {
             "name": name or variant.name,
             "runs": self.folder / place,
             "cache": self.base.cache_folder,
-            "teacher": recipe.teacher.model_copy(update={"checkpoint": checkpoint}),
+            "teacher": teacher,
             "distill": distill,
             "seeds": len(self.seeds),
         }

@@ -24,7 +24,7 @@ Ended = Callable[[Trial, str | None], None]
 def run_trials(trials: Sequence[Trial], jobs: int, ended: Ended, title: str = "train") -> None:
     """Run trials in their order, ``jobs`` at a time; finished ones are skipped, one that fails leaves the others be.
 
-    An interrupt (Ctrl-C, SIGTERM) ends all processes before it goes on its way.
+    An interrupt ends all processes before it goes on its way.
 
     Raises:
         CheckpointError: a trial's folder holds the network of another recipe; nothing was started.
@@ -38,7 +38,7 @@ def run_trials(trials: Sequence[Trial], jobs: int, ended: Ended, title: str = "t
     if not pending:
         return
     running: dict[int, _Running] = {}
-    with _sigterm_interrupts(), progress_bar() as bar:
+    with progress_bar() as bar:
         meter = _Meter(bar, title, pending)
         try:
             while pending or running:
@@ -125,8 +125,8 @@ class _Meter:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let a polite kill end the children too, as Ctrl-C does."""
+def sigterm_interrupts() -> Iterator[None]:
+    """Let a polite kill do what Ctrl-C does, so that the processes started here end with this one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

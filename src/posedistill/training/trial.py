@@ -104,6 +104,17 @@ class Trial:
         return self.network == "teacher" and self.recipe.teacher.checkpoint is not None
 
 
+def end_with_parent() -> None:
+    """End this process where the one that started it was killed: two must not train the same network."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+
+
 def main() -> None:
     """Train one network of a recipe; a fault is the last line of what it prints."""
     parser = argparse.ArgumentParser(prog="posedistill.training.trial", description=main.__doc__)
@@ -112,20 +123,13 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("--tested", action="store_true")
     words = parser.parse_args()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     try:
         recipe = load_recipe(words.recipe)
         Trial(f"{words.network} seed {words.seed}", recipe, words.network, words.seed, words.tested).run()
     except PoseDistillError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
-
-
-def _end_with(parent: int) -> None:
-    """End this process where the one that started it was killed: two must not train the same network."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 if __name__ == "__main__":
