@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from posedistill.data.batch import Batch, ObjectBatch
@@ -31,8 +31,15 @@ from posedistill.training.teachers import NetworkTeacher
 
 CROP, COUNT = 64, 8
 HALF = np.array([40.0, 30.0, 50.0])
-SMALLEST = {"backbone": "darknet_tiny_q", "head": "slim", "width": 32, "strides": [8, 16], "score_threshold": 0.0}
-"""Settings that make a family's network small, and its teacher speak up; a family takes those that it has."""
+SMALLEST: dict[str, list[Any]] = {
+    "backbone": ["darknet_tiny_q", "test_resnet"],
+    "head": ["slim"],
+    "width": [32],
+    "hidden": [32],
+    "strides": [[8, 16]],
+    "score_threshold": [0.0],
+}
+"""Settings that make a family's network small, and its teacher speak up; a family takes the first that it can."""
 
 
 def forms_of(verb: str) -> list[str | None]:
@@ -44,15 +51,19 @@ def forms_of(verb: str) -> list[str | None]:
 LOSSES = [(verb, form) for verb in sorted(DISTILLERS) for form in forms_of(verb)]
 
 
-def smallest(settings: type[BaseModel]) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
-    for name, value in SMALLEST.items():
-        if name in settings.model_fields:
+@cache
+def smallest(family: str) -> dict[str, Any]:
+    """The small settings that a family has and that its network can be built of, added one by one."""
+    settings, chosen = SETTINGS[family], {}
+    for name, values in SMALLEST.items():
+        for value in values if name in settings.model_fields else ():
             try:
                 settings.model_validate(chosen | {name: value})
-            except ValidationError:
+                build_estimator(family, objects(), chosen | {name: value}, CROP)
+            except (ValidationError, RecipeError):
                 continue
             chosen[name] = value
+            break
     return chosen
 
 
@@ -75,12 +86,17 @@ def make_batch(seed: int, *, scene: bool) -> Batch:
     def tensor(values: Any) -> Tensor:
         return torch.as_tensor(np.asarray(values), dtype=torch.float32)
 
-    pictures = tensor(images), tensor(K).repeat(COUNT, 1, 1), tensor(R)
-    ids = torch.arange(COUNT) + COUNT * seed
+    pictures: dict[str, Tensor] = {
+        "images": tensor(images),
+        "K": tensor(K).repeat(COUNT, 1, 1),
+        "R": tensor(R),
+        "t": tensor(t / 100 if scene else t),
+        "ids": torch.arange(COUNT) + COUNT * seed,
+    }
     if scene:
-        return Batch(*pictures, tensor(t / 100), ids)
+        return Batch(**pictures)
     return ObjectBatch(
-        *(*pictures, tensor(t), ids),
+        **pictures,
         masks=torch.as_tensor(disc),
         classes=torch.arange(COUNT) % 2,
         keypoints3d=tensor(corners).repeat(COUNT, 1, 1),
@@ -92,7 +108,7 @@ def make_batch(seed: int, *, scene: bool) -> Batch:
 @cache
 def network(family: str, seed: int) -> Estimator:
     torch.manual_seed(seed)
-    return build_estimator(family, objects(), smallest(SETTINGS[family]), CROP)
+    return build_estimator(family, objects(), smallest(family), CROP)
 
 
 @cache
