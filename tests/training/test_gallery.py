@@ -1,0 +1,65 @@
+"""A distiller that stores what the teacher makes of all training pictures, in a run."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from posedistill.data.crops import CropLoader
+from posedistill.distill import contrast
+from posedistill.distill.bank import PictureBank
+from posedistill.training import sources
+from posedistill.training.checkpoints import load_tensors
+from posedistill.training.stages import train_variant, variant_folder
+
+CRD = "distill=[{name: contrast, options: {form: crd, negatives: 5, learn_temperature: true}}]"
+
+
+@pytest.fixture
+def banks(monkeypatch: pytest.MonkeyPatch) -> list[PictureBank]:
+    """Every bank that is filled."""
+    made: list[PictureBank] = []
+
+    def fill(*args: Any) -> PictureBank:
+        made.append(fill_bank(*args))
+        return made[-1]
+
+    fill_bank = contrast.fill_bank
+    monkeypatch.setattr(contrast, "fill_bank", fill)
+    return made
+
+
+def test_the_bank_holds_every_training_picture_and_the_run_goes_on_exactly(recipe, banks, monkeypatch):
+    """The bank is no part of the checkpoint: it is filled again, and the same pictures are drawn from it."""
+    made = recipe(CRD)
+    train_variant(made, "teacher", 0)
+    straight = load_tensors(train_variant(made, "distilled", 0).parent / "last.safetensors")[0]
+    (bank,) = banks
+    assert sorted(bank.ids.tolist()) == sorted(sources.prepare(made).train.tolist())
+    assert bank.embeddings.shape[1] > 0 and "distill.0.student.weight" in straight and "distill.0.warmth" in straight
+    assert not any("embeddings" in name for name in straight)
+    lines = (variant_folder(made, "distilled", 0) / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["loss/contrast"] > 0 for line in lines if "loss/contrast" in line)
+
+    again = recipe(CRD, "name=again", f"teacher.checkpoint={variant_folder(made, 'teacher', 0) / 'model.safetensors'}")
+    prefetch = CropLoader.prefetch
+
+    def stop(self: CropLoader, start: int, end: int) -> Iterator[Any]:
+        steps = prefetch(self, start, end)
+        if self.plan.settings is None:
+            yield from steps
+            return
+        yield next(steps)
+        yield next(steps)
+        steps.close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CropLoader, "prefetch", stop)
+        train_variant(again, "distilled", 0)
+    resumed = load_tensors(train_variant(again, "distilled", 0).parent / "last.safetensors")[0]
+    assert len(banks) == 3 and banks[2].embeddings.equal(banks[0].embeddings)
+    assert resumed.keys() == straight.keys()
+    assert all(torch.equal(resumed[name], value) for name, value in straight.items())
