@@ -113,7 +113,7 @@ def test_decoding_is_repeatable() -> None:
 
 def test_get_decoder() -> None:
     assert get_decoder("wdrnet") is decode
-    with pytest.raises(KeyError, match=r"'nonsense' is not one of \['wdrnet'\]"):
+    with pytest.raises(KeyError, match=r"'nonsense' is not one of .*'wdrnet'"):
         get_decoder("nonsense")
 
 

@@ -255,7 +255,7 @@ def test_unknown_settings_are_refused_by_name(objects: Objects) -> None:
         build_estimator("wdrnet", objects(), {"bakcbone": "x"}, 64)
     with pytest.raises(RecipeError, match=r"strides: .*expected a run of"):
         build_estimator("wdrnet", objects(), {"strides": (8, 32)}, 64)
-    with pytest.raises(RecipeError, match=r"'zebra', expected one of \['wdrnet'\]"):
+    with pytest.raises(RecipeError, match=r"'zebra', expected one of .*'wdrnet'"):
         build_estimator("zebra", objects(), {}, 64)
 
 

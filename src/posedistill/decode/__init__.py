@@ -3,18 +3,27 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from posedistill.decode import wdrnet
+from posedistill.decode import posenet, wdrnet
 from posedistill.decode.cells import CellLayout
+from posedistill.decode.posenet import CameraPose, PoseNetDecoding
 from posedistill.decode.wdrnet import PoseCandidate, WDRNetDecoding
 
-__all__ = ["CellLayout", "PoseCandidate", "WDRNetDecoding", "get_decoder", "get_settings"]
+__all__ = [
+    "CameraPose",
+    "CellLayout",
+    "PoseCandidate",
+    "PoseNetDecoding",
+    "WDRNetDecoding",
+    "get_decoder",
+    "get_settings",
+]
 
-_DECODERS: dict[str, Callable[..., PoseCandidate | None]] = {"wdrnet": wdrnet.decode}
-_SETTINGS: dict[str, Callable[..., Any]] = {"wdrnet": WDRNetDecoding}
+_DECODERS: dict[str, Callable[..., Any]] = {"posenet": posenet.decode, "wdrnet": wdrnet.decode}
+_SETTINGS: dict[str, Callable[..., Any]] = {"posenet": PoseNetDecoding, "wdrnet": WDRNetDecoding}
 
 
-def get_decoder(name: str) -> Callable[..., PoseCandidate | None]:
-    """The ``decode`` function of a family.
+def get_decoder(name: str) -> Callable[..., Any]:
+    """The ``decode`` function of a family: a ``PoseCandidate`` or None for an object, a ``CameraPose`` for a camera.
 
     Raises:
         KeyError: the name is unknown; the message lists those there are.

@@ -1,25 +1,40 @@
 """Pose families: one file each."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from posedistill.errors import RecipeError
 from posedistill.estimators.base import Estimator, Prediction, Votes
+from posedistill.estimators.posenet import PoseNet, PoseNetSettings
 from posedistill.estimators.wdrnet import WDRNet, WDRNetSettings
 from posedistill.geometry.objects import ObjectTable
 
-__all__ = ["SETTINGS", "Estimator", "Prediction", "Votes", "WDRNet", "WDRNetSettings", "build_estimator"]
+__all__ = [
+    "SETTINGS",
+    "Estimator",
+    "PoseNet",
+    "PoseNetSettings",
+    "Prediction",
+    "Votes",
+    "WDRNet",
+    "WDRNetSettings",
+    "build_estimator",
+]
 
-SETTINGS: dict[str, type[BaseModel]] = {"wdrnet": WDRNetSettings}
+_FAMILIES: dict[str, tuple[type[BaseModel], Callable[[ObjectTable, Any, int], Estimator]]] = {
+    "posenet": (PoseNetSettings, PoseNet),
+    "wdrnet": (WDRNetSettings, WDRNet),
+}
+SETTINGS: dict[str, type[BaseModel]] = {family: settings for family, (settings, _) in _FAMILIES.items()}
 """The settings of each family, by its name in a recipe."""
 
 
 def build_estimator(
     family: str, objects: ObjectTable, settings: Mapping[str, Any] | BaseModel, crop_size: int
 ) -> Estimator:
-    """An estimator by family name.
+    """An estimator by family name; families that know a scene look at no objects (``NO_OBJECTS`` will do).
 
     Raises:
         RecipeError: an unknown family, or settings it does not have; the message names key and value.
@@ -28,7 +43,8 @@ def build_estimator(
         raise RecipeError(f"family: found {family!r}, expected one of {sorted(SETTINGS)}")
     values = settings.model_dump() if isinstance(settings, BaseModel) else dict(settings)
     try:
-        return WDRNet(objects, WDRNetSettings.model_validate(values), crop_size)
+        kind, build = _FAMILIES[family]
+        return build(objects, kind.model_validate(values), crop_size)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: found {e['input']!r}, {e['msg']}" for e in error.errors())
         raise RecipeError(f"{family}: {faults}") from error

@@ -76,6 +76,10 @@ class ObjectTable:
         )
 
 
+NO_OBJECTS = ObjectTable((), np.zeros((0, 8, 3)), np.zeros(0), ())
+"""The table of families that know a scene instead of objects."""
+
+
 def _box_and_diameter(obj_id: int, info: Mapping[str, Any]) -> tuple[Array, float]:
     """Corners ``[8, 3]`` and diameter of one entry of ``models_info.json``."""
     keys = ("diameter", "min_x", "min_y", "min_z", "size_x", "size_y", "size_z")
