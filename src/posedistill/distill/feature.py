@@ -71,11 +71,11 @@ class FeatureSettings(BaseModel):
     temperature: float | None = Field(default=None, gt=0)
     """Of the attention masks and relations; 0.5, or 0.1 where faithful."""
     guided_weight: float | None = Field(default=None, ge=0)
-    """1, or 7e-5 where faithful."""
+    """0.1, or 7e-5 where faithful."""
     attention_weight: float | None = Field(default=None, ge=0)
-    """1, or 4e-3 where faithful."""
+    """0.1, or 4e-3 where faithful."""
     relation_weight: float | None = Field(default=None, ge=0)
-    """1, or 7e-5 where faithful."""
+    """0.1, or 7e-5 where faithful."""
     faithful: bool = False
     """The published form: targets as the teacher gives them instead of standardised ones; ``attention_guided`` takes
     norms instead of mean squares, ``variational`` starts from a variance of 5 instead of 1, ``solution_flow`` takes
@@ -136,11 +136,11 @@ class Feature(Distiller):
 
     def _flows(self, paired: list[Maps]) -> list[Tensor]:
         """One loss for each map and the next coarser one."""
-        ours = [learned(student) for learned, (student, _, _) in zip(self.learned, paired, strict=True)]
-        theirs, weights = [trio[1] for trio in paired], [trio[2] for trio in paired]
-        relative = not self.settings.faithful
-        levels = range(1, len(paired))
-        flows = [[maps.flow(side[i - 1], side[i], weights[i]) for i in levels] for side in (ours, theirs)]
+        adapted = [
+            learned(student, teacher) for learned, (student, teacher, _) in zip(self.learned, paired, strict=True)
+        ]
+        levels, relative = range(1, len(paired)), not self.settings.faithful
+        flows = [[maps.flow(side[i - 1], side[i], paired[i][2]) for i in levels] for side in zip(*adapted, strict=True)]
         return [maps.flow_distance(s, t, relative) for s, t in zip(*flows, strict=True)]
 
 
@@ -189,7 +189,7 @@ class Guided(nn.Module):
         self.places = nn.Conv2d(1, 1, 3, padding=1)
         self.relations = adapter(*widths)
         self.faithful = settings.faithful
-        defaults = (7e-5, 4e-3, 7e-5) if settings.faithful else (1.0, 1.0, 1.0)
+        defaults = (7e-5, 4e-3, 7e-5) if settings.faithful else (0.1, 0.1, 0.1)
         given = (settings.guided_weight, settings.attention_weight, settings.relation_weight)
         self.weights = [default if value is None else value for value, default in zip(given, defaults, strict=True)]
         self.temperature = settings.temperature or (0.1 if settings.faithful else 0.5)
@@ -263,6 +263,20 @@ class Boundary(nn.Module):
         return maps.activation_boundary(self.connector(student), teacher, weights, self.margin)
 
 
+class Flowing(nn.Module):
+    """FSP: what becomes of one level's maps before flows are taken between levels."""
+
+    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
+        super().__init__()
+        widths = (student.shape[1], teacher.shape[1])
+        self.standardise = _standardise(settings, teacher)
+        self.adapter = published_adapter(*widths, rectify=False) if settings.faithful else adapter(*widths)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Both maps, of equal width."""
+        return self.adapter(student), self.standardise(teacher)
+
+
 def _standardise(settings: FeatureSettings, teacher: Tensor) -> nn.Module:
     return nn.Identity() if settings.faithful else Statistics(teacher)
 
@@ -274,6 +288,6 @@ _LEARNED: dict[str, Callable[[FeatureSettings, Tensor, Tensor], nn.Module]] = {
     "variational": Variation,
     "factor_transfer": Factors,
     "activation_boundary": Boundary,
-    "solution_flow": lambda _, student, teacher: published_adapter(student.shape[1], teacher.shape[1], rectify=False),
+    "solution_flow": Flowing,
     "neuron_selectivity": lambda *_: Plain(maps.neuron_selectivity),
 }
