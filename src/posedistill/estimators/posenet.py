@@ -30,6 +30,7 @@ from posedistill.estimators.pose_losses import (
 from posedistill.estimators.rotations import chordal_distance, from_matrix, geodesic_angle, to_matrix
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+from posedistill.geometry.rotations import mean_rotation
 
 Rotation = Literal["6d", "quaternion", "log_quaternion"]
 
@@ -199,13 +200,11 @@ class PoseNet(Estimator):
         centers = -np.einsum("nji,nj->ni", R, t)
         middle = centers.mean(axis=0)
         radius = float(np.sqrt(((centers - middle) ** 2).sum(axis=1).mean()))
-        u, _, v = np.linalg.svd(np.asarray(R).mean(axis=0))
-        mean_rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v
         network = self.network
         with torch.no_grad():
             network.center.copy_(torch.as_tensor(middle))
             network.radius.fill_(radius if radius > 0 else 1.0)
-            network.reference.copy_(torch.as_tensor(mean_rotation))
+            network.reference.copy_(torch.as_tensor(mean_rotation(R)))
 
     def deployment(self) -> dict[str, Any]:
         """Crop size and the decoder's settings."""

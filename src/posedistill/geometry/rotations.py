@@ -77,6 +77,17 @@ def quaternion_to_matrix(quaternion: Array) -> Array:
     return np.eye(3) + 2.0 * quaternion[..., :1, None] * cross + 2.0 * (cross @ cross)
 
 
+def mean_rotation(R: Array) -> Array:
+    """The rotation nearest to all of ``[N, 3, 3]`` by the squared distance of matrices (the chordal mean).
+
+    >>> turns = axis_angle(np.array([0.0, 0.0, 1.0]), np.array([0.1, 0.5]))
+    >>> np.allclose(mean_rotation(turns), axis_angle(np.array([0.0, 0.0, 1.0]), 0.3))
+    True
+    """
+    u, _, v = np.linalg.svd(np.asarray(R, dtype=np.float64).mean(axis=0))
+    return u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v
+
+
 def random_rotations(n: int, rng: np.random.Generator) -> Array:
     """``[n, 3, 3]`` rotations, uniform over SO(3) (normalised Gaussian quaternions)."""
     return quaternion_to_matrix(rng.normal(size=(n, 4)))

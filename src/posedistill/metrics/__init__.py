@@ -13,15 +13,18 @@ from posedistill.metrics.pose_errors import (
     reprojection,
     translation_error,
 )
+from posedistill.metrics.relocalisation import CameraPoses, RelocalisationScores, score_cameras
 from posedistill.metrics.summary import LEGACY_DIAMETERS, Case, Scores, score_estimates
 from posedistill.metrics.vsd import DepthCaster, VisibleSurface
 
 __all__ = [
     "LEGACY_DIAMETERS",
+    "CameraPoses",
     "Candidates",
     "Case",
     "DepthCaster",
     "GroundTruths",
+    "RelocalisationScores",
     "Scores",
     "ScoringModel",
     "VisibleSurface",
@@ -35,6 +38,7 @@ __all__ = [
     "recall",
     "recall_areas",
     "reprojection",
+    "score_cameras",
     "score_estimates",
     "translation_error",
     "unused_rows",
