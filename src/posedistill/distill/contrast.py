@@ -205,8 +205,8 @@ class Contrast(Distiller):
 def nce(positive: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
     """Negative log of the positive's share: ``-ln(e^p / (e^p + sum_j w_j e^(n_j)))`` for each anchor.
 
-    Oord et al. 2018, eq. 4, with the weights of PoseContrast (Xiao et al. 2021, eq. 3); weights enter as logarithms, so
-    that no exponential overflows at any temperature.
+    Van den Oord et al. 2018, eq. 4, with weighted negatives as in PoseContrast (Xiao et al. 2021). Weights enter as
+    logarithms, so that no exponential overflows at any temperature.
 
     Args:
         positive: ``[B]``, negatives: ``[B, K]`` similarities over temperature. weights: ``[B, K]``, 0 leaves out.
@@ -224,7 +224,7 @@ def nce(positive: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
 def crd_nce(positive: Tensor, negatives: Tensor, others: Tensor, count: int) -> Tensor:
     """Published objective of CRD: tell the positive from ``K`` draws among ``count`` pictures, each by itself.
 
-    Tian et al. 2020, eq. 17-18: with ``c = K / count``, ``-ln(P+ / (P+ + c)) - sum_k ln(c / (P_k + c))``.
+    Tian et al. 2020, the critic's objective: with ``c = K / count``, ``-ln(P+ / (P+ + c)) - sum_k ln(c / (P_k + c))``.
 
     Args:
         positive: ``[B]``, negatives: ``[B, K]`` logarithms of ``P = exp(similarity / temperature) / Z``.
