@@ -205,7 +205,7 @@ class Contrast(Distiller):
 def nce(positive: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
     """Negative log of the positive's share: ``-ln(e^p / (e^p + sum_j w_j e^(n_j)))`` for each anchor.
 
-    Van den Oord et al. 2018, eq. 4, with weighted negatives as in PoseContrast (Xiao et al. 2021). Weights enter as
+    Van den Oord et al. 2018 (InfoNCE), with weighted negatives as in PoseContrast (Xiao et al. 2021). Weights enter as
     logarithms, so that no exponential overflows at any temperature.
 
     Args:
