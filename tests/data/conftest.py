@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 
 from posedistill.data.bop_writer import BopWriter, write_camera, write_models
+from posedistill.data.camera_dataset import CameraFrame
+from posedistill.data.camera_room import Recording, Room, pinhole
+from posedistill.data.camera_writer import write_cambridge, write_seven_scenes
 from posedistill.geometry.cameras import project
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.rotations import random_rotations
@@ -99,3 +103,68 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("POSEDISTILL_DATA does not name a folder of real data")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def made_room() -> Room:
+    """The room whose recordings the two fixtures below hold."""
+    return Room("room", seed=0)
+
+
+@pytest.fixture(scope="session")
+def recordings(made_room: Room) -> list[Recording]:
+    """Three short walks through the made room."""
+    return [made_room.record(pinhole(), 6, seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="session")
+def _scene_templates(recordings: list[Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cameras")
+    write_seven_scenes(root / "seven_scenes", recordings, test=[2])
+    write_cambridge(root / "cambridge", recordings, test=[2])
+    return root
+
+
+@pytest.fixture
+def seven_scenes_root(_scene_templates: Path, tmp_path: Path) -> Path:
+    """A private copy of the made scene as 7-Scenes: seq-01 and seq-02 to train on, seq-03 to test, 6 frames each."""
+    return Path(shutil.copytree(_scene_templates / "seven_scenes", tmp_path / "seven_scenes"))
+
+
+@pytest.fixture
+def cambridge_root(_scene_templates: Path, tmp_path: Path) -> Path:
+    """The same as Cambridge Landmarks."""
+    return Path(shutil.copytree(_scene_templates / "cambridge", tmp_path / "cambridge"))
+
+
+@dataclass(frozen=True)
+class KnownView:
+    """A camera at (1, 2, 3) that looks along the world's x with z up, and what it must see, all worked out by hand."""
+
+    center: tuple[float, float, float] = (1.0, 2.0, 3.0)
+    right: tuple[float, float, float] = (0.0, -1.0, 0.0)
+    down: tuple[float, float, float] = (0.0, 0.0, -1.0)
+    forward: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    quaternion: tuple[float, float, float, float] = (0.5, 0.5, -0.5, 0.5)
+    """World to camera."""
+    t: tuple[float, float, float] = (2.0, 3.0, -1.0)
+    point: tuple[float, float, float] = (3.0, 1.5, 3.25)
+    """Two ahead, half to the right, a quarter above."""
+
+    def check(self, frame: CameraFrame) -> None:
+        """The frame's pose shows the point where it must be seen."""
+        f, _, cx = frame.K[0]
+        seen = project(np.array([self.point]), frame.R, frame.t, frame.K)[0]
+        np.testing.assert_allclose(seen, [cx + f / 4, frame.K[1, 2] - frame.K[1, 1] / 8], atol=1e-9)
+        np.testing.assert_allclose(frame.center, self.center, atol=1e-9)
+
+    def camera_to_world(self, opengl: bool = False) -> np.ndarray:
+        sign = -1.0 if opengl else 1.0
+        columns = [self.right, sign * np.array(self.down), sign * np.array(self.forward), self.center]
+        return np.vstack([np.stack(columns, axis=1), [0.0, 0.0, 0.0, 1.0]])
+
+
+@pytest.fixture
+def known_view() -> KnownView:
+    """One view whose projection was worked out by hand."""
+    return KnownView()
