@@ -169,6 +169,19 @@ def test_response_takes_positions_from_sure_cells_and_scores_from_all(prediction
     torch.testing.assert_close(by_score(student, teacher, batch), expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"faithful": True}])
+def test_response_is_a_mean_over_images_with_shared_cells(
+    predictions: Pair, batch: ObjectBatch, options: dict[str, Any]
+) -> None:
+    student, teacher = predictions
+    for votes in (all_of(student.cells), all_of(teacher.cells)):
+        votes.values = votes.values[:1].expand(4, -1, -1, -1)
+    batch.keypoints = batch.keypoints[:1].expand(4, -1, -1)
+    before = match(form="response", **options)(student, teacher, batch)
+    all_of(student.cells).mask[2] = False
+    torch.testing.assert_close(match(form="response", **options)(student, teacher, batch), before)
+
+
 def test_response_needs_no_teacher_that_is_sure_of_anything(predictions: Pair, batch: ObjectBatch) -> None:
     student, teacher = predictions
     with torch.no_grad():

@@ -206,6 +206,15 @@ def test_each_coordinate_learns_its_own_of_the_teacher_in_cells() -> None:
     assert loss.item() == pytest.approx(0.5 * channels.square().sum().item() * GRID**2)
 
 
+def test_coordinates_count_in_cells_of_their_level() -> None:
+    """One cell of each level holds the origin: a vote 0.1 sides off is 0.4 and 0.2 cells off."""
+    ids = torch.cat([cell_ids(8, 4, 4), cell_ids(16, 2, 2)]).expand(1, -1)
+    teacher = Votes(torch.full((1, 20, 9, 2), 5.0), torch.full((1, 20), 0.5), torch.ones(1, 20, dtype=torch.bool), ids)
+    student = Votes(teacher.values + 0.1, teacher.weights, teacher.mask, ids)
+    loss = single_shot_loss(student, teacher, FAR, CENTER, 32)
+    assert loss.item() == pytest.approx(18 * (0.4**2 + 0.2**2) / 2, rel=1e-4)
+
+
 def test_equal_grids_cost_nothing_and_masked_cells_may_hold_anything() -> None:
     student, teacher = grid(torch.rand(9, 2), 0.3), grid(torch.rand(9, 2), 0.3)
     assert single_shot_loss(teacher, teacher, FAR, CENTER, SIDE).item() == 0
