@@ -116,7 +116,7 @@ def test_what_is_kept_without_validation_is_the_average(run, network):
     folder = run(estimator=estimator, ema=0.9)
     kept, metadata = load_tensors(folder / "model.safetensors")
     last, _ = load_tensors(folder / "last.safetensors")
-    assert metadata == {"signature": SIGNATURE, "step": 4, "scores": {}}
+    assert metadata == {"signature": SIGNATURE, "step": 4, "scores": {}, "objects": [1, 2]}
     name = "network.backbone." + next(iter(estimator.network.backbone.state_dict()))
     assert torch.equal(last[f"model.{name}"], estimator.state_dict()[name])
     assert torch.equal(last[f"average.{name}"], kept[name])

@@ -2,8 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,20 +11,20 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from posedistill.data.batch import Batch
-from posedistill.distill import Distiller, Example
 from posedistill.errors import CheckpointError, TrainingError, describe
-from posedistill.estimators.base import Estimator, Prediction
+from posedistill.estimators.base import Estimator
 from posedistill.training.checkpoints import (
     load_strictly,
     load_tensors,
     optimizer_tensors,
     restore_optimizer,
     save_tensors,
+    section,
 )
 from posedistill.training.log import TrainingLog
 from posedistill.training.recipe import TrainSettings
 from posedistill.training.schedule import AveragedWeights, learning_rate
-from posedistill.training.teachers import Teacher
+from posedistill.training.teaching import Teaching as Teaching
 
 Validate = Callable[[Estimator], dict[str, float]]
 SELECT = "val/score"
@@ -42,55 +41,6 @@ class Batches(Protocol):
     def prefetch(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps ``start`` to ``stop - 1``."""
         ...
-
-
-@dataclass
-class Teaching:
-    """A teacher, what is learned from it, and its pictures.
-
-    ``gallery`` yields every training picture once, not augmented, for a distiller that stores what the teacher makes
-    of them; there are ``pictures`` of them.
-    """
-
-    teacher: Teacher
-    distillers: Sequence[Distiller]
-    gallery: Callable[[], Iterator[Batch]] = lambda: iter(())
-    pictures: int = 0
-
-    def prepare(self, estimator: Estimator, batch: Batch) -> None:
-        """Let the distillers build what they learn or store, from one batch as both networks see it."""
-        if not self.distillers:
-            return
-        training = estimator.training
-        with torch.no_grad():
-            student = estimator.eval()(batch)
-        estimator.train(training)
-
-        def gallery() -> Iterator[tuple[Prediction, Batch]]:
-            for pictures in self.gallery():
-                yield self.teacher.predict(pictures, step=-1), pictures
-
-        example = Example(student, self.teacher.predict(batch, step=-1), batch, gallery, self.pictures)
-        for distiller in self.distillers:
-            distiller.prepare(example)
-            distiller.to(batch.images.device)
-
-    def state(self) -> dict[str, Tensor]:
-        """What the distillers have learned, by name."""
-        return {
-            f"distill.{number}.{name}": value
-            for number, distiller in enumerate(self.distillers)
-            for name, value in distiller.state_dict().items()
-        }
-
-    def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
-        """Put back what :meth:`state` took."""
-        for number, distiller in enumerate(self.distillers):
-            load_strictly(distiller, _section(tensors, f"distill.{number}."), path)
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """What is learned beside the student, to its advantage alone: adapters, projectors."""
-        return [value for distiller in self.distillers for value in distiller.parameters() if value.requires_grad]
 
 
 def make_fabric(precision: str = "auto") -> Fabric:
@@ -152,7 +102,7 @@ def train(
     recent: list[dict[str, Tensor]] = []
 
     def save(step: int) -> None:
-        _stop_at_nan(bool(bad), step, last)
+        _stop_at_nan(bool(bad), step, last, teaching)
         if fabric.is_global_zero:
             tensors = {f"model.{name}": value for name, value in estimator.state_dict().items()}
             tensors |= {f"average.{name}": value for name, value in average.state.items()}
@@ -186,24 +136,24 @@ def train(
             done = step + 1
             log.advance(done)
             if done % settings.log_every == 0 or done == settings.steps:
-                _stop_at_nan(bool(bad), done, last)
+                _stop_at_nan(bool(bad), done, last, teaching)
                 means = {name: float(torch.stack([r[name] for r in recent]).mean()) for name in recent[0]}
                 speed = log.rate(done)
                 images = speed * len(batch) * fabric.world_size
                 log.write(done, means | {"lr": rate, "steps_per_second": speed, "images_per_second": images})
                 recent = []
             if validate is not None and (done % settings.validate_every == 0 or done == settings.steps):
-                _stop_at_nan(bool(bad), done, last)
+                _stop_at_nan(bool(bad), done, last, teaching)
                 scores = _validate_average(estimator, average, validate)
                 log.write(done, scores)
                 if scores[SELECT] >= best:  # of equals the later, trained longer
                     best = scores[SELECT]
-                    _save_model(fabric, folder, average.state, signature, done, scores)
+                    _save_model(fabric, folder, estimator, average.state, signature, done, scores)
             if done % settings.checkpoint_every == 0 or done == settings.steps:
                 save(done)
     if not (folder / "model.safetensors").exists():  # there is no validation, or somebody has removed the file
         scores = {} if validate is None else _validate_average(estimator, average, validate)
-        _save_model(fabric, folder, average.state, signature, settings.steps, scores)
+        _save_model(fabric, folder, estimator, average.state, signature, settings.steps, scores)
 
 
 def losses(
@@ -219,9 +169,9 @@ def losses(
     ``model`` is the estimator as the distributed engine wrapped it (the estimator itself on one device).
     """
     prediction = model(batch, generator)
-    terms = dict(estimator.loss(prediction, batch))
+    terms = dict(estimator.loss(prediction, batch)) if teaching is None or teaching.supervised else {}
     if teaching is not None:
-        taught = teaching.teacher.predict(batch, step)
+        taught = teaching.predict(batch, step)
         for distiller in teaching.distillers:
             term = distiller.weight * distiller(prediction, taught, batch)
             terms[distiller.name] = terms.get(distiller.name, 0.0) + term
@@ -232,9 +182,12 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
     return ((seed * 1_000_003 + step) * 1_009 + rank) % (2**63)
 
 
-def _stop_at_nan(bad: bool, step: int, last: Path) -> None:
+def _stop_at_nan(bad: bool, step: int, last: Path, teaching: Teaching | None) -> None:
+    kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written yet"
+    if teaching is not None and not teaching.sound():
+        found = f"NaN or infinite outputs of {teaching.origin} by step {step}"
+        raise TrainingError(describe(last.parent, "teacher", found, "a teacher of finite outputs") + f"; {kept}.")
     if bad:
-        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written yet"
         raise TrainingError(
             describe(last.parent, "loss", f"NaN or infinite by step {step}", "a finite loss and gradient")
             + f"; {kept}. Lower train.lr or train.clip and run again to go on from it."
@@ -255,13 +208,15 @@ def _validate_average(estimator: Estimator, average: AveragedWeights, validate: 
 def _save_model(
     fabric: Fabric,
     folder: Path,
+    estimator: Estimator,
     state: dict[str, Tensor],
     signature: dict[str, Any],
     step: int,
     scores: dict[str, float],
 ) -> None:
     if fabric.is_global_zero:
-        save_tensors(folder / "model.safetensors", state, {"signature": signature, "step": step, "scores": scores})
+        about = {"signature": signature, "step": step, "scores": scores, "objects": list(estimator.objects.obj_ids)}
+        save_tensors(folder / "model.safetensors", state, about)
 
 
 def _resume(
@@ -281,14 +236,10 @@ def _resume(
             describe(last, "signature", shown, "the same recipe")
             + ". Give the recipe another name, or remove the folder."
         )
-    load_strictly(estimator, _section(tensors, "model."), last)
+    load_strictly(estimator, section(tensors, "model."), last)
     device = next(estimator.parameters()).device
     if teaching is not None:
         teaching.restore(tensors, last)
-    average.state = {name: value.to(device) for name, value in _section(tensors, "average.").items()}
+    average.state = {name: value.to(device) for name, value in section(tensors, "average.").items()}
     restore_optimizer(optimizer, tensors)
     return metadata["step"], metadata["best"]
-
-
-def _section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

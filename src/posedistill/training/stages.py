@@ -1,6 +1,5 @@
 """The networks of a run: built, trained or taken up again, found by variant and seed in ``runs/<name>/``."""
 
-import hashlib
 import json
 import platform
 import subprocess
@@ -10,27 +9,28 @@ from typing import Any
 
 import torch
 import yaml
-from lightning_fabric import Fabric
 
 from posedistill import __version__
-from posedistill.data.pack_build import read_fingerprint
-from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import CheckpointError, RecipeError, TrainingError, describe
-from posedistill.estimators import build_estimator
-from posedistill.estimators.base import Estimator
 from posedistill.files import write_file
 from posedistill.geometry.objects import ObjectTable
 from posedistill.machine import processor
 from posedistill.training import sources
-from posedistill.training.checkpoints import load_strictly, load_tensors
+from posedistill.training.checkpoints import load_tensors
 from posedistill.training.log import console
-from posedistill.training.loop import Teaching, make_fabric, train
-from posedistill.training.recipe import NetworkSettings, Recipe, fingerprint, load_recipe
-from posedistill.training.teacher_cache import CachedTeacher, cache_folder, views_of
-from posedistill.training.teachers import NetworkTeacher, Teacher
+from posedistill.training.loop import make_fabric, train
+from posedistill.training.networks import VARIANTS as VARIANTS
+from posedistill.training.networks import build_network as build_network
+from posedistill.training.networks import load_network as load_network
+from posedistill.training.networks import networks_of as networks_of
+from posedistill.training.networks import seeds_of as seeds_of
+from posedistill.training.networks import variant_folder as variant_folder
+from posedistill.training.networks import weights_of as weights_of
+from posedistill.training.recipe import Recipe, fingerprint, load_recipe
+from posedistill.training.teacher_build import build_distillers, build_teacher, check_losses
+from posedistill.training.teacher_build import build_teaching as build_teaching
+from posedistill.training.teachers import NetworkTeacher
 from posedistill.training.validation import Validation
-
-VARIANTS = ("teacher", "student", "distilled")
 
 
 def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
@@ -42,8 +42,8 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
         TrainingError: NaN loss or a full disk; the last good checkpoint is kept.
     """
     network = recipe.teacher if variant == "teacher" else recipe.student
-    if network.checkpoint is not None and variant == "teacher":
-        return network.checkpoint
+    if variant == "teacher" and recipe.teacher.files:
+        return recipe.teacher.files[0]
     folder = variant_folder(recipe, variant, seed)
     model = folder / "model.safetensors"
     signature = signature_of(recipe, variant, seed)
@@ -93,112 +93,21 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     return model
 
 
-def build_teaching(
-    recipe: Recipe, prepared: sources.TrainingData, student: Estimator, fabric: Fabric, seed: int
-) -> Teaching:
-    """The recipe's teacher, cached where it says so, with the losses a student learns by."""
-    settings = recipe.schedule(recipe.student)
-    network, _ = load_network(recipe, "teacher", recipe.seed)
-    distillers = build_distillers(recipe, student, network)
-    teacher: Teacher = NetworkTeacher(network, fabric.device, fabric.autocast)
-    if recipe.teacher.cache:
-        about = _about_outputs(recipe, prepared, fabric, seed)
-        root = recipe.cache_folder if recipe.teacher.cache is True else recipe.teacher.cache
-        folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}"
-        teacher = CachedTeacher(teacher, folder, about, views_of(distillers, teacher), settings.steps)
-    gallery = sources.loader(
-        recipe,
-        prepared,
-        prepared.train,
-        seed=seed,
-        device=fabric.device,
-        batch_size=settings.batch_size,
-        augment=False,
-    )
-    return Teaching(teacher, distillers, lambda: gallery.prefetch(0, gallery.steps), len(gallery))
-
-
-def _about_outputs(recipe: Recipe, prepared: sources.TrainingData, fabric: Fabric, seed: int) -> dict[str, Any]:
-    """What the teacher's outputs on the steps of a training depend on."""
-    weights = hashlib.sha256(weights_of(recipe, "teacher", recipe.seed).read_bytes()).hexdigest()[:12]
-    with fabric.autocast():
-        lowered = torch.is_autocast_enabled(fabric.device.type)
-    packs = [read_fingerprint(pack.folder) for pack in prepared.packs]
-    return {
-        "teacher": f"{recipe.teacher.family} {fingerprint(recipe.teacher.settings)}, weights {weights}",
-        "data": fingerprint(recipe.data.model_dump(mode="json", exclude={"test"}), recipe.seed),
-        "frames": fingerprint(packs, prepared.train.tolist()),
-        "seed": seed,
-        "batch_size": recipe.schedule(recipe.student).batch_size,
-        "process": f"{fabric.global_rank} of {fabric.world_size}",
-        "precision": "bf16" if lowered else "float32",
-        "device": fabric.device.type,
-    }
-
-
 def check_networks(recipe: Recipe, objects: ObjectTable) -> None:
     """Refuse, before anything trains, a recipe whose networks and losses cannot be built or do not fit together.
 
     Raises:
-        RecipeError: settings a family does not have, or a loss that needs views that are not on offer.
-        CheckpointError: the teacher's finished weights are missing or of another architecture.
+        RecipeError: settings a family does not have, a loss that needs views that are not on offer, or views of both
+            sides that the loss cannot compare, as votes for other keypoints.
+        CheckpointError: the teacher's finished weights are missing, of another architecture or for other objects.
     """
+    cpu = torch.device("cpu")
     student = build_network(recipe, recipe.student, objects)
-    if recipe.teacher.checkpoint is not None:
-        teacher, _ = load_network(recipe, "teacher", recipe.seed)
+    if recipe.teacher.files:
+        teacher = build_teacher(recipe, objects, cpu)
     else:
-        teacher = build_network(recipe, recipe.teacher, objects)
-    build_distillers(recipe, student, teacher)
-
-
-def build_distillers(recipe: Recipe, student: Estimator, teacher: Estimator) -> list[Distiller]:
-    """The recipe's distillation losses."""
-    return [build_distiller(spec, student.offers, teacher.offers) for spec in recipe.distill]
-
-
-def build_network(recipe: Recipe, network: NetworkSettings, objects: ObjectTable) -> Estimator:
-    """The estimator of a recipe's section, on randomly initialised or pretrained weights."""
-    settings = dict(network.settings)
-    if network.pretrained is not None:
-        settings["pretrained"] = str(network.pretrained)
-    return build_estimator(network.family, objects, settings, recipe.data.crop_size)
-
-
-def load_network(recipe: Recipe, variant: str, seed: int) -> tuple[Estimator, dict[str, Any]]:
-    """A finished network of the run with its metadata.
-
-    Raises:
-        CheckpointError: it is not there yet, damaged, or of another architecture.
-    """
-    network = recipe.teacher if variant == "teacher" else recipe.student
-    path = weights_of(recipe, variant, seed)
-    tensors, metadata = load_tensors(path)
-    estimator = build_network(recipe, network.model_copy(update={"pretrained": None}), sources.objects_of(recipe))
-    load_strictly(estimator, tensors, path)
-    return estimator.eval(), metadata
-
-
-def seeds_of(recipe: Recipe) -> range:
-    """The seeds of student and distilled."""
-    return range(recipe.seed, recipe.seed + recipe.seeds)
-
-
-def networks_of(recipe: Recipe) -> list[tuple[str, int]]:
-    """Variant and seed of every network of a run."""
-    students = [(variant, seed) for variant in VARIANTS[1:] for seed in seeds_of(recipe)]
-    return [("teacher", recipe.seed), *students]
-
-
-def variant_folder(recipe: Recipe, variant: str, seed: int) -> Path:
-    """Where a network of the run lives."""
-    return recipe.folder / variant / f"seed{seed}"
-
-
-def weights_of(recipe: Recipe, variant: str, seed: int) -> Path:
-    """The finished weights of a network: its own, or those the recipe names for the teacher."""
-    if variant == "teacher" and recipe.teacher.checkpoint is not None:
-        return recipe.teacher.checkpoint
-    return variant_folder(recipe, variant, seed) / "model.safetensors"
+        teacher = NetworkTeacher(build_network(recipe, recipe.teacher, objects), cpu)
+    check_losses(build_distillers(recipe, student.offers, teacher.offers), student, teacher, recipe.data.crop_size)
 
 
 def recipe_of(folder: Path) -> Recipe:

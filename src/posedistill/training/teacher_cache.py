@@ -129,7 +129,9 @@ class CachedTeacher:
 
 def views_of(distillers: Sequence[Distiller], teacher: Teacher) -> frozenset[str]:
     """The teacher's views that any of the losses, or its trust, looks at."""
-    views = frozenset().union(*(distiller.needs for distiller in distillers))
+    views: frozenset[str] = frozenset()
+    for distiller in distillers:
+        views |= distiller.needs if distiller.needs_teacher is None else distiller.needs_teacher
     if any(distiller.trust.by != "none" for distiller in distillers):
         views |= {"votes", "regression"} & teacher.offers
     return views

@@ -1,0 +1,78 @@
+"""Teaching: a teacher, the losses a student learns from it by, and what these losses learn themselves."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from posedistill.data.batch import Batch
+from posedistill.distill import Distiller, Example
+from posedistill.estimators.base import Estimator, Prediction
+from posedistill.training.checkpoints import load_strictly, section
+from posedistill.training.teachers import Teacher, all_finite
+
+
+@dataclass
+class Teaching:
+    """A teacher, what is learned from it, and its pictures.
+
+    ``gallery`` yields every training picture once, not augmented, for a distiller that stores what the teacher makes
+    of them; there are ``pictures`` of them. ``origin`` names the teacher to people. Without ``supervised`` the student
+    learns from the teacher alone.
+    """
+
+    teacher: Teacher
+    distillers: Sequence[Distiller]
+    gallery: Callable[[], Iterator[Batch]] = lambda: iter(())
+    pictures: int = 0
+    origin: str = "the teacher"
+    supervised: bool = True
+    _sound: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool), init=False)
+
+    def predict(self, batch: Batch, step: int) -> Prediction:
+        """What the teacher says of a step; whether all of it is finite is kept for :meth:`sound`."""
+        taught = self.teacher.predict(batch, step)
+        finite = all_finite(taught)
+        self._sound = self._sound.to(finite.device) & finite
+        return taught
+
+    def sound(self) -> bool:
+        """Whether the teacher has said nothing but finite numbers so far."""
+        return bool(self._sound)
+
+    def prepare(self, estimator: Estimator, batch: Batch) -> None:
+        """Let the distillers build what they learn or store, from one batch as both networks see it."""
+        if not self.distillers:
+            return
+        training = estimator.training
+        with torch.no_grad():
+            student = estimator.eval()(batch)
+        estimator.train(training)
+
+        def gallery() -> Iterator[tuple[Prediction, Batch]]:
+            for pictures in self.gallery():
+                yield self.teacher.predict(pictures, step=-1), pictures
+
+        example = Example(student, self.teacher.predict(batch, step=-1), batch, gallery, self.pictures)
+        for distiller in self.distillers:
+            distiller.prepare(example)
+            distiller.to(batch.images.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the distillers have learned, by name."""
+        return {
+            f"distill.{number}.{name}": value
+            for number, distiller in enumerate(self.distillers)
+            for name, value in distiller.state_dict().items()
+        }
+
+    def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """Put back what :meth:`state` took."""
+        for number, distiller in enumerate(self.distillers):
+            load_strictly(distiller, section(tensors, f"distill.{number}."), path)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is learned beside the student, to its advantage alone: adapters, projectors."""
+        return [value for distiller in self.distillers for value in distiller.parameters() if value.requires_grad]
