@@ -209,6 +209,11 @@ class TeacherSettings(NetworkSettings):
         parts = [self.checkpoint, self.csv, *(member.checkpoint for member in self.members)]
         return tuple(path for path in parts if path is not None)
 
+    @property
+    def is_network(self) -> bool:
+        """Whether it is one network, which can be exported and timed."""
+        return self.csv is None and self.ensemble is None
+
     def given(self, weights: Path) -> "TeacherSettings":
         """The same teacher, finished: with these weights, where it is one that is trained."""
         return self if self.files else self.model_copy(update={"checkpoint": weights})

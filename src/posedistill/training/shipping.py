@@ -28,6 +28,8 @@ from posedistill.training.evaluation import Wanted, boxes_for, estimate
 from posedistill.training.log import console
 from posedistill.training.recipe import Recipe, RenderSource
 from posedistill.training.stages import load_network, networks_of, recipe_of, variant_folder, weights_of
+from posedistill.training.teacher_build import load_members
+from posedistill.training.teacher_poses import csv_poses, ensemble_poses
 from posedistill.training.validation import metadata_of
 
 PARITY_FRAMES = 8
@@ -45,7 +47,7 @@ def finished(recipe: Recipe) -> Iterator[tuple[str, int]]:
     """Variants and seeds whose training has ended."""
     for variant, seed in networks_of(recipe):
         trained = (variant_folder(recipe, variant, seed) / "done.json").exists()
-        if trained or (variant == "teacher" and recipe.teacher.checkpoint is not None):
+        if trained or (variant == "teacher" and recipe.teacher.files):
             yield variant, seed
 
 
@@ -66,6 +68,8 @@ def measure_network(
     recipe: Recipe, variant: str, seed: int, dataset: BopDataset, wanted: list[Wanted]
 ) -> dict[str, Any]:
     """Scores and costs of one finished network on the test split; its ``results.csv`` is made where outdated."""
+    if variant == "teacher" and not recipe.teacher.is_network:
+        return _measure_teacher(recipe, dataset, wanted)
     csv = variant_folder(recipe, variant, seed) / "results.csv"
     estimator, _ = load_network(recipe, variant, seed)
     if not fresh(csv, weights_of(recipe, variant, seed), recipe.folder / "recipe.yaml"):
@@ -74,6 +78,24 @@ def measure_network(
         csv.parent.mkdir(parents=True, exist_ok=True)
         estimate(predictor, wanted, f"evaluate {variant} seed {seed}").to_bop_csv(csv)
     about = _about(recipe, dataset, variant, seed) | _cost(estimator)
+    return _record(PoseEstimates.from_bop_csv(csv), dataset, about)
+
+
+def _measure_teacher(recipe: Recipe, dataset: BopDataset, wanted: list[Wanted]) -> dict[str, Any]:
+    """Scores of an ensemble, with the costs of all members, or of a csv; none of a csv that is about other images."""
+    csv = variant_folder(recipe, "teacher", recipe.seed) / "results.csv"
+    about = _about(recipe, dataset, "teacher", recipe.seed)
+    objects = sources.objects_of(recipe)
+    members = load_members(recipe, objects)
+    if not fresh(csv, *recipe.teacher.files, recipe.folder / "recipe.yaml"):
+        found = ensemble_poses(members, wanted, objects) if members else csv_poses(recipe, dataset)
+        if found is None:
+            console.print(f"{recipe.teacher.csv} says nothing of the test frames: the teacher is not scored")
+            return about
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        found.to_bop_csv(csv)
+    costs = [_cost(member) for member in members]
+    about |= {key: sum(cost[key] for cost in costs) for key in (costs[0] if costs else ())}
     return _record(PoseEstimates.from_bop_csv(csv), dataset, about)
 
 
@@ -126,7 +148,7 @@ def bench_run(folder: Path) -> None:
     if fresh(folder / "bench.json", folder / "model.onnx", weights_of(recipe, "teacher", recipe.seed)):
         return
     results = []
-    for variant in ("teacher", "exported"):
+    for variant in ("teacher", "exported") if recipe.teacher.is_network else ("exported",):
         path = folder / "model.onnx"
         if variant == "teacher":
             path = folder / "teacher.onnx"
@@ -143,7 +165,10 @@ def save_run_cases(folder: Path) -> None:
     recipe = recipe_of(folder)
     dataset, _ = test_split(recipe)
     teacher = variant_folder(recipe, "teacher", recipe.seed) / "results.csv"
-    for variant, csv in (("teacher", teacher), ("exported", folder / "results.csv")):
+    csvs = {"teacher": teacher, "exported": folder / "results.csv"}
+    for variant, csv in csvs.items():
+        if not csv.exists():  # a teacher that says nothing of the test frames
+            continue
         save_cases(folder / "cases", variant, list(_cases(PoseEstimates.from_bop_csv(csv), dataset, recipe)))
 
 
