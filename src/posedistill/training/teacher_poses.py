@@ -1,0 +1,67 @@
+"""What a teacher that is no single network says of the test frames: an ensemble's best poses, or the rows of a csv."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from posedistill.data.bop import BopDataset
+from posedistill.deploy.export import torch_run
+from posedistill.estimators.base import Estimator
+from posedistill.geometry.objects import ObjectTable
+from posedistill.poses import PoseEstimates
+from posedistill.runtime.predictor import Predictor
+from posedistill.training.evaluation import Wanted, estimate
+from posedistill.training.recipe import BopSource, Recipe
+from posedistill.training.validation import metadata_of
+
+SAME_PLACE = 0.5
+"""Two poses of an object closer than this, in diameters, are taken for the same instance."""
+
+
+def csv_poses(recipe: Recipe, dataset: BopDataset) -> PoseEstimates | None:
+    """The rows of the teacher's csv for the test frames; None where it says nothing of them.
+
+    A csv names images by number. It is about the test frames where they lie in a folder that it labels for training.
+    """
+    csv, test = recipe.teacher.csv, recipe.data.test.source
+    trained = [source for source in recipe.data.train if isinstance(source, BopSource) and source.poses == csv]
+    if csv is None or not isinstance(test, BopSource) or all(_place(test) != _place(source) for source in trained):
+        return None
+    table = PoseEstimates.from_bop_csv(csv)
+    frames = {(frame.scene_id, frame.im_id) for frame in dataset.frames}
+    pairs = zip(table.scene_id.tolist(), table.im_id.tolist(), strict=True)
+    chosen = np.array([pair in frames for pair in pairs], dtype=bool) & np.isin(table.obj_id, recipe.data.objects)
+    return table.select(chosen) if chosen.any() else None
+
+
+def ensemble_poses(members: list[Estimator], wanted: list[Wanted], objects: ObjectTable) -> PoseEstimates:
+    """Of all members' poses those with the best scores, as many of an object as are sought in the image."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tables = [
+        estimate(Predictor(torch_run(member.network, device), metadata_of(member)), wanted, f"evaluate member {place}")
+        for place, member in enumerate(members, start=1)
+    ]
+    return best_poses(PoseEstimates.concatenate(tables), wanted, objects)
+
+
+def best_poses(table: PoseEstimates, wanted: list[Wanted], objects: ObjectTable) -> PoseEstimates:
+    """The best-scored poses, no two of one object in one place, and no more of it than there are boxes."""
+    sought = {
+        (entry.frame.scene_id, entry.frame.im_id, obj_id): entry.obj_ids.count(obj_id)
+        for entry in wanted
+        for obj_id in set(entry.obj_ids)
+    }
+    kept: dict[tuple[int, int, int], list[int]] = {}
+    for row in np.argsort(-table.score, kind="stable").tolist():
+        key = (int(table.scene_id[row]), int(table.im_id[row]), int(table.obj_id[row]))
+        rows = kept.setdefault(key, [])
+        reach = SAME_PLACE * objects.diameters[objects.index(key[2])]
+        apart = (np.linalg.norm(table.t[rows] - table.t[row], axis=1) > reach).all() if rows else True
+        if apart and len(rows) < sought.get(key, 0):
+            rows.append(row)
+    return table.select(np.array(sorted(row for rows in kept.values() for row in rows), dtype=np.int64))
+
+
+def _place(source: BopSource) -> Path:
+    return (source.bop / source.split).resolve()
