@@ -8,6 +8,7 @@ from torch import Tensor
 from posedistill.data.batch import Batch, ObjectBatch
 from posedistill.distill.kernels import (
     centered,
+    centered_cosines,
     comparable_pairs,
     cosines,
     off_diagonal,
@@ -53,6 +54,15 @@ def test_distances_of_rotations(first: tuple, second: tuple, degrees: float) -> 
     distances = rotation_distances(rotations).rad2deg()
     torch.testing.assert_close(distances[0, 1].item(), degrees, atol=1e-4, rtol=0)
     assert distances.diagonal().eq(0).all()
+
+
+def test_half_turns_are_half_turns_in_single_precision() -> None:
+    rotations = random_rotations(200, np.random.default_rng(0))
+    turned = rotations @ np.diag([1.0, -1.0, -1.0])
+    both = torch.from_numpy(np.concatenate([rotations, turned])).float()
+    angles = rotation_distances(both)
+    assert angles.isfinite().all()
+    assert (angles[:200, 200:].diagonal() - torch.pi).abs().max() < 2e-3
 
 
 def test_quaternions_of_every_rotation() -> None:
@@ -115,14 +125,19 @@ def test_poses_of_different_objects_are_not_compared(batch: ObjectBatch) -> None
 def test_centring_is_by_groups_where_pairs_are_given(batch: ObjectBatch) -> None:
     batch.classes[:] = torch.tensor([0, 1, 0, 1])
     features = torch.tensor([[1.0], [10.0], [3.0], [20.0]])
-    assert centered(features, comparable_pairs(batch)).flatten().tolist() == [-1.0, -5.0, 1.0, 5.0]
-    torch.testing.assert_close(centered(features, off_diagonal(4)), centered(features))
+    expected = torch.tensor([-1.0, -1.0, 1.0, 1.0])  # of the differences -1, -5, 1, 5
+    torch.testing.assert_close(centered_cosines(features, comparable_pairs(batch)), expected[:, None] * expected)
+    features = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(centered_cosines(features, off_diagonal(4)), cosines(centered(features)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_rows_that_are_equal_have_nothing_left(dtype: torch.dtype) -> None:
     features = torch.randn(1, 7, generator=torch.Generator().manual_seed(0)).to(dtype).repeat(3, 1)
-    assert centered(features).eq(0).all() and centered(features, off_diagonal(3)).eq(0).all()
+    assert centered(features).eq(0).all() and centered_cosines(features, off_diagonal(3)).eq(0).all()
+    others = torch.tensor([[0, 1, 1, 0, 0], [1, 0, 1, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]).bool()
+    found = centered_cosines(torch.cat([features, torch.eye(2, 7, dtype=dtype)]), others)
+    assert found[:3].eq(0).all() and found[3, 4].item() == pytest.approx(-1)
     assert squared_distances(features).max() < 1e-5
 
 
@@ -136,5 +151,7 @@ def test_zero_rows_have_no_direction_and_no_gradient() -> None:
 
 def test_distances_keep_their_digits_far_from_the_origin() -> None:
     features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
-    torch.testing.assert_close(squared_distances(features + 1000), squared_distances(features), atol=1e-3, rtol=0)
     assert squared_distances(features)[0, 1].item() == pytest.approx(25.0)
+    features = torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) + 1000
+    exact = torch.cdist(features.double(), features.double()).square()
+    torch.testing.assert_close(squared_distances(features).double(), exact, atol=1e-3, rtol=1e-3)

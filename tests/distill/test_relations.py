@@ -164,6 +164,12 @@ def test_sides_of_any_width_are_compared_and_the_student_alone_learns(loss: Loss
 
 
 @all_losses
+def test_gradients_are_those_of_the_value(loss: Loss) -> None:
+    student, teacher = features(5, 4).double().requires_grad_(), features(5, 4, seed=1).double()
+    assert torch.autograd.gradcheck(lambda side: loss(side, teacher), student)
+
+
+@all_losses
 def test_half_precision_is_computed_in_full(loss: Loss) -> None:
     student, teacher = features().bfloat16().requires_grad_(), features(seed=1).bfloat16()
     losses = loss(student, teacher)
@@ -290,6 +296,15 @@ def test_a_mean_that_all_images_share_drowns_the_published_form_alone() -> None:
 
     published = gradient(lambda s: self_cross(s, teacher + offset, labels(8)))
     assert gradient(lambda s: pearson_self_cross(s, teacher + offset, poses, pairs)) > 1e3 * published
+
+
+def test_rounding_is_not_taken_for_structure() -> None:
+    """Rows that are constant but for their last digits have no correlation, and pull at nothing."""
+    noise = 1e-7 * features(6, 6)
+    similarities = (0.3 + noise).requires_grad_()
+    scores = correlation_scores(similarities, kernel(6), off_diagonal(6))
+    (gradient,) = torch.autograd.grad(scores.sum(), similarities)
+    assert scores.eq(0).all() and gradient.eq(0).all()
 
 
 def test_the_full_cross_matrix() -> None:

@@ -19,31 +19,28 @@ def precise(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def centered(features: Tensor, pairs: Tensor | None = None) -> Tensor:
+def centered(features: Tensor) -> Tensor:
     """``[B, D]`` differences from the mean of the batch; exactly 0 where they are no more than rounding.
 
     The maps of a network after its ReLU share a large positive mean; cosines of what is left tell images apart.
-
-    Args:
-        pairs: ``[B, B]`` bool: each image's mean is that of itself and the images it is paired with.
 
     >>> centered(torch.tensor([[1.0, 5.0], [3.0, 5.0]])).tolist()
     [[-1.0, 0.0], [1.0, 0.0]]
     """
     features = precise(features)
-    if pairs is None:
-        mean = features.mean(0)
-    else:
-        mean = (features + pairs.to(features) @ features) / (1 + pairs.sum(1, keepdim=True))
-    differences = features - mean
-    noise = ROUNDING * features.detach().norm(dim=1, keepdim=True)
-    return differences.where(differences.detach().norm(dim=1, keepdim=True) > noise, 0)
+    return _differences(features, features.mean(0))
 
 
 def gram(features: Tensor) -> Tensor:
     """``[B, D] -> [B, B]`` inner products."""
     features = precise(features)
     return features @ features.T
+
+
+def centered_gram(features: Tensor) -> Tensor:
+    """Inner products about the mean of the batch, for what does not depend on the origin: its gradient is left out."""
+    features = precise(features)
+    return gram(features - features.detach().mean(0))
 
 
 def unit_rows(values: Tensor, floor: float = 1e-12) -> Tensor:
@@ -59,11 +56,22 @@ def unit_rows(values: Tensor, floor: float = 1e-12) -> Tensor:
 
 def cosines(features: Tensor) -> Tensor:
     """``[B, D] -> [B, B]`` cosines of all pairs, the diagonal included."""
-    products = gram(features)
-    squared = products.diagonal()
-    kept = squared > 1e-24
-    scale = squared.where(kept, 1).rsqrt() * kept
-    return products * scale[:, None] * scale
+    return _normalised(gram(features), 1e-24)
+
+
+def centered_cosines(features: Tensor, pairs: Tensor) -> Tensor:
+    """``[B, D] -> [B, B]`` cosines of what tells each image from the mean of itself and those it is paired with.
+
+    Args:
+        pairs: ``[B, B]`` bool, symmetric.
+    """
+    features = precise(features)
+    # Any origin near them would do, so none of the gradient is the mean's. The products are few: double costs nothing.
+    products = gram(_differences(features, features.detach().mean(0))).double()
+    itself = torch.eye(len(pairs), dtype=torch.float64, device=pairs.device)
+    difference = itself - (itself + pairs) / (1 + pairs.sum(1, keepdim=True))
+    floor = ROUNDING * products.detach().diagonal()
+    return _normalised(difference @ products @ difference.T, floor).to(features.dtype)
 
 
 def squared_distances(features: Tensor) -> Tensor:
@@ -71,7 +79,7 @@ def squared_distances(features: Tensor) -> Tensor:
 
     Distances do not depend on the mean; without it the inner products lose fewer digits.
     """
-    products = gram(precise(features) - precise(features).mean(0))
+    products = centered_gram(features)
     squared = products.diagonal()
     return (squared[:, None] + squared - 2 * products).clamp(min=0)
 
@@ -140,6 +148,20 @@ def quaternions(rotations: Tensor) -> Tensor:
 def pose_labels(batch: Batch) -> Tensor:
     """``[B, 7]`` labels [x, y, z, w, p, q, r]: where the camera stands, and its camera-to-world quaternion."""
     return torch.cat([batch.camera_centers().float(), quaternions(batch.R.transpose(1, 2))], 1)
+
+
+def _differences(features: Tensor, mean: Tensor) -> Tensor:
+    differences = features - mean
+    noise = ROUNDING * features.detach().norm(dim=1, keepdim=True)
+    return differences.mul_(differences.detach().norm(dim=1, keepdim=True) > noise)  # maps are large: no second copy
+
+
+def _normalised(products: Tensor, floor: Tensor | float) -> Tensor:
+    """Cosines from inner products; 0 for those whose square is no more than ``floor``."""
+    squared = products.diagonal()
+    kept = squared > floor
+    scale = squared.where(kept, 1).rsqrt() * kept
+    return products * scale[:, None] * scale
 
 
 def _in_bandwidths(distances: Tensor, pairs: Tensor) -> Tensor:

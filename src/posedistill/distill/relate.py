@@ -24,7 +24,6 @@ from posedistill.distill.relations import (
     rkd_angle,
     rkd_distance,
     rotation_rkd,
-    row_divergence,
     self_cross,
     self_similarity,
     similarity_preserving,
@@ -183,11 +182,8 @@ class Relate(Distiller):
     def _self_cross(self, ours: Tensor, theirs: Tensor, poses: "_Poses") -> Tensor:
         settings = self.settings
         if settings.profile == "sckd-plus":
-            losses = pearson_self_cross(ours, theirs, poses.kernel, poses.pairs, settings.full)
-            if settings.rows_weight:
-                rows = row_divergence(ours, theirs, poses.pairs, settings.temperature or 0.1)
-                losses = losses + settings.rows_weight * rows
-            return losses
+            rows = settings.rows_weight, settings.temperature or 0.1
+            return pearson_self_cross(ours, theirs, poses.kernel, poses.pairs, settings.full, *rows)
         temperature = None if settings.profile == "sckd-pub" else settings.temperature or 1.0
         return self_cross(ours, theirs, poses.labels, poses.predicted, temperature)
 

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from posedistill.distill.kernels import (
     ROUNDING,
-    centered,
+    centered_cosines,
+    centered_gram,
     cosines,
     gram,
     off_diagonal,
@@ -130,31 +131,43 @@ def self_cross(
     return len(s) * (t.exp() * (t - s) - t.exp() + s.exp())
 
 
-def pearson_self_cross(student: Tensor, teacher: Tensor, kernel: Tensor, pairs: Tensor, full: bool = False) -> Tensor:
+def pearson_self_cross(
+    student: Tensor,
+    teacher: Tensor,
+    kernel: Tensor,
+    pairs: Tensor,
+    full: bool = False,
+    rows_weight: float = 0.0,
+    temperature: float = 0.1,
+) -> Tensor:
     """Self-cross similarity that can tell images apart: correlations of centred cosines with a kernel of poses.
 
     Args:
         kernel: ``[B, B]``, see :func:`posedistill.distill.kernels.pose_kernel`.
         pairs: ``[B, B]`` bool, which entries of a row count; never its own.
         full: compare each row of cosines with the kernel's rows of all images, not of its own alone.
+        rows_weight: adds as much of :func:`row_divergence`, at ``temperature``.
     """
-    poses = _standard_rows(kernel, pairs)
-    ours, theirs = (_standard_rows(cosines(centered(side, pairs)), pairs) for side in (student, teacher.detach()))
-    if full:
-        return ((ours - theirs) @ poses.T).square().mean(1)
-    return ((ours * poses).sum(1) - (theirs * poses).sum(1)).square()
+    ours, theirs = (centered_cosines(side, pairs) for side in (student, teacher.detach()))
+    poses = _standard_rows(kernel.to(ours.dtype), pairs)
+    difference = _standard_rows(ours, pairs) - _standard_rows(theirs, pairs)
+    losses = (difference @ poses.T).square().mean(1) if full else (difference * poses).sum(1).square()
+    if rows_weight:
+        losses = losses + rows_weight * _divergence(ours, _softmax_rows(theirs, pairs, temperature), pairs, temperature)
+    return losses
 
 
 def row_divergence(student: Tensor, teacher: Tensor, pairs: Tensor, temperature: float = 0.1) -> Tensor:
     """KL divergence of the rows of the student's centred cosines from the teacher's, softmax over ``pairs``."""
-    target = _log_rows(cosines(centered(teacher.detach(), pairs)) / temperature, pairs).exp() * pairs
-    return _divergence(student, target, pairs, temperature)
+    ours, theirs = (centered_cosines(side, pairs) for side in (student, teacher.detach()))
+    return _divergence(ours, _softmax_rows(theirs, pairs, temperature), pairs, temperature)
 
 
 def pose_rows(student: Tensor, kernel: Tensor, pairs: Tensor, temperature: float = 0.1) -> Tensor:
     """KL divergence of the same rows from those of the pose kernel, scaled to sum 1: it needs no teacher."""
     target = kernel.where(pairs, 0)
-    return _divergence(student, target / target.sum(1, keepdim=True).clamp(min=1e-12), pairs, temperature)
+    target = target / target.sum(1, keepdim=True).clamp(min=1e-12)
+    return _divergence(centered_cosines(student, pairs), target, pairs, temperature)
 
 
 def cross_scores(similarities: Tensor, reference: Tensor) -> Tensor:
@@ -185,12 +198,12 @@ def _row_means(values: Tensor, pairs: Tensor) -> Tensor:
     return values.where(pairs, 0).sum(1) / pairs.sum(1).clamp(min=1)
 
 
-def _log_rows(logits: Tensor, pairs: Tensor) -> Tensor:
-    return logits.masked_fill(~pairs, -1e9).log_softmax(1)
+def _softmax_rows(similarities: Tensor, pairs: Tensor, temperature: float) -> Tensor:
+    return (similarities / temperature).masked_fill(~pairs, -1e9).softmax(1) * pairs
 
 
-def _divergence(student: Tensor, target: Tensor, pairs: Tensor, temperature: float) -> Tensor:
-    logs = _log_rows(cosines(centered(student, pairs)) / temperature, pairs).where(pairs, 0)
+def _divergence(similarities: Tensor, target: Tensor, pairs: Tensor, temperature: float) -> Tensor:
+    logs = (similarities / temperature).masked_fill(~pairs, -1e9).log_softmax(1).where(pairs, 0)
     return (torch.xlogy(target, target) - target * logs).sum(1)
 
 
@@ -217,7 +230,7 @@ def _triplet_cosines(features: Tensor) -> Tensor:
     From the inner products alone: the ``[B, B, D]`` differences would not fit into memory for maps. Images too near to
     each other to have a direction count as zero vectors.
     """
-    products = gram(precise(features) - precise(features).mean(0))
+    products = centered_gram(features)
     own = products.diagonal()
     squared = (own[:, None] + own - 2 * products).clamp(min=0)
     kept = squared > ROUNDING * own.detach().mean()
