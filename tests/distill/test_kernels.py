@@ -9,6 +9,7 @@ from posedistill.data.batch import Batch, ObjectBatch
 from posedistill.distill.kernels import (
     centered,
     centered_cosines,
+    centered_gram,
     comparable_pairs,
     cosines,
     off_diagonal,
@@ -138,7 +139,7 @@ def test_rows_that_are_equal_have_nothing_left(dtype: torch.dtype) -> None:
     others = torch.tensor([[0, 1, 1, 0, 0], [1, 0, 1, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]).bool()
     found = centered_cosines(torch.cat([features, torch.eye(2, 7, dtype=dtype)]), others)
     assert found[:3].eq(0).all() and found[3, 4].item() == pytest.approx(-1)
-    assert squared_distances(features).max() < 1e-5
+    assert squared_distances(centered_gram(features)).max() < 1e-5
 
 
 def test_zero_rows_have_no_direction_and_no_gradient() -> None:
@@ -151,7 +152,7 @@ def test_zero_rows_have_no_direction_and_no_gradient() -> None:
 
 def test_distances_keep_their_digits_far_from_the_origin() -> None:
     features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
-    assert squared_distances(features)[0, 1].item() == pytest.approx(25.0)
+    assert squared_distances(centered_gram(features))[0, 1].item() == pytest.approx(25.0)
     features = torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) + 1000
     exact = torch.cdist(features.double(), features.double()).square()
-    torch.testing.assert_close(squared_distances(features).double(), exact, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(squared_distances(centered_gram(features)).double(), exact, atol=1e-3, rtol=1e-3)

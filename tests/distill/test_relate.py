@@ -30,7 +30,7 @@ VIEWS = frozenset({"embedding", "features", "regression"})
 FORMS = sorted(OPTIONS)
 VARIANTS: list[dict[str, Any]] = [
     *({"form": form} for form in FORMS),
-    *({"form": form, "published": True} for form in FORMS if "published" in OPTIONS[form]),
+    *({"form": form, "faithful": True} for form in FORMS if "faithful" in OPTIONS[form]),
     {"profile": "sckd-head"},
     {"profile": "sckd-pub"},
     {"profile": "sckd-pub", "reference": "pred"},
@@ -146,9 +146,9 @@ def test_the_published_forms() -> None:
     labels = pose_labels(batch)
     assert student.regression is not None
     for distiller, losses in [
-        (relate(form="similarity_preserving", published=True), similarity_preserving(ours, theirs)),
-        (relate(form="self_similarity", published=True), self_similarity(ours, theirs)),
-        (relate(form="pkt", published=True), pkt(ours, theirs)),
+        (relate(form="similarity_preserving", faithful=True), similarity_preserving(ours, theirs)),
+        (relate(form="self_similarity", faithful=True), self_similarity(ours, theirs)),
+        (relate(form="pkt", faithful=True), pkt(ours, theirs)),
         (relate(profile="sckd-pub"), self_cross(ours, theirs, labels)),
         (relate(profile="sckd-head"), self_cross(ours, theirs, labels, temperature=1.0)),
         (relate(profile="sckd-head", temperature=0.1), self_cross(ours, theirs, labels, temperature=0.1)),
@@ -179,8 +179,8 @@ def test_congruence_learns_an_embedding_and_keeps_the_teachers() -> None:
 
 def test_published_congruence_learns_both_embeddings_and_takes_up_where_it_stopped() -> None:
     student, teacher, batch = prediction(), prediction(seed=1, width=14), scene()
-    distiller = prepared(student, teacher, batch, form="correlation_congruence", published=True)
-    other = prepared(student, teacher, batch, form="correlation_congruence", published=True)
+    distiller = prepared(student, teacher, batch, form="correlation_congruence", faithful=True)
+    other = prepared(student, teacher, batch, form="correlation_congruence", faithful=True)
     assert len([parameter for parameter in distiller.parameters() if parameter.requires_grad]) == 4
     before = distiller(student, teacher, batch)
     assert other(student, teacher, batch) != before
@@ -257,13 +257,13 @@ def test_leaving_out_needs_a_trust() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"form": "pkt", "gamma": 1.0}, "pkt has no use for gamma; of its own it has published"),
-        ({"form": "rotation_rkd", "published": True}, "of its own it has nothing"),
+        ({"form": "pkt", "gamma": 1.0}, "pkt has no use for gamma; of its own it has faithful"),
+        ({"form": "rotation_rkd", "faithful": True}, "of its own it has nothing"),
         ({"profile": "sckd-pub", "full": True}, r"self_cross \(sckd-pub\) has no use for full"),
         ({"profile": "sckd-pub", "temperature": 1.0}, "no use for temperature"),
         ({"reference": "pred"}, "no use for reference"),
         ({"temperature": 0.1}, "no use for temperature"),
-        ({"form": "correlation_congruence", "published": True, "gamma": 1.0}, "no use for gamma"),
+        ({"form": "correlation_congruence", "faithful": True, "gamma": 1.0}, "no use for gamma"),
         ({"form": "crd"}, "distill.relate.form"),
         ({"layers": []}, "at least 1 item"),
         ({"blur": 1}, "one of angle_weight"),

@@ -74,12 +74,14 @@ def centered_cosines(features: Tensor, pairs: Tensor) -> Tensor:
     return _normalised(difference @ products @ difference.T, floor).to(features.dtype)
 
 
-def squared_distances(features: Tensor) -> Tensor:
-    """``[B, D] -> [B, B]`` squared Euclidean distances, at least 0.
+def squared_distances(products: Tensor) -> Tensor:
+    """``[B, B] -> [B, B]`` squared Euclidean distances, at least 0, from inner products.
 
-    Distances do not depend on the mean; without it the inner products lose fewer digits.
+    Those of :func:`centered_gram` lose fewer digits than those about an origin far away.
+
+    >>> squared_distances(centered_gram(torch.tensor([[101.0, 102.0], [104.0, 106.0]]))).tolist()
+    [[0.0, 25.0], [25.0, 0.0]]
     """
-    products = centered_gram(features)
     squared = products.diagonal()
     return (squared[:, None] + squared - 2 * products).clamp(min=0)
 

@@ -2,7 +2,7 @@
 
 Widths need not agree, for what is compared is ``[B, B]``. The losses themselves are in
 ``posedistill.distill.relations``. Where a published form is inert, or depends on what it should not, the default is
-another, and ``published`` or ``profile`` gives it.
+another, and ``faithful`` or ``profile`` gives it.
 """
 
 from functools import cached_property
@@ -21,8 +21,7 @@ from posedistill.distill.relations import (
     pearson_self_cross,
     pkt,
     pose_rows,
-    rkd_angle,
-    rkd_distance,
+    rkd,
     rotation_rkd,
     self_cross,
     self_similarity,
@@ -34,12 +33,12 @@ from posedistill.estimators.base import Prediction
 
 OPTIONS: dict[str, set[str]] = {
     "self_cross": {"profile", "reference", "temperature", "rows_weight", "full"},
-    "similarity_preserving": {"published"},
-    "self_similarity": {"published"},
-    "correlation_congruence": {"published", "gamma", "embed"},
+    "similarity_preserving": {"faithful"},
+    "self_similarity": {"faithful"},
+    "correlation_congruence": {"faithful", "gamma", "embed"},
     "rkd": {"distance_weight", "angle_weight"},
     "rotation_rkd": set(),
-    "pkt": {"published"},
+    "pkt": {"faithful"},
     "pose_rows": {"temperature"},
 }
 """The forms, and the options each has beside ``form``, ``layers`` and ``trusted_only``."""
@@ -69,8 +68,8 @@ class RelateSettings(BaseModel):
     the student's names to the teacher's."""
     trusted_only: bool = False
     """Images that trust weighs 0 are left out of every relation, not only spared a loss of their own."""
-    published: bool = False
-    """The form of the literature, with the scale that its published weight is for."""
+    faithful: bool = False
+    """The published form, on the scale that its published weight is for."""
     profile: Literal["sckd-plus", "sckd-head", "sckd-pub"] = "sckd-plus"
     """``self_cross``: correlations with a kernel of poses; or cosines with raw labels, compared by the divergence of
     their softmax (``sckd-head``) or by squared differences (``sckd-pub``)."""
@@ -96,7 +95,7 @@ class RelateSettings(BaseModel):
             options -= {"reference"} if self.profile == "sckd-plus" else {"rows_weight", "full"}
             if self.profile == "sckd-pub" or (self.profile == "sckd-plus" and not self.rows_weight):
                 options -= {"temperature"}
-        if self.form == "correlation_congruence" and self.published:
+        if self.form == "correlation_congruence" and self.faithful:
             options -= {"gamma"}
         if unknown := self.model_fields_set - options - {"form", "layers", "trusted_only"}:
             kind = f"{self.form} ({self.profile})" if self.form == "self_cross" else self.form
@@ -132,8 +131,8 @@ class Relate(Distiller):
             return
         for ours, theirs in stages:
             self.student_embeds.append(nn.Linear(ours.shape[1], self.settings.embed))
-            embed = nn.Linear(theirs.shape[1], self.settings.embed, bias=self.settings.published)
-            if not self.settings.published:
+            embed = nn.Linear(theirs.shape[1], self.settings.embed, bias=self.settings.faithful)
+            if not self.settings.faithful:
                 nn.init.orthogonal_(embed.requires_grad_(False).weight)
             self.teacher_embeds.append(embed)
 
@@ -165,15 +164,14 @@ class Relate(Distiller):
             case "pose_rows":
                 return pose_rows(ours, poses.kernel, poses.pairs, settings.temperature or 0.1)
             case "rkd":
-                distance, angle = rkd_distance(ours, theirs), rkd_angle(ours, theirs)
-                return settings.distance_weight * distance + settings.angle_weight * angle
+                return rkd(ours, theirs, settings.distance_weight, settings.angle_weight)
             case "correlation_congruence":
                 ours, theirs = self.student_embeds[number](ours.float()), self.teacher_embeds[number](theirs.float())
-                if settings.published:
+                if settings.faithful:
                     return consecutive_congruence(ours, theirs)
                 return correlation_congruence(centered(ours), centered(theirs), settings.gamma)
         loss = LOSSES[settings.form]
-        if settings.published:
+        if settings.faithful:
             return loss(ours, theirs)
         # A sum over the other images instead of their mean: the weight then holds for any batch size.
         others = len(ours) / max(len(ours) - 1, 1) if settings.form == "self_similarity" else len(ours)

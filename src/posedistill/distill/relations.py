@@ -68,8 +68,7 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
     Park et al., "Relational Knowledge Distillation", CVPR 2019 (arXiv 1904.05068), the distance-wise loss.
     """
-    everyone = torch.ones(len(student), len(student), dtype=torch.bool, device=student.device)
-    return _distance_losses(student, _distances(teacher.detach()), everyone)
+    return rkd(student, teacher, 1.0, 0.0)
 
 
 def rotation_rkd(student: Tensor, rotations: Tensor, pairs: Tensor) -> Tensor:
@@ -78,7 +77,7 @@ def rotation_rkd(student: Tensor, rotations: Tensor, pairs: Tensor) -> Tensor:
     Args:
         pairs: ``[B, B]`` bool, which images are compared.
     """
-    return _distance_losses(student, rotation_distances(rotations), pairs)
+    return _distance_losses(_distances(centered_gram(student)), rotation_distances(rotations), pairs)
 
 
 def rkd_angle(student: Tensor, teacher: Tensor, limit: int = 64) -> Tensor:
@@ -86,10 +85,21 @@ def rkd_angle(student: Tensor, teacher: Tensor, limit: int = 64) -> Tensor:
 
     It costs ``B^3``: only the first ``limit`` images are related, and those beyond have no loss.
     """
-    count = min(len(student), limit)
-    ours, theirs = (_triplet_cosines(side[:count]) for side in (student, teacher.detach()))
-    losses = functional.smooth_l1_loss(ours, theirs, reduction="none").sum((1, 2)) / max(count, 1) ** 2
-    return functional.pad(losses, (0, len(student) - count)) * (len(student) / max(count, 1))
+    return rkd(student, teacher, 0.0, 1.0, limit)
+
+
+def rkd(
+    student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0, limit: int = 64
+) -> Tensor:
+    """Both losses of RKD, weighted, from the same inner products; see :func:`rkd_distance` and :func:`rkd_angle`."""
+    ours, theirs = (centered_gram(side) for side in (student, teacher.detach()))
+    losses = 0 * ours.diagonal()
+    if distance_weight:
+        everyone = torch.ones_like(ours, dtype=torch.bool)
+        losses = losses + distance_weight * _distance_losses(_distances(ours), _distances(theirs), everyone)
+    if angle_weight:
+        losses = losses + angle_weight * _angle_losses(ours, theirs, limit)
+    return losses
 
 
 def pkt(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
@@ -207,13 +217,14 @@ def _divergence(similarities: Tensor, target: Tensor, pairs: Tensor, temperature
     return (torch.xlogy(target, target) - target * logs).sum(1)
 
 
-def _distances(features: Tensor) -> Tensor:
+def _distances(products: Tensor) -> Tensor:
     # The root of the clamped square has no gradient at 0, where it would be infinite.
-    return squared_distances(features).clamp(min=1e-12).sqrt().where(off_diagonal(len(features), features.device), 0)
+    squared = squared_distances(products).clamp(min=1e-12)
+    return squared.sqrt().where(off_diagonal(len(products), products.device), 0)
 
 
 def _distance_losses(student: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
-    ours, theirs = (_in_means(distances, pairs) for distances in (_distances(student), target))
+    ours, theirs = (_in_means(distances, pairs) for distances in (student, target))
     return _row_means(functional.smooth_l1_loss(ours, theirs, reduction="none"), pairs)
 
 
@@ -224,15 +235,21 @@ def _in_means(distances: Tensor, pairs: Tensor) -> Tensor:
     return distances / mean.clamp(min=1e-12)
 
 
-def _triplet_cosines(features: Tensor) -> Tensor:
+def _angle_losses(student: Tensor, teacher: Tensor, limit: int) -> Tensor:
+    count = min(len(student), limit)
+    ours, theirs = (_triplet_cosines(products[:count, :count]) for products in (student, teacher))
+    losses = functional.smooth_l1_loss(ours, theirs, reduction="none").sum((1, 2)) / max(count, 1) ** 2
+    return functional.pad(losses, (0, len(student) - count)) * (len(student) / max(count, 1))
+
+
+def _triplet_cosines(products: Tensor) -> Tensor:
     """``[B, B, B]``: at image ``i``, the cosine of the angle between the directions to ``j`` and to ``k``.
 
     From the inner products alone: the ``[B, B, D]`` differences would not fit into memory for maps. Images too near to
     each other to have a direction count as zero vectors.
     """
-    products = centered_gram(features)
     own = products.diagonal()
-    squared = (own[:, None] + own - 2 * products).clamp(min=0)
+    squared = squared_distances(products)
     kept = squared > ROUNDING * own.detach().mean()
     scale = squared.where(kept, 1).rsqrt() * kept
     arms = products[None] - products[:, :, None] - products[:, None] + own[:, None, None]
