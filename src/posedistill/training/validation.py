@@ -16,14 +16,17 @@ from posedistill.training.loop import SELECT
 from posedistill.training.recipe import Recipe
 
 THRESHOLD = 0.1
-"""Largest keypoint error that still earns something, in diameters."""
+"""Keypoint error of a correct pose, in diameters."""
+BEST, WORST = 0.01, 10.0
+"""Keypoint errors between which the score falls from 1 to 0, in diameters."""
 
 
 class Validation:
     """Decodes poses of a fixed set of unaugmented validation crops and scores them against ground truth.
 
-    The score is the area under the recall curve of the mean keypoint error up to 0.1 diameters (symmetric objects:
-    the best of their equivalent poses); it is smooth enough to choose between checkpoints on few crops.
+    The score is the area under the recall curve of the mean keypoint error over thresholds from 0.01 to 10 diameters, on
+    a logarithmic axis (symmetric objects: the best of their equivalent poses). It tells networks apart that do not get a
+    single pose right yet, as the short trainings of a sweep must be, and is smooth enough for few crops.
     """
 
     def __init__(self, recipe: Recipe, prepared: sources.TrainingData, device: torch.device, crops: int) -> None:
@@ -41,10 +44,20 @@ class Validation:
         predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
         errors = np.concatenate([_keypoint_errors(predictor, batch, self.objects) for batch in self.batches])
         return {
-            SELECT: float(np.mean(np.clip(1 - errors / THRESHOLD, 0, 1))),
+            SELECT: float(np.mean(score_of(errors))),
             "val/keypoints_0.1d": float(np.mean(errors < THRESHOLD)),
             "val/median_error": float(np.median(np.minimum(errors, 10.0))),
         }
+
+
+def score_of(errors: np.ndarray) -> np.ndarray:
+    """Share of the thresholds, evenly spread on a logarithmic axis, that each keypoint error (diameters) stays below.
+
+    >>> score_of(np.array([0.001, 0.1, 1.0, np.inf])).round(3).tolist()
+    [1.0, 0.667, 0.333, 0.0]
+    """
+    scores: np.ndarray = np.log(WORST / np.maximum(errors, 1e-12)) / np.log(WORST / BEST)
+    return np.clip(scores, 0.0, 1.0)
 
 
 def _draw(
