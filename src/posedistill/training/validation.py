@@ -56,8 +56,8 @@ def score_of(errors: np.ndarray) -> np.ndarray:
     >>> score_of(np.array([0.001, 0.1, 1.0, np.inf])).round(3).tolist()
     [1.0, 0.667, 0.333, 0.0]
     """
-    scores: np.ndarray = np.log(WORST / np.maximum(errors, 1e-12)) / np.log(WORST / BEST)
-    return np.clip(scores, 0.0, 1.0)
+    scores: np.ndarray = np.log(WORST / np.clip(errors, BEST, WORST)) / np.log(WORST / BEST)
+    return scores
 
 
 def _draw(
