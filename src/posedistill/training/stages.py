@@ -126,7 +126,7 @@ def signature_of(recipe: Recipe, variant: str, seed: int) -> dict[str, Any]:
         "variant": variant,
         "seed": seed,
         "data": fingerprint(recipe.data.model_dump(mode="json", exclude={"test"})),
-        "network": fingerprint(network.model_dump(mode="json", exclude={"train", "checkpoint"})),
+        "network": fingerprint(network.model_dump(mode="json", exclude={"train", "checkpoint", "cache"})),
         "train": recipe.schedule(network).model_dump(
             mode="json", exclude={"log_every", "checkpoint_every", "validate_every", "validation_crops"}
         ),
