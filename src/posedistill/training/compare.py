@@ -44,7 +44,7 @@ class Standing:
     costs: Costs = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    shown: float = field(default=-math.inf, repr=False)
+    shown: float = field(default_factory=time.monotonic, repr=False)
 
     def ended(self, trial: Trial, failure: str | None) -> None:
         """Take note of a training's end, and show it."""
@@ -122,7 +122,8 @@ def compare(
     page = standing.write()
     if standing.failures:
         shown = "\n".join(f"  {title}: {failure}" for title, failure in standing.failures.items())
-        raise TrainingError(f"{len(standing.failures)} trainings failed, the page ({page}) shows the others:\n{shown}")
+        found = f"{len(standing.failures)} of its parts failed, {page} shows the others"
+        raise TrainingError(f"{comparison.name}: {found}:\n{shown}")
     return page
 
 

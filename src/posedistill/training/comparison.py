@@ -110,7 +110,6 @@ class Comparison:
             "cache": self.base.cache_folder,
             "teacher": teacher,
             "distill": distill,
-            "seeds": len(self.seeds),
         }
         if steps is not None:
             schedule = recipe.schedule(recipe.student).model_copy(update={"steps": steps})

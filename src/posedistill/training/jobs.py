@@ -29,9 +29,9 @@ def run_trials(trials: Sequence[Trial], jobs: int, ended: Ended, title: str = "t
     Raises:
         CheckpointError: a trial's folder holds the network of another recipe; nothing was started.
     """
-    pending = [trial for trial in trials if not trial.finished()]
-    for trial in pending:
+    for trial in trials:
         trial.prepare()
+    pending = [trial for trial in trials if not trial.finished()]
     for trial in trials:
         if trial not in pending:
             ended(trial, None)
@@ -47,10 +47,10 @@ def run_trials(trials: Sequence[Trial], jobs: int, ended: Ended, title: str = "t
                 time.sleep(0.2)
                 for slot, process in list(running.items()):
                     if process.child.poll() is not None:
-                        failure = process.failure()
-                        ended(process.trial, failure)
-                        meter.tell(process.trial, failure)
                         del running[slot]
+                        failure = process.failure()
+                        meter.tell(process.trial, failure)
+                        ended(process.trial, failure)
                 meter.update([process.trial for process in running.values()])
         finally:
             _stop([process.child for process in running.values()])

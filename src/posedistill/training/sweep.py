@@ -74,9 +74,9 @@ def _run_with_ray(trials: Sequence[Trial], jobs: int, ended: Ended) -> None:
     """
     from ray import tune
 
-    pending = [trial for trial in trials if not trial.finished()]
-    for trial in pending:
+    for trial in trials:
         trial.prepare()
+    pending = [trial for trial in trials if not trial.finished()]
     root = Path.cwd()
     gpu = min(1.0, torch.cuda.device_count() / jobs)
 
