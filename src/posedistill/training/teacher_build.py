@@ -54,7 +54,8 @@ def build_teaching(
     if recipe.teacher.cache:
         about = _about_outputs(recipe, prepared, fabric, seed)
         root = recipe.cache_folder if recipe.teacher.cache is True else recipe.teacher.cache
-        folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}"
+        part = f"-rank{fabric.global_rank}" if fabric.world_size > 1 else ""
+        folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}{part}"
         teacher = CachedTeacher(teacher, folder, about, views_of(distillers, teacher), settings.steps)
     gallery = sources.loader(
         recipe,
