@@ -11,13 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -25,27 +22,13 @@ from posedistill.data.augment import AugmentSettings
 from posedistill.data.render import RenderSettings
 from posedistill.distill import DistillSpec
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators import SETTINGS
+from posedistill.training.network_settings import NetworkSettings as NetworkSettings
+from posedistill.training.network_settings import Settings as Settings
+from posedistill.training.network_settings import TeacherSettings as TeacherSettings
+from posedistill.training.network_settings import TrainSettings as TrainSettings
 
 Checked = TypeVar("Checked", bound=BaseModel)
 Boxes = Literal["gt", "detector"]
-
-
-class Settings(BaseModel):
-    """Base of every section: unknown keys are refused, values never change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    silent: ClassVar[frozenset[str]] = frozenset()
-    """Keys that are written only where they are set: what was made before there were such keys keeps its signature."""
-
-    @model_serializer(mode="wrap")
-    def _without_silence(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        defaults = {name: type(self).model_fields[name].default for name in self.silent}
-        return {
-            key: value
-            for key, value in serialize(self).items()
-            if key not in defaults or getattr(self, key) != defaults[key]
-        }
 
 
 class BopSource(Settings):
@@ -121,102 +104,6 @@ class DataSettings(Settings):
         if len(set(self.objects)) != len(self.objects):
             raise ValueError(f"found objects {self.objects}, expected each once")
         return self
-
-
-class TrainSettings(Settings):
-    """The schedule of one network."""
-
-    steps: int = Field(10_000, gt=0)
-    batch_size: int = Field(16, gt=0, description="Crops a step, over all processes together.")
-    lr: float = Field(1e-3, gt=0)
-    schedule: Literal["onecycle", "cosine"] = "onecycle"
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the rate rises.")
-    weight_decay: float = Field(1e-4, ge=0)
-    clip: float = Field(1.0, gt=0, description="Largest global gradient norm.")
-    ema: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights; 0 turns averaging off.")
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    validate_every: int = Field(1000, gt=0)
-    validation_crops: int = Field(512, gt=0)
-    checkpoint_every: int = Field(1000, gt=0)
-    log_every: int = Field(50, gt=0)
-
-
-class NetworkSettings(Settings):
-    """A teacher or a student: a pose family with its settings and schedule, or finished weights."""
-
-    family: str = "wdrnet"
-    settings: dict[str, Any] = Field(default_factory=dict, description="The family's own settings.")
-    train: TrainSettings | None = Field(None, description="Its own schedule; default: the recipe's.")
-    checkpoint: Path | None = Field(None, description="Finished weights; nothing is trained.")
-    pretrained: Path | None = Field(None, description="State dict the backbone starts from.")
-
-    @model_validator(mode="after")
-    def _settings_of_the_family(self) -> "NetworkSettings":
-        if self.family not in SETTINGS:
-            raise ValueError(f"found family {self.family!r}, expected one of {sorted(SETTINGS)}")
-        try:
-            SETTINGS[self.family].model_validate(self.settings)
-        except ValidationError as error:
-            faults = [(".".join(map(str, fault["loc"])), fault["input"], fault["msg"]) for fault in error.errors()]
-            shown = [f"settings.{key}: found {found!r}, expected {expected}" for key, found, expected in faults]
-            raise ValueError("; ".join(shown)) from None
-        return self
-
-
-class TeacherSettings(NetworkSettings):
-    """What teaches: a network, trained or finished; several finished ones; or a csv of poses that anybody made."""
-
-    ensemble: list[Path | NetworkSettings] | None = Field(
-        None, min_length=2, description="Finished weights of these settings, or whole sections with a checkpoint each."
-    )
-    csv: Path | None = Field(None, description="BOP csv: labels the BOP folders trained on, and teaches as one vote.")
-    supervise: bool = Field(True, description="csv: whether the distilled student also learns from it as from labels.")
-    cache: bool | Path = Field(False, description="Store its outputs once and replay them: in the runs, or a folder.")
-    silent: ClassVar[frozenset[str]] = frozenset({"ensemble", "csv", "supervise", "cache"})
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "TeacherSettings":
-        kinds = [name for name in ("checkpoint", "ensemble", "csv") if getattr(self, name) is not None]
-        if len(kinds) > 1:
-            raise ValueError(f"found {' and '.join(kinds)}, expected one of them")
-        unfinished = [f"ensemble.{place}" for place, member in enumerate(self.members) if member.checkpoint is None]
-        if unfinished:
-            raise ValueError(f"found no checkpoint in {', '.join(unfinished)}, expected finished weights")
-        if self.csv is not None:
-            network = [*NetworkSettings.model_fields, "cache"]
-            if other := [
-                key
-                for key in network
-                if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True)
-            ]:
-                raise ValueError(f"found {', '.join(other)} beside csv, expected nothing of a network's")
-        elif not self.supervise:
-            raise ValueError("found supervise: false without a csv, expected annotated pictures to be learned from")
-        return self
-
-    @property
-    def members(self) -> tuple[NetworkSettings, ...]:
-        """The networks of an ensemble; none of any other teacher."""
-        plain = {"family": self.family, "settings": self.settings}
-        return tuple(
-            member if isinstance(member, NetworkSettings) else NetworkSettings(**plain, checkpoint=member)
-            for member in self.ensemble or ()
-        )
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """What it consists of, where nothing is left to train."""
-        parts = [self.checkpoint, self.csv, *(member.checkpoint for member in self.members)]
-        return tuple(path for path in parts if path is not None)
-
-    @property
-    def is_network(self) -> bool:
-        """Whether it is one network, which can be exported and timed."""
-        return self.csv is None and self.ensemble is None
-
-    def given(self, weights: Path) -> "TeacherSettings":
-        """The same teacher, finished: with these weights, where it is one that is trained."""
-        return self if self.files else self.model_copy(update={"checkpoint": weights})
 
 
 class Recipe(Settings):
