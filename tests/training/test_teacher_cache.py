@@ -224,6 +224,12 @@ def test_views_that_losses_and_their_trust_look_at():
     distillers = [build_distiller(DistillSpec(**loss), offers, offers) for loss in losses]
     assert views_of(distillers, Counting(everything)) == {"votes", "cells"}
     assert views_of(distillers[:1], Counting(everything)) == {"votes"}
+    regressor = Counting(everything)
+    regressor.offers = frozenset({"embedding", "regression", "logits"})
+    for trust, needed in (("none", set()), ("spread", set()), ("score", {"logits"}), ("error", {"regression"})):
+        loss = DistillSpec(name="contrast", trust=trust)
+        assert views_of([build_distiller(loss, offers, offers)], regressor) == {"embedding"} | needed
+    assert views_of([build_distiller(loss, offers, offers)], Counting(everything)) == {"embedding", "votes"}
 
 
 def test_a_folder_a_dependence(tmp_path: Path):

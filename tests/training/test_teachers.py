@@ -11,6 +11,7 @@ import yaml
 from posedistill.data.bop import BopDataset
 from posedistill.errors import CheckpointError, DataError, RecipeError, TrainingError
 from posedistill.estimators.base import Prediction, Votes
+from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.poses import PoseEstimates
 from posedistill.training import shipping, stages, teacher_build
 from posedistill.training.checkpoints import load_tensors, save_tensors
@@ -149,7 +150,7 @@ def test_labels_teach_one_vote_a_keypoint(batch):
     torch.testing.assert_close(prediction.votes.values[:, 0] * 64, crops.keypoints)
     assert LabelTeacher.offers == {"votes"} and prediction.cells is None
     with pytest.raises(RecipeError, match=r"'teacher\.csv': found pictures of scenes, expected crops of objects"):
-        LabelTeacher().predict(noise_batch(type("None", (), {"__len__": lambda self: 0})(), 32), 0)
+        LabelTeacher().predict(noise_batch(NO_OBJECTS, 32), 0)
 
 
 def test_one_number_that_is_not_finite_is_enough(batch):

@@ -122,6 +122,7 @@ def check_losses(distillers: list[Distiller], student: Estimator, teacher: Teach
 def noise_batch(objects: ObjectTable, size: int, count: int = 2) -> Batch:
     """Pictures of noise, one of each object as far as they go, or (without objects) of a scene.
 
+    >>> from posedistill.geometry.objects import NO_OBJECTS
     >>> noise_batch(NO_OBJECTS, 32).images.shape
     torch.Size([2, 3, 32, 32])
     """

@@ -126,8 +126,9 @@ def views_of(distillers: Sequence[Distiller], teacher: Teacher) -> frozenset[str
     views: frozenset[str] = frozenset()
     for distiller in distillers:
         views |= distiller.needs if distiller.needs_teacher is None else distiller.needs_teacher
-    if any(distiller.trust.by != "none" for distiller in distillers):
-        views |= {"votes", "regression"} & teacher.offers
+    trusted = {"score": "logits", "error": "regression"}  # where the teacher has no votes
+    for by in {distiller.trust.by for distiller in distillers} & trusted.keys():
+        views |= {"votes" if "votes" in teacher.offers else trusted[by]}
     return views
 
 
