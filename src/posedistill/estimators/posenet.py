@@ -203,7 +203,7 @@ class PoseNet(Estimator):
         network = self.network
         with torch.no_grad():
             network.center.copy_(torch.as_tensor(middle))
-            network.radius.fill_(radius if radius > 0 else 1.0)
+            network.radius.fill_(radius if radius > 1e-6 else 1.0)  # a camera that never moved
             network.reference.copy_(torch.as_tensor(mean_rotation(R)))
 
     def deployment(self) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+import json
+
+import numpy as np
+import pytest
+
+from posedistill.errors import DataError
+from posedistill.geometry.rotations import axis_angle, quaternion_to_matrix, random_rotations
+from posedistill.metrics.relocalisation import (
+    THRESHOLDS,
+    CameraPoses,
+    constant_pose,
+    median_interval,
+    nearest_position,
+    nearest_training_pose,
+    orientation_errors,
+    position_errors,
+    recall,
+    score_cameras,
+)
+
+
+def posed(centers: np.ndarray, R: np.ndarray) -> CameraPoses:
+    return CameraPoses(R, -np.einsum("nij,nj->ni", R, np.asarray(centers, dtype=float)))
+
+
+@pytest.fixture
+def truth() -> CameraPoses:
+    rng = np.random.default_rng(0)
+    return posed(rng.normal(size=(40, 3)), random_rotations(40, rng))
+
+
+def test_published_errors() -> None:
+    """1 m and 11.421186 degrees, 2 m and 19.942385 degrees."""
+    estimates = posed([(1, 2, 3), (0, 0, 1)], quaternion_to_matrix(np.array([(1, 0.1, 0, 0), (0.9, 0, 0.2, 0)])))
+    labels = quaternion_to_matrix(np.array([(2, 0, 0, 0), (0.9238795325, 0, 0.3826834324, 0)]))
+    truth = posed([(1, 1, 3), (0, 2, 1)], labels)
+    np.testing.assert_allclose(position_errors(estimates, truth), [1, 2], atol=1e-12)
+    np.testing.assert_allclose(orientation_errors(estimates, truth), [11.421186, 19.942385], atol=1e-6)
+
+
+def test_positions_are_where_cameras_stand_and_not_translations(truth: CameraPoses) -> None:
+    turned = posed(truth.centers, axis_angle(np.array([0.0, 0.0, 1.0]), np.pi) @ truth.R)
+    np.testing.assert_allclose(position_errors(turned, truth), 0, atol=1e-12)
+    np.testing.assert_allclose(orientation_errors(turned, truth), 180, atol=1e-6)
+
+
+def test_tiny_turns_are_measured(truth: CameraPoses) -> None:
+    """An arc cosine would round these off or give nan."""
+    for degrees in (0.0, 1e-6, 1e-3):
+        turn = axis_angle(np.array([1.0, 0.0, 0.0]), np.deg2rad(degrees))
+        errors = orientation_errors(CameraPoses(truth.R @ turn, truth.t), truth)
+        np.testing.assert_allclose(errors, degrees, atol=1e-12 + 1e-9)
+
+
+def test_medians_and_recalls(truth: CameraPoses) -> None:
+    off = np.zeros((40, 3))
+    off[:, 0] = np.linspace(0.01, 0.8, 40)
+    turn = axis_angle(np.array([0.0, 1.0, 0.0]), np.deg2rad(np.linspace(4, 0.1, 40)))
+    estimates = posed(truth.centers + off, turn @ truth.R)
+    scores = score_cameras(estimates, truth)
+    assert scores.position.value == pytest.approx(np.median(off[:, 0]))
+    assert scores.orientation.value == pytest.approx(2.05)
+    assert list(scores.recall) == list(THRESHOLDS)
+    assert scores.recall[(0.05, 5.0)] == pytest.approx((off[:, 0] <= 0.05).mean())
+    assert scores.recall[(0.25, 2.0)] == 0
+    assert scores.recall[(5.0, 10.0)] == 1
+    assert scores.mean == pytest.approx((off[:, 0].mean(), 2.05))
+    assert scores.percentiles[90][0] == pytest.approx(0.74, abs=0.02)
+    assert (scores.count, scores.missing) == (40, 0)
+
+
+def test_a_recall_needs_both(truth: CameraPoses) -> None:
+    assert recall(np.array([0.01, 1.0, 0.01]), np.array([1.0, 1.0, 90.0]), 0.05, 5.0) == pytest.approx(1 / 3)
+
+
+def test_a_missing_pose_is_infinitely_wrong(truth: CameraPoses) -> None:
+    R, t = truth.R.copy(), truth.t.copy()
+    R[:15], t[5:15] = np.nan, np.nan
+    scores = score_cameras(CameraPoses(R, t), truth)
+    assert scores.missing == 15
+    assert scores.position.value == 0
+    assert scores.recall[(5.0, 10.0)] == pytest.approx(25 / 40)
+    R[:30] = np.nan
+    scores = score_cameras(CameraPoses(R, t), truth)
+    assert scores.position == (np.inf, np.inf, np.inf)
+
+
+def test_wrong_counts_are_refused(truth: CameraPoses) -> None:
+    with pytest.raises(DataError, match="'images': found 3, expected 40"):
+        score_cameras(CameraPoses(truth.R[:3], truth.t[:3]), truth)
+    empty = CameraPoses(np.zeros((0, 3, 3)), np.zeros((0, 3)))
+    with pytest.raises(DataError, match="at least one"):
+        score_cameras(empty, empty)
+
+
+def test_a_report_is_plain_json(truth: CameraPoses) -> None:
+    scores = json.loads(json.dumps(score_cameras(truth, truth).to_dict()))
+    assert scores["position_m"] == {"value": 0, "low": 0, "high": 0}
+    assert scores["recall"]["0.05 m, 5 deg"] == 1
+
+
+def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        interval = median_interval(rng.lognormal(np.log(0.95), 0.7, 103), resamples=500, seed=seed)
+        assert interval.low <= interval.value <= interval.high
+        covered += interval.low <= 0.95 <= interval.high
+    assert 0.88 <= covered / 200 <= 0.99
+    wide = median_interval(rng.lognormal(np.log(0.95), 0.7, 103))
+    assert wide.high - wide.low > 0.15
+
+
+def test_intervals_are_repeatable() -> None:
+    errors = np.random.default_rng(0).random(30)
+    assert median_interval(errors, seed=3) == median_interval(errors, seed=3)
+
+
+def test_the_constant_answer(truth: CameraPoses) -> None:
+    base = random_rotations(1, np.random.default_rng(5))[0]
+    turns = axis_angle(np.array([0.0, 0.0, 1.0]), np.linspace(-0.5, 0.5, 41))
+    train = posed(np.random.default_rng(1).normal(size=(41, 3)), turns @ base)
+    answer = constant_pose(train, 7)
+    assert answer.R.shape == (7, 3, 3)
+    np.testing.assert_allclose(answer.R[3], base, atol=1e-9)
+    np.testing.assert_allclose(answer.centers[3], train.centers.mean(axis=0), atol=1e-9)
+
+
+def test_retrieval_answers_with_the_image_that_looks_most_alike(truth: CameraPoses) -> None:
+    rng = np.random.default_rng(0)
+    gallery = rng.normal(size=(40, 16))
+    rows = np.array([7, 3, 22])
+    queries = 5 * gallery[rows] + 0.01 * rng.normal(size=(3, 16))
+    found = nearest_training_pose(queries, gallery, truth)
+    np.testing.assert_array_equal(found.R, truth.R[rows])
+    np.testing.assert_array_equal(found.t, truth.t[rows])
+
+
+def test_no_retrieval_beats_the_nearest_position(truth: CameraPoses) -> None:
+    queries = posed(truth.centers[:10] + 0.3, truth.R[:10])
+    best = position_errors(nearest_position(queries, truth), queries)
+    other = position_errors(
+        nearest_training_pose(np.random.default_rng(0).normal(size=(10, 4)), np.ones((40, 4)), truth), queries
+    )
+    assert (best <= other + 1e-12).all()
+
+
+def test_redkitchens_constant_answer(real_poses: tuple[CameraPoses, CameraPoses]) -> None:
+    """Our frames are a part of the scene; the whole has 1.34 m and 35.2 degrees."""
+    train, test = real_poses
+    scores = score_cameras(constant_pose(train, len(test.R)), test)
+    assert 0.2 < scores.position.value < 2
+    assert 10 < scores.orientation.value < 60
+
+
+@pytest.fixture
+def real_poses(real_data) -> tuple[CameraPoses, CameraPoses]:
+    from posedistill.data.seven_scenes import read_seven_scenes
+
+    root = real_data / "7scenes" / "redkitchen"
+    datasets = [read_seven_scenes(root, split) for split in ("train", "test")]
+    return CameraPoses(datasets[0].R, datasets[0].t), CameraPoses(datasets[1].R, datasets[1].t)
