@@ -56,7 +56,7 @@ def main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 def test_all_commands_are_there():
     expected = ["run", "compare", "train", "distill", "evaluate", "score", "export", "report", "predict", "bench"]
-    assert set(commands()) == {*expected, "data render", "data check"}
+    assert set(commands()) == {*expected, "data render", "data check", "data label"}
 
 
 @pytest.mark.parametrize("name", commands())
@@ -204,6 +204,22 @@ def test_run_hands_on_recipe_overrides_and_jobs(recipe_file, monkeypatch):
     ((recipe, path, overrides, jobs), _) = recorder.calls[0]
     assert (recipe.train.steps, recipe.seed) == (77, 1)
     assert (path, overrides, jobs) == (recipe_file, ["train.steps=77", "seed=1"], 2)
+
+
+def test_compare_tells_files_from_overrides(recipe_file, monkeypatch, tmp_path):
+    recorder = Recorder()
+    (tmp_path / "comparison.md").write_text("the table")
+
+    def compare(*words, **options):
+        recorder(*words, **options)
+        return tmp_path / "comparison.html"
+
+    monkeypatch.setattr("posedistill.training.compare.compare", compare)
+    result = invoke("compare", str(recipe_file), "other.yaml", "train.steps=77", "--seeds", "3", "--jobs", "2")
+    assert result.exit_code == 0 and "the table" in result.output and "comparison.html" in result.output
+    ((paths, overrides), options) = recorder.calls[0]
+    assert paths == [recipe_file, Path("other.yaml")] and overrides == ["train.steps=77"]
+    assert options == {"seeds": 3, "baseline": None, "jobs": 2}
 
 
 def test_check_ends_with_1_where_there_are_faults(monkeypatch, tmp_path):

@@ -58,7 +58,8 @@ def curve_panel(
                 continue
             for steps, values in curves if len(curves) > 1 else []:
                 axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.45)
-            axes.plot(*mean_curve(curves), color=colour, linewidth=2.0, label=name)
+            marker = "." if max(len(steps) for steps, _ in curves) <= 20 else ""  # a line needs two points
+            axes.plot(*mean_curve(curves), color=colour, linewidth=2.0, marker=marker, label=name)
         axes.set(title=title, xlabel="step")
         add_legend(axes)
         return to_svg(figure, title)

@@ -79,7 +79,8 @@ def equal_time_steps(costs: Costs, steps: int) -> dict[str, int]:
 
     What trains the same student and more is never taken for cheaper: a difference of that sign is noise.
 
-    >>> equal_time_steps({"align": {"seconds_per_step": 0.3, "alone_seconds_per_step": 0.2, "same_student": True}}, 1000)
+    >>> cost = {"seconds_per_step": 0.3, "alone_seconds_per_step": 0.2, "same_student": True}
+    >>> equal_time_steps({"align": cost}, 1000)
     {'align': 667}
     """
     ratios = {name: cost["seconds_per_step"] / cost["alone_seconds_per_step"] for name, cost in costs.items()}
