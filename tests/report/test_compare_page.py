@@ -153,6 +153,16 @@ def test_the_sweep_marks_what_was_chosen(results):
     assert cells(table, "dead")[1:] == ["–", "–", "–"]
 
 
+def test_a_factor_at_an_end_of_the_range_is_told(folder):
+    content = json.loads((folder / "comparison.json").read_text())
+    content["sweep"]["values"] = [0.1, 0.3, 1.0]
+    content["sweep"]["scores"]["bad"] = {"1": 0.3}
+    content["variants"]["bad"]["factor"] = 1.0
+    write(folder / "comparison.json", json.dumps(content))
+    ends = [note for note in sweep_table(load_comparison(folder)).notes if "end of the range" in note]
+    assert len(ends) == 1 and ends[0].endswith(": bad.")  # good has the middle one; dead was never trained
+
+
 def test_the_headline_counts_both_ways(results):
     text = headline(results)
     assert "1 ahead (good), 1 behind (bad), 1 undecided, 2 not measured" in text and "against student" in text
