@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posedistill.report.statistics import paired_difference, summarise
+from posedistill.report.statistics import gap_closed, paired_difference, summarise
 
 
 def test_summary_has_the_sample_deviation_and_none_for_one_seed():
@@ -75,3 +75,27 @@ def test_the_interval_holds_the_mean_is_antisymmetric_in_it_and_is_repeatable(sc
 def test_what_cannot_be_paired_is_refused(pair):
     with pytest.raises(ValueError, match="expected \\[S\\] or \\[S, T\\]"):
         paired_difference(*pair)
+
+
+def test_the_teacher_closes_the_whole_gap_and_the_baseline_none_of_it():
+    rng = np.random.default_rng(0)
+    baseline = (rng.random((3, 200)) < 0.4).astype(float)
+    teacher = (rng.random(200) < 0.8).astype(float)
+    whole = gap_closed(baseline, np.tile(teacher, (3, 1)), teacher)
+    none = gap_closed(baseline, baseline, teacher)
+    assert (whole.mean, whole.low, whole.high) == pytest.approx((1, 1, 1))
+    assert (none.mean, none.low, none.high) == (0, 0, 0)
+
+
+def test_half_of_the_gap_has_an_interval_around_it():
+    rng = np.random.default_rng(1)
+    baseline, teacher = np.zeros((3, 300)), np.ones(300)
+    half = gap_closed(baseline, (rng.random((3, 300)) < 0.5).astype(float), teacher)
+    assert half.low < 0.5 < half.high and half.high - half.low < 0.3
+
+
+def test_without_a_gap_nothing_is_closed():
+    rng = np.random.default_rng(2)
+    baseline, teacher = ((rng.random(shape) < 0.5).astype(float) for shape in ((3, 100), 100))
+    assert gap_closed(baseline, np.ones((3, 100)), teacher) is None  # not ahead beyond chance
+    assert gap_closed(np.ones((3, 100)), baseline, teacher) is None  # behind
