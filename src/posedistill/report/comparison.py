@@ -263,8 +263,14 @@ def _notes(results: ComparisonResults, bases: set[str]) -> list[str]:
         f"{results.baseline} in points with its 95 % interval ({'; '.join(sorted(bases)) or 'nothing to pair yet'}). "
         "* marks an interval that excludes zero; it is not corrected for the number of comparisons."
     ]
-    if len(results.content["seeds"]) == 1:
+    seeds = len(results.content["seeds"])
+    if seeds == 1:
         notes.append("One seed: the intervals tell of another test set, not of another training.")
+    elif seeds < 10:
+        share = 100 * (1 - np.sqrt((seeds - 1) / seeds))
+        notes.append(
+            f"A bootstrap of {seeds} seeds takes the spread of trainings for {share:.0f} % smaller than it is."
+        )
     return notes
 
 
