@@ -269,7 +269,7 @@ def _notes(results: ComparisonResults, bases: set[str]) -> list[str]:
     elif seeds < 10:
         share = 100 * (1 - np.sqrt((seeds - 1) / seeds))
         notes.append(
-            f"A bootstrap of {seeds} seeds takes the spread of trainings for {share:.0f} % smaller than it is."
+            f"A bootstrap of {seeds} seeds takes their spread for {share:.0f} % smaller than it is."
         )
     return notes
 
