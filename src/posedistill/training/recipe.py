@@ -219,6 +219,11 @@ def _unshared(node: Any) -> Any:
 
 
 def apply_override(raw: dict[str, Any], override: str, path: Path) -> None:
+    """Set what a ``key=value`` word names in the sections of ``path``, in place.
+
+    Raises:
+        RecipeError: it is no such word, or the sections have no such place.
+    """
     key, equals, value = override.partition("=")
     if not equals:
         raise RecipeError(describe(path, override, "no '='", "an override as key=value, e.g. train.steps=2000"))
