@@ -94,7 +94,7 @@ def test_a_measure_does_not_differ_from_itself(solver: Any) -> None:
     x.requires_grad_()
     value = sinkhorn_divergence(x, a, x.detach(), a, solver=solver, **ROOMY)
     value.sum().backward()
-    assert value.abs().max() < 1e-8
+    assert value.abs().max() < 1e-6 * ROOMY["reach"] ** 2
     assert x.grad is not None and x.grad.abs().max() < 1e-5
 
 

@@ -51,7 +51,7 @@ class AlignSettings(BaseModel):
     """Only positions learn."""
     joint: bool = False
     """One transport of whole votes (all keypoints of a cell at once) instead of one a keypoint."""
-    iterations: int = Field(default=24, ge=2)
+    iterations: int = Field(default=16, ge=2)
     """Of the converged solver. At a blur of 0.02 the value is then off by less than 1e-4 and the gradient by about
     1e-4, also in early training (votes 0.3 diameters off); a smaller blur needs more."""
     scaling: float = Field(default=0.5, gt=0, lt=1)

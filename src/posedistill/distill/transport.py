@@ -44,7 +44,7 @@ def sinkhorn_divergence(
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
     solver: Solver = "converged",
-    iterations: int = 24,
+    iterations: int = 16,
     scaling: float = 0.5,
     group: int = 1,
 ) -> Tensor:
@@ -60,12 +60,13 @@ def sinkhorn_divergence(
         y_mask: ``[P, M]`` bool, likewise.
         solver: ``converged`` reaches the fixed point; ``faithful`` stops where the published system stops, far from it
             in the mass direction (its value depends on the spread of all points of a group).
-        iterations: of the converged solver at the final blur, after its annealing.
+        iterations: of the converged solver at the final blur, after its annealing; at least 1.
         scaling: of the faithful solver, the factor from one blur of its schedule to the next.
         group: of the faithful solver, how many consecutive problems share one schedule (the keypoints of an image).
 
     Returns:
-        ``[P]`` float32 (float64 for float64 inputs); 0, with zero gradients, where a side has no mass.
+        ``[P]`` float32 (float64 for float64 inputs); 0, with zero gradients, where a side has no mass; NaN where a
+        position or mass that is not padding is NaN.
 
     Two equal points differ by ``rho (sqrt(m_a) - sqrt(m_b))^2``:
 
@@ -76,13 +77,23 @@ def sinkhorn_divergence(
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     x, a, y, b = (tensor.to(dtype) for tensor in (x, a, y, b))
+    if 0 in (*a.shape, *b.shape):
+        return 0 * (a.sum(1) + b.sum(1) + x.sum((1, 2)) + y.sum((1, 2)))
     if x_mask is not None:
-        x, a = x.where(x_mask[..., None], 0), a.where(x_mask, 0)
+        x, a = _emptied(x, a, x_mask)
     if y_mask is not None:
-        y, b = y.where(y_mask[..., None], 0), b.where(y_mask, 0)
+        y, b = _emptied(y, b, y_mask)
     settings = (blur**2, None if reach is None else reach**2, solver, iterations, scaling, group, x_mask, y_mask)
     with torch.autocast(x.device.type, enabled=False):
         return _Divergence.apply(x, a, y, b, *settings)
+
+
+def _emptied(points: Tensor, masses: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Padding without mass, at the mean of the other points, where it neither widens a cloud nor strains a solver."""
+    present = mask[..., None]
+    with torch.no_grad():
+        mean = points.where(present, 0).sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
+    return points.where(present, mean), masses.where(mask, 0)
 
 
 class _Divergence(torch.autograd.Function):
@@ -104,7 +115,8 @@ class _Divergence(torch.autograd.Function):
         x_mask: Tensor | None,
         y_mask: Tensor | None,
     ) -> Tensor:
-        alive = (a.sum(-1) > 0) & (b.sum(-1) > 0)
+        # Not "> 0": a NaN among the masses is an error to be told, not an empty side.
+        alive = ~((a.sum(-1) <= 0) | (b.sum(-1) <= 0))
         # A problem without mass on a side is solved with unit masses, so that no NaN arises, and then counts as 0.
         problem = Problem(x, a.where(alive[:, None], 1), y, b.where(alive[:, None], 1), eps, rho)
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
