@@ -268,9 +268,7 @@ def _notes(results: ComparisonResults, bases: set[str]) -> list[str]:
         notes.append("One seed: the intervals tell of another test set, not of another training.")
     elif seeds < 10:
         share = 100 * (1 - np.sqrt((seeds - 1) / seeds))
-        notes.append(
-            f"A bootstrap of {seeds} seeds takes their spread for {share:.0f} % smaller than it is."
-        )
+        notes.append(f"A bootstrap of {seeds} seeds takes their spread for {share:.0f} % smaller than it is.")
     return notes
 
 

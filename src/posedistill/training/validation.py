@@ -24,9 +24,9 @@ BEST, WORST = 0.01, 10.0
 class Validation:
     """Decodes poses of a fixed set of unaugmented validation crops and scores them against ground truth.
 
-    The score is the area under the recall curve of the mean keypoint error over thresholds from 0.01 to 10 diameters, on
-    a logarithmic axis (symmetric objects: the best of their equivalent poses). It tells networks apart that do not get a
-    single pose right yet, as the short trainings of a sweep must be, and is smooth enough for few crops.
+    The score is the area under the recall curve of the mean keypoint error over thresholds from 0.01 to 10 diameters,
+    on a logarithmic axis (symmetric objects: the best of their equivalent poses). It tells networks apart that do not
+    get a single pose right yet, as the short trainings of a sweep must be, and is smooth enough for few crops.
     """
 
     def __init__(self, recipe: Recipe, prepared: sources.TrainingData, device: torch.device, crops: int) -> None:
