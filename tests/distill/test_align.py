@@ -6,10 +6,10 @@ from torch import Tensor
 
 from posedistill.data.batch import ObjectBatch
 from posedistill.distill import DistillSpec, build_distiller
-from posedistill.distill.align import Align
+from posedistill.distill.align import Align, cell_places
 from posedistill.distill.transport import sinkhorn_divergence
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.base import Prediction, Votes, cell_ids
 
 VIEWS = frozenset({"votes"})
 Pair = tuple[Prediction, Prediction]
@@ -164,19 +164,185 @@ def test_units(predictions: Pair, batch: ObjectBatch) -> None:
     torch.testing.assert_close(by_object, 4 * by_crop, rtol=1e-3, atol=0)
 
 
+def coded(votes: Votes, bits: int = 16) -> Votes:
+    """The same cells with surface codes for votes."""
+    rng = torch.Generator().manual_seed(votes.values.shape[1])
+    values = torch.rand(*votes.values.shape[:2], 1, bits, generator=rng)
+    return Votes(values.requires_grad_(), votes.weights, votes.mask, votes.cells)
+
+
+def test_codes_are_moved_as_whole_vectors(predictions: Pair, batch: ObjectBatch) -> None:
+    """Against the divergence itself: mean squares over bits, and the squared distance of the cells."""
+    x, y = (coded(votes_of(prediction)) for prediction in predictions)
+    pair = Prediction({}, x), Prediction({}, y)
+    loss = align(unit="code", place_weight=0.5, reach=1.0, mass_weight=0.0)(*pair, batch)
+    points = []
+    for votes in (x, y):
+        assert votes.cells is not None
+        column, row = votes.cells % 256, votes.cells // 256 % 256
+        places = 16 * torch.stack([column + 0.5, row + 0.5], -1) / 256
+        points.append(torch.cat([votes.values.flatten(2) / 4, 0.5**0.5 * places], -1))
+    a, b = torch.full((4, 10), 0.1), torch.full((4, 12), 1 / 12)
+    expected = 10 * sinkhorn_divergence(points[0], a, points[1], b, blur=0.02, reach=1.0).mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    by_position, by_score = gradients(pair, loss)
+    assert by_position.abs().amax((0, 1, 2)).min() > 0  # every bit learns
+    assert y.values.grad is None and by_score.isfinite().all()
+
+
+def test_places_tell_where_a_code_is_read(predictions: Pair, batch: ObjectBatch) -> None:
+    """The same codes in other cells: equal as sets, but not in the picture."""
+    teacher = coded(votes_of(predictions[1]))
+    assert teacher.cells is not None
+    student = Votes(teacher.values.flip(1), teacher.weights, teacher.mask, teacher.cells)
+    pair = Prediction({}, student), Prediction({}, teacher)
+    blind = align(unit="code", place_weight=0.0, blur=0.1)
+    assert blind(*pair, batch).abs() < 1e-6
+    assert align(unit="code", blur=0.1)(*pair, batch) > 1e-3
+    student.cells = None
+    assert blind(*pair, batch).abs() < 1e-6
+    with pytest.raises(RecipeError, match="votes that tell no cells"):
+        align(unit="code")(*pair, batch)
+
+
+def test_cells_of_two_strides_share_one_picture() -> None:
+    fine, coarse = (cell_places(cell_ids(stride, 32 // stride, 32 // stride), 32) for stride in (8, 16))
+    torch.testing.assert_close(fine.view(4, 4, 2)[:2, :2].mean((0, 1)), coarse[0])
+
+
+def test_coarse_bits_can_weigh_more(predictions: Pair, batch: ObjectBatch) -> None:
+    """A wrong first bit against a wrong last one."""
+    teacher = coded(votes_of(predictions[1]))
+    losses = {}
+    for bit in (0, 15):
+        values = teacher.values.detach().clone()
+        values[..., bit] = 1 - values[..., bit].round()
+        pair = Prediction({}, Votes(values, teacher.weights, teacher.mask, teacher.cells)), Prediction({}, teacher)
+        for decay in (1.0, 0.8):
+            losses[bit, decay] = align(unit="code", reach=None, bit_decay=decay, place_weight=100.0)(*pair, batch)
+    assert losses[0, 0.8] > 1.5 * losses[0, 1.0]
+    assert losses[15, 0.8] < 0.5 * losses[15, 1.0]
+
+
 def test_codes_have_no_object_unit(predictions: Pair, batch: ObjectBatch) -> None:
-    for prediction in predictions:
-        votes = votes_of(prediction)
-        prediction.votes = Votes(votes.values.detach().reshape(4, -1, 1, 16), votes.weights, votes.mask)
-    assert align(unit="crop")(*predictions, batch).isfinite()
-    with pytest.raises(RecipeError, match="image points, or unit: crop"):
-        align()(*predictions, batch)
+    pair = tuple(Prediction({}, coded(votes_of(prediction))) for prediction in predictions)
+    with pytest.raises(RecipeError, match="image points, or unit: crop or code"):
+        align()(*pair, batch)
 
 
-@pytest.mark.parametrize("options", [{"reach": 0.01}, {"coupled": True, "reach": None}])
-def test_settings_that_contradict_each_other(options: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match="reach"):
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"reach": 0.01}, "reach"),
+        ({"coupled": True, "reach": None}, "reach"),
+        ({"place_weight": 1.0}, "place_weight: of no use with unit: object"),
+        ({"unit": "crop", "bit_decay": 0.9}, "bit_decay: of no use with unit: crop"),
+        ({"unit": "code", "joint": True}, "joint: of no use with unit: code"),
+        ({"scaling": 0.9}, "scaling: of no use .* solver: converged"),
+        ({"solver": "faithful", "iterations": 40}, "iterations: of no use .* solver: faithful"),
+    ],
+)
+def test_settings_that_contradict_each_other(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
         align(**options)
+
+
+def test_joint_keeps_the_corners_of_a_cell_together(predictions: Pair, batch: ObjectBatch) -> None:
+    """Votes that swap single corners among the cells are the same clouds, but not the same votes."""
+    teacher = votes_of(predictions[1])
+    values = teacher.values.detach().clone()
+    values[:, :, 0] = values[:, :, 0].flip(1)
+    pair = Prediction({}, Votes(values, teacher.weights, teacher.mask)), Prediction({}, teacher)
+    assert align()(*pair, batch).abs() < 1e-6
+    assert align(joint=True)(*pair, batch) > 1e-4
+
+
+def test_joint_has_the_scale_of_its_corners(predictions: Pair, batch: ObjectBatch) -> None:
+    """All votes of all corners off by the same: the cost of moving them is that of one corner."""
+    teacher = votes_of(predictions[1])
+    shifted = Votes(teacher.values.detach() + 0.05, teacher.weights, teacher.mask)
+    pair = Prediction({}, shifted), Prediction({}, teacher)
+    options = {"reach": None, "mass_weight": 0.0}
+    single, joint = (align(joint=joint, **options)(*pair, batch) for joint in (False, True))
+    # Balanced, so that a shift by d costs d^2 / 2 whatever the clouds: 10 * (0.05 / 0.5)^2 in both coordinates.
+    assert single.item() == pytest.approx(0.1, rel=1e-3)
+    assert joint.item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_balanced_transport_gives_up_no_vote(predictions: Pair, batch: ObjectBatch) -> None:
+    """One vote far off pulls with its whole distance when balanced, and hardly at all beyond the reach."""
+    with torch.no_grad():
+        votes_of(predictions[0]).values[:, 0] += 1.0
+    pulls = []
+    for reach in (None, 0.3):
+        by_position, _ = gradients(predictions, align(reach=reach, mass_weight=0.0)(*predictions, batch))
+        pulls.append(by_position[:, 0].norm(dim=-1).mean())
+    assert pulls[1] < 0.1 * pulls[0]
+
+
+def test_unweighted_votes_forget_the_scores(predictions: Pair, batch: ObjectBatch) -> None:
+    student, teacher = predictions
+    rng = torch.Generator().manual_seed(5)
+    before = align(measure="uniform")(student, teacher, batch)
+    scored = align()(student, teacher, batch)
+    votes_of(student).weights = torch.rand(4, 10, generator=rng).requires_grad_()
+    after = align(measure="uniform")(student, teacher, batch)
+    assert after == before and align()(student, teacher, batch) != scored
+    assert gradients(predictions, after)[1].abs().max() == 0
+    # Ten votes against twelve: no difference of masses either.
+    assert align(measure="uniform", transport_weight=0.0)(student, teacher, batch) == 0
+
+
+def test_one_image_is_a_batch(predictions: Pair, batch: ObjectBatch) -> None:
+    one = ObjectBatch(**{name: getattr(batch, name)[:1] for name in batch.__dataclass_fields__})
+    pair = [
+        Prediction({}, Votes(*(getattr(votes_of(p), n)[:1] for n in ("values", "weights", "mask"))))
+        for p in predictions
+    ]
+    loss = align()(pair[0], pair[1], one)
+    loss.backward()
+    grad = votes_of(predictions[0]).values.grad
+    assert loss > 0 and grad is not None and grad[0].abs().max() > 0 and (grad[1:] == 0).all()
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"joint": True}, {"coupled": True}, {"measure": "uniform"}])
+def test_no_vote_slots_at_all(predictions: Pair, batch: ObjectBatch, side: int, options: dict[str, Any]) -> None:
+    votes = votes_of(predictions[side])
+    predictions[side].votes = Votes(votes.values[:, :0], votes.weights[:, :0], votes.mask[:, :0])
+    loss = align(**options)(*predictions, batch)
+    assert loss == 0
+    votes = votes_of(predictions[0])
+    by_position = torch.autograd.grad(loss, votes.values)[0]
+    assert by_position.shape == votes.values.shape and (by_position == 0).all()
+
+
+@pytest.mark.parametrize("name", ["values", "weights"])
+@pytest.mark.parametrize("options", [{}, {"coupled": True}, {"solver": "faithful"}])
+def test_a_teacher_that_says_nan_is_told_by_the_loss(
+    predictions: Pair, batch: ObjectBatch, name: str, options: dict[str, Any]
+) -> None:
+    """Training stops at a loss that is NaN; an image must not be left out in silence."""
+    with torch.no_grad():
+        getattr(votes_of(predictions[1]), name)[1, 2] = torch.nan
+    assert align(**options)(*predictions, batch).isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"joint": True}, {"solver": "faithful"}])
+def test_half_precision_votes_are_compared_in_single(
+    predictions: Pair, batch: ObjectBatch, dtype: torch.dtype, options: dict[str, Any]
+) -> None:
+    votes = [votes_of(prediction) for prediction in predictions]
+    halves = [Votes(v.values.detach().to(dtype), v.weights.detach().to(dtype), v.mask, v.cells) for v in votes]
+    rounded = [Votes(v.values.float(), v.weights.float(), v.mask, v.cells) for v in halves]
+    halves[0].values.requires_grad_()
+    loss = align(**options)(Prediction({}, halves[0]), Prediction({}, halves[1]), batch)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, align(**options)(Prediction({}, rounded[0]), Prediction({}, rounded[1]), batch))
+    loss.backward()
+    grad = halves[0].values.grad
+    assert grad is not None and grad.dtype == dtype and grad.isfinite().all() and grad.abs().max() > 0
 
 
 def test_autocast_changes_nothing(predictions: Pair, batch: ObjectBatch) -> None:

@@ -47,7 +47,7 @@ def test_options_are_checked_by_the_loss() -> None:
     spec = DistillSpec(name="align", options={"blurr": 0.1, "reach": -1.0})
     with pytest.raises(RecipeError) as caught:
         build_distiller(spec, ALL, ALL)
-    assert "'distill.align.blurr': found 0.1, expected one of blur, coupled" in str(caught.value)
+    assert "'distill.align.blurr': found 0.1, expected one of bit_decay, blur" in str(caught.value)
     assert "'distill.align.reach': found -1.0" in str(caught.value)
 
 

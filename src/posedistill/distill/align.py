@@ -1,7 +1,8 @@
 """align: the student's votes for each keypoint, as a distribution, are moved onto the teacher's by optimal transport.
 
 Guo et al., "Knowledge Distillation for 6D Pose Estimation by Aligning Distributions of Local Predictions", CVPR 2023.
-No vote is matched with another, their counts may differ, and the scores say how much each vote matters.
+No vote is matched with another, their counts may differ, and the scores say how much each vote matters. Votes that are
+surface codes (Su et al., "ZebraPose", CVPR 2022) are moved as vectors of bit probabilities.
 """
 
 from typing import Literal
@@ -36,8 +37,9 @@ class AlignSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     solver: Literal["converged", "faithful"] = "converged"
-    unit: Literal["object", "crop"] = "object"
-    """Positions count in projected object diameters, or in crop sides (or whatever unit the votes have)."""
+    unit: Literal["object", "crop", "code"] = "object"
+    """Positions count in projected object diameters, or in crop sides (or whatever unit the votes have). Codes, vectors
+    of bit probabilities, count by the root mean square over their bits: 0 where they agree, 1 where all differ."""
     blur: float = Field(default=0.02, gt=0)
     """Scale below which votes are not told apart, in units."""
     reach: float | None = Field(default=0.3, gt=0)
@@ -50,10 +52,15 @@ class AlignSettings(BaseModel):
     detach_scores: bool = False
     """Only positions learn."""
     joint: bool = False
-    """One transport of whole votes (all keypoints of a cell at once) instead of one a keypoint."""
+    """One transport of whole votes (all keypoints of a cell at once) instead of one a keypoint; codes always are."""
+    place_weight: float = Field(default=1.0, ge=0)
+    """``code``: how much the squared distance of two cells, in crop sides, adds to that of their codes. Without it the
+    loss does not care where in the picture a code is read."""
+    bit_decay: float = Field(default=1.0, gt=0, le=1)
+    """``code``: a bit's weight, as a fraction of the weight of the next coarser one before it."""
     iterations: int = Field(default=16, ge=2)
-    """Of the converged solver. At a blur of 0.02 the value is then off by less than 1e-4 and the gradient by about
-    1e-4, also in early training (votes 0.3 diameters off); a smaller blur needs more."""
+    """Of the converged solver. At a blur of 0.02 values are then off by 1e-6 and gradients by 2e-4, by 1e-3 in early
+    training (votes 0.3 diameters off); a smaller blur needs more."""
     scaling: float = Field(default=0.5, gt=0, lt=1)
     """Of the faithful solver."""
 
@@ -63,75 +70,112 @@ class AlignSettings(BaseModel):
             raise ValueError("reach must not be smaller than blur")
         if self.reach is None and self.coupled:
             raise ValueError("coupled masses differ in total: they need a reach")
+        idle = {"joint"} if self.unit == "code" else {"place_weight", "bit_decay"}
+        idle |= {"iterations"} if self.solver == "faithful" else {"scaling"}
+        if idle := idle & self.model_fields_set:
+            raise ValueError(f"{', '.join(sorted(idle))}: of no use with unit: {self.unit}, solver: {self.solver}")
         return self
 
 
 class Align(Distiller):
-    """Mean over the images in which both sides vote, and over their keypoints."""
+    """Mean over the images in which both sides vote, and over their keypoints; NaN in a vote makes it NaN."""
 
     Settings = AlignSettings
     needs = frozenset({"votes"})
     settings: AlignSettings
 
     def forward(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
-        """The loss; 0 where no image has votes on both sides."""
+        """The loss; 0 where no image has votes on both sides.
+
+        Raises:
+            RecipeError: votes that the settings cannot compare.
+        """
+        settings = self.settings
         with torch.autocast(batch.images.device.type, enabled=False):
             ours, theirs = paired_votes(self.name, student, teacher)
             sizes = object_sizes(batch)
             image_trust, vote_trust = trust_weights(self.trust, theirs, batch, sizes, teacher.spread)
             a, b = self._masses(ours), self._masses(theirs) * vote_trust
-            if self.settings.detach_scores:
+            if settings.detach_scores:
                 a = a.detach()
-            counted = (a.sum(1) > 0) & (b.sum(1) > 0)
-            if self.settings.coupled:
-                losses = self.settings.transport_weight * self._divergence(ours, a, theirs, b, sizes)
+            x, y = (self._points(votes, sizes, batch.images.shape[-1]) for votes in (ours, theirs))
+            # Not "> 0": NaN scores are an error to be told, not an image without votes.
+            counted = ~((a.sum(1) <= 0) | (b.sum(1) <= 0))
+            if settings.coupled:
+                losses = settings.transport_weight * self._divergence(x, a, ours.mask, y, b, theirs.mask)
             else:
                 shares = [mass / mass.sum(1, keepdim=True).clamp(min=1e-12) for mass in (a, b)]
-                divergence = self._divergence(ours, shares[0], theirs, shares[1], sizes)
-                gap = _mean_score(a, ours.mask).sqrt() - _mean_score(b, theirs.mask).sqrt()
-                losses = self.settings.transport_weight * divergence + self.settings.mass_weight * gap.square()
+                divergence = self._divergence(x, shares[0], ours.mask, y, shares[1], theirs.mask)
+                losses = settings.transport_weight * divergence
+                if settings.measure == "scores":
+                    gap = _mean_score(a, ours.mask).sqrt() - _mean_score(b, theirs.mask).sqrt()
+                    losses = losses + settings.mass_weight * gap.square()
             return mean_over(losses * image_trust, counted)
 
     def _masses(self, votes: Votes) -> Tensor:
-        weights = votes.weights.float().where(votes.mask, 0)
+        """``[B, N]``"""
         if self.settings.measure == "scores":
-            return weights
+            return votes.weights.float().where(votes.mask, 0)
         return votes.mask / votes.mask.sum(1, keepdim=True).clamp(min=1)
 
-    def _divergence(self, ours: Votes, a: Tensor, theirs: Votes, b: Tensor, sizes: Tensor) -> Tensor:
-        """``[B]``: the divergence of each image, a mean over its keypoints."""
-        settings = self.settings
-        (x, x_mask), (y, y_mask) = (self._points(votes, sizes) for votes in (ours, theirs))
-        per_image = len(x) // len(a)
+    def _divergence(self, x: Tensor, a: Tensor, x_mask: Tensor, y: Tensor, b: Tensor, y_mask: Tensor) -> Tensor:
+        """``[B]``: the divergence of each image, a mean over its ``G`` problems: ``[B, G, N, D]``, ``[B, N]``."""
+        settings, (images, group) = self.settings, x.shape[:2]
         divergence = sinkhorn_divergence(
-            x,
-            a.repeat_interleave(per_image, 0),
-            y,
-            b.repeat_interleave(per_image, 0),
+            x.flatten(0, 1),
+            a.repeat_interleave(group, 0),
+            y.flatten(0, 1),
+            b.repeat_interleave(group, 0),
             blur=settings.blur,
             reach=settings.reach,
-            x_mask=x_mask.repeat_interleave(per_image, 0),
-            y_mask=y_mask.repeat_interleave(per_image, 0),
+            x_mask=x_mask.repeat_interleave(group, 0),
+            y_mask=y_mask.repeat_interleave(group, 0),
             solver=settings.solver,
             iterations=settings.iterations,
             scaling=settings.scaling,
-            group=per_image,
+            group=group,
         )
-        return divergence.view(len(a), per_image).mean(1)
+        return divergence.view(images, group).mean(1)
 
-    def _points(self, votes: Votes, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B * K, N, D]`` points in units (``[B, N, K * D]`` when joint) and ``[B, N]`` mask."""
+    def _points(self, votes: Votes, sizes: Tensor, side: int) -> Tensor:
+        """Points in units, ``[B, K, N, D]``; whole votes as one, ``[B, 1, N, D']``, when joint or codes."""
         values = votes.values.float()
         keypoints, dimensions = values.shape[2:]
+        if self.settings.unit == "code":
+            return self._codes(votes, side)[:, None]
         if self.settings.unit == "object":
             if dimensions != 2:
                 found = f"votes of {dimensions} dimensions with unit: object"
-                raise RecipeError(describe("recipe", f"distill.{self.name}.unit", found, "image points, or unit: crop"))
+                expected = "image points, or unit: crop or code"
+                raise RecipeError(describe("recipe", f"distill.{self.name}.unit", found, expected))
             values = values / sizes[:, None, None, None]
         if self.settings.joint:
             # The mean over keypoints of the squared distances, so that blur and reach keep their meaning.
-            return values.flatten(2) / keypoints**0.5, votes.mask
-        return values.transpose(1, 2).flatten(0, 1), votes.mask
+            return (values.flatten(2) / keypoints**0.5)[:, None]
+        return values.transpose(1, 2)
+
+    def _codes(self, votes: Votes, side: int) -> Tensor:
+        """``[B, N, K * D + 2]``: bits, scaled by the roots of their weights, which sum to 1; and the cells' places."""
+        values = votes.values.float()
+        weights = self.settings.bit_decay ** torch.arange(values.shape[3], device=values.device)
+        codes = (values * (weights / weights.sum() / values.shape[2]).sqrt()).flatten(2)
+        if self.settings.place_weight == 0:
+            return codes
+        if votes.cells is None:
+            expected = "votes of cells, or place_weight: 0"
+            raise RecipeError(describe("recipe", f"distill.{self.name}", "votes that tell no cells", expected))
+        return torch.cat([codes, self.settings.place_weight**0.5 * cell_places(votes.cells, side)], -1)
+
+
+def cell_places(cells: Tensor, side: int) -> Tensor:
+    """``[..., 2]``: centres (x, y) of the cells that ``cell_ids`` numbers so, in sides of a crop of ``side`` pixels.
+
+    >>> from posedistill.estimators.base import cell_ids
+    >>> cell_places(cell_ids(16, 2, 2), 32).tolist()
+    [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    """
+    stride, row, column = cells >> 16, (cells >> 8) & 255, cells & 255
+    return torch.stack([column + 0.5, row + 0.5], -1) * (stride / side)[..., None]
 
 
 def _mean_score(mass: Tensor, mask: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ def trust_weights(
         RecipeError: ``error`` for votes that are not the batch's keypoints, or ``spread`` without one.
     """
     weights = votes.weights.float().where(votes.mask, 0)
-    per_image, per_vote = torch.ones_like(weights[:, 0]), torch.ones_like(weights)
-    if settings.by == "none":
+    per_image, per_vote = weights.new_ones(len(weights)), torch.ones_like(weights)
+    if settings.by == "none" or not weights.shape[1]:
         return per_image, per_vote
     if settings.by == "spread":
         return _by_spread(settings, spread), per_vote
