@@ -85,7 +85,10 @@ def test_a_network_may_have_its_own_schedule(recipe):
             "'data.test': found boxes: detector without detections, expected detections: FILE",
         ),
         (lambda r: r["student"].update(checkpoint="a"), "'recipe': found student.checkpoint a, expected a student to"),
-        (lambda r: r["student"].update(family="yolo"), "found family 'yolo', expected one of ['posenet', 'wdrnet']"),
+        (
+            lambda r: r["student"].update(family="yolo"),
+            "'student': found family 'yolo', expected one of ['posenet', 'wdrnet']",
+        ),
         (
             lambda r: r["student"].update(settings={"bakcbone": "darknet53", "width": 31}),
             "'student': settings.width: found 31, expected Input should be a multiple of 32; "
