@@ -225,6 +225,38 @@ def test_a_student_that_diverged_is_told_by_its_loss(solver: Any, wrong: float) 
     assert finite.tolist() == [True, False, True]
 
 
+@pytest.mark.parametrize("solver", ["converged", "faithful"])
+@pytest.mark.parametrize("side", [1, 3])
+def test_masses_that_are_nan_are_told_too(solver: Any, side: int) -> None:
+    tensors = clouds(10, problems=3)
+    tensors[side][1, 2] = torch.nan
+    finite = sinkhorn_divergence(*tensors, solver=solver, **ROOMY).isfinite()
+    assert finite.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(("problems", "n", "m"), [(2, 0, 3), (2, 3, 0), (0, 3, 3)])
+def test_no_points_or_no_problems_at_all(problems: int, n: int, m: int) -> None:
+    x, a, y, b = (tensor.requires_grad_() for tensor in clouds(11, problems, n, m))
+    value = sinkhorn_divergence(x, a, y, b, **ROOMY)
+    assert value.shape == (problems,) and (value == 0).all()
+    for gradient, tensor in zip(torch.autograd.grad(value.sum(), (x, a, y, b)), (x, a, y, b), strict=True):
+        assert gradient.shape == tensor.shape and (gradient == 0).all()
+
+
+def test_a_vote_without_weight_is_told_what_a_weight_would_do() -> None:
+    """The derivative by a mass of zero, against the difference that a small mass makes."""
+    x, a, y, b = clouds(12, problems=3)
+    a[:, 1] = 0
+    a.requires_grad_()
+    options = {"iterations": 200, **ROOMY}
+    value = sinkhorn_divergence(x, a, y, b, **options)  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(value.sum(), a)
+    more = a.detach().clone()
+    more[:, 1] = 1e-5
+    difference = (sinkhorn_divergence(x, more, y, b, **options) - value.detach()) / 1e-5  # type: ignore[arg-type]
+    torch.testing.assert_close(gradient[:, 1], difference, rtol=1e-3, atol=0)
+
+
 def test_default_iterations_reach_the_fixed_point_in_training() -> None:
     """Votes 0.05 diameters off, and votes of an untrained student 0.3 off."""
     rng = torch.Generator().manual_seed(0)

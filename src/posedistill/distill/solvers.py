@@ -17,8 +17,6 @@ from torch import Tensor
 
 _RELAXATION = 1.7
 """Over-relaxation: where plain Sinkhorn's error shrinks by 0.93 a step, this one's shrinks by 0.7; it must stay < 2."""
-_ITERATIONS = 16
-"""Of one kernel; it is then made anew, at the potentials reached."""
 _SELF_STEPS = tuple(1 / (1.5 + 0.5 * math.cos(math.pi * (2 * k + 1) / 12)) for k in range(6))
 """A symmetric problem's update has slopes in [-1, 0]: Chebyshev's steps shrink any such error by 20,000 together."""
 _SIDES = ((0, 1, 1), (1, 0, 0), (0, 0, 2), (1, 1, 3))
@@ -127,8 +125,9 @@ def _solve_cross(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Potentials ``f [P, N]``, ``g [P, M]`` and forces on x and y of the problem (alpha, beta).
 
-    Annealing comes close; from there an over-relaxed Sinkhorn on the logarithms of the kernel's scalings needs no
-    exponential of a matrix, until these have gone so far that the kernel is made anew.
+    Annealing comes close; from there the kernel is fixed, and an over-relaxed Sinkhorn on the logarithms of its
+    scalings needs no exponential of a matrix. (To make the kernel anew on the way would do harm in single precision:
+    each time, the rounding of costs and potentials throws the slowest modes back.)
     """
     x, y, eps, rho = problem.x, problem.y, problem.eps, problem.rho
     cost = _cost(x, y)
@@ -136,28 +135,25 @@ def _solve_cross(
     # All vectors are rows [P, 1, N] from here on.
     a, b, f, g = (vector[:, None] for vector in (problem.a, problem.b, f, g))
     damping = _damping(eps, rho)
-    kernel = torch.empty_like(cost)
-    for start in range(0, iterations, _ITERATIONS):
-        torch.sub(f.mT, cost, out=kernel).add_(g).mul_(1 / eps)
-        # Only a pair of two massless points can reach the upper bound.
-        kernel_t = kernel.clamp_(-_LARGEST, _LARGEST).exp_().mT.contiguous()
-        pull_f, pull_g = (damping - 1) / eps * f, (damping - 1) / eps * g
-        u, v, scaled_b = torch.zeros_like(f), torch.zeros_like(g), b
-        for step in range(start, min(start + _ITERATIONS, iterations)):
-            relaxation = _RELAXATION if step < iterations - 2 else 1.0
-            if step == iterations - 2:
-                shift = _shift(f + eps * u, g + eps * v, a, b, rho).div_(eps)
-                u, v, scaled_b = u + shift, v - shift, scaled_b * shift.neg().exp_()
-            target = torch.sub(pull_f, scaled_b.bmm(kernel_t).log_(), alpha=damping)
-            scaled_a = u.lerp_(target, relaxation).clamp_(-_LARGEST, _LARGEST).exp().mul_(a)
-            target = torch.sub(pull_g, scaled_a.bmm(kernel).log_(), alpha=damping)
-            scaled_b = v.lerp_(target, relaxation).clamp_(-_LARGEST, _LARGEST).exp().mul_(b)
-        f, g = f + eps * u, g + eps * v
-        shift = _shift(f, g, a, b, rho)
-        f, g = f + shift, g - shift
+    # Only a pair of two massless points can reach the upper bound.
+    kernel = cost.neg_().add_(f.mT).add_(g).mul_(1 / eps).clamp_(-_LARGEST, _LARGEST).exp_()
+    kernel_t = kernel.mT.contiguous()
+    pull_f, pull_g = (damping - 1) / eps * f, (damping - 1) / eps * g
+    u, v, scaled_b = torch.zeros_like(f), torch.zeros_like(g), b
+    for step in range(iterations):
+        relaxation = _RELAXATION if step < iterations - 2 else 1.0
+        if step == iterations - 2:
+            shift = _shift(f + eps * u, g + eps * v, a, b, rho).div_(eps)
+            u, v, scaled_b = u + shift, v - shift, scaled_b * shift.neg().exp_()
+        target = torch.sub(pull_f, scaled_b.bmm(kernel_t).log_(), alpha=damping)
+        scaled_a = u.lerp_(target, relaxation).clamp_(-_LARGEST, _LARGEST).exp().mul_(a)
+        target = torch.sub(pull_g, scaled_a.bmm(kernel).log_(), alpha=damping)
+        scaled_b = v.lerp_(target, relaxation).clamp_(-_LARGEST, _LARGEST).exp().mul_(b)
+    f, g = f + eps * u, g + eps * v
+    shift = _shift(f, g, a, b, rho)
     force_x = _force(x, scaled_a, y, scaled_b, kernel_t) if wanted[0] else None
     force_y = _force(y, scaled_b, x, scaled_a, kernel) if wanted[1] else None
-    return f[:, 0], g[:, 0], force_x, force_y
+    return (f + shift)[:, 0], (g - shift)[:, 0], force_x, force_y
 
 
 def _force(x: Tensor, a: Tensor, y: Tensor, b: Tensor, kernel: Tensor) -> Tensor:
@@ -171,16 +167,17 @@ def _anneal(cost: Tensor, a: Tensor, b: Tensor, eps: float, rho: float | None) -
     stages = max(1, math.ceil(math.log2((1.0 if rho is None else rho) / eps)))
     now = eps * 2.0**stages
     row_b = b[:, None]
+    f, g = torch.zeros_like(a), torch.zeros_like(b)
     if rho is None:
-        # Every point has to be reached, however far: the first iteration is in the log domain, at the size of the cost.
+        # Every point has to be reached, however far: from the size of the costs down in the log domain.
         size = cost.amax((1, 2)).clamp(min=now)[:, None]
-        f = _softmin(cost, b.log(), size)
-        g = _softmin(cost.mT, a.log() + f / size, size)
+        for between in (size, (size * now).sqrt()):
+            f = _softmin(cost, b.log() + g / between, between)
+            g = _softmin(cost.mT, a.log() + f / between, between)
         kernel = (f[:, :, None] + g[:, None]).sub_(cost).mul_(1 / now).clamp_(-_LARGEST / 2, _LARGEST / 2).exp_()
         # In units of eps, so that halving eps doubles them.
         f, g = f / now, g / now
     else:
-        f, g = torch.zeros_like(a), torch.zeros_like(b)
         kernel = (cost * (-1 / now)).clamp_(min=-_LARGEST / 2).exp_()
     for stage in range(stages + 1):
         damping = _damping(now, rho)

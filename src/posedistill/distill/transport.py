@@ -80,20 +80,12 @@ def sinkhorn_divergence(
     if 0 in (*a.shape, *b.shape):
         return 0 * (a.sum(1) + b.sum(1) + x.sum((1, 2)) + y.sum((1, 2)))
     if x_mask is not None:
-        x, a = _emptied(x, a, x_mask)
+        x, a = x.where(x_mask[..., None], 0), a.where(x_mask, 0)
     if y_mask is not None:
-        y, b = _emptied(y, b, y_mask)
+        y, b = y.where(y_mask[..., None], 0), b.where(y_mask, 0)
     settings = (blur**2, None if reach is None else reach**2, solver, iterations, scaling, group, x_mask, y_mask)
     with torch.autocast(x.device.type, enabled=False):
         return _Divergence.apply(x, a, y, b, *settings)
-
-
-def _emptied(points: Tensor, masses: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Padding without mass, at the mean of the other points, where it neither widens a cloud nor strains a solver."""
-    present = mask[..., None]
-    with torch.no_grad():
-        mean = points.where(present, 0).sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
-    return points.where(present, mean), masses.where(mask, 0)
 
 
 class _Divergence(torch.autograd.Function):
