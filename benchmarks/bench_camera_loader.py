@@ -21,12 +21,12 @@ import torch
 from posedistill.data.camera_dataset import CameraDataset, CameraFrame
 from posedistill.data.camera_loader import CameraLoader
 from posedistill.data.camera_pack import CameraPack
-from posedistill.data.camera_parse import scaled_camera
 from posedistill.data.camera_views import ViewSettings, plan_views
 from posedistill.data.camera_writer import write_made_scene
 from posedistill.data.images import read_image
 from posedistill.data.pixels import MEAN, STD
 from posedistill.data.seven_scenes import read_seven_scenes
+from posedistill.geometry.cameras import scaled_camera
 
 
 def naive_picture(frame: CameraFrame, side: int, size: int, chosen: ViewSettings, seed: int) -> np.ndarray:

@@ -9,17 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.camera_dataset import CameraDataset, CameraFrame
-from posedistill.data.camera_parse import scaled_camera
 from posedistill.data.images import read_image
 from posedistill.data.pack_build import exclusive, file_state, read_fingerprint, reserve, swap
 from posedistill.data.warp import BORDER
 from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array
+from posedistill.geometry.cameras import Array, scaled_camera
+from posedistill.geometry.photographs import scale, scaled_size, undistort
 from posedistill.machine import cores
 
 VERSION = 1
@@ -130,14 +129,6 @@ def one_size(pack: CameraPack, wanted_by: str) -> tuple[int, int]:
     return int(sizes[0, 0]), int(sizes[0, 1])
 
 
-def _scaled_size(frame: CameraFrame, size: int | tuple[int, int]) -> tuple[int, int]:
-    """Width and height of a frame in the pack."""
-    if isinstance(size, tuple):
-        return size
-    scale = size / min(frame.width, frame.height)
-    return max(round(frame.width * scale), size), max(round(frame.height * scale), size)
-
-
 def _fingerprint(dataset: CameraDataset, size: int | tuple[int, int]) -> str:
     digest = hashlib.sha256(repr((VERSION, size)).encode())
     for frame in dataset.frames:
@@ -149,18 +140,17 @@ def _fingerprint(dataset: CameraDataset, size: int | tuple[int, int]) -> str:
 def _write(
     folder: Path, dataset: CameraDataset, size: int | tuple[int, int], workers: int, progress: Progress | None
 ) -> None:
-    widths, heights = np.array([_scaled_size(frame, size) for frame in dataset.frames]).T
+    widths, heights = np.array([scaled_size(frame.width, frame.height, size) for frame in dataset.frames]).T
     shape = (len(dataset), int(heights.max()), int(widths.max()), 4)
     frames = np.lib.format.open_memmap(folder / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
     reserve(folder / "frames.npy", frames.offset + frames.nbytes)
 
     def decode(row: int) -> Array:
-        image, K = _undistorted(dataset.frames[row])
+        frame = dataset.frames[row]
+        image, K = undistort(_photograph(frame), frame.K, frame.distortion)
         target, size = frames[row], (int(widths[row]), int(heights[row]))
         target[size[1] :], target[:, size[0] :] = (*BORDER, 0), (*BORDER, 0)
-        smaller = size[0] < image.shape[1]
-        way = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-        target[: size[1], : size[0], :3] = cv2.resize(image, size, interpolation=way)
+        target[: size[1], : size[0], :3] = scale(image, size)
         return scaled_camera(K, (image.shape[1], image.shape[0]), size)
 
     cameras: list[Array] = []
@@ -182,14 +172,10 @@ def _write(
     )
 
 
-def _undistorted(frame: CameraFrame) -> tuple[NDArray[np.uint8], Array]:
-    """A photograph as a pinhole camera would have taken it, and that camera; scaled so that no edge is empty."""
+def _photograph(frame: CameraFrame) -> NDArray[np.uint8]:
+    """Read a frame of the size that its camera states."""
     image = read_image(frame.image)
     if image.shape[:2] != (frame.height, frame.width):
         found, expected = f"{image.shape[1]}x{image.shape[0]}", f"{frame.width}x{frame.height}"
         raise DataError(describe(frame.image, "image size", found, expected))
-    if not frame.distortion:
-        return image, frame.K
-    lens, size = np.array(frame.distortion), (frame.width, frame.height)
-    K, _ = cv2.getOptimalNewCameraMatrix(frame.K, lens, size, alpha=0)
-    return np.asarray(cv2.undistort(image, frame.K, lens, newCameraMatrix=K), dtype=np.uint8), np.asarray(K)
+    return image

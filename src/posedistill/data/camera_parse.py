@@ -121,12 +121,3 @@ class OneSize:
             found, expected = f"{size[0]}x{size[1]}", f"{width}x{height} as {first.name} has (one camera took all)"
             raise FrameFault(FaultKind.IMAGE_SIZE, path, "image size", found, expected)
         return size
-
-
-def scaled_camera(K: Array, taken: tuple[int, int], size: tuple[int, int]) -> Array:
-    """Intrinsics for images of ``size`` (width, height), given those for size ``taken``; pixel centres are whole."""
-    scale = np.array(size, dtype=np.float64) / taken
-    scaled: Array = np.array(K, dtype=np.float64)
-    scaled[:2] *= scale[:, None]
-    scaled[:2, 2] += (scale - 1) / 2
-    return scaled

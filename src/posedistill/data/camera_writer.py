@@ -7,12 +7,12 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from posedistill.data import cambridge, seven_scenes
-from posedistill.data.camera_parse import invert_pose, scaled_camera
+from posedistill.data.camera_parse import invert_pose
 from posedistill.data.camera_room import Preset, Recording, Room, pinhole
 from posedistill.data.images import write_image
 from posedistill.errors import DataError, describe
 from posedistill.files import write_file
-from posedistill.geometry.cameras import Array
+from posedistill.geometry.cameras import Array, scaled_camera
 
 HEADER = "Visual Landmark Dataset V1\nImageFile, Camera Position [X Y Z W P Q R]\n\n"
 

@@ -14,11 +14,10 @@ from posedistill.data.camera_parse import (
     pose_from_camera_to_world,
     read_text,
     reported,
-    scaled_camera,
 )
 from posedistill.data.faults import FaultKind, OnFault, raise_fault
 from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array
+from posedistill.geometry.cameras import Array, scaled_camera
 
 K_STATED: Array = np.array([[585.0, 0.0, 320.0], [0.0, 585.0, 240.0], [0.0, 0.0, 1.0]])
 """The camera the data set states, for 640x480. It is the depth sensor's; 525 is often assumed for the colour camera."""

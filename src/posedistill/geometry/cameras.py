@@ -48,6 +48,15 @@ def project(points: Array, R: Array, t: Array, K: Array) -> Array:
     return pixels[..., :2] / pixels[..., 2:]
 
 
+def scaled_camera(K: Array, taken: tuple[int, int], size: tuple[int, int]) -> Array:
+    """Intrinsics for images of ``size`` (width, height), given those for size ``taken``; pixel centres are whole."""
+    scale = np.array(size, dtype=np.float64) / taken
+    scaled: Array = np.array(K, dtype=np.float64)
+    scaled[:2] *= scale[:, None]
+    scaled[:2, 2] += (scale - 1) / 2
+    return scaled
+
+
 def crop_cameras(K: Array, centers: Array, sides: Array, size: int, angles: Array | float = 0.0) -> CropCameras:
     """Square crops, turned about their centre and scaled to ``size`` pixels, as exact new cameras.
 
