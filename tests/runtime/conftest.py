@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from posedistill.decode.cells import CellLayout
 from posedistill.geometry.cameras import Camera, crop_cameras, project
 from posedistill.geometry.objects import ObjectTable, box_corners
-from posedistill.runtime.metadata import PROPERTY, ModelMetadata
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.model_file import PROPERTY
 
 CROP, STRIDES = 64, (8, 16)
 

@@ -5,7 +5,8 @@ import pytest
 
 from posedistill.errors import CheckpointError
 from posedistill.geometry.draw import Shape
-from posedistill.runtime.metadata import FORMAT, ModelMetadata
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.model_file import FORMAT
 
 
 def with_shapes(metadata: ModelMetadata) -> ModelMetadata:

@@ -11,7 +11,8 @@ from posedistill.errors import CheckpointError, DataError
 from posedistill.geometry.cameras import crop_cameras
 from posedistill.geometry.rotations import angle_between
 from posedistill.runtime.crops import cut, scan_boxes
-from posedistill.runtime.metadata import PROPERTY, ModelMetadata
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.model_file import PROPERTY
 from posedistill.runtime.predictor import Predictor, Request
 
 

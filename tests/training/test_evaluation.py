@@ -15,7 +15,8 @@ from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
 from posedistill.metrics import score_estimates
 from posedistill.poses import PoseEstimates
-from posedistill.runtime.metadata import PROPERTY, ModelMetadata
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.model_file import PROPERTY
 from posedistill.runtime.predictor import Predictor
 from posedistill.training.evaluation import boxes_for, estimate, evaluate_file, open_bop, score_csv
 

@@ -17,7 +17,8 @@ from torch import nn
 from posedistill.errors import CheckpointError, describe
 from posedistill.files import write_file
 from posedistill.geometry.rotations import angle_between
-from posedistill.runtime.metadata import PROPERTY, ModelMetadata
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.model_file import PROPERTY
 from posedistill.runtime.predictor import Outputs, Predictor, Request, Run
 
 OPSET = 18

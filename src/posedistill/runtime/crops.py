@@ -11,11 +11,16 @@ from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.draw import Image
 
 
-def check_request(image: Image, K: Array, boxes: Array, obj_ids: Sequence[int]) -> None:
-    """Refuse an image, camera or box that cannot mean what the caller thinks; ``DataError`` says which."""
+def check_image(image: Image) -> None:
+    """Refuse what is no uint8 RGB picture; ``DataError`` says what it is."""
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise DataError(describe("request", "image", found, "uint8 [H, W, 3], RGB"))
+
+
+def check_request(image: Image, K: Array, boxes: Array, obj_ids: Sequence[int]) -> None:
+    """Refuse an image, camera or box that cannot mean what the caller thinks; ``DataError`` says which."""
+    check_image(image)
     height, width = image.shape[:2]
     usable = K.shape == (3, 3) and bool(np.isfinite(K).all())
     if not (usable and K[0, 0] > 0 and K[1, 1] > 0 and K[1, 0] == 0 and np.array_equal(K[2], [0.0, 0.0, 1.0])):

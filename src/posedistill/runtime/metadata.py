@@ -1,24 +1,27 @@
 """ModelMetadata: all that turns the bare numbers of an exported network into poses, carried inside the file."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from posedistill import __version__
-from posedistill.errors import CheckpointError, describe
 from posedistill.geometry.cameras import Array, Camera
 from posedistill.geometry.draw import Shape
 from posedistill.geometry.objects import ObjectTable
-
-PROPERTY = "posedistill"
-"""Key of the ONNX ``metadata_props`` entry that holds the JSON text."""
-FORMAT = 1
-"""Raised when a key changes its meaning; a file of a later format is refused, not guessed at."""
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from posedistill.runtime.model_file import (
+    FORMAT,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Readers,
+    camera_from_json,
+    camera_to_json,
+    floats,
+    read_record,
+    refuse_faults,
+)
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,7 @@ class ModelMetadata:
         """One line of JSON; ``from_json`` gives the same metadata back."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["objects"] = self.objects.to_json()
-        if self.camera is not None:
-            camera = {"K": self.camera.K.tolist(), "width": self.camera.width, "height": self.camera.height}
-            values["camera"] = camera
+        values["camera"] = camera_to_json(self.camera)
         values["shapes"] = [
             {"vertices": shape.vertices.round(1).tolist(), "faces": shape.faces.tolist()} for shape in self.shapes
         ]
@@ -96,21 +97,10 @@ class ModelMetadata:
         """Read what ``to_json`` wrote; ``file`` is named in errors.
 
         Raises:
-            CheckpointError: not JSON, a key is missing, unknown or of the wrong kind, or a later format.
+            CheckpointError: not JSON, a key is missing, unknown or of the wrong kind, a later format, a model of
+                cameras, or values that contradict each other.
         """
-        values = _parse(text, file)
-        expected = {entry.name for entry in fields(cls)}
-        for key in sorted(expected - values.keys()):
-            raise CheckpointError(describe(file, key, "no such key", "a value: the file was cut or edited"))
-        for key in sorted(values.keys() - expected):
-            raise CheckpointError(describe(file, key, "an unknown key", f"one of {sorted(expected)}"))
-        for key, read in _READERS.items():
-            try:
-                values[key] = read(values[key])
-            except (KeyError, TypeError, ValueError) as error:
-                found = f"{values[key]!r:.80} ({type(error).__name__}: {error})"
-                raise CheckpointError(describe(file, key, found, "what posedistill export writes")) from error
-        metadata = cls(**values)
+        metadata = cls(**read_record(text, file, cls, _READERS, "objects"))
         metadata._check(file)
         return metadata
 
@@ -125,32 +115,7 @@ class ModelMetadata:
             ("shapes", len(self.shapes), f"{len(self.objects)} shapes", len(self.shapes) in (0, len(self.objects))),
             ("names", self.names, f"{len(self.objects)} names", len(self.names) in (0, len(self.objects))),
         ]
-        for key, found, wanted, holds in faults:
-            if not holds:
-                raise CheckpointError(describe(file, key, found, wanted))
-
-
-def _parse(text: str, file: str) -> dict[str, Any]:
-    """The JSON object of a known format, without its ``format`` key."""
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(describe(file, PROPERTY, f"no JSON ({error})", "a JSON object")) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(describe(file, PROPERTY, type(values).__name__, "a JSON object"))
-    found = values.pop("format", None)
-    if found != FORMAT:
-        raise CheckpointError(describe(file, "format", found, f"{FORMAT} (this is posedistill {__version__})"))
-    return values
-
-
-def _camera(value: Mapping[str, Any] | None) -> Camera | None:
-    if value is None:
-        return None
-    K = np.asarray(value["K"], dtype=np.float64)
-    if K.shape != (3, 3):
-        raise ValueError(f"K has shape {K.shape}")
-    return Camera(K, int(value["width"]), int(value["height"]))
+        refuse_faults(file, faults)
 
 
 def _shapes(value: Sequence[Mapping[str, Any]]) -> tuple[Shape, ...]:
@@ -163,19 +128,15 @@ def _shapes(value: Sequence[Mapping[str, Any]]) -> tuple[Shape, ...]:
     )
 
 
-def _floats(value: Any) -> tuple[float, ...]:
-    return tuple(float(item) for item in value)
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
+_READERS: Readers = {
     "decoder": str,
     "objects": ObjectTable.from_json,
     "crop_size": int,
     "strides": lambda value: tuple(int(item) for item in value),
     "pad": float,
-    "mean": _floats,
-    "std": _floats,
-    "camera": _camera,
+    "mean": floats,
+    "std": floats,
+    "camera": camera_from_json,
     "decode_settings": dict,
     "names": lambda value: tuple(str(item) for item in value),
     "shapes": _shapes,

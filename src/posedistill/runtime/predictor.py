@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.decode import CellLayout, PoseCandidate, get_decoder, get_settings
+from posedistill.decode import CellLayout, PoseCandidate
 from posedistill.errors import CheckpointError, DataError, describe
 from posedistill.geometry.cameras import Array, CropCameras, crop_cameras
 from posedistill.geometry.draw import Image
 from posedistill.runtime.crops import box_of_pose, check_request, cut, scan_boxes
-from posedistill.runtime.metadata import PROPERTY, ModelMetadata
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.model_file import check_graph, find_decoder, open_session, record_of
 
 Outputs = tuple[np.ndarray, np.ndarray]
 Run = Callable[[NDArray[np.float32], NDArray[np.int64]], Outputs]
@@ -78,12 +79,7 @@ class Predictor:
         self.metadata = metadata
         self.batch = batch
         self.cells = CellLayout.build(metadata.strides, metadata.crop_size)
-        try:
-            self.decoder = get_decoder(metadata.decoder)
-            self.settings = get_settings(metadata.decoder, metadata.decode_settings)
-        except (KeyError, TypeError) as error:
-            found = f"{metadata.decoder} {metadata.decode_settings}"
-            raise CheckpointError(describe("metadata", "decoder", found, f"one we have ({error.args[0]})")) from None
+        self.decoder, self.settings = find_decoder(metadata.decoder, metadata.decode_settings)
 
     @classmethod
     def from_onnx(
@@ -92,16 +88,18 @@ class Predictor:
         """Load a file that ``posedistill export`` wrote; the file is all that is needed.
 
         Args:
-            path: the ``.onnx`` file.
-            threads: of one network call; None lets onnxruntime take every core.
-            providers: onnxruntime execution providers in order of preference; None means the CPU.
-            batch: crops per call of the network.
+            path: the ``.onnx`` file. threads, providers: see ``open_session``. batch: crops per call of the network.
 
         Raises:
-            CheckpointError: no such file, not an ONNX model, or one that posedistill did not export.
+            CheckpointError: no such file, not an ONNX model, or none of a network that tells poses of objects.
         """
-        session = open_session(path, threads, providers)
-        metadata = read_metadata(session, path)
+        return cls.from_session(open_session(path, threads, providers), path, batch)
+
+    @classmethod
+    def from_session(cls, session: Any, path: str | Path, batch: int = 16) -> "Predictor":
+        """The predictor of an opened file, whose ``path`` is named in errors."""
+        metadata = ModelMetadata.from_json(record_of(session, path), str(path))
+        check_graph(session, path, (metadata.crop_size,) * 2, ("logits", "votes"))
         names = [entry.name for entry in session.get_inputs()]
 
         def run(crops: NDArray[np.float32], classes: NDArray[np.int64]) -> Outputs:
@@ -259,40 +257,3 @@ class Predictor:
         if best is None:
             return None
         return PredictedPose(obj_id, best.R, best.t, best.score, best.box, time.perf_counter() - start)
-
-
-def open_session(path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None) -> Any:
-    """An onnxruntime session with every graph optimisation; ``CheckpointError`` where the file is no ONNX model."""
-    import onnxruntime
-
-    if not Path(path).is_file():
-        raise CheckpointError(describe(path, "file", "nothing", "an exported .onnx model"))
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers or ["CPUExecutionProvider"]))
-    except Exception as error:  # onnxruntime raises a dozen unrelated types for a damaged file
-        raise CheckpointError(describe(path, "model", f"{error!s:.200}", "a readable ONNX model")) from error
-
-
-def read_metadata(session: Any, path: str | Path) -> ModelMetadata:
-    """The metadata inside an opened file, checked against its graph.
-
-    Raises:
-        CheckpointError: the file holds none, or the graph is not the one that the metadata describe.
-    """
-    properties = session.get_modelmeta().custom_metadata_map
-    if PROPERTY not in properties:
-        raise CheckpointError(describe(path, PROPERTY, "no such metadata", "a model written by posedistill export"))
-    metadata = ModelMetadata.from_json(properties[PROPERTY], str(path))
-    shapes = {entry.name: entry.shape for entry in session.get_inputs()}
-    side = metadata.crop_size
-    if list(shapes.get("images", []))[1:] != [3, side, side]:
-        found = f"inputs {shapes}"
-        raise CheckpointError(describe(path, "images", found, f"an input 'images' [batch, 3, {side}, {side}]"))
-    outputs = [entry.name for entry in session.get_outputs()]
-    if not {"logits", "votes"} <= set(outputs):
-        raise CheckpointError(describe(path, "outputs", outputs, "'logits' and 'votes'"))
-    return metadata
