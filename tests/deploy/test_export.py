@@ -85,7 +85,7 @@ def test_a_full_disk_leaves_the_old_file(estimator, metadata, exported, tmp_path
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
 
-    monkeypatch.setattr(export, "_trace", lambda *_: onnx.load(exported))  # tracing takes seconds
+    monkeypatch.setattr(export, "trace", lambda *_: onnx.load(exported))  # tracing takes seconds
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import nn
 from posedistill.errors import CheckpointError, describe
 from posedistill.files import write_file
 from posedistill.geometry.rotations import angle_between
+from posedistill.runtime.camera_metadata import CameraMetadata
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.model_file import PROPERTY
 from posedistill.runtime.predictor import Outputs, Predictor, Request, Run
@@ -63,10 +64,17 @@ def export_onnx(network: nn.Module, path: str | Path, metadata: ModelMetadata) -
     Raises:
         CheckpointError: the file cannot be written; an older one of that name is left as it was.
     """
-    path = Path(path)
     network = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
     metadata = dataclasses.replace(metadata, parameters=sum(weight.numel() for weight in network.parameters()))
-    model = _trace(network, metadata.crop_size)
+    size = metadata.crop_size
+    # Two rows: a batch of one would be burnt into the graph as a constant.
+    example = {"images": torch.zeros(2, 3, size, size), "classes": torch.zeros(2, dtype=torch.int64)}
+    return write_model(trace(network, example, ["logits", "votes"]), path, metadata)
+
+
+def write_model(model: Any, path: str | Path, metadata: ModelMetadata | CameraMetadata) -> Path:
+    """Write an ONNX ``ModelProto`` with its metadata inside; ``CheckpointError`` where the disk refuses."""
+    path = Path(path)
     model.ir_version = min(model.ir_version, IR_VERSION)
     model.producer_name, model.producer_version = "posedistill", metadata.version
     onnx.helper.set_model_props(model, {PROPERTY: metadata.to_json()})
@@ -75,20 +83,22 @@ def export_onnx(network: nn.Module, path: str | Path, metadata: ModelMetadata) -
     return path
 
 
-def _trace(network: nn.Module, size: int) -> Any:
-    """The network as an ONNX ``ModelProto`` with a free batch axis."""
-    # Two rows: a batch of one would be burnt into the graph as a constant.
-    example = (torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.int64))
+def trace(network: nn.Module, example: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> Any:
+    """A network as an ONNX ``ModelProto`` with a free batch axis.
+
+    Args:
+        example: an input of each name, of two rows. outputs: names for what the network returns.
+    """
     batch = torch.export.Dim("batch", min=1, max=4096)
     with torch.no_grad(), warnings.catch_warnings():
-        # About both inputs sharing one batch axis, which is meant.
+        # About several inputs sharing one batch axis, which is meant.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network,
-            example,
-            input_names=["images", "classes"],
-            output_names=["logits", "votes"],
-            dynamic_shapes=({0: batch}, {0: batch}),
+            tuple(example.values()),
+            input_names=list(example),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: batch} for _ in example),
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
