@@ -61,3 +61,8 @@ def link_file(source: Path, target: Path, error: type[PoseDistillError] = DataEr
             temporary.unlink(missing_ok=True)
         found = f"{source}: {failure.strerror or failure}"
         raise error(describe(target, "file", found, "a readable file and a disk with free space")) from failure
+
+
+def fresh(output: Path, *sources: Path) -> bool:
+    """Whether an output is there and no older than what it is made from, as ``make`` decides."""
+    return output.exists() and all(source.stat().st_mtime <= output.stat().st_mtime for source in sources)

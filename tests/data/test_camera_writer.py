@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from posedistill.data.camera_room import Room, pinhole, walk
-from posedistill.data.camera_writer import quaternion, write_cambridge, write_made_scene, write_seven_scenes
+from posedistill.data.camera_writer import write_cambridge, write_made_scene, write_seven_scenes
 from posedistill.errors import DataError
-from posedistill.geometry.rotations import is_rotation, quaternion_to_matrix, random_rotations
+from posedistill.geometry.rotations import is_rotation, matrix_to_quaternion, quaternion_to_matrix, random_rotations
 
 
 def test_nothing_is_written_over(seven_scenes_root, recordings, tmp_path):
@@ -31,7 +31,7 @@ def test_the_same_seed_makes_the_same_files(tmp_path):
 
 def test_quaternions():
     R = random_rotations(50, np.random.default_rng(0))
-    q = quaternion(R)
+    q = matrix_to_quaternion(R)
     np.testing.assert_allclose(quaternion_to_matrix(q), R, atol=1e-12)
     assert (q[:, 0] >= 0).all()
 

@@ -14,7 +14,7 @@ import yaml
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.poses import PoseEstimates
 from posedistill.runtime.predictor import Predictor
-from posedistill.training import shipping, stages
+from posedistill.training import object_task, shipping, stages
 from posedistill.training.checkpoints import load_tensors, save_tensors
 from posedistill.training.recipe import load_recipe
 from posedistill.training.run import run, train_all
@@ -153,7 +153,8 @@ def test_a_second_run_makes_nothing_again(copied: Path, folder: Path, monkeypatc
     def refuse(*_, **__):
         raise AssertionError("made again")
 
-    for module, name in ((stages, "train"), (shipping, "estimate"), (shipping, "export_onnx"), (shipping, "bench")):
+    made = ((stages, "train"), (object_task, "estimate"), (object_task, "export_onnx"), (shipping, "bench"))
+    for module, name in made:
         monkeypatch.setattr(module, name, refuse)
     before, evaluation = files(folder), (folder / "evaluation.json").read_text()
     again(copied)
@@ -177,7 +178,7 @@ def test_a_second_run_makes_nothing_again(copied: Path, folder: Path, monkeypatc
 def test_only_what_is_missing_is_made_again(copied: Path, folder: Path, monkeypatch, removed: str, made: set[str]):
     measured = types.SimpleNamespace(table=lambda: "", to_dict=lambda: {"p50_ms": 1.0})
     monkeypatch.setattr(shipping, "bench", lambda *_, **__: measured)  # slow, and tested in its own room
-    monkeypatch.setattr(shipping, "export_onnx", lambda *_: None)
+    monkeypatch.setattr(shipping, "export_variant", lambda *_, **__: {})
     before, weights = files(folder), load_tensors(folder / "student" / "seed0" / "model.safetensors")
     path = folder / removed
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -196,7 +197,7 @@ def test_an_interrupted_stage_goes_on(copied: Path, folder: Path, monkeypatch):
     for name in ("evaluation.json", "results.csv", "distilled/seed0/results.csv", "report.html"):
         (folder / name).unlink()
     monkeypatch.setattr(stages, "train", None)
-    monkeypatch.setattr(shipping, "export_onnx", None)
+    monkeypatch.setattr(object_task, "export_onnx", None)
     again(copied)
     assert (folder / "report.html").exists()
     assert len(json.loads((folder / "evaluation.json").read_text())) == 4
@@ -309,6 +310,7 @@ def test_seeds_trained_at_the_same_time(copied: Path, folder: Path):
     assert (folder / "distilled" / "seed0" / "done.json").exists()
 
 
-def test_the_cost_is_counted_where_the_network_is(network):
+def test_the_cost_is_counted_where_the_network_is(copied, network):
     """An evaluated network has moved to the accelerator; ``meta`` stands for one."""
-    assert shipping._cost(network().to("meta")) == pytest.approx(shipping._cost(network()))
+    loaded = load_recipe(copied)
+    assert shipping._cost(loaded, network().to("meta")) == pytest.approx(shipping._cost(loaded, network()))

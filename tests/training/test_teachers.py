@@ -13,9 +13,10 @@ from posedistill.errors import CheckpointError, DataError, RecipeError, Training
 from posedistill.estimators.base import Prediction, Votes
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.poses import PoseEstimates
-from posedistill.training import shipping, stages, teacher_build
+from posedistill.training import shipping, sources, stages, teacher_build
 from posedistill.training.checkpoints import load_tensors, save_tensors
 from posedistill.training.evaluation import Wanted
+from posedistill.training.object_task import ObjectTask
 from posedistill.training.recipe import load_recipe
 from posedistill.training.run import run
 from posedistill.training.stages import check_networks, load_network, train_variant
@@ -228,7 +229,7 @@ def test_a_teacher_of_another_size_and_an_ensemble_of_unequal_sections(recipe, s
     two = train_variant(recipe("name=two", "train.steps=1", f"teacher.settings={json.dumps(wide)}"), "teacher", 0)
     sections = [{"settings": smallest, "checkpoint": str(one)}, {"settings": wide, "checkpoint": str(two)}]
     loaded = recipe("train.steps=2", f"teacher={json.dumps({'ensemble': sections})}", "distill.0.trust=score")
-    objects = stages.sources.objects_of(loaded)
+    objects = sources.objects_of(loaded)
     check_networks(loaded, objects)
     teacher = build_teacher(loaded, objects, CPU)
     counts = [sum(p.numel() for p in member.estimator.parameters()) for member in teacher.members]
@@ -236,7 +237,7 @@ def test_a_teacher_of_another_size_and_an_ensemble_of_unequal_sections(recipe, s
     assert train_variant(loaded, "teacher", 0) == one
     path = train_variant(loaded, "distilled", 0)
     assert "loss/align" in (path.parent / "metrics.jsonl").read_text() and not (loaded.folder / "teacher").exists()
-    record = shipping.measure_network(loaded, "teacher", 0, *shipping.test_split(loaded))
+    record = shipping.measure_network(loaded, "teacher", 0, ObjectTask().split(loaded))
     assert (
         record["parameters"] == pytest.approx(sum(counts))
         and record["variant"] == "teacher"
@@ -264,7 +265,7 @@ def test_a_teacher_for_other_objects_is_refused(recipe):
     path = train_variant(recipe("train.steps=1"), "teacher", 0)
     turned = recipe(f"teacher.checkpoint={path}", "data.objects=[2, 1]")
     with pytest.raises(CheckpointError, match=r"'objects': found a network of objects \[1, 2\], expected \[2, 1\]"):
-        check_networks(turned, stages.sources.objects_of(turned))
+        check_networks(turned, sources.objects_of(turned))
     assert load_network(recipe("train.steps=1"), "teacher", 0)[1]["objects"] == [1, 2]
 
 
@@ -314,10 +315,10 @@ def test_a_csv_alone_may_teach_and_is_not_scored_on_other_frames(recipe_file, ra
     path = train_variant(loaded, "distilled", 0)
     steps = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
     assert {key for key in steps[0] if key.startswith("loss/")} == {"loss/align"}
-    record = shipping.measure_network(loaded, "teacher", 0, *shipping.test_split(loaded))
+    record = shipping.measure_network(loaded, "teacher", 0, ObjectTask().split(loaded))
     assert record["variant"] == "teacher" and "scores" not in record
-    prepared = stages.sources.prepare(loaded)
-    crops = stages.sources.loader(loaded, prepared, prepared.train, seed=0, device="cpu", batch_size=8).batch(0)
+    prepared = sources.prepare(loaded)
+    crops = sources.loader(loaded, prepared, prepared.train, seed=0, device="cpu", batch_size=8).batch(0)
     assert set(crops.scores.tolist()) == {0.25, 0.5, 0.75}
     assert teacher_build.build_teacher(loaded, prepared.objects, CPU).predict(crops, 0).votes.weights.max() == 0.75
 
@@ -332,4 +333,4 @@ def test_a_csv_of_unknown_images_is_refused_before_anything_trains(recipe_file, 
     ):
         run(load_recipe(recipe_file), recipe_file, [])
     loaded = load_recipe(recipe_file, ["data.train.0.ignore_unknown=true"])
-    assert sum(len(pack) for pack in stages.sources.prepare(loaded).packs) == 15
+    assert sum(len(pack) for pack in sources.prepare(loaded).packs) == 15

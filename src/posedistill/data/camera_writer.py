@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from posedistill.data import cambridge, seven_scenes
 from posedistill.data.camera_parse import invert_pose
@@ -13,6 +12,7 @@ from posedistill.data.images import write_image
 from posedistill.errors import DataError, describe
 from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, scaled_camera
+from posedistill.geometry.rotations import matrix_to_quaternion
 
 HEADER = "Visual Landmark Dataset V1\nImageFile, Camera Position [X Y Z W P Q R]\n\n"
 
@@ -59,7 +59,7 @@ def write_cambridge(root: str | Path, recordings: Sequence[Recording], test: Seq
         for index, (image, R, t) in enumerate(zip(recording.images, recording.R, recording.t, strict=True)):
             name = f"seq{number + 1}/frame{index + 1:05d}"
             write_image(root / f"{name}.png", image)
-            values = " ".join(f"{value:.9f}" for value in (*invert_pose(R, t)[1], *quaternion(R)))
+            values = " ".join(f"{value:.9f}" for value in (*invert_pose(R, t)[1], *matrix_to_quaternion(R)))
             lines[-1].append(f"{name}.png {values}\n")
             cameras.append(f"{name}.jpg {focal:.9f} {values} 0 0\n")
     for part, chosen in _parts(len(recordings), test).items():
@@ -91,15 +91,6 @@ def write_made_scene(
     room, camera = Room(preset, seed), pinhole(*size)
     recordings = [room.record(camera, frames, 100 * seed + number) for number in range(sequences)]
     writers[layout](root, recordings, test=[sequences - 1])
-
-
-def quaternion(R: Array) -> Array:
-    """``[..., 4]`` quaternions (w, x, y, z) of rotations ``[..., 3, 3]``, with w >= 0.
-
-    >>> quaternion(np.diag([1.0, -1.0, -1.0]))
-    array([0., 1., 0., 0.])
-    """
-    return np.roll(Rotation.from_matrix(R).as_quat(canonical=True), 1, axis=-1)
 
 
 def _parts(count: int, test: Sequence[int]) -> dict[str, list[int]]:

@@ -12,6 +12,7 @@ from posedistill.estimators.wdrnet import WDRNet, WDRNetSettings
 from posedistill.geometry.objects import ObjectTable
 
 __all__ = [
+    "FAMILIES",
     "SETTINGS",
     "Estimator",
     "PoseNet",
@@ -23,10 +24,12 @@ __all__ = [
     "build_estimator",
 ]
 
-_FAMILIES: dict[str, tuple[type[BaseModel], Callable[[ObjectTable, Any, int], Estimator]]] = {
+_FAMILIES: dict[str, tuple[type[BaseModel], type[Estimator]]] = {
     "posenet": (PoseNetSettings, PoseNet),
     "wdrnet": (WDRNetSettings, WDRNet),
 }
+FAMILIES: dict[str, type[Estimator]] = {family: estimator for family, (_, estimator) in _FAMILIES.items()}
+"""The estimators by their name in a recipe."""
 SETTINGS: dict[str, type[BaseModel]] = {family: settings for family, (settings, _) in _FAMILIES.items()}
 """The settings of each family, by its name in a recipe."""
 
@@ -43,7 +46,8 @@ def build_estimator(
         raise RecipeError(f"family: found {family!r}, expected one of {sorted(SETTINGS)}")
     values = settings.model_dump() if isinstance(settings, BaseModel) else dict(settings)
     try:
-        kind, build = _FAMILIES[family]
+        kind, estimator = _FAMILIES[family]
+        build: Callable[[ObjectTable, Any, int], Estimator] = estimator
         return build(objects, kind.model_validate(values), crop_size)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: found {e['input']!r}, {e['msg']}" for e in error.errors())

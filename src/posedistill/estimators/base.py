@@ -1,7 +1,7 @@
 """What every pose family has in common: the Prediction with its views, and the Estimator."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,8 @@ class Estimator(nn.Module):
     teacher) those the decoder would choose, found without ground truth and without PnP.
     """
 
+    learns: ClassVar[Literal["objects", "cameras"]] = "objects"
+    """Whose poses: those of objects in crops, or those of cameras in a scene."""
     offers: ClassVar[frozenset[str]] = frozenset()
     """The views (of ``VIEWS``) that this family's Prediction carries."""
     decoder: ClassVar[str] = ""
@@ -83,5 +85,5 @@ class Estimator(nn.Module):
         raise NotImplementedError
 
     def deployment(self) -> dict[str, Any]:
-        """What the runtime must know of the network beside its objects, as fields of ``ModelMetadata``."""
+        """What the runtime must know of the network itself, as fields of ``ModelMetadata`` or ``CameraMetadata``."""
         raise NotImplementedError

@@ -176,16 +176,16 @@ class PoseNet(Estimator):
     row (12 numbers), which networks with 6D and log quaternions share.
     """
 
+    learns: ClassVar[Literal["objects", "cameras"]] = "cameras"
     offers: ClassVar[frozenset[str]] = frozenset({"features", "embedding", "regression"})
     decoder: ClassVar[str] = "posenet"
     network: PoseNetNetwork
 
     def __init__(self, objects: ObjectTable | None, settings: PoseNetSettings, crop_size: int) -> None:
-        """``objects`` is not looked at: a scene has none. ``crop_size``: side of the square input that is exported."""
+        """Neither ``objects`` nor ``crop_size`` is looked at: a scene has none, and pictures may have any shape."""
         super().__init__()
         self.objects = NO_OBJECTS
         self.settings = settings
-        self.crop_size = crop_size
         self.network = PoseNetNetwork(settings)
         if settings.loss == "homoscedastic":
             self.log_weights = nn.Parameter(torch.tensor(settings.log_weights))
@@ -207,9 +207,9 @@ class PoseNet(Estimator):
             network.reference.copy_(torch.as_tensor(mean_rotation(R)))
 
     def deployment(self) -> dict[str, Any]:
-        """Crop size and the decoder's settings."""
+        """The decoder's settings."""
         decoding = {"rotation": self.settings.rotation, "reference": self.network.reference.double().tolist()}
-        return {"crop_size": self.crop_size, "strides": (), "decode_settings": decoding}
+        return {"decode_settings": decoding}
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; in train mode ``generator`` drives the dropout.

@@ -11,12 +11,12 @@ from typing import Any
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.files import write_file
 from posedistill.report.compare_page import build_comparison
-from posedistill.training import sources
 from posedistill.training.comparison import Comparison, Variant, load_comparison
 from posedistill.training.costs import Costs, equal_time_steps, measure_costs, timing_note
 from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.stages import check_networks, write_environment
 from posedistill.training.sweep import SweepScores, best_factors, read_scores, run_sweep, sweep_trials
+from posedistill.training.task import task_of
 from posedistill.training.trial import Trial
 
 TrialTable = dict[str, dict[int, Trial]]
@@ -155,7 +155,7 @@ def check(comparison: Comparison) -> None:
     Raises:
         RecipeError, CheckpointError: naming the variant.
     """
-    objects = sources.prepare(comparison.base).objects
+    objects = task_of(comparison.base).prepare(comparison.base).objects
     for variant in comparison.variants.values():
         try:
             check_networks(variant.recipe, objects)

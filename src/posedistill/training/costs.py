@@ -17,7 +17,6 @@ import torch
 from posedistill.errors import PoseDistillError, TrainingError
 from posedistill.files import write_file
 from posedistill.machine import cores, processor
-from posedistill.training import sources
 from posedistill.training.comparison import Comparison, Variant
 from posedistill.training.jobs import environment_of, last_line
 from posedistill.training.log import console
@@ -25,6 +24,7 @@ from posedistill.training.loop import Teaching, losses, make_fabric
 from posedistill.training.recipe import Recipe, fingerprint, load_recipe
 from posedistill.training.schedule import AveragedWeights
 from posedistill.training.stages import build_network, build_teaching, write_recipe
+from posedistill.training.task import task_of
 from posedistill.training.teachers import Teacher
 from posedistill.training.trial import end_with_parent
 
@@ -138,10 +138,12 @@ class _Stepper:
         settings = recipe.schedule(recipe.student)
         self.fabric = make_fabric(settings.precision)
         self.device = self.fabric.device
-        prepared = sources.prepare(recipe)
+        task = task_of(recipe)
+        prepared = task.prepare(recipe)
         torch.manual_seed(recipe.seed)
         self.estimator = build_network(recipe, recipe.student, prepared.objects)
-        self.loader = sources.loader(
+        task.begin(self.estimator, prepared)
+        self.loader = task.loader(
             recipe, prepared, prepared.train, seed=recipe.seed, device=self.device, batch_size=settings.batch_size
         )
         self.teaching: Teaching | None = None

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,9 +88,7 @@ def train(
     if teaching is not None:
         teaching.prepare(estimator, batches.batch(0))
         parameters += teaching.parameters()
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fabric.device.type == "cuda"
-    )
+    optimizer = make_optimizer(parameters, settings, fabric.device)
     average = AveragedWeights(estimator, settings.ema)
     last = folder / "last.safetensors"
     start, best = 0, -math.inf
@@ -154,6 +152,18 @@ def train(
     if not (folder / "model.safetensors").exists():  # there is no validation, or somebody has removed the file
         scores = {} if validate is None else _validate_average(estimator, average, validate)
         _save_model(fabric, folder, estimator, average.state, signature, settings.steps, scores)
+
+
+def make_optimizer(
+    parameters: Sequence[torch.nn.Parameter], settings: TrainSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW. Weights decay; what is one number a channel or a loss (biases, norms, learned weights) does not."""
+    groups = [
+        {"params": [weight for weight in parameters if weight.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [weight for weight in parameters if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(filled, lr=settings.lr, fused=device.type == "cuda")
 
 
 def losses(

@@ -7,9 +7,9 @@ from posedistill.errors import CheckpointError, describe
 from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
-from posedistill.training import sources
 from posedistill.training.checkpoints import load_strictly, load_tensors
 from posedistill.training.recipe import NetworkSettings, Recipe
+from posedistill.training.task import task_of
 
 VARIANTS = ("teacher", "student", "distilled")
 
@@ -19,7 +19,7 @@ def build_network(recipe: Recipe, network: NetworkSettings, objects: ObjectTable
     settings = dict(network.settings)
     if network.pretrained is not None:
         settings["pretrained"] = str(network.pretrained)
-    return build_estimator(network.family, objects, settings, recipe.data.crop_size)
+    return build_estimator(network.family, objects, settings, recipe.data.side)
 
 
 def load_network(recipe: Recipe, variant: str, seed: int) -> tuple[Estimator, dict[str, Any]]:
@@ -29,7 +29,7 @@ def load_network(recipe: Recipe, variant: str, seed: int) -> tuple[Estimator, di
         CheckpointError: it is not there yet, damaged, or of another architecture.
     """
     network = recipe.teacher if variant == "teacher" else recipe.student
-    return load_weights(recipe, network, weights_of(recipe, variant, seed), sources.objects_of(recipe))
+    return load_weights(recipe, network, weights_of(recipe, variant, seed), task_of(recipe).objects(recipe))
 
 
 def load_weights(

@@ -6,104 +6,25 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from posedistill.data.augment import AugmentSettings
-from posedistill.data.render import RenderSettings
 from posedistill.distill import DistillSpec
 from posedistill.errors import RecipeError, describe
+from posedistill.estimators import FAMILIES
+from posedistill.training.data_settings import KINDS, Data
+from posedistill.training.data_settings import BopSource as BopSource
+from posedistill.training.data_settings import DataSettings as DataSettings
+from posedistill.training.data_settings import RenderSource as RenderSource
+from posedistill.training.data_settings import SceneSettings as SceneSettings
 from posedistill.training.network_settings import NetworkSettings as NetworkSettings
 from posedistill.training.network_settings import Settings as Settings
 from posedistill.training.network_settings import TeacherSettings as TeacherSettings
 from posedistill.training.network_settings import TrainSettings as TrainSettings
 
 Checked = TypeVar("Checked", bound=BaseModel)
-Boxes = Literal["gt", "detector"]
-
-
-class BopSource(Settings):
-    """Frames of a BOP folder."""
-
-    bop: Path
-    split: str = "test"
-    scenes: list[int] | None = None
-    frames: Path | None = Field(None, description="Text file with one image id a line; relative to the BOP folder.")
-    poses: Path | None = Field(None, description="BOP csv whose poses stand in for the folder's annotations.")
-    min_score: float = Field(0.0, description="Poses of the csv below it are left out.")
-    ignore_unknown: bool = Field(False, description="Leave out the csv's poses of unknown images and objects.")
-    silent: ClassVar[frozenset[str]] = frozenset({"poses", "min_score", "ignore_unknown"})
-
-
-class RenderSource(Settings):
-    """Frames rendered from CAD models: a folder of meshes, or ``code`` for the objects made in code."""
-
-    models: Path
-    objects: list[int] | None = Field(None, description="Rendered objects; default: the learned ones. More occlude.")
-    count: int = Field(gt=0)
-    seed: int = 0
-    settings: RenderSettings = RenderSettings()
-
-
-KINDS = ("as bop", "as render")
-
-
-def _kind(source: Any) -> str:
-    is_bop = "bop" in source if isinstance(source, dict) else isinstance(source, BopSource)
-    return KINDS[0] if is_bop else KINDS[1]
-
-
-Source = Annotated[Annotated[BopSource, Tag(KINDS[0])] | Annotated[RenderSource, Tag(KINDS[1])], Discriminator(_kind)]
-"""A source that says ``bop`` is read, any other is rendered: a mistake in one is not explained by the other's keys."""
-
-
-class TestSource(Settings):
-    """The test split, read by ``evaluate`` alone."""
-
-    source: Source
-    boxes: Boxes = "gt"
-    detections: Path | None = Field(None, description="BOP json of detections, needed by boxes: detector.")
-
-    @model_validator(mode="after")
-    def _detector_needs_detections(self) -> "TestSource":
-        if self.boxes == "detector" and self.detections is None:
-            raise ValueError("found boxes: detector without detections, expected detections: FILE (BOP json)")
-        return self
-
-
-class DataSettings(Settings):
-    """What is trained on, validated on and tested on."""
-
-    objects: list[int] = Field(min_length=1, description="BOP object ids; their order is the class order.")
-    train: list[Source] = Field(min_length=1)
-    shares: list[float] | None = Field(None, description="Share of each source in a batch; default: by size.")
-    test: TestSource
-    validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
-    crop_size: int = Field(256, ge=32, multiple_of=32)
-    backgrounds: Path | None = None
-    augment: AugmentSettings = AugmentSettings()
-    min_visible: float = Field(0.1, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _one_share_a_source(self) -> "DataSettings":
-        if self.shares is not None and len(self.shares) != len(self.train):
-            raise ValueError(f"found {len(self.shares)} shares, expected one for each of {len(self.train)} sources")
-        return self
-
-    @model_validator(mode="after")
-    def _one_class_an_object(self) -> "DataSettings":
-        if len(set(self.objects)) != len(self.objects):
-            raise ValueError(f"found objects {self.objects}, expected each once")
-        return self
 
 
 class Recipe(Settings):
@@ -113,7 +34,7 @@ class Recipe(Settings):
     expected: str = Field("", description="What this recipe should give, in words.")
     seed: int = 0
     seeds: int = Field(1, ge=1, description="How many seeds of student and distilled are trained: seed, seed + 1, ...")
-    data: DataSettings
+    data: Data
     teacher: TeacherSettings
     student: NetworkSettings
     distill: list[DistillSpec] = Field(min_length=1)
@@ -144,6 +65,36 @@ class Recipe(Settings):
         if self.student.checkpoint is not None:
             raise ValueError(f"found student.checkpoint {self.student.checkpoint}, expected a student to train")
         return self
+
+    @model_validator(mode="after")
+    def _families_of_the_data(self) -> "Recipe":
+        learned = "cameras" if isinstance(self.data, SceneSettings) else "objects"
+        sections: dict[str, NetworkSettings] = {"teacher": self.teacher, "student": self.student}
+        sections |= {f"teacher.ensemble.{place}": member for place, member in enumerate(self.teacher.members)}
+        for place, network in sections.items():
+            if self.teacher.csv is not None and place == "teacher":
+                continue
+            if FAMILIES[network.family].learns != learned:
+                fitting = sorted(family for family, estimator in FAMILIES.items() if estimator.learns == learned)
+                wanted = f"{' or '.join(fitting)}, which learns the poses of {learned}, as data asks"
+                raise ValueError(f"found {place}.family {network.family}, expected {wanted}")
+        if learned == "cameras" and self.teacher.csv is not None:
+            raise ValueError("found teacher.csv with data.scene, expected a network: a BOP csv holds poses of objects")
+        return self
+
+    @property
+    def objects_data(self) -> DataSettings:
+        """The data of a recipe about objects."""
+        if not isinstance(self.data, DataSettings):
+            raise RecipeError(describe(f"recipe {self.name}", "data", "a scene", "objects: this asks for their poses"))
+        return self.data
+
+    @property
+    def scene_data(self) -> SceneSettings:
+        """The data of a recipe about cameras in a scene."""
+        if not isinstance(self.data, SceneSettings):
+            raise RecipeError(describe(f"recipe {self.name}", "data", "objects", "a scene: this asks for its cameras"))
+        return self.data
 
     @property
     def folder(self) -> Path:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from posedistill.errors import TrainingError
 from posedistill.report import build_report, result_table
-from posedistill.training import sources
 from posedistill.training.log import console
 from posedistill.training.recipe import Recipe
 from posedistill.training.shipping import bench_run, evaluate_run, export_run, save_run_cases
@@ -24,6 +23,7 @@ from posedistill.training.stages import (
     write_environment,
     write_recipe,
 )
+from posedistill.training.task import task_of
 
 
 def run(recipe: Recipe, path: Path, overrides: list[str], jobs: int = 1) -> None:
@@ -32,7 +32,7 @@ def run(recipe: Recipe, path: Path, overrides: list[str], jobs: int = 1) -> None
     folder = recipe.folder
     for variant, seed in networks_of(recipe):
         refuse_other_recipe(recipe, variant, seed)
-    check_networks(recipe, sources.prepare(recipe).objects)
+    check_networks(recipe, task_of(recipe).prepare(recipe).objects)
     write_recipe(recipe)
     train_all(recipe, path, overrides, jobs)
     if int(os.environ.get("RANK", 0)):

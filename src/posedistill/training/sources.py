@@ -14,7 +14,7 @@ from posedistill.data.bop_models import load_models_info
 from posedistill.data.crops import CropLoader
 from posedistill.data.label import label_dataset
 from posedistill.data.pack import FramePack, split_validation
-from posedistill.data.pack_build import exclusive
+from posedistill.data.pack_build import exclusive, read_fingerprint
 from posedistill.data.render import RenderReport, RenderSettings, render_dataset
 from posedistill.data.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe
@@ -39,6 +39,11 @@ class TrainingData:
     train: np.ndarray
     """Indices of the training instances, numbered through the packs."""
     validation: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the decoded frames and the split."""
+        return fingerprint([read_fingerprint(pack.folder) for pack in self.packs], self.train.tolist())
 
 
 def open_source(
@@ -140,7 +145,7 @@ def render_folder(
 
 def prepare(recipe: Recipe) -> TrainingData:
     """Render, decode and split the training data, or find it in the cache."""
-    data, cache = recipe.data, recipe.cache_folder
+    data, cache = recipe.objects_data, recipe.cache_folder
     datasets = [open_source(source, data.objects, cache) for source in data.train]
     objects = datasets[0].objects(data.objects)
     packs = [pack_of(dataset, data, cache) for dataset in datasets]
@@ -174,7 +179,7 @@ def loader(
     **kwargs: Any,
 ) -> CropLoader:
     """A loader of the recipe's crops over some of its instances."""
-    data = recipe.data
+    data = recipe.objects_data
     if kwargs.get("augment", True):
         kwargs |= {"backgrounds": _pictures(data.backgrounds), "pack_weights": data.shares}
     return CropLoader(
@@ -236,4 +241,5 @@ def _mesh_stamps(source: RenderSource, objects: list[int]) -> list[tuple[str, in
 
 def objects_of(recipe: Recipe) -> ObjectTable:
     """The object table of a recipe, from its first training source."""
-    return open_source(recipe.data.train[0], recipe.data.objects, recipe.cache_folder).objects(recipe.data.objects)
+    data = recipe.objects_data
+    return open_source(data.train[0], data.objects, recipe.cache_folder).objects(data.objects)

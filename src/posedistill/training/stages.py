@@ -15,7 +15,6 @@ from posedistill.errors import CheckpointError, RecipeError, TrainingError, desc
 from posedistill.files import write_file
 from posedistill.geometry.objects import ObjectTable
 from posedistill.machine import processor
-from posedistill.training import sources
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.log import console
 from posedistill.training.loop import make_fabric, train
@@ -27,10 +26,10 @@ from posedistill.training.networks import seeds_of as seeds_of
 from posedistill.training.networks import variant_folder as variant_folder
 from posedistill.training.networks import weights_of as weights_of
 from posedistill.training.recipe import Recipe, fingerprint, load_recipe
+from posedistill.training.task import task_of
 from posedistill.training.teacher_build import build_distillers, build_teacher, check_losses
 from posedistill.training.teacher_build import build_teaching as build_teaching
 from posedistill.training.teachers import NetworkTeacher
-from posedistill.training.validation import Validation
 
 
 def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
@@ -55,13 +54,15 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
         return model
     settings = recipe.schedule(network)
     fabric = make_fabric(settings.precision)
-    prepared = sources.prepare(recipe)
+    task = task_of(recipe)
+    prepared = task.prepare(recipe)
     torch.manual_seed(seed)
     estimator = build_network(recipe, network, prepared.objects)
+    task.begin(estimator, prepared)
     teaching = None
     if variant == "distilled":
         teaching = build_teaching(recipe, prepared, estimator, fabric, seed)
-    batches = sources.loader(
+    batches = task.loader(
         recipe,
         prepared,
         prepared.train,
@@ -71,7 +72,7 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    validate = Validation(recipe, prepared, fabric.device, settings.validation_crops)
+    validate = task.validation(recipe, prepared, fabric.device, settings.validation_crops)
     started = time.perf_counter()
     train(
         fabric,
@@ -107,7 +108,7 @@ def check_networks(recipe: Recipe, objects: ObjectTable) -> None:
         teacher = build_teacher(recipe, objects, cpu)
     else:
         teacher = NetworkTeacher(build_network(recipe, recipe.teacher, objects), cpu)
-    check_losses(build_distillers(recipe, student.offers, teacher.offers), student, teacher, recipe.data.crop_size)
+    check_losses(build_distillers(recipe, student.offers, teacher.offers), student, teacher, recipe.data.side)
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -9,13 +9,12 @@ import torch
 from lightning_fabric import Fabric
 
 from posedistill.data.batch import Batch, ObjectBatch
-from posedistill.data.pack_build import read_fingerprint
 from posedistill.distill import Distiller, build_distiller
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
-from posedistill.training import sources
 from posedistill.training.networks import load_weights, weights_of
 from posedistill.training.recipe import NetworkSettings, Recipe, fingerprint
+from posedistill.training.task import Prepared, task_of
 from posedistill.training.teacher_cache import CachedTeacher, cache_folder, views_of
 from posedistill.training.teachers import Autocast, EnsembleTeacher, LabelTeacher, NetworkTeacher, Teacher
 from posedistill.training.teaching import Teaching
@@ -44,9 +43,7 @@ def load_members(recipe: Recipe, objects: ObjectTable) -> list[Estimator]:
     return [load_weights(recipe, network, path, objects)[0] for network, path in pairs]
 
 
-def build_teaching(
-    recipe: Recipe, prepared: sources.TrainingData, student: Estimator, fabric: Fabric, seed: int
-) -> Teaching:
+def build_teaching(recipe: Recipe, prepared: Prepared, student: Estimator, fabric: Fabric, seed: int) -> Teaching:
     """The recipe's teacher, cached where it says so, with the losses by which the student learns."""
     settings = recipe.schedule(recipe.student)
     teacher = build_teacher(recipe, prepared.objects, fabric.device, fabric.autocast)
@@ -57,7 +54,7 @@ def build_teaching(
         part = f"-rank{fabric.global_rank}" if fabric.world_size > 1 else ""
         folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}{part}"
         teacher = CachedTeacher(teacher, folder, about, views_of(distillers, teacher), settings.steps)
-    gallery = sources.loader(
+    gallery = task_of(recipe).loader(
         recipe,
         prepared,
         prepared.train,
@@ -76,17 +73,16 @@ def build_teaching(
     )
 
 
-def _about_outputs(recipe: Recipe, prepared: sources.TrainingData, fabric: Fabric, seed: int) -> dict[str, Any]:
+def _about_outputs(recipe: Recipe, prepared: Prepared, fabric: Fabric, seed: int) -> dict[str, Any]:
     """What the teacher's outputs on the steps of a training depend on."""
     weights = [hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in _files(recipe)]
     with fabric.autocast():
         lowered = torch.is_autocast_enabled(fabric.device.type)
     networks = [f"{net.family} {fingerprint(net.settings)}" for net in recipe.teacher.members or [recipe.teacher]]
-    packs = [read_fingerprint(pack.folder) for pack in prepared.packs]
     return {
         "teacher": f"{' and '.join(networks)}, weights {', '.join(weights)}",
         "data": fingerprint(recipe.data.model_dump(mode="json", exclude={"test"}), recipe.seed),
-        "frames": fingerprint(packs, prepared.train.tolist()),
+        "frames": prepared.fingerprint,
         "seed": seed,
         "batch_size": recipe.schedule(recipe.student).batch_size,
         "process": f"{fabric.global_rank} of {fabric.world_size}",

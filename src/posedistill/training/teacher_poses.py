@@ -24,14 +24,16 @@ def csv_poses(recipe: Recipe, dataset: BopDataset) -> PoseEstimates | None:
 
     A csv names images by number. It is about the test frames where they lie in a folder that it labels for training.
     """
-    csv, test = recipe.teacher.csv, recipe.data.test.source
-    trained = [source for source in recipe.data.train if isinstance(source, BopSource) and source.poses == csv]
+    csv, test = recipe.teacher.csv, recipe.objects_data.test.source
+    trained = [source for source in recipe.objects_data.train if isinstance(source, BopSource) and source.poses == csv]
     if csv is None or not isinstance(test, BopSource) or all(_place(test) != _place(source) for source in trained):
         return None
     table = PoseEstimates.from_bop_csv(csv)
     frames = {(frame.scene_id, frame.im_id) for frame in dataset.frames}
     pairs = zip(table.scene_id.tolist(), table.im_id.tolist(), strict=True)
-    chosen = np.array([pair in frames for pair in pairs], dtype=bool) & np.isin(table.obj_id, recipe.data.objects)
+    chosen = np.array([pair in frames for pair in pairs], dtype=bool) & np.isin(
+        table.obj_id, recipe.objects_data.objects
+    )
     return table.select(chosen) if chosen.any() else None
 
 

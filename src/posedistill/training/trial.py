@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posedistill.errors import PoseDistillError, TrainingError
-from posedistill.files import write_file
+from posedistill.files import fresh, write_file
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.loop import SELECT
 from posedistill.training.recipe import Recipe, load_recipe
-from posedistill.training.shipping import fresh, measure_network, test_split
+from posedistill.training.shipping import measure_network
 from posedistill.training.stages import (
     VARIANTS,
     refuse_other_recipe,
@@ -23,6 +23,7 @@ from posedistill.training.stages import (
     weights_of,
     write_recipe,
 )
+from posedistill.training.task import task_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Trial:
         """Train and measure here and now."""
         train_variant(self.recipe, self.network, self.seed)
         if self.tested:
-            record = measure_network(self.recipe, self.network, self.seed, *test_split(self.recipe))
+            record = measure_network(self.recipe, self.network, self.seed, task_of(self.recipe).split(self.recipe))
             write_file(self.record, json.dumps(record), TrainingError)
 
     def _given(self) -> bool:

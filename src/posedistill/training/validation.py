@@ -12,6 +12,7 @@ from posedistill.geometry.objects import ObjectTable
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import Predictor
 from posedistill.training import sources
+from posedistill.training.camera_validation import log_area
 from posedistill.training.loop import SELECT
 from posedistill.training.recipe import Recipe
 
@@ -30,7 +31,7 @@ class Validation:
     """
 
     def __init__(self, recipe: Recipe, prepared: sources.TrainingData, device: torch.device, crops: int) -> None:
-        chosen = _draw(prepared, recipe.data.shares, crops, np.random.default_rng(recipe.seed))
+        chosen = _draw(prepared, recipe.objects_data.shares, crops, np.random.default_rng(recipe.seed))
         batch_size = min(64, len(chosen))
         loader = sources.loader(
             recipe, prepared, chosen, seed=recipe.seed, device=device, batch_size=batch_size, augment=False
@@ -44,20 +45,10 @@ class Validation:
         predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
         errors = np.concatenate([_keypoint_errors(predictor, batch, self.objects) for batch in self.batches])
         return {
-            SELECT: float(np.mean(score_of(errors))),
+            SELECT: float(np.mean(log_area(errors, BEST, WORST))),
             "val/keypoints_0.1d": float(np.mean(errors < THRESHOLD)),
             "val/median_error": float(np.median(np.minimum(errors, 10.0))),
         }
-
-
-def score_of(errors: np.ndarray) -> np.ndarray:
-    """Share of the thresholds, evenly spread on a logarithmic axis, that each keypoint error (diameters) stays below.
-
-    >>> score_of(np.array([0.001, 0.1, 1.0, np.inf])).round(3).tolist()
-    [1.0, 0.667, 0.333, 0.0]
-    """
-    scores: np.ndarray = np.log(WORST / np.clip(errors, BEST, WORST)) / np.log(WORST / BEST)
-    return scores
 
 
 def _draw(

@@ -1,0 +1,96 @@
+"""The data of a scene: packed photographs, their split, and loaders of views."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedistill.data.camera_dataset import hold_out_blocks
+from posedistill.data.camera_loader import CameraLoader
+from posedistill.data.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image
+from posedistill.data.camera_views import ViewSettings, plan_views, warp
+from posedistill.data.cameras import open_cameras
+from posedistill.data.pack_build import read_fingerprint
+from posedistill.errors import RecipeError, describe
+from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+from posedistill.metrics.relocalisation import CameraPoses
+from posedistill.training.log import console, progress_bar
+from posedistill.training.recipe import Recipe, fingerprint
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """Packed training photographs.
+
+    Attributes:
+        train, validation: rows of the pack that train, and that select the model; blocks with gaps between.
+        mean: ``[H, W, 3]`` of those that train, where the recipe subtracts it.
+    """
+
+    pack: CameraPack
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    mean: NDArray[np.float32] | None
+
+    @property
+    def objects(self) -> ObjectTable:
+        """A scene has none."""
+        return NO_OBJECTS
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the photographs and the split."""
+        rows = hashlib.sha256(self.train.tobytes()).hexdigest()
+        return fingerprint(read_fingerprint(self.pack.folder), rows)
+
+    def poses(self, rows: NDArray[np.int64]) -> CameraPoses:
+        """Of some of the photographs."""
+        return CameraPoses(self.pack.R[rows], self.pack.t[rows])
+
+    @property
+    def spread(self) -> float:
+        """Root mean square distance of the training cameras from their mean, metres."""
+        centers = self.poses(self.train).centers
+        return float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
+
+def prepare_scene(recipe: Recipe) -> SceneData:
+    """Decode, scale and split the training photographs, or find them in the cache.
+
+    Raises:
+        DataError: any fault of the scene. RecipeError: nothing is left to train or to validate on.
+    """
+    data = recipe.scene_data
+    dataset = open_cameras(data.scene, "train")
+    for note in dataset.notes:
+        console.print(f"[yellow]{data.scene}: {note}", highlight=False)
+    size = PUBLISHED_SIZE if data.squeeze else data.short_side
+    folder = recipe.cache_folder / f"cameras-{fingerprint(str(data.scene.resolve()), size)}"
+    with progress_bar() as bar:
+        task = bar.add_task("decode", total=len(dataset), note=str(folder))
+        pack = CameraPack.build(dataset, folder, size, lambda done, _: bar.update(task, completed=done))
+    held = hold_out_blocks(pack.sequences, data.validation, recipe.seed, gap=data.gap)
+    if not len(held.validation):
+        expected = "at least one frame: a larger share, or more frames"
+        raise RecipeError(describe("recipe", "data.validation", f"{data.validation} of {len(pack)} frames", expected))
+    mean = mean_image(pack, held.train) if data.mean_image else None
+    return SceneData(pack, held.train, held.validation, mean)
+
+
+def scene_loader(recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64], **options: Any) -> CameraLoader:
+    """A loader of views of some of the photographs; ``options`` are those of ``CameraLoader``."""
+    data = recipe.scene_data
+    return CameraLoader(prepared.pack, data.views, data.crop, indices=indices, mean_image=prepared.mean, **options)
+
+
+def mean_crop(loader: CameraLoader) -> NDArray[np.float32] | None:
+    """``[H, W, 3]`` of the mean image where the middle crop lies; None where none is subtracted."""
+    if loader.mean_image is None:
+        return None
+    first, chance = loader.rows[:1], np.full((1, 3), 0.5)
+    views = plan_views(loader.pack.K[first], loader.pack.sizes[first], loader.shape, ViewSettings.none(), chance)
+    crop = np.empty((*loader.shape, 3), dtype=np.float32)
+    warp(loader.mean_image, views.homography[0], loader.shape, crop)
+    return crop

@@ -1,0 +1,246 @@
+"""The task of cameras: photographs of one known scene, and where the camera stood that took each."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from posedistill.camera_poses import CameraEstimates
+from posedistill.data.camera_dataset import CameraDataset
+from posedistill.data.camera_loader import CameraLoader
+from posedistill.data.camera_pack import PUBLISHED_SIZE
+from posedistill.data.cameras import open_cameras
+from posedistill.data.images import read_image
+from posedistill.deploy.camera_export import camera_run, check_camera_parity, export_camera_onnx
+from posedistill.errors import RecipeError, describe
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.posenet import PoseNet, PoseNetNetwork
+from posedistill.files import fresh
+from posedistill.geometry.cameras import Camera
+from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+from posedistill.metrics.relocalisation import (
+    CameraPoses,
+    constant_pose,
+    nearest_position,
+    nearest_training_pose,
+    score_cameras,
+)
+from posedistill.runtime.camera_metadata import CameraMetadata
+from posedistill.runtime.camera_predictor import CameraPredictor
+from posedistill.runtime.model_file import IMAGENET_MEAN, IMAGENET_STD
+from posedistill.training.camera_sources import SceneData, mean_crop, prepare_scene, scene_loader
+from posedistill.training.camera_validation import CameraValidation
+from posedistill.training.log import console, progress_bar
+from posedistill.training.loop import Validate
+from posedistill.training.networks import load_network, variant_folder, weights_of
+from posedistill.training.recipe import Recipe
+from posedistill.training.task import Record, Task
+
+PARITY_FRAMES = 8
+"""Test photographs on which an exported file must agree with its network."""
+
+
+class CameraTask(Task[SceneData, CameraDataset]):
+    """Where does the camera stand, and how is it turned?"""
+
+    def objects(self, recipe: Recipe) -> ObjectTable:
+        """A scene has none."""
+        return NO_OBJECTS
+
+    def prepare(self, recipe: Recipe) -> SceneData:
+        """Decoded, scaled, and split in unbroken blocks."""
+        return prepare_scene(recipe)
+
+    def loader(
+        self,
+        recipe: Recipe,
+        prepared: SceneData,
+        indices: NDArray[np.int64],
+        *,
+        seed: int,
+        device: torch.device | str,
+        batch_size: int,
+        augment: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> CameraLoader:
+        """Views of some of the photographs."""
+        return scene_loader(
+            recipe,
+            prepared,
+            indices,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            augment=augment,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def begin(self, estimator: Estimator, prepared: SceneData) -> None:
+        """Middle and spread of the training poses."""
+        if isinstance(estimator, PoseNet):
+            estimator.fit_targets(*prepared.poses(prepared.train))
+
+    def validation(self, recipe: Recipe, prepared: SceneData, device: torch.device, count: int) -> Validate:
+        """Errors of the held-out photographs, evenly thinned to ``count``."""
+        rows = prepared.validation[:: -(-len(prepared.validation) // count)]
+        return CameraValidation(self._middle(recipe, prepared, rows, device), prepared.spread)
+
+    def inputs(self, recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """A picture."""
+        prepared = prepare_scene(recipe)
+        shape = self._middle(recipe, prepared, prepared.train[:1], device).shape
+        return (torch.zeros(1, 3, *shape, device=device),)
+
+    def split(self, recipe: Recipe) -> CameraDataset:
+        """The test photographs."""
+        return open_cameras(recipe.scene_data.test or recipe.scene_data.scene, "test")
+
+    def measure(self, recipe: Recipe, variant: str, seed: int, split: CameraDataset) -> Record:
+        """Medians, recalls, and where each camera was thought to stand."""
+        if variant == "teacher" and not recipe.teacher.is_network:
+            raise RecipeError(describe("recipe", "teacher", "an ensemble", "one network: camera poses are not merged"))
+        csv = variant_folder(recipe, variant, seed) / "results.csv"
+        if not fresh(csv, weights_of(recipe, variant, seed), recipe.folder / "recipe.yaml"):
+            estimator, _ = load_network(recipe, variant, seed)
+            estimate_cameras(self.predictor(recipe, estimator), split, f"evaluate {variant} seed {seed}").to_csv(csv)
+        return self._record(recipe, CameraEstimates.from_csv(csv), split)
+
+    def measure_file(self, recipe: Recipe, path: Path, csv: Path, split: CameraDataset) -> Record:
+        """The same of a file."""
+        if not fresh(csv, path, recipe.folder / "recipe.yaml"):
+            estimate_cameras(CameraPredictor.from_onnx(path), split, "evaluate exported").to_csv(csv)
+        return self._record(recipe, CameraEstimates.from_csv(csv), split)
+
+    def references(self, recipe: Recipe, split: CameraDataset) -> Sequence[Record]:
+        """A constant pose, the training image that looks most alike to the teacher, and the one that stands nearest."""
+        prepared = prepare_scene(recipe)
+        train, truth = prepared.poses(prepared.train), CameraPoses(split.R, split.t)
+        answers = {"constant pose": constant_pose(train, len(split))}
+        if recipe.teacher.is_network and weights_of(recipe, "teacher", recipe.seed).exists():
+            estimator, _ = load_network(recipe, "teacher", recipe.seed)
+            theirs, ours = self._embeddings(recipe, prepared, estimator, split)
+            answers["nearest image"] = nearest_training_pose(ours, theirs, train)
+        answers["nearest position"] = nearest_position(truth, train)
+        return [
+            self._scores(poses, split) | {"variant": name, "seed": 0, "places": _places(poses, split)}
+            for name, poses in answers.items()
+        ]
+
+    def export(
+        self,
+        recipe: Recipe,
+        estimator: Estimator,
+        path: Path,
+        training: str,
+        split: CameraDataset,
+        *,
+        shapes: bool = True,
+    ) -> Record:
+        """Positions and rotations are compared. There are no shapes to put into the file."""
+        metadata, mean = self._metadata(recipe, estimator, training)
+        export_camera_onnx(estimator.network, path, metadata, mean)
+        photographs = [read_image(frame.image) for frame in split.frames[:PARITY_FRAMES]]
+        parity = check_camera_parity(estimator.network, path, photographs, mean)
+        console.print(f"exported {path}: poses agree to {parity.max_m:.1e} m, {parity.max_deg:.1e} deg")
+        return parity.to_dict()
+
+    def draw(self, recipe: Recipe, folder: Path, split: CameraDataset) -> None:
+        """The report draws the trajectory from the records."""
+
+    def predictor(self, recipe: Recipe, estimator: Estimator) -> CameraPredictor:
+        """What turns photographs of the scene into poses by a network that is still in PyTorch."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        metadata, mean = self._metadata(recipe, estimator, "")
+        return CameraPredictor(camera_run(estimator.network, device, mean), metadata)
+
+    def _metadata(
+        self, recipe: Recipe, estimator: Estimator, training: str
+    ) -> tuple[CameraMetadata, NDArray[np.float32] | None]:
+        """What the runtime must know, and what the graph subtracts of its pictures."""
+        data, prepared = recipe.scene_data, prepare_scene(recipe)
+        frame = open_cameras(data.scene, "train").frames[0]
+        loader = self._middle(recipe, prepared, prepared.train[:1], "cpu")
+        mean = mean_crop(loader)
+        metadata = CameraMetadata(
+            decoder=estimator.decoder,
+            short_side=None if data.squeeze else data.short_side,
+            frame_size=PUBLISHED_SIZE if data.squeeze else None,
+            shape=loader.shape,
+            mean=IMAGENET_MEAN if mean is None else (0.0, 0.0, 0.0),
+            std=IMAGENET_STD if mean is None else (1 / 255, 1 / 255, 1 / 255),
+            camera=Camera(frame.K, frame.width, frame.height),
+            distortion=frame.distortion,
+            training=training,
+            **estimator.deployment(),
+        )
+        return metadata, mean
+
+    def _middle(
+        self, recipe: Recipe, prepared: SceneData, rows: NDArray[np.int64], device: torch.device | str
+    ) -> CameraLoader:
+        """A loader of pictures that are not varied."""
+        batch_size = min(32, len(rows))
+        return self.loader(
+            recipe, prepared, rows, seed=recipe.seed, device=device, batch_size=batch_size, augment=False
+        )
+
+    @torch.no_grad()
+    def _embeddings(
+        self, recipe: Recipe, prepared: SceneData, estimator: Estimator, split: CameraDataset
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``[M, D], [N, D]`` what a network makes of training and test photographs."""
+        predictor, network = self.predictor(recipe, estimator), estimator.network
+        assert isinstance(network, PoseNetNetwork)  # the one family there is
+        device = next(estimator.parameters()).device
+        loader = self._middle(recipe, prepared, prepared.train, device)
+        theirs = [estimator(loader.batch(step)).embedding for step in range(loader.steps)]
+        ours = []
+        with progress_bar() as bar:
+            task = bar.add_task("retrieve", total=len(split), note="")
+            for frame in split:
+                picture = torch.from_numpy(predictor.prepare(read_image(frame.image)))[None]
+                ours.append(network.outputs(picture.to(device)).embedding)
+                bar.advance(task)
+        return torch.cat(theirs).float().cpu().numpy(), torch.cat(ours).float().cpu().numpy()
+
+    def _record(self, recipe: Recipe, found: CameraEstimates, split: CameraDataset) -> Record:
+        poses = CameraPoses(found.R, found.t)
+        train = prepare_scene(recipe)
+        places = _places(poses, split) | {"train": _rounded(train.poses(train.train).centers)}
+        return self._scores(poses, split) | {"seconds_per_image": float(found.seconds.mean()), "places": places}
+
+    def _scores(self, poses: CameraPoses, split: CameraDataset) -> Record:
+        about = {"boxes": "", "dataset": f"{split.root.name}/{split.split}"}
+        return score_cameras(poses, CameraPoses(split.R, split.t)).to_record() | about
+
+
+def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: str = "evaluate") -> CameraEstimates:
+    """Poses of photographs, with the time from photograph to pose; reading the file is not counted."""
+    found, seconds = [], []
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=len(split), note="")
+        for frame in split:
+            image = read_image(frame.image)
+            start = time.perf_counter()
+            found.append(predictor.predict(image))
+            seconds.append(time.perf_counter() - start)
+            bar.advance(task)
+    names = [str(frame.image.relative_to(split.root)) for frame in split]
+    R, t = np.stack([pose.R for pose in found]), np.stack([pose.t for pose in found])
+    return CameraEstimates(tuple(names), R, t, np.array(seconds))
+
+
+def _places(poses: CameraPoses, split: CameraDataset) -> dict[str, Any]:
+    """Where cameras stand and were thought to stand, for the trajectory."""
+    return {"truth": _rounded(split.centers), "estimate": _rounded(poses.centers)}
+
+
+def _rounded(centers: np.ndarray) -> list[list[float]]:
+    """To a millimetre."""
+    return [[round(value, 3) for value in row] for row in centers.tolist()]
