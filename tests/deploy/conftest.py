@@ -1,4 +1,4 @@
-"""A small WDRNet with random weights, and its exported file."""
+"""A small WDRNet and a small PoseNet with random weights, and their exported files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from posedistill.deploy.camera_export import export_camera_onnx
 from posedistill.deploy.export import export_onnx
 from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Camera
 from posedistill.geometry.objects import ObjectTable, box_corners
+from posedistill.geometry.rotations import axis_angle
+from posedistill.runtime.camera_metadata import CameraMetadata
 from posedistill.runtime.metadata import ModelMetadata
 
 CROP = 64
@@ -55,3 +58,27 @@ def metadata(estimator: Estimator) -> ModelMetadata:
 @pytest.fixture(scope="session")
 def exported(estimator: Estimator, metadata: ModelMetadata, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_onnx(estimator.network, tmp_path_factory.mktemp("export") / "model.onnx", metadata)
+
+
+@pytest.fixture(scope="session")
+def posenet() -> Estimator:
+    torch.manual_seed(0)
+    estimator = build_estimator("posenet", None, {"backbone": "resnet10t", "hidden": 32}, 64)
+    for layer in estimator.modules():  # statistics that folding must not lose
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.uniform_(-0.2, 0.2)
+            layer.running_var.uniform_(0.5, 2.0)
+    R = axis_angle(np.array([0.2, 1.0, 0.1]), np.linspace(0.3, 1.2, 5))
+    estimator.fit_targets(R, np.linspace(-3.0, 3.0, 15).reshape(5, 3))
+    return estimator
+
+
+@pytest.fixture(scope="session")
+def camera_metadata(posenet: Estimator) -> CameraMetadata:
+    settings = posenet.deployment()["decode_settings"]
+    return CameraMetadata("posenet", 70, None, (64, 80), decode_settings=settings, training="random weights")
+
+
+@pytest.fixture(scope="session")
+def camera_file(posenet: Estimator, camera_metadata: CameraMetadata, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_camera_onnx(posenet.network, tmp_path_factory.mktemp("export") / "camera.onnx", camera_metadata)

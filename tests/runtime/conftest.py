@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from posedistill.decode.cells import CellLayout
 from posedistill.geometry.cameras import Camera, crop_cameras, project
 from posedistill.geometry.objects import ObjectTable, box_corners
+from posedistill.runtime.camera_metadata import CameraMetadata
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.model_file import PROPERTY
 
@@ -87,3 +88,36 @@ def write_model(path: Path, scene: Scene, properties: dict[str, str], size: int 
 @pytest.fixture
 def writer():
     return write_model
+
+
+CAMERA_METADATA = CameraMetadata(
+    "posenet", 40, None, (32, 48), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+    decode_settings={"rotation": "quaternion"}, training="nothing: made by a test",
+)  # fmt: skip
+
+
+@pytest.fixture
+def camera_metadata() -> CameraMetadata:
+    return CAMERA_METADATA
+
+
+@pytest.fixture
+def camera_model_file(tmp_path: Path) -> Path:
+    """A network that thinks the camera stands at (R, G, B), the mean colours in 0..1, and is turned by (1, 2, 2, 4)."""
+    constants = {"axes": np.array([2, 3]), "q": np.array([[1, 2, 2, 4]], np.float32) / 5}
+    constants |= {"one": np.array([1]), "zero": np.zeros(1, np.float32)}
+    nodes = [
+        helper.make_node("ReduceMean", ["images", "axes"], ["position"], keepdims=0),
+        helper.make_node("ReduceMean", ["position", "one"], ["mean"], keepdims=1),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "q"], ["rotation"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, *CAMERA_METADATA.shape])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("position", "rotation")]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "fake", [images], outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {PROPERTY: CAMERA_METADATA.to_json()})
+    path = tmp_path / "camera.onnx"
+    onnx.save(model, path)
+    return path

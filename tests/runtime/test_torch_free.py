@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import posedistill
+from posedistill.geometry.rotations import quaternion_to_matrix
 
 SOURCE = Path(posedistill.__file__).parent
 HEAVY = (
@@ -70,3 +71,20 @@ print(json.dumps([poses.t[0].tolist(), poses.R[0].tolist()]))
     np.testing.assert_allclose(t, scene.t, atol=0.2)
     np.testing.assert_allclose(R, scene.R, atol=1e-3)
     assert (tmp_path / "out" / "photo.png").is_file() and (tmp_path / "out" / "results.csv").is_file()
+
+
+def test_tells_where_a_camera_stands(camera_model_file, tmp_path):
+    """The mean colour is the place: a picture of one colour says it exactly."""
+    cv2.imwrite(str(tmp_path / "photo.png"), np.full((60, 100, 3), (51, 102, 204), np.uint8)[..., ::-1])
+    code = f"""
+import json
+from pathlib import Path
+from posedistill.data.images import read_image
+from posedistill.runtime import open_predictor
+predictor = open_predictor({str(camera_model_file)!r}, threads=1)
+found = predictor.predict(read_image(Path({str(tmp_path / "photo.png")!r})))
+print(json.dumps([found.center.tolist(), found.R.tolist()]))
+"""
+    center, R = json.loads(run_light(code))
+    np.testing.assert_allclose(center, [0.2, 0.4, 0.8], atol=1e-5)
+    np.testing.assert_allclose(R, quaternion_to_matrix(np.array([1, 2, 2, 4])), atol=1e-6)

@@ -19,7 +19,8 @@ def undistort(image: Image, K: Array, distortion: Sequence[float]) -> tuple[Imag
 
     Args:
         image: ``[H, W, 3]``. K: ``[3, 3]`` of it, pixels.
-        distortion: of the lens, in OpenCV's order (k1, k2, p1, p2, k3, ...); without any, nothing happens.
+        distortion: of the lens, in OpenCV's order (k1, k2, p1, p2, k3, ...), as many as are not 0; without any,
+            nothing happens.
     """
     if not any(distortion):
         return image, K
@@ -34,7 +35,8 @@ def _maps(
     K: tuple[float, ...], distortion: tuple[float, ...], width: int, height: int
 ) -> tuple[NDArray, NDArray, Array]:
     """Where the pixels of a straight picture come from, in OpenCV's fixed-point form, and the straight camera."""
-    bent, lens, size = np.array(K).reshape(3, 3), np.array(distortion), (width, height)
+    bent, size = np.array(K).reshape(3, 3), (width, height)
+    lens = np.array([*distortion, *[0.0] * (4 - len(distortion))])  # OpenCV wants four at least
     straight = np.asarray(cv2.getOptimalNewCameraMatrix(bent, lens, size, alpha=0)[0], dtype=np.float64)
     columns, rows = cv2.initUndistortRectifyMap(bent, lens, None, straight, size, cv2.CV_16SC2)
     return columns, rows, straight

@@ -18,8 +18,8 @@ from posedistill.runtime.model_file import (
     refuse_faults,
 )
 
-LENSES = (0, 4, 5, 8, 12, 14)
-"""How many numbers OpenCV takes for a lens."""
+LENSES = (0, 1, 2, 3, 4, 5, 8, 12, 14)
+"""How many numbers a lens may have; up to three, OpenCV is given zeros for the rest of four."""
 
 
 @dataclass(frozen=True)
