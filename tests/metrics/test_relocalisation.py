@@ -99,6 +99,33 @@ def test_a_report_is_plain_json(truth: CameraPoses) -> None:
     assert scores["recall"]["0.05 m, 5 deg"] == 1
 
 
+def test_a_record_holds_medians_outcomes_and_curves(truth: CameraPoses) -> None:
+    off = np.zeros((40, 3))
+    off[:, 0] = np.linspace(0.01, 0.8, 40)
+    turn = axis_angle(np.array([0.0, 1.0, 0.0]), np.deg2rad(np.linspace(4, 0.1, 40)))
+    scores = score_cameras(posed(truth.centers + off, turn @ truth.R), truth)
+    record = json.loads(json.dumps(scores.to_record(), allow_nan=False))
+    names = ["position_m", "orientation_deg", "recall_0.05m_5deg", "recall_0.25m_2deg"]
+    assert list(record["scores"]) == list(record["outcomes"]) == [*names, "recall_0.5m_5deg", "recall_5m_10deg"]
+    for name, statistic in zip(record["scores"], [np.median] * 2 + [np.mean] * 4, strict=True):
+        assert statistic(record["outcomes"][name]) == pytest.approx(record["scores"][name], abs=1e-6)
+    assert record["scores"]["recall_0.5m_5deg"] == scores.recall[(0.5, 5.0)] == pytest.approx((off[:, 0] <= 0.5).mean())
+    curve = record["curves"]["position_m"]
+    assert np.interp(0.405, curve["x"], curve["y"]) == pytest.approx(0.5, abs=0.02)
+    assert curve["y"][0] == 0 and curve["y"][-1] == 1 and record["curves"]["orientation_deg"]["x"][-1] == 180
+
+
+def test_a_record_of_missing_poses_is_json_and_its_curve_ends_below_one(truth: CameraPoses) -> None:
+    R = truth.R.copy()
+    R[:10] = np.nan
+    record = json.loads(json.dumps(score_cameras(CameraPoses(R, truth.t), truth).to_record(), allow_nan=False))
+    assert record["outcomes"]["position_m"].count(None) == 10 and record["scores"]["position_m"] == 0
+    assert record["curves"]["position_m"]["y"][-1] == 0.75
+    R[:30] = np.nan
+    record = score_cameras(CameraPoses(R, truth.t), truth).to_record()
+    assert record["scores"]["position_m"] is None and record["scores"]["recall_5m_10deg"] == 0.25
+
+
 def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     covered = 0

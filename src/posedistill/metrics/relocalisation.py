@@ -14,6 +14,7 @@ from posedistill.geometry.rotations import angle_between, mean_rotation
 THRESHOLDS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
 """Metres and degrees of the recalls: 7-Scenes' own, and the three of long-term visual localisation."""
 _PERCENTILES = (75, 90, 95)
+_CURVE_METRES, _CURVE_DEGREES = np.geomspace(0.001, 100.0, 151), np.geomspace(0.1, 180.0, 99)
 
 
 class CameraPoses(NamedTuple):
@@ -67,6 +68,28 @@ class RelocalisationScores:
             "percentiles": {str(p): {"m": m, "deg": deg} for p, (m, deg) in self.percentiles.items()},
             "count": self.count,
             "missing": self.missing,
+        }
+
+    def to_record(self) -> dict[str, Any]:
+        """The scores as a record of ``evaluation.json``, which the report reads.
+
+        ``scores`` by metric: ``position_m`` and ``orientation_deg`` (medians), ``recall_0.05m_5deg`` ... (shares).
+        ``outcomes``: of each image, its errors and whether it lies within the limits. ``curves``: the share of images
+        within an error. What is infinite is None, for json has no such number.
+        """
+        errors = {"position_m": self.position_errors, "orientation_deg": self.orientation_errors}
+        within = {
+            f"recall_{m:g}m_{deg:g}deg": (self.position_errors <= m) & (self.orientation_errors <= deg)
+            for m, deg in self.recall
+        }
+        medians = {"position_m": self.position.value, "orientation_deg": self.orientation.value}
+        limits = {"position_m": _CURVE_METRES, "orientation_deg": _CURVE_DEGREES}
+        return {
+            "scores": {name: _finite(value) for name, value in medians.items()}
+            | {name: float(hits.mean()) for name, hits in within.items()},
+            "outcomes": {name: [_finite(round(value, 6)) for value in row.tolist()] for name, row in errors.items()}
+            | {name: hits.astype(float).tolist() for name, hits in within.items()},
+            "curves": {name: _cumulative(errors[name], limits[name]) for name in errors},
         }
 
 
@@ -185,6 +208,16 @@ def _median(errors: Array) -> Array:
     ordered, count = np.sort(errors, axis=-1), errors.shape[-1]
     low, high = ordered[..., (count - 1) // 2], ordered[..., count // 2]
     return np.where(low == high, low, (low + high) / 2)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _cumulative(errors: Array, limits: Array) -> dict[str, list[float]]:
+    """Share of the errors within each limit."""
+    shares = np.searchsorted(np.sort(errors), limits, side="right") / len(errors)
+    return {"x": [float(f"{limit:.4g}") for limit in limits], "y": [round(share, 6) for share in shares.tolist()]}
 
 
 def _percentile(errors: Array, percent: int) -> float:
