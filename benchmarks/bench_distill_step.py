@@ -17,7 +17,7 @@ from posedistill.data.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators import build_estimator
 from posedistill.geometry.objects import ObjectTable
-from posedistill.training.loop import Teaching, losses
+from posedistill.training.loop import Teaching, Untouched, losses
 from posedistill.training.teachers import NetworkTeacher
 
 
@@ -79,7 +79,7 @@ def main() -> None:
 
     def step(taught: Teaching | None) -> None:
         with autocast():
-            total = torch.stack(list(losses(student, student, batch, generator, taught).values())).sum()
+            total = torch.stack(list(losses(Untouched(student), student, batch, generator, taught).values())).sum()
         total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

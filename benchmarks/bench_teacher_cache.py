@@ -18,7 +18,7 @@ from posedistill.data.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators import build_estimator
 from posedistill.geometry.objects import ObjectTable
-from posedistill.training.loop import Teaching, losses
+from posedistill.training.loop import Teaching, Untouched, losses
 from posedistill.training.teacher_cache import CachedTeacher, views_of
 from posedistill.training.teachers import NetworkTeacher
 
@@ -63,7 +63,7 @@ def main() -> None:
 
         def step(number: int, taught: Teaching) -> None:
             with autocast():
-                total = torch.stack(list(losses(student, student, batch, generator, taught, number).values())).sum()
+                total = torch.stack(list(losses(Untouched(student), student, batch, generator, taught, number).values())).sum()
             total.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -26,7 +26,7 @@ def find_gradients(out):
     fabric = loop.make_fabric("float32")
     batch = torch.load(out / f"batch{fabric.global_rank}.pt", weights_only=False)
     estimator = torch.load(out / "network.pt", weights_only=False)
-    model = fabric.setup(estimator)
+    model = fabric.setup(loop.Untouched(estimator))
     terms = loop.losses(model, estimator, batch, torch.Generator().manual_seed(0), None)
     fabric.backward(sum(terms.values()))
     gradients = {name: weight.grad for name, weight in estimator.named_parameters()}

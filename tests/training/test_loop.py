@@ -315,7 +315,7 @@ def test_weights_scale_terms_and_equal_names_add(network, batch, fabric):
 
     def terms(*specs: dict) -> dict[str, float]:
         teaching = teaching_of(*specs, network=network, fabric=fabric)
-        found = losses(student, student, given, torch.Generator().manual_seed(0), teaching)
+        found = losses(Untouched(student), student, given, torch.Generator().manual_seed(0), teaching)
         return {name: float(value.detach()) for name, value in found.items()}
 
     once = terms({"name": "align"})["align"]

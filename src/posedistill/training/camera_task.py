@@ -195,16 +195,18 @@ class CameraTask(Task[SceneData, CameraDataset]):
         self, recipe: Recipe, prepared: SceneData, estimator: Estimator, split: CameraDataset
     ) -> tuple[np.ndarray, np.ndarray]:
         """``[M, D], [N, D]`` what a network makes of training and test photographs."""
-        predictor, network = self.predictor(recipe, estimator), estimator.network
+        network, device = estimator.network, next(estimator.parameters()).device
         assert isinstance(network, PoseNetNetwork)  # the one family there is
-        device = next(estimator.parameters()).device
+        metadata, mean = self._metadata(recipe, estimator, "")
+        subtracted = 0.0 if mean is None else mean.transpose(2, 0, 1)
+        predictor = CameraPredictor(camera_run(network, device, mean), metadata)
         loader = self._middle(recipe, prepared, prepared.train, device)
-        theirs = [estimator(loader.batch(step)).embedding for step in range(loader.steps)]
+        theirs = [network.outputs(loader.batch(step).images).embedding for step in range(loader.steps)]
         ours = []
         with progress_bar() as bar:
             task = bar.add_task("retrieve", total=len(split), note="")
             for frame in split:
-                picture = torch.from_numpy(predictor.prepare(read_image(frame.image)))[None]
+                picture = torch.from_numpy(predictor.prepare(read_image(frame.image)) - subtracted)[None]
                 ours.append(network.outputs(picture.to(device)).embedding)
                 bar.advance(task)
         return torch.cat(theirs).float().cpu().numpy(), torch.cat(ours).float().cpu().numpy()

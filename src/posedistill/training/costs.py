@@ -20,7 +20,7 @@ from posedistill.machine import cores, processor
 from posedistill.training.comparison import Comparison, Variant
 from posedistill.training.jobs import environment_of, last_line
 from posedistill.training.log import console
-from posedistill.training.loop import Teaching, losses, make_fabric
+from posedistill.training.loop import Teaching, Untouched, losses, make_fabric
 from posedistill.training.recipe import Recipe, fingerprint, load_recipe
 from posedistill.training.schedule import AveragedWeights
 from posedistill.training.stages import build_network, build_teaching, write_recipe
@@ -156,7 +156,7 @@ class _Stepper:
             parameters += self.teaching.parameters()
         optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=self.device.type == "cuda")
         self.average = AveragedWeights(self.estimator, settings.ema)
-        self.model, self.optimizer = self.fabric.setup(self.estimator, optimizer)
+        self.model, self.optimizer = self.fabric.setup(Untouched(self.estimator), optimizer)
         self.generator = torch.Generator(device=self.device).manual_seed(recipe.seed)
         self.step = 0
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from posedistill.data.batch import Batch
 from posedistill.errors import CheckpointError, TrainingError, describe
-from posedistill.estimators.base import Estimator
+from posedistill.estimators.base import Estimator, Prediction
 from posedistill.training.checkpoints import (
     load_strictly,
     load_tensors,
@@ -94,7 +94,7 @@ def train(
     start, best = 0, -math.inf
     if last.exists():
         start, best = _resume(last, estimator, optimizer, average, signature, teaching)
-    model, wrapped_optimizer = fabric.setup(estimator, optimizer)
+    model, wrapped_optimizer = fabric.setup(Untouched(estimator), optimizer)
     generator = torch.Generator(device=fabric.device)
     bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
     recent: list[dict[str, Tensor]] = []
@@ -154,6 +154,21 @@ def train(
         _save_model(fabric, folder, estimator, average.state, signature, settings.steps, scores)
 
 
+class Untouched(torch.nn.Module):
+    """An estimator whose batches the engine cannot see into.
+
+    Under bfloat16 it would round all they hold before the forward pass: poses and cameras too, to three digits.
+    """
+
+    def __init__(self, estimator: Estimator) -> None:
+        super().__init__()
+        self.estimator = estimator
+
+    def forward(self, batch: Callable[[], Batch], generator: torch.Generator | None = None) -> Prediction:
+        """What the estimator makes of the batch that the function hands out."""
+        return self.estimator(batch(), generator)  # type: ignore[no-any-return]
+
+
 def make_optimizer(
     parameters: Sequence[torch.nn.Parameter], settings: TrainSettings, device: torch.device
 ) -> torch.optim.Optimizer:
@@ -176,9 +191,9 @@ def losses(
 ) -> dict[str, Tensor]:
     """All weighted loss terms of one step: the family's own, then one for each distiller.
 
-    ``model`` is the estimator as the distributed engine wrapped it (the estimator itself on one device).
+    ``model`` is the estimator, :class:`Untouched`, and on several devices wrapped by the distributed engine.
     """
-    prediction = model(batch, generator)
+    prediction = model(lambda: batch, generator)
     terms = dict(estimator.loss(prediction, batch)) if teaching is None or teaching.supervised else {}
     if teaching is not None:
         taught = teaching.predict(batch, step)
