@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from posedistill.deploy.bench import synthetic_outputs
+from posedistill.deploy.bench_calls import synthetic_outputs
 from posedistill.deploy.export import export_onnx, noise_request, torch_run
 from posedistill.estimators import build_estimator
 from posedistill.geometry.objects import ObjectTable, box_corners

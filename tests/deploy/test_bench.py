@@ -3,7 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from posedistill.deploy.bench import bench, measure, peak_memory_mb, synthetic_outputs
+from posedistill.data.images import write_image
+from posedistill.deploy.bench import bench, measure, peak_memory_mb
+from posedistill.deploy.bench_calls import synthetic_outputs
 from posedistill.deploy.export import noise_request
 from posedistill.errors import CheckpointError, DataError
 from posedistill.runtime.predictor import Predictor
@@ -47,3 +49,16 @@ def test_synthetic_votes_hold_the_pose_of_the_middle(exported):
         seen = request.K @ pose.t
         np.testing.assert_allclose(seen[:2] / seen[2], center, atol=3)
         assert pose.score > 0.3
+
+
+def test_photograph_to_the_pose_of_the_camera(camera_file, tmp_path):
+    result = bench(camera_file, threads=1, repeats=6, batch=2)
+    assert result.call == "2 photograph(s) of 80x70 to the camera's pose, through 80x64 px"
+    assert result.poses == 1.0 and not result.with_pnp and result.crop_size == 64
+    assert 0 < result.p50_ms <= result.p90_ms <= result.p99_ms and result.parameters > 1e6
+    assert result.call in result.table() and "PnP" not in result.table() and "crops with" not in result.table()
+    write_image(tmp_path / "photo.png", np.zeros((90, 160, 3), np.uint8))
+    result = measure(str(camera_file), 1, 2, 1, with_pnp=True, image=str(tmp_path / "photo.png"), box=None)
+    assert result.call.startswith("1 photograph(s) of 160x90 ")
+    with pytest.raises(DataError, match=r"'box': found \[.*\], expected none"):
+        bench(camera_file, box=(0, 0, 10, 10))

@@ -7,7 +7,8 @@ import onnx
 import pytest
 import torch
 
-from posedistill.deploy.camera_export import camera_run, check_camera_parity, export_camera_onnx, noise_photograph
+from posedistill.deploy.bench_calls import noise_photograph
+from posedistill.deploy.camera_export import camera_run, check_camera_parity, export_camera_onnx
 from posedistill.errors import CheckpointError
 from posedistill.runtime import CameraPredictor
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from posedistill.errors import CheckpointError, DataError
-from posedistill.geometry.cameras import Array, project
+from posedistill.deploy.bench_calls import Call, camera_call, object_call
+from posedistill.errors import CheckpointError, DataError, describe
 from posedistill.machine import cores, processor
-from posedistill.runtime.metadata import ModelMetadata
-from posedistill.runtime.predictor import Outputs, Predictor, Request
+from posedistill.runtime import Predictor, open_predictor
 
 WARM_UP = 5
 """Calls that are not counted, besides the first one, which is reported on its own."""
@@ -29,10 +28,12 @@ class BenchResult:
 
     Attributes:
         file: path. megabytes: of the file, MiB. parameters: of the network.
-        crop_size: pixels. batch: crops a call. with_pnp: whether the calls ended in poses or in raw votes.
-        poses: share of the timed crops that gave a pose (0 without PnP).
-        repeats: timed calls. p50_ms, p90_ms, p99_ms, mean_ms: of a call, cutting the crops included.
-        images_per_second: crops over the mean time of a call.
+        call: what a call is, in words.
+        crop_size: shorter side of the network's input, pixels. batch: crops or photographs a call.
+        with_pnp: whether calls ended in poses found by PnP; without, in raw votes or in poses of cameras.
+        poses: share of the timed crops or photographs that gave a pose (0 for votes).
+        repeats: timed calls. p50_ms, p90_ms, p99_ms, mean_ms: of a call, the preparation of its pixels included.
+        images_per_second: crops or photographs over the mean time of a call.
         load_ms: opening the file. first_inference_ms: the first call.
         peak_memory_mb: peak resident memory of the whole process; model_memory_mb: by how much the model raised it.
         device, threads, runtime, versions: what it was measured on; threads 0 means onnxruntime's choice.
@@ -41,6 +42,7 @@ class BenchResult:
     file: str
     megabytes: float
     parameters: int
+    call: str
     crop_size: int
     batch: int
     with_pnp: bool
@@ -68,7 +70,7 @@ class BenchResult:
         """A plain-text table of two columns."""
         rows = [
             ("file", f"{self.file} ({self.megabytes:.2f} MiB, {self.parameters / 1e6:.2f} M parameters)"),
-            ("a call", f"{self.batch} crop(s) of {self.crop_size} px, {'with' if self.with_pnp else 'without'} PnP"),
+            ("a call", self.call),
             ("time p50 / p90 / p99", f"{self.p50_ms:.2f} / {self.p90_ms:.2f} / {self.p99_ms:.2f} ms"),
             ("rate", f"{self.images_per_second:.1f} images/s over {self.repeats} calls"),
             ("load, first call", f"{self.load_ms:.0f} ms, {self.first_inference_ms:.1f} ms"),
@@ -96,10 +98,11 @@ def bench(
         path: the exported file.
         threads: of the network; None lets onnxruntime choose.
         repeats: timed calls.
-        batch: crops a call, all of one image.
-        with_pnp: time poses, not just raw votes.
+        batch: crops a call, all of one image; or photographs of the camera.
+        with_pnp: time poses, not just raw votes. Models of cameras always give poses.
         image: a photograph to cut the crops from, with ``box`` (x, y, w, h) around the first object of the file.
             Without it the crops are noise and the decoder is given votes of a known pose, 40 % of them outliers.
+            Models of cameras take it whole; without it, noise of the size that their camera takes.
         box: see ``image``; default: the image's middle.
 
     Raises:
@@ -125,20 +128,27 @@ def measure(
     """``bench`` in this process; the arguments are the same."""
     before = peak_memory_mb()
     start = time.perf_counter()
-    predictor = Predictor.from_onnx(path, threads=threads, batch=batch)
+    predictor = open_predictor(path, threads=threads, batch=batch)
     load = time.perf_counter() - start
-    request = _request(predictor.metadata, batch, image, box)
-    stand_in = None if image else synthetic_outputs(predictor, request)
-    first, _ = _timed_call(predictor, request, with_pnp, stand_in)
+    if isinstance(predictor, Predictor):
+        size = predictor.metadata.crop_size
+        call = object_call(predictor, batch, with_pnp, image, box)
+    elif box is not None:
+        raise DataError(describe(path, "box", box, "none: a camera's pose is told by the whole photograph"))
+    else:
+        size, with_pnp = min(predictor.metadata.shape), False
+        call = camera_call(predictor, batch, image)
+    first, _ = _timed(call)
     for _ in range(WARM_UP):
-        _timed_call(predictor, request, with_pnp, stand_in)
-    seconds, poses = zip(*(_timed_call(predictor, request, with_pnp, stand_in) for _ in range(repeats)), strict=True)
+        _timed(call)
+    seconds, poses = zip(*(_timed(call) for _ in range(repeats)), strict=True)
     p50, p90, p99 = (1e3 * float(value) for value in np.percentile(seconds, (50, 90, 99)))
     return BenchResult(
         file=path,
         megabytes=Path(path).stat().st_size / 2**20,
         parameters=predictor.metadata.parameters,
-        crop_size=predictor.metadata.crop_size,
+        call=call.what,
+        crop_size=size,
         batch=batch,
         with_pnp=with_pnp,
         poses=sum(poses) / (repeats * batch),
@@ -163,57 +173,11 @@ def measure(
     )
 
 
-def _timed_call(predictor: Predictor, request: Request, with_pnp: bool, stand_in: Outputs | None) -> tuple[float, int]:
-    """Seconds from image to poses (or votes), and how many poses there were."""
+def _timed(call: Call) -> tuple[float, int]:
+    """Seconds of a call, and how many poses it gave."""
     start = time.perf_counter()
-    prepared = predictor.prepare(*request)
-    outputs = predictor.run_network(prepared.crops, prepared.classes)
-    poses = predictor.decode_outputs(stand_in or outputs, prepared) if with_pnp else []
-    return time.perf_counter() - start, sum(pose is not None for pose in poses)
-
-
-def _request(metadata: ModelMetadata, batch: int, image: str | None, box: list[float] | None) -> Request:
-    """``batch`` crops of the first object, from the given photograph or from noise."""
-    from posedistill.data.images import read_image
-
-    if image is None:
-        pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    else:
-        pixels = read_image(Path(image))
-    height, width = pixels.shape[:2]
-    K = metadata.default_K(width, height)
-    if K is None:
-        K = np.array([[width, 0.0, (width - 1) / 2], [0.0, width, (height - 1) / 2], [0.0, 0.0, 1.0]])
-    if box is None:
-        side = min(width, height) / 3
-        box = [(width - side) / 2, (height - side) / 2, side, side]
-    return Request(
-        pixels, K, np.tile(np.asarray(box, dtype=np.float64), (batch, 1)), metadata.objects.obj_ids[:1] * batch
-    )
-
-
-def synthetic_outputs(predictor: Predictor, request: Request, noise: float = 0.004, outliers: float = 0.4) -> Outputs:
-    """Network outputs for a pose seen in the middle of each crop: logits ``[B, N]`` and votes ``[B, N, 8, 2]``.
-
-    Args:
-        predictor: tells the cells and the object.
-        request: tells the crop cameras.
-        noise: standard deviation of a vote, crop sides. outliers: share of votes that are anywhere.
-    """
-    rng = np.random.default_rng(0)
-    K = predictor.prepare(*request).cameras.K
-    size, cells = predictor.metadata.crop_size, predictor.cells
-    corners = predictor.metadata.objects.keypoints[0]
-    middle = np.array([size / 2, size / 2, 1.0])
-    distance = K[0, 0, 0] * float(predictor.metadata.objects.diameters[0]) / (0.6 * size)
-    t = distance * np.linalg.solve(K[0], middle) - corners.mean(axis=0)
-    pixels: Array = project(corners, np.eye(3), t, K[0])
-    votes = pixels + rng.normal(scale=noise * size, size=(len(K), len(cells), len(corners), 2))
-    wild = rng.random((len(K), len(cells), len(corners))) < outliers
-    votes[wild] = rng.uniform(0, size, (int(wild.sum()), 2))
-    near = np.linalg.norm(cells.centers - size / 2, axis=1) < 0.3 * size
-    logits = np.where(near, 2.0, -6.0) + rng.normal(scale=0.2, size=(len(K), len(cells)))
-    return logits.astype(np.float32), votes.astype(np.float32)
+    poses = call.run()
+    return time.perf_counter() - start, poses
 
 
 def peak_memory_mb() -> float:

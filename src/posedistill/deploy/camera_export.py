@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from posedistill.deploy.bench_calls import noise_photograph
 from posedistill.deploy.export import trace, write_model
 from posedistill.errors import CheckpointError, describe
 from posedistill.geometry.draw import Image
@@ -129,13 +130,3 @@ def check_camera_parity(
     if not degrees <= max_deg:
         raise CheckpointError(describe(path, "rotation", f"{degrees:.4f} degrees off", f"at most {max_deg}"))
     return CameraParity(len(pairs), metres, degrees)
-
-
-def noise_photograph(metadata: CameraMetadata, seed: int = 0) -> Image:
-    """Noise of the size that the model's camera takes, or of the size that photographs are scaled to."""
-    if metadata.camera is not None:
-        width, height = metadata.camera.width, metadata.camera.height
-    else:
-        width, height = (metadata.size,) * 2 if isinstance(metadata.size, int) else metadata.size
-        width, height = max(width, metadata.shape[1]), max(height, metadata.shape[0])
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
