@@ -121,6 +121,19 @@ def test_only_the_wanted_views_are_stored_and_a_later_run_adds_more(cached, batc
     assert cached(fewer, frozenset({"features"})).predict(batch(), 0).votes is None
 
 
+def test_a_map_that_is_named_is_a_view_of_its_own(cached, batch, tmp_path):
+    whole = everything(batch())
+    first = cached(Counting(everything), frozenset({"features.p4"})).predict(batch(), 0)
+    assert {path.name for path in (tmp_path / "cache").glob("features*.npy")} == {"features.p4-00000.npy"}
+    again = Counting(everything)
+    second = cached(again, frozenset({"features.p3", "features.p4"})).predict(batch(), 0)
+    third = cached(again, frozenset({"features.p3", "features.p4"})).predict(batch(), 0)
+    assert again.asked == [0, 0]  # p3 was missing; then one probe of what is stored
+    assert_same(first.features, {"p4": whole.features["p4"]})
+    for features in (second.features, third.features):
+        assert_same(features, whole.features)
+
+
 def test_steps_outside_training_are_passed_on(cached, batch, tmp_path):
     teacher = Counting(everything)
     prediction = cached(teacher).predict(batch(), -1)
@@ -230,6 +243,12 @@ def test_views_that_losses_and_their_trust_look_at():
         loss = DistillSpec(name="contrast", trust=trust)
         assert views_of([build_distiller(loss, offers, offers)], regressor) == {"embedding"} | needed
     assert views_of([build_distiller(loss, offers, offers)], Counting(everything)) == {"embedding", "votes"}
+    hint = DistillSpec(name="feature", options={"pairs": {"p4": "p5"}})
+    related = DistillSpec(name="relate", options={"layers": ["p3"]})
+    named = [build_distiller(spec, offers, offers) for spec in (hint, related)]
+    assert views_of(named, Counting(everything)) == {"features.p5", "features.p3"}
+    whole = build_distiller(DistillSpec(name="feature"), offers, offers)
+    assert views_of([*named, whole], Counting(everything)) == {"features"}
 
 
 def test_a_folder_a_dependence(tmp_path: Path):

@@ -76,6 +76,8 @@ class Distiller(nn.Module):
     """The views that both predictions must offer."""
     needs_teacher: frozenset[str] | None = None
     """The views the teacher's must offer where they are others: none for a loss that looks at labels alone."""
+    maps: frozenset[str] | None = None
+    """Names of the teacher's ``features`` that it looks at; all where None."""
 
     def __init__(self, spec: DistillSpec, settings: Any) -> None:
         super().__init__()

@@ -100,6 +100,7 @@ class Feature(Distiller):
 
     def __init__(self, spec: DistillSpec, settings: FeatureSettings) -> None:
         super().__init__(spec, settings)
+        self.maps = None if settings.pairs is None else frozenset(settings.pairs.values())
         self.learned = nn.ModuleList()
         """One for each pair."""
 

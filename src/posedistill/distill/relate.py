@@ -115,6 +115,9 @@ class Relate(Distiller):
         view = "embedding" if settings.layers is None else "features"
         self.needs = frozenset({view, "regression"} if settings.reference == "pred" else {view})
         self.needs_teacher = frozenset() if settings.form in TEACHERLESS else frozenset({view})
+        if isinstance(settings.layers, tuple | dict):
+            named = settings.layers.values() if isinstance(settings.layers, dict) else settings.layers
+            self.maps = frozenset(named)
         if settings.trusted_only and spec.trust.by == "none":
             found, expected = "trust: none", "a trust to tell images apart, or trusted_only: false"
             raise RecipeError(describe("recipe", f"distill.{spec.name}.trusted_only", found, expected))

@@ -2,7 +2,8 @@
 
 A batch is a pure function of (seed, step), augmentation included, so the teacher's views of a step are the same for
 every student and every loss that trains on the same data with the same seed and batch size. They are stored a step a
-record, 64 steps a memory-mapped file, a file a view: a loss that needs one more view adds that view alone.
+record, 64 steps a memory-mapped file, a file a view: a loss that needs one more view adds that view alone. A feature
+map is a view of its own where the losses name the maps they look at.
 """
 
 import json
@@ -39,7 +40,8 @@ class CachedTeacher:
 
     Args:
         about: what the predictions depend on, in words and hashes a reader can compare.
-        views: of ``estimators.base.VIEWS``. steps: of the schedule, for the size that is told beforehand.
+        views: of ``estimators.base.VIEWS``, or single maps as ``features.NAME``.
+        steps: of the schedule, for the size that is told beforehand.
 
     Raises:
         CheckpointError: the folder's predictions are of another teacher, recipe or version of the code.
@@ -122,14 +124,25 @@ class CachedTeacher:
 
 
 def views_of(distillers: Sequence[Distiller], teacher: Teacher) -> frozenset[str]:
-    """The teacher's views that any of the losses, or its trust, looks at."""
+    """The teacher's views that any of the losses, or its trust, looks at.
+
+    ``features.NAME`` stands for one map, where all of them name theirs.
+    """
     views: frozenset[str] = frozenset()
     for distiller in distillers:
-        views |= distiller.needs if distiller.needs_teacher is None else distiller.needs_teacher
+        views |= _needed(distiller)
+    lookers = [distiller for distiller in distillers if "features" in _needed(distiller)]
+    named = [distiller.maps for distiller in lookers if distiller.maps is not None]
+    if lookers and len(named) == len(lookers):
+        views = views - {"features"} | {f"features.{name}" for maps in named for name in maps}
     trusted = {"score": "logits", "error": "regression"}  # where the teacher has no votes
     for by in {distiller.trust.by for distiller in distillers} & trusted.keys():
         views |= {"votes" if "votes" in teacher.offers else trusted[by]}
     return views
+
+
+def _needed(distiller: Distiller) -> frozenset[str]:
+    return distiller.needs if distiller.needs_teacher is None else distiller.needs_teacher
 
 
 def cache_folder(root: Path, about: dict[str, Any]) -> Path:
@@ -157,7 +170,10 @@ def _tensors_of(view: str, prediction: Prediction, batch: Batch) -> dict[str, Te
         side = max(batch.images.shape[-1] // 4, 1)
         pixels = batch.images[:, :, side // 2 :: side, side // 2 :: side].contiguous()
         return {"ids": batch.ids, "K": batch.K, "R": batch.R, "t": batch.t, "pixels": pixels}
+    view, _, single = view.partition(".")
     content = getattr(prediction, view)
+    if single:
+        return {single: content[single].detach()} if single in content else {}
     if isinstance(content, Votes):
         named = {name: getattr(content, name) for name in ("values", "weights", "mask", "cells")}
     elif isinstance(content, dict):
@@ -176,8 +192,8 @@ def _prediction(views: dict[str, dict[str, Tensor]], device: torch.device) -> Pr
         tensors = {name: tensor.to(device) for name, tensor in stored.items()}
         if view in ("votes", "cells") and tensors:
             setattr(prediction, view, Votes(**tensors))
-        elif view in ("features", "logits"):
-            setattr(prediction, view, tensors)
+        elif view.partition(".")[0] in ("features", "logits"):
+            getattr(prediction, view.partition(".")[0]).update(tensors)
         elif view != _WITNESS:
             for name, tensor in tensors.items():
                 setattr(prediction, name, tensor)
