@@ -191,21 +191,28 @@ def report(run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/N
 def predict(
     model: Annotated[Path, typer.Argument(help="An exported model.onnx.")],
     images: Annotated[list[Path], typer.Argument(help="Photographs (png, jpg, tif).")],
-    out: Annotated[Path, typer.Option(help="Folder for overlays and results.csv.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
     box: Annotated[Optional[list[str]], typer.Option(help="obj_id:x,y,w,h; can be repeated.")] = None,  # noqa: UP045
     detections: Annotated[Optional[Path], typer.Option(help="BOP json of detections.")] = None,  # noqa: UP045
     camera: Annotated[str, typer.Option(help="fx,fy,cx,cy in pixels; default: the model's camera.")] = "",
     obj: Annotated[Optional[list[int]], typer.Option(help="Object id to search for; default: all.")] = None,  # noqa: UP045
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
 ) -> None:
-    """Find objects in photographs: overlays with axes, box and contour, and a BOP csv. Needs no PyTorch.
+    """Find objects in photographs, or tell where a camera stood. Needs no PyTorch.
 
-    Without boxes the whole image is searched, which is slower and misses more than a detector.
+    A model of objects writes overlays with axes, box and contour, and a BOP csv; without boxes the whole image is
+    searched, which is slower and misses more than a detector. A model of cameras writes poses.csv and a picture of the
+    trajectory.
     """
-    from posedistill.deploy.predict import parse_boxes, parse_camera, predict_images
-    from posedistill.runtime import Predictor
+    from posedistill.runtime import CameraPredictor, open_predictor
 
-    predictor = Predictor.from_onnx(model, threads=threads or None)
+    predictor = open_predictor(model, threads=threads or None)
+    if isinstance(predictor, CameraPredictor):
+        given = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
+        _predict_cameras(predictor, images, out, [option for option, value in given.items() if value])
+        return
+    from posedistill.deploy.predict import parse_boxes, parse_camera, predict_images
+
     table = predict_images(
         predictor, images, parse_boxes(box, detections), parse_camera(camera), obj_ids=obj or None, out=out
     )
@@ -218,14 +225,25 @@ def predict(
     print(f"{len(table)} poses; overlays and results.csv in {out}")
 
 
+def _predict_cameras(predictor: Any, images: list[Path], out: Path, options: list[str]) -> None:
+    """``predict`` with a model of cameras, for which ``options`` of objects mean nothing."""
+    from posedistill.deploy.predict_cameras import in_words, predict_cameras
+
+    if options:
+        raise PoseDistillError(f"{', '.join(options)}: found a model of cameras, expected one of objects")
+    table = predict_cameras(predictor, images, out)
+    print("\n".join(in_words(table)))
+    print(f"{len(table)} poses; poses.csv and trajectory.png in {out}")
+
+
 @app.command()
 def bench(
     model: Annotated[Path, typer.Argument(help="An exported model.onnx.")],
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
     repeats: Annotated[int, typer.Option(help="Timed calls.")] = 100,
-    batch: Annotated[int, typer.Option(help="Crops a call.")] = 1,
-    pnp: Annotated[bool, typer.Option(help="Time poses, not just votes.")] = True,
-    image: Annotated[Optional[Path], typer.Option(help="A photograph to cut the crops from.")] = None,  # noqa: UP045
+    batch: Annotated[int, typer.Option(help="Crops or photographs a call.")] = 1,
+    pnp: Annotated[bool, typer.Option(help="Objects: time poses, not just votes.")] = True,
+    image: Annotated[Optional[Path], typer.Option(help="A photograph to look at.")] = None,  # noqa: UP045
     json: Annotated[Optional[Path], typer.Option(help="Where to write the figures.")] = None,  # noqa: UP045
 ) -> None:
     """Time an exported file: p50, p90, p99, first call, memory. Needs no PyTorch."""

@@ -49,6 +49,7 @@ def test_light_modules_import():
         "posedistill.cli",
         "posedistill.poses",
         "posedistill.deploy.predict",
+        "posedistill.deploy.predict_cameras",
         "posedistill.deploy.bench",
     ]
     assert len(names) > 12

@@ -1,0 +1,74 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from posedistill import cli
+from posedistill.camera_poses import CameraEstimates
+from posedistill.data.images import read_image, write_image
+from posedistill.deploy.predict_cameras import in_words, predict_cameras
+from posedistill.errors import DataError
+from posedistill.geometry.rotations import quaternion_to_matrix
+from posedistill.runtime import CameraMetadata, CameraPredictor
+
+
+def run(images):
+    """The mean colour is the place."""
+    return images.mean(axis=(2, 3)), np.repeat(np.array([[0.5, 0.5, -0.5, 0.5]]), len(images), axis=0)
+
+
+@pytest.fixture
+def predictor() -> CameraPredictor:
+    settings = {"rotation": "quaternion"}
+    metadata = CameraMetadata("posenet", 30, None, (30, 30), mean=(0.0,) * 3, std=(1.0,) * 3, decode_settings=settings)
+    return CameraPredictor(run, metadata)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "a" / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        write_image(path, np.full((40, 60, 3), (51 * number, 102, 255), np.uint8))
+    return paths
+
+
+def test_table_and_picture(predictor, photos, tmp_path):
+    table = predict_cameras(predictor, photos, tmp_path / "new" / "out")
+    np.testing.assert_allclose(table.centers, [[0.2 * number, 0.4, 1.0] for number in range(3)], atol=1e-6)
+    assert table.names == tuple(path.as_posix() for path in photos) and (table.seconds > 0).all()
+    rows = list(csv.DictReader((tmp_path / "new" / "out" / "poses.csv").open()))
+    assert [float(rows[2][name]) for name in "xyz"] == pytest.approx([0.4, 0.4, 1.0], abs=1e-6)
+    quaternion = np.array([float(rows[2][name]) for name in ("qw", "qx", "qy", "qz")])
+    np.testing.assert_allclose(quaternion_to_matrix(quaternion), table.R[2], atol=1e-6)
+    assert read_image(tmp_path / "new" / "out" / "trajectory.png").shape == (640, 1280, 3)
+
+
+def test_in_words(predictor, photos):
+    table = predict_cameras(predictor, photos[:1])
+    (line,) = in_words(table)
+    x, y, z = table.R[0, 2]
+    assert line == f"{photos[0]}: at (0.00, 0.40, 1.00) m, looking along ({x:.2f}, {y:.2f}, {z:.2f})"
+    assert np.isclose(np.abs(table.R[0, 2]).max(), 1)
+
+
+def test_a_damaged_image_loses_no_pose_found_before(predictor, photos, tmp_path):
+    (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:60])
+    with pytest.raises(DataError, match=r"cut\.png: 'image': found a file cut off"):
+        predict_cameras(predictor, [*photos[:2], tmp_path / "cut.png", photos[2]], tmp_path / "out")
+    assert len(CameraEstimates.from_csv(tmp_path / "out" / "poses.csv")) == 2
+    with pytest.raises(DataError, match=r"gone\.png"):
+        predict_cameras(predictor, [tmp_path / "gone.png"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command(camera_file, photos, tmp_path):
+    words = ["predict", str(camera_file), *map(str, photos), "--out", str(tmp_path / "out"), "--threads", "1"]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert len(lines) == 4 and all(f"{path}: at (" in line for path, line in zip(photos, lines, strict=False))
+    assert lines[-1] == f"3 poses; poses.csv and trajectory.png in {tmp_path / 'out'}"
+    refused = CliRunner().invoke(cli.app, [*words, "--box", "6:1,2,3,4", "--obj", "6"])
+    assert str(refused.exception) == "--box, --obj: found a model of cameras, expected one of objects"

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from posedistill.deploy.trajectory import ARROW, MARGIN, PANEL, draw_trajectory, grid_step, views
+from posedistill.geometry.rotations import axis_angle, random_rotations
+
+
+def level_cameras(count: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Cameras with the world's z above them, 10 m along x and 1 m along y, that look along y and never up."""
+    R = np.repeat(np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])[None], count, axis=0)
+    return R, np.stack([np.linspace(0, 10, count), np.linspace(0, 1, count), np.full(count, 2.0)], axis=1)
+
+
+def test_up_is_what_the_cameras_have_above_them():
+    R, centers = level_cameras()
+    above, side = views(R, centers)
+    np.testing.assert_allclose(side.up, [0, 0, 1], atol=1e-9)
+    np.testing.assert_allclose(above.right, side.right)
+    assert above.right[0] > 0.99 and abs(above.right[2]) < 1e-9, "the long way lies to the right"
+    np.testing.assert_allclose(np.cross(above.right, above.up), side.up, atol=1e-9)
+    pixels = above.pixels(centers)
+    np.testing.assert_allclose(pixels[[0, -1], 0], [MARGIN, PANEL - MARGIN], atol=1e-6)
+    assert np.ptp(side.pixels(centers)[:, 1]) < 1e-6, "they move on a level"
+
+
+def test_another_world_gives_the_same_picture():
+    """Turned and moved, in other axes: only the lines of the grid lie elsewhere."""
+    R, centers = level_cameras()
+    turn = random_rotations(1, np.random.default_rng(3))[0]
+    moved = centers @ turn.T + [5.0, -3.0, 40.0]
+    for first, second in zip(views(R, centers), views(R @ turn.T, moved), strict=True):
+        np.testing.assert_allclose(second.pixels(moved), first.pixels(centers), atol=1e-6)
+
+
+def test_arrows_show_where_cameras_look():
+    """One camera looks up the page; from the side it looks away, and a second one beside it to the right."""
+    R, centers = level_cameras(1)
+    picture = draw_trajectory(R, centers)
+    assert picture.shape == (PANEL, 2 * PANEL, 3) and picture.dtype == np.uint8
+    middle, reach = PANEL // 2, int(ARROW)
+
+    def drawn(left: int) -> list[bool]:
+        """Whether something is drawn above, right of, below and left of the middle of a panel."""
+        dark = picture[:, left : left + PANEL].astype(int).sum(axis=2) < 450
+        near, beside = (
+            slice(middle - 3, middle + 4),
+            (slice(middle - reach, middle - 9), slice(middle + 9, middle + reach)),
+        )
+        return [
+            bool(part.any())
+            for part in (dark[beside[0], near], dark[near, beside[1]], dark[beside[1], near], dark[near, beside[0]])
+        ]
+
+    assert drawn(0) == [True, False, False, False] and drawn(PANEL) == [False] * 4
+    picture = draw_trajectory(
+        np.stack([R[0], R[0] @ axis_angle(np.array([0.0, 0.0, 1.0]), np.pi / 2)]), centers[[0, 0]]
+    )
+    assert any(drawn(PANEL)[1::2]) and not any(drawn(PANEL)[0::2])
+
+
+def test_what_is_no_number_is_left_out():
+    R, centers = level_cameras()
+    broken_R, broken = np.concatenate([R, R[:1]]), np.concatenate([centers, [[np.nan, np.inf, 0.0]]])
+    np.testing.assert_array_equal(draw_trajectory(broken_R, broken), draw_trajectory(R, centers))
+    assert (draw_trajectory(broken_R[6:], broken[6:]) == draw_trajectory(R[:0], centers[:0])).all()
+
+
+def test_cameras_of_all_postures_and_one_place():
+    R = np.stack([np.eye(3), np.diag([-1.0, -1.0, 1.0])])
+    assert draw_trajectory(R, np.zeros((2, 3))).min() < 255
+
+
+@pytest.mark.parametrize("scale", np.geomspace(1e-3, 1e4, 30).tolist())
+def test_steps_of_the_grid(scale):
+    step = grid_step(scale)
+    assert 59.9 <= step * scale <= 151
+    assert float(f"{step:.0e}") == pytest.approx(step)
