@@ -324,6 +324,53 @@ def test_weights_scale_terms_and_equal_names_add(network, batch, fabric):
     assert both["align"] == pytest.approx(2.5 * once, rel=1e-5)
 
 
+def staged(network, fabric) -> Teaching:
+    """Hints alone for two steps, then labels and votes."""
+    specs = ({"name": "feature", "stage": "first"}, {"name": "match", "weight": 0.5})
+    teaching = teaching_of(*specs, network=network, fabric=fabric)
+    teaching.switch = 2
+    return teaching
+
+
+def test_two_stages(run, network, fabric):
+    student = network()
+    start = {name: value.clone() for name, value in student.state_dict().items()}
+    lines = metrics(run(estimator=student, teaching=staged(network, fabric)))
+    hints = [set(line) & {"loss/feature", "loss/match", "loss/votes"} for line in lines if "loss" in line]
+    assert hints == [{"loss/feature"}] * 2 + [{"loss/match", "loss/votes"}] * 2
+    frozen = {name for name, value in student.named_parameters() if not value.requires_grad}
+    assert frozen and not any(name.startswith("network.head") for name in frozen)
+    heads = [name for name, _ in student.named_parameters() if name.startswith("network.head")]
+    assert any(not torch.equal(start[name], student.state_dict()[name]) for name in heads)
+
+
+def test_what_the_first_stage_has_taught_stays_as_it_is(network, batch, fabric):
+    student, teaching = network(), staged(network, fabric)
+    teaching.prepare(student, batch())
+    student.train()
+    teaching.rest(student, batch(), step=1)
+    assert all(value.requires_grad for value in student.parameters())
+    teaching.rest(student, batch(), step=2)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    frozen = {name for name, value in student.named_parameters() if not value.requires_grad}
+    terms = losses(Untouched(student), student, batch(), torch.Generator().manual_seed(0), teaching, step=2)
+    torch.stack(list(terms.values())).sum().backward()
+    statistics = {name for name in before if name.startswith("network.backbone") and "running" in name}
+    assert frozen and statistics
+    assert all(torch.equal(before[name], student.state_dict()[name]) for name in frozen | statistics)
+    assert all(value.grad is None for name, value in student.named_parameters() if name in frozen)
+
+
+def test_two_stages_go_on_as_if_never_interrupted(run, network, batch, fabric, tmp_path):
+    whole = run(folder="whole", teaching=staged(network, fabric), checkpoint_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopping(batch(), 3), folder="parts", teaching=staged(network, fabric), checkpoint_every=1)
+    parts = run(folder="parts", teaching=staged(network, fabric), checkpoint_every=1)
+    ours, theirs = (load_tensors(folder / "last.safetensors")[0] for folder in (parts, whole))
+    assert len(metrics(parts)) == len(metrics(whole))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
 class Adapted(Distiller):
     """The teacher's embedding from the student's, through a layer that is learned along."""
 

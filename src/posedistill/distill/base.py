@@ -3,9 +3,17 @@
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 from torch import Tensor, nn
 
 from posedistill.data.batch import Batch, of_objects
@@ -39,6 +47,15 @@ class DistillSpec(BaseModel):
     """How much each of the teacher's images or votes counts; a word stands for ``{by: word}``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The loss's own settings."""
+    stage: Literal["whole", "first"] = "whole"
+    """``first``: the student begins with nothing but such losses, without labels; what they have taught is then frozen,
+    and the rest is trained by the labels and all other losses (Saputra et al., ICCV 2019)."""
+
+    @model_serializer(mode="wrap")
+    def _stage_where_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was trained before there were stages keeps its signature."""
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if (key, value) != ("stage", "whole")}
 
     @field_validator("trust", mode="before")
     @classmethod
@@ -84,6 +101,7 @@ class Distiller(nn.Module):
         self.name = spec.name
         self.weight = spec.weight
         self.trust = spec.trust
+        self.stage = spec.stage
         self.settings = settings
 
     def prepare(self, example: Example) -> None:

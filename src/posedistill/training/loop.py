@@ -112,6 +112,8 @@ def train(
     with TrainingLog(folder, title, settings.steps, start, quiet=not fabric.is_global_zero) as log:
         for step, batch in enumerate(batches.prefetch(start, settings.steps), start):
             estimator.train()
+            if teaching is not None:
+                teaching.rest(estimator, batch, step)
             rate = learning_rate(step, settings.steps, settings.lr, settings.schedule, settings.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -121,7 +123,8 @@ def train(
             fabric.backward(total)
             if teaching is not None and fabric.world_size > 1:  # the engine averages the student's gradients alone
                 for parameter in teaching.parameters():
-                    parameter.grad = fabric.all_reduce(parameter.grad)
+                    if parameter.grad is not None:
+                        parameter.grad = fabric.all_reduce(parameter.grad)
             norm = fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
             wrapped_optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -135,7 +138,8 @@ def train(
             log.advance(done)
             if done % settings.log_every == 0 or done == settings.steps:
                 _stop_at_nan(bool(bad), done, last, teaching)
-                means = {name: float(torch.stack([r[name] for r in recent]).mean()) for name in recent[0]}
+                names = dict.fromkeys(name for terms in recent for name in terms)
+                means = {n: float(torch.stack([terms[n] for terms in recent if n in terms]).mean()) for n in names}
                 speed = log.rate(done)
                 images = speed * len(batch) * fabric.world_size
                 log.write(done, means | {"lr": rate, "steps_per_second": speed, "images_per_second": images})
@@ -194,10 +198,10 @@ def losses(
     ``model`` is the estimator, :class:`Untouched`, and on several devices wrapped by the distributed engine.
     """
     prediction = model(lambda: batch, generator)
-    terms = dict(estimator.loss(prediction, batch)) if teaching is None or teaching.supervised else {}
+    terms = dict(estimator.loss(prediction, batch)) if teaching is None or teaching.labelled(step) else {}
     if teaching is not None:
         taught = teaching.predict(batch, step)
-        for distiller in teaching.distillers:
+        for distiller in teaching.active(step):
             term = distiller.weight * distiller(prediction, taught, batch)
             terms[distiller.name] = terms.get(distiller.name, 0.0) + term
     return terms

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -38,8 +38,10 @@ class Recipe(Settings):
     teacher: TeacherSettings
     student: NetworkSettings
     distill: list[DistillSpec] = Field(min_length=1)
+    first_stage: float = Field(0.5, gt=0, lt=1, description="Share of the steps for losses with stage: first.")
     train: TrainSettings = TrainSettings()
     runs: Path = Path("runs")
+    silent: ClassVar[frozenset[str]] = frozenset({"first_stage"})
     cache: Path | None = Field(None, description="Rendered and decoded frames; default: cache in runs.")
 
     @model_validator(mode="before")
@@ -105,6 +107,13 @@ class Recipe(Settings):
     def cache_folder(self) -> Path:
         """Where rendered and decoded frames are kept, for every recipe that asks for the same."""
         return self.cache or self.runs / "cache"
+
+    @property
+    def switch(self) -> int:
+        """The step at which the losses of the first stage end; 0 where there are none."""
+        if all(spec.stage == "whole" for spec in self.distill):
+            return 0
+        return max(1, round(self.first_stage * self.schedule(self.student).steps))
 
     def schedule(self, network: NetworkSettings) -> TrainSettings:
         """The schedule of a network: its own, or the recipe's."""

@@ -134,6 +134,8 @@ def signature_of(recipe: Recipe, variant: str, seed: int) -> dict[str, Any]:
     }
     if variant == "distilled":
         signature["distill"] = [spec.model_dump(mode="json") for spec in recipe.distill]
+        if recipe.switch:
+            signature["first_stage"] = recipe.first_stage
         signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json", exclude={"cache"}))
     return signature
 

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from posedistill.data.batch import Batch, ObjectBatch
 from posedistill.distill import Distiller, build_distiller
+from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.training.networks import load_weights, weights_of
@@ -48,6 +49,9 @@ def build_teaching(recipe: Recipe, prepared: Prepared, student: Estimator, fabri
     settings = recipe.schedule(recipe.student)
     teacher = build_teacher(recipe, prepared.objects, fabric.device, fabric.autocast)
     distillers = build_distillers(recipe, student.offers, teacher.offers)
+    if recipe.switch and fabric.world_size > 1:
+        found = f"stage: first on {fabric.world_size} processes"
+        raise RecipeError(describe("recipe", "distill", found, "one process: layers without gradients stop the others"))
     if recipe.teacher.cache:
         about = _about_outputs(recipe, prepared, fabric, seed)
         root = recipe.cache_folder if recipe.teacher.cache is True else recipe.teacher.cache
@@ -70,6 +74,7 @@ def build_teaching(recipe: Recipe, prepared: Prepared, student: Estimator, fabri
         len(gallery),
         origin=", ".join(map(str, _files(recipe))),
         supervised=recipe.teacher.supervise,
+        switch=recipe.switch,
     )
 
 

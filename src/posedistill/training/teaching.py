@@ -20,7 +20,7 @@ class Teaching:
 
     ``gallery`` yields every training picture once, not augmented, for a distiller that stores what the teacher makes
     of them; there are ``pictures`` of them. ``origin`` names the teacher to people. Without ``supervised`` the student
-    learns from the teacher alone.
+    learns from the teacher alone. Before step ``switch`` only losses of the first stage are active, and no labels.
     """
 
     teacher: Teacher
@@ -29,6 +29,8 @@ class Teaching:
     pictures: int = 0
     origin: str = "the teacher"
     supervised: bool = True
+    switch: int = 0
+    _frozen: bool = field(default=False, init=False)
     _sound: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool), init=False)
 
     def predict(self, batch: Batch, step: int) -> Prediction:
@@ -37,6 +39,37 @@ class Teaching:
         finite = all_finite(taught)
         self._sound = self._sound.to(finite.device) & finite
         return taught
+
+    def active(self, step: int) -> list[Distiller]:
+        """The losses of a step."""
+        stage = "first" if step < self.switch else "whole"
+        return [distiller for distiller in self.distillers if distiller.stage == stage]
+
+    def labelled(self, step: int) -> bool:
+        """Whether the student learns from labels in a step."""
+        return self.supervised and step >= self.switch
+
+    def rest(self, estimator: Estimator, batch: Batch, step: int) -> None:
+        """After the first stage, freeze what its losses have taught: weights, and statistics of norms.
+
+        Which those are follows from the networks alone, so a resumed training freezes the same.
+        """
+        if not self.switch or step < self.switch:
+            return
+        if not self._frozen:
+            estimator.eval()
+            taught, prediction = self.teacher.predict(batch, step=-1), estimator(batch)
+            losses = [loss(prediction, taught, batch) for loss in self.active(0)]
+            parameters = list(estimator.parameters())
+            reached = torch.autograd.grad(torch.stack(losses).sum(), parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, reached, strict=True):
+                parameter.requires_grad_(gradient is None)
+            estimator.train()
+            self._frozen = True
+        for module in estimator.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
 
     def sound(self) -> bool:
         """Whether the teacher has said nothing but finite numbers so far."""
