@@ -1,4 +1,4 @@
-"""A run folder with plausible numbers, as the stages of a run write it."""
+"""Run folders with plausible numbers, as the stages of a run write them: one of objects, one of cameras."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,8 @@ import pytest
 
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import box_corners
+from posedistill.geometry.rotations import axis_angle, random_rotations
+from posedistill.metrics.relocalisation import CameraPoses, constant_pose, nearest_position, score_cameras
 from posedistill.report.gallery import Case, save_cases
 
 TARGETS = 60
@@ -101,6 +103,95 @@ def write_run(folder: Path) -> Path:
     for variant in ("student", "distilled"):
         save_cases(folder / "cases", variant, [make_case(shift) for shift in (1.0, 4.0, 9.0, 30.0, 80.0, 2.5)], count=2)
     return folder
+
+
+PHOTOGRAPHS = 80
+METRES = {"teacher": 0.22, "student": 0.36, "distilled": 0.28, "exported": 0.28}
+"""Median distance of the estimates."""
+
+
+def walk(count: int, phase: float) -> CameraPoses:
+    """A way around a room of 6 x 3 m, the camera at the height of the eyes; y points down, as cameras have it."""
+    angle = np.linspace(0, 2 * np.pi, count) + phase
+    centers = np.stack([3 * np.cos(angle), -1.6 + 0.1 * np.sin(5 * angle), 1.5 * np.sin(angle) + 0.3 * phase], axis=1)
+    R: Array = axis_angle(np.array([0.0, 1.0, 0.0]), angle)
+    return CameraPoses(R, -np.einsum("nij,nj->ni", R, centers))
+
+
+def camera_evaluation(variant: str, seed: int, metres: float | None = None) -> dict:
+    """One record of a camera run: what is hard is hard for all, seeds differ a little."""
+    truth, train = walk(PHOTOGRAPHS, 0.4), walk(150, 0.0)
+    hard, rng = np.random.default_rng(3), np.random.default_rng([seed, *variant.encode()])
+    median = (METRES[variant] if metres is None else metres) * (1 + 0.04 * (seed - 1))
+    distances = median * np.exp(0.6 * hard.standard_normal(PHOTOGRAPHS) + 0.15 * rng.standard_normal(PHOTOGRAPHS))
+    away = random_rotations(PHOTOGRAPHS, rng)[:, 0] * distances[:, None]
+    turn = axis_angle(random_rotations(PHOTOGRAPHS, rng)[:, 0], np.deg2rad(25 * distances))
+    R: Array = turn @ truth.R
+    found = CameraPoses(R, -np.einsum("nij,nj->ni", R, truth.centers + away))
+    parameters, megabytes, gmacs, seconds = COST["teacher" if variant == "teacher" else "student"]
+    return camera_record(variant, found, truth, train) | {
+        "seed": seed,
+        "parameters": int(parameters),
+        "megabytes": megabytes,
+        "gmacs": gmacs,
+        "seconds_per_image": seconds,
+    }
+
+
+def camera_record(variant: str, found: CameraPoses, truth: CameraPoses, train: CameraPoses) -> dict:
+    """Scores and places, without costs."""
+    places = {"truth": truth.centers.tolist(), "estimate": found.centers.tolist(), "train": train.centers.tolist()}
+    about = {"variant": variant, "seed": 0, "boxes": "", "dataset": "room/test", "places": places | {"up": [0, -1, 0]}}
+    return score_cameras(found, truth, resamples=50).to_record() | about
+
+
+def references() -> list[dict]:
+    """The trivial answers; the training image that looks most alike is taken for one that stands near."""
+    truth, train = walk(PHOTOGRAPHS, 0.4), walk(150, 0.0)
+    near = nearest_position(truth, train)
+    alike = CameraPoses(np.roll(near.R, 5, axis=0), np.roll(near.t, 5, axis=0))
+    answers = {"constant pose": constant_pose(train, PHOTOGRAPHS), "nearest image": alike, "nearest position": near}
+    return [camera_record(name, poses, truth, train) for name, poses in answers.items()]
+
+
+CAMERA_RECIPE = """
+name: room
+expected: a median below 0.3 m
+seed: 0
+seeds: 3
+data: {scene: data/room, short_side: 256, crop: 224, validation: 0.1, gap: 5}
+distill:
+  - {name: relate, weight: 100.0}
+"""
+
+
+def write_camera_run(folder: Path) -> Path:
+    """A whole run of cameras."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [camera_evaluation(variant, seed) for variant, seeds in VARIANT_SEEDS.items() for seed in seeds]
+    (folder / "evaluation.json").write_text(json.dumps([*records, *references()], allow_nan=False))
+    bench = [{"variant": "exported", "p50_ms": 6.4}, {"variant": "teacher", "p50_ms": 61.0}]
+    (folder / "bench.json").write_text(json.dumps(bench))
+    for seed in range(3):
+        write_metrics(folder / "student" / f"seed{seed}" / "metrics.jsonl", 0.3, seed, ("position", "rotation"))
+    (folder / "environment.json").write_text(json.dumps({"seeds": [0, 1, 2]}))
+    (folder / "recipe.yaml").write_text(CAMERA_RECIPE)
+    return folder
+
+
+@pytest.fixture
+def camera_folder(tmp_path: Path) -> Path:
+    return write_camera_run(tmp_path / "room")
+
+
+@pytest.fixture(name="camera_evaluation")
+def camera_evaluation_fixture() -> Callable[..., dict]:
+    return camera_evaluation
+
+
+@pytest.fixture(name="references")
+def references_fixture() -> list[dict]:
+    return references()
 
 
 @pytest.fixture

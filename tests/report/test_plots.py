@@ -15,7 +15,9 @@ def texts(svg: str) -> str:
 
 def test_accuracy_over_size_names_axes_units_and_variants(run_folder):
     group = load_run(run_folder).main_group()
-    svg = plots.accuracy_over_cost(group, {"teacher": 208.0, "student": 8.4, "distilled": 8.4}, "model size, MB")
+    svg = plots.accuracy_over_cost(
+        group, "add_0.1d", {"teacher": 208.0, "student": 8.4, "distilled": 8.4}, "model size, MB"
+    )
     assert "model size, MB" in texts(svg) and "ADD(-S) 0.1 d, %" in texts(svg)
     for variant in ("teacher", "student", "distilled"):
         assert f"var(--{variant})" in svg and variant in texts(svg)
@@ -23,8 +25,8 @@ def test_accuracy_over_size_names_axes_units_and_variants(run_folder):
 
 def test_a_plot_of_one_point_is_no_plot(run_folder):
     group = load_run(run_folder).main_group()
-    assert plots.accuracy_over_cost(group, {"teacher": 208.0, "student": 0.0}, "size") is None
-    assert plots.accuracy_over_cost([], {}, "size") is None
+    assert plots.accuracy_over_cost(group, "add_0.1d", {"teacher": 208.0, "student": 0.0}, "size") is None
+    assert plots.accuracy_over_cost([], "add_0.1d", {}, "size") is None
 
 
 def test_figures_follow_the_theme_and_scale(run_folder):

@@ -17,7 +17,7 @@ from posedistill.report.comparison import (
     result_table,
     sweep_table,
 )
-from posedistill.report.results import metric_label
+from posedistill.report.metrics import Metric
 
 
 def build_comparison(folder: str | Path) -> Path:
@@ -72,10 +72,11 @@ def headline(results: ComparisonResults) -> str:
         return "Nothing has been measured yet."
     others = [name for name in results.variants if name != results.baseline]
     found = {name: results.difference("equal_steps", name, metrics[0]) for name in others}
-    ahead = [name for name, item in found.items() if item and item.significant and item.mean > 0]
-    behind = [name for name, item in found.items() if item and item.significant and item.mean < 0]
+    about = Metric(metrics[0])
+    ahead = [name for name, item in found.items() if item and item.significant and about.gain(item.mean) > 0]
+    behind = [name for name, item in found.items() if item and item.significant and about.gain(item.mean) < 0]
     undecided = sum(item is not None for item in found.values()) - len(ahead) - len(behind)
-    text = f"At equal steps, in {metric_label(metrics[0])} against {results.baseline}: "
+    text = f"At equal steps, in {about.label} against {results.baseline}: "
     counts = [f"{len(ahead)} ahead{_named(ahead)}", f"{len(behind)} behind{_named(behind)}"]
     missing = [f"{len(others) - len(ahead) - len(behind) - undecided} not measured"]
     return text + ", ".join([*counts, f"{undecided} undecided", *(missing if None in found.values() else [])]) + "."
@@ -103,7 +104,7 @@ def _intervals(results: ComparisonResults) -> str:
     figures = []
     for metric in results.metrics():
         rows = {name: [results.difference(kind, name, metric) for kind in kinds] for name in others}
-        figures.append(compare_plots.interval_plot(metric_label(metric), rows))
+        figures.append(compare_plots.interval_plot(metric, rows))
     return markup.figures(figures)
 
 
@@ -138,7 +139,7 @@ def _facts(results: ComparisonResults) -> dict[str, object]:
         "seeds": content["seeds"],
         "steps": content["steps"],
         "batch size": content["batch_size"],
-        "test data": f"{tested.dataset}, {tested.boxes} boxes" if tested else None,
+        "test data": tested.dataset + (f", {tested.boxes} boxes" if tested.boxes else "") if tested else None,
         "baseline": results.baseline,
         **{f"losses of {name}": describe_losses(about["distill"]) for name, about in content["variants"].items()},
         **results.environment,

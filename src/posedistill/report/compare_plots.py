@@ -5,21 +5,23 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 
+from posedistill.report.metrics import Metric
 from posedistill.report.plots import COLORS, INK, RC, add_legend, mean_curve, new_figure, thinned, to_svg
 from posedistill.report.statistics import Difference
 
 BETTER, WORSE, UNDECIDED = COLORS["distilled"], COLORS["exported"], COLORS["other"]
 
 
-def interval_plot(title: str, rows: Mapping[str, Sequence[Difference | None]]) -> str | None:
-    """Dots and 95 % intervals of differences in points, a row a variant; None when there is nothing to draw.
+def interval_plot(metric: str, rows: Mapping[str, Sequence[Difference | None]]) -> str | None:
+    """Dots and 95 % intervals of differences in a metric, a row a variant; None when there is nothing to draw.
 
-    Full colour where the interval excludes zero: green above, pink below. The first of a row is
+    Full colour where the interval excludes zero: green for better, pink for worse. The first of a row is
     filled, the second hollow.
 
     Args:
         rows: variant to its differences, as many for each.
     """
+    about = Metric(metric)
     if not any(difference for row in rows.values() for difference in row):
         return None
     with mpl.rc_context(RC):
@@ -30,16 +32,18 @@ def interval_plot(title: str, rows: Mapping[str, Sequence[Difference | None]]) -
             for kind, (difference, shift) in enumerate(zip(row, shifts, strict=True)):
                 if difference is None:
                     continue
-                colour = UNDECIDED if not difference.significant else BETTER if difference.mean > 0 else WORSE
+                side = BETTER if about.gain(difference.mean) > 0 else WORSE
+                colour = side if difference.significant else UNDECIDED
                 if not np.isnan(difference.low):
-                    ends = [100 * difference.low, 100 * difference.high]
+                    ends = [about.scaled(difference.low), about.scaled(difference.high)]
                     axes.plot(ends, [place + shift] * 2, color=colour, linewidth=2)
-                face = "none" if kind else colour
-                axes.plot(100 * difference.mean, place + shift, "o", color=colour, markerfacecolor=face, markersize=6)
+                mean, face = about.scaled(difference.mean), "none" if kind else colour
+                axes.plot(mean, place + shift, "o", color=colour, markerfacecolor=face, markersize=6)
         axes.set_yticks(range(len(rows)), list(rows)[::-1])
-        axes.set(title=title, xlabel="points", ylim=(-0.6, len(rows) - 0.4))
+        better = " (left is better)" if about.lower_is_better else ""
+        axes.set(title=about.label, xlabel=f"{about.change_unit}{better}", ylim=(-0.6, len(rows) - 0.4))
         axes.grid(axis="y", visible=False)
-        return to_svg(figure, title)
+        return to_svg(figure, about.label)
 
 
 def curve_panel(

@@ -10,16 +10,17 @@ import numpy as np
 
 from posedistill.errors import DataError, describe
 from posedistill.report.cells import Cell, Table
-from posedistill.report.results import (
-    HEADLINE_METRICS,
-    Evaluation,
-    RunResults,
-    evaluation_of,
-    metric_label,
-    read_history,
-)
+from posedistill.report.metrics import HEADLINE_METRICS, Metric, describe_units, percent
+from posedistill.report.results import Evaluation, RunResults, evaluation_of, read_history, scores_of
 from posedistill.report.statistics import Difference, gap_closed, summarise
-from posedistill.report.tables import compare, describe_difference, percent
+from posedistill.report.tables import (
+    compare,
+    describe_changes,
+    describe_difference,
+    frames_note,
+    reference_rows,
+    score_cell,
+)
 
 History = dict[str, dict[int, float]]
 """Quantity, step, value."""
@@ -34,12 +35,14 @@ class ComparisonResults:
     Attributes:
         content: ``comparison.json``.
         evaluations: of ``equal_steps`` and ``equal_time``; an evaluation's variant is the comparison's.
+        references: the trivial answers of cameras.
         histories: table, variant, seed, quantity, step, value.
     """
 
     folder: Path
     content: dict[str, Any]
     teacher: Evaluation | None = None
+    references: list[Evaluation] = field(default_factory=list)
     evaluations: dict[str, list[Evaluation]] = field(default_factory=dict)
     histories: dict[str, dict[str, dict[str, History]]] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +86,11 @@ def load_comparison(folder: Path) -> ComparisonResults:
     run = RunResults(folder)
     if content["teacher"]:
         found.teacher = _evaluation(folder / content["teacher"], "teacher", run)
+    for record in content.get("references") or []:
+        try:
+            found.references.append(evaluation_of(record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            run.notes.append(f"{path.name}: a reference was left out: {type(error).__name__} {error}")
     for table, rows in content["tables"].items():
         for variant, seeds in rows.items():
             for seed, place in seeds.items():
@@ -107,17 +115,24 @@ def result_table(results: ComparisonResults, table: str) -> Table | None:
     metrics = results.metrics()
     rows = []
     if results.teacher is not None:
-        scores = results.teacher.scores
-        rows.append([Cell("teacher"), *(Cell(percent(scores.get(metric, np.nan))) for metric in metrics)])
+        cells = [score_cell(metric, scores_of([results.teacher], "teacher", metric)) for metric in metrics]
+        rows.append([Cell("teacher"), *cells])
     bases: set[str] = set()
     for variant in results.variants:
         row = [Cell(variant, _counts(results, table, variant))]
         for metric in metrics:
             difference = results.difference(table, variant, metric) if variant != results.baseline else None
             bases |= {difference.basis} if difference else set()
-            row.append(Cell(_mean(group, variant, metric), _starred(difference)))
+            scores, baseline = (scores_of(group, name, metric) for name in (variant, results.baseline))
+            row.append(score_cell(metric, scores, _starred(metric, difference, summarise(baseline).mean)))
         rows.append(row)
-    return Table(TABLES[table], ["variant", *map(metric_label, metrics)], rows, _notes(results, bases))
+    rows += reference_rows(results.references, metrics)
+    return Table(
+        TABLES[table],
+        ["variant", *(Metric(metric).heading for metric in metrics)],
+        rows,
+        _notes(results, metrics, bases),
+    )
 
 
 def gap_table(results: ComparisonResults, table: str) -> Table | None:
@@ -137,7 +152,7 @@ def gap_table(results: ComparisonResults, table: str) -> Table | None:
         f"is not ahead of {results.baseline} beyond chance, so there is no gap to close."
     ]
     title = f"{TABLES[table]}: gap to the teacher closed, %"
-    return Table(title, ["variant", *map(metric_label, metrics)], rows, notes)
+    return Table(title, ["variant", *(Metric(metric).label for metric in metrics)], rows, notes)
 
 
 def cost_table(results: ComparisonResults) -> Table:
@@ -232,23 +247,18 @@ def _gap(
     outcomes = [[run[seed] for seed in seeds] for run in runs]
     if not seeds or not best or any(len(row) != len(best) for rows in outcomes for row in rows):
         return None
-    return gap_closed(outcomes[0], outcomes[1], best)
+    about = Metric(metric)
+    return gap_closed(outcomes[0], outcomes[1], best, statistic=about.statistic, lower_is_better=about.lower_is_better)
 
 
 def _gap_cell(gap: Difference | None) -> Cell:
     return Cell("–") if gap is None else Cell(f"{100 * gap.mean:.0f}", f"[{100 * gap.low:.0f}, {100 * gap.high:.0f}]")
 
 
-def _starred(difference: Difference | None) -> str:
+def _starred(metric: str, difference: Difference | None, baseline: float) -> str:
     if difference is None:
         return ""
-    return str(describe_difference(difference)) + (" *" if difference.significant else "")
-
-
-def _mean(group: Sequence[Evaluation], variant: str, metric: str) -> str:
-    values = [item.scores[metric] for item in group if item.variant == variant and metric in item.scores]
-    summary = summarise(values)
-    return percent(summary.mean) + ("" if np.isnan(summary.std) else f" ± {100 * summary.std:.1f}")
+    return str(describe_difference(metric, difference, baseline)) + (" *" if difference.significant else "")
 
 
 def _counts(results: ComparisonResults, table: str, variant: str) -> str:
@@ -257,11 +267,14 @@ def _counts(results: ComparisonResults, table: str, variant: str) -> str:
     return "" if done == wanted else f"{done} of {wanted} seeds"
 
 
-def _notes(results: ComparisonResults, bases: set[str]) -> list[str]:
+def _notes(results: ComparisonResults, metrics: Sequence[str], bases: set[str]) -> list[str]:
+    units = describe_units(metrics)
     notes = [
-        "Scores in %, mean ± standard deviation over seeds; below, the difference to "
-        f"{results.baseline} in points with its 95 % interval ({'; '.join(sorted(bases)) or 'nothing to pair yet'}). "
+        f"{units}{';' if ';' in units else ','} mean ± standard deviation over seeds; below, the difference to "
+        f"{results.baseline} {describe_changes(metrics)} with its 95 % interval "
+        f"({'; '.join(sorted(bases)) or 'nothing to pair yet'}). "
         "* marks an interval that excludes zero; it is not corrected for the number of comparisons."
+        f"{frames_note(metrics)}"
     ]
     seeds = len(results.content["seeds"])
     if seeds == 1:

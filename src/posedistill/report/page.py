@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from posedistill.files import write_file
-from posedistill.report import gallery, markup, plots, tables
-from posedistill.report.results import VARIANTS, Evaluation, RunResults, headline_metric, load_run, metric_label
+from posedistill.report import gallery, markup, plots, tables, trajectory
+from posedistill.report.headline import headline, headline_metrics
+from posedistill.report.metrics import Metric
+from posedistill.report.results import VARIANTS, Evaluation, RunResults, headline_metric, load_run, scores_of
 from posedistill.report.statistics import summarise
 
 
@@ -33,15 +35,16 @@ def render_page(run: RunResults) -> str:
     group = run.main_group()
     sections = [
         markup.section("Results", "", _results(run)),
-        markup.section("Accuracy over cost", "Up and to the left is better.", _cost_figures(run, group)),
+        markup.section("Accuracy over cost", _cost_lead(group), _cost_figures(run, group)),
         markup.section("By object", "", _objects(group)),
+        markup.section("Where the cameras stood", _PLACES_LEAD, trajectory.render_places(group)),
         markup.section("Best and worst cases", _CASES_LEAD if run.overlays else "", _cases(run)),
         markup.section("Speed", "", _bench(run)),
         markup.section("Training", _TRAINING_LEAD, _training(run)),
         markup.section("How it was obtained", "", _provenance(run)),
         markup.section("Not shown", "", _notes(run)),
     ]
-    sentence, certainty = (escape(text) for text in tables.headline(run))
+    sentence, certainty = (escape(text) for text in headline(run))
     header = f'<p class="headline">{sentence}</p>\n<p class="certainty">{certainty}</p>\n{_tiles(run, group)}'
     return markup.document(run.folder.resolve().name, header, "".join(sections))
 
@@ -55,19 +58,24 @@ _CASES_LEAD = (
     f'<span class="key" style="border-color:rgb{gallery.GUESS}; border-top-width:2px"></span>prediction, '
     "with its axes. Ranked by pose error."
 )
+_PLACES_LEAD = (
+    "Test images, first seed. Coloured dots: the estimated places, by their error; a line leads to each from its true "
+    "place, a small dot on the way of the camera. Pale: the training images. All figures have the same colours."
+)
 
 
 def _tiles(run: RunResults, group: Sequence[Evaluation]) -> str:
-    metric = headline_metric(list(group))
-    if metric is None:
+    metrics = headline_metrics(group)
+    if not metrics:
         return ""
     tiles = []
     for name in [name for name in VARIANTS if any(item.variant == name for item in group)]:
-        mean = summarise([item.scores[metric] for item in group if item.variant == name and metric in item.scores]).mean
+        means = [(metric, summarise(scores_of(group, name, metric)).mean) for metric in metrics]
+        score = ", ".join(Metric(metric).quantity(mean).replace(" ", "&nbsp;") for metric, mean in means)
         sizes = [item.megabytes for item in group if item.variant == name and item.megabytes is not None]
         size = f", {sizes[0]:.3g} MB" if sizes else ""
-        tiles.append(f'<div><b style="color:var(--{name})">{tables.percent(mean)} %</b><span>{name}{size}</span></div>')
-    note = f'<p class="note">{escape(metric_label(metric))}'
+        tiles.append(f'<div><b style="color:var(--{name})">{score}</b><span>{name}{size}</span></div>')
+    note = f'<p class="note">{escape(" and ".join(Metric(metric).label for metric in metrics))}'
     where = tables.describe_group(group)
     return f'<div class="tiles">{"".join(tiles)}</div>\n{note}{escape(" on " + where if where else "")}</p>\n'
 
@@ -76,16 +84,24 @@ def _results(run: RunResults) -> str:
     return "\n".join(markup.table(table) for table in tables.result_tables(run))
 
 
+def _cost_lead(group: Sequence[Evaluation]) -> str:
+    metric = headline_metric(list(group))
+    if metric is None or not Metric(metric).lower_is_better:
+        return "Up and to the left is better."
+    return "Down and to the left is better; of the curves, up and to the left. Dashed: the trivial answers."
+
+
 def _cost_figures(run: RunResults, group: Sequence[Evaluation]) -> str:
     sizes = {item.variant: item.megabytes for item in group if item.megabytes}
     latency, measured = tables.latencies(run, group)
-    return markup.figures(
-        [
-            plots.accuracy_over_cost(group, sizes, "model size, MB"),
-            plots.accuracy_over_cost(group, latency, f"{measured}, ms"),
-            plots.recall_curves(group),
+    figures = []
+    for metric in headline_metrics(group):
+        figures += [
+            plots.accuracy_over_cost(group, metric, sizes, "model size, MB"),
+            plots.accuracy_over_cost(group, metric, latency, f"{measured}, ms"),
+            plots.error_curves(group, metric) if Metric(metric).lower_is_better else plots.recall_curves(group),
         ]
-    )
+    return markup.figures(figures)
 
 
 def _objects(group: Sequence[Evaluation]) -> str:
@@ -140,15 +156,34 @@ def _recipe_facts(run: RunResults) -> dict[str, Any]:
             "expected": recipe.get("expected"),
             "seed": recipe.get("seed"),
             "seeds": recipe.get("seeds"),
-            "objects": data.get("objects"),
-            "training data": [_source(source) for source in data.get("train") or []],
-            "validation": f"{data['validation']:.3g} of the training frames" if data.get("validation") else None,
-            "test data": _source((data.get("test") or {}).get("source")),
+            **(_scene_facts(data) if "scene" in data else _object_facts(data)),
             "distillation": [_source(spec) for spec in recipe.get("distill") or []],
         }
     except (yaml.YAMLError, AttributeError, TypeError, ValueError):
         return {}  # shown as it is, below
     return {key: value for key, value in facts.items() if value not in (None, "", [])}
+
+
+def _object_facts(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "objects": data.get("objects"),
+        "training data": [_source(source) for source in data.get("train") or []],
+        "validation": f"{data['validation']:.3g} of the training frames" if data.get("validation") else None,
+        "test data": _source((data.get("test") or {}).get("source")),
+    }
+
+
+def _scene_facts(data: Mapping[str, Any]) -> dict[str, Any]:
+    share = f"{data['validation']:.3g} of the training images, in unbroken blocks" if data.get("validation") else None
+    scaled = "squeezed to 455x256" if data.get("squeeze") else f"shorter side {data.get('short_side')} px"
+    crop = data.get("crop")
+    sides = f", crop {crop if isinstance(crop, int) else 'x'.join(map(str, crop))} px" if crop else ""
+    return {
+        "training data": data["scene"],
+        "pictures": scaled + sides + (", mean image subtracted" if data.get("mean_image") else ""),
+        "validation": share,
+        "test data": data.get("test") or "the test split of the same scene",
+    }
 
 
 def _source(section: Any) -> str:

@@ -6,18 +6,20 @@ same colour (Okabe and Ito's colour-blind safe set) and the same marker in every
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from posedistill.geometry.cameras import Array
-from posedistill.report.results import Evaluation, headline_metric, metric_label, variant_rank
+from posedistill.report.metrics import Metric
+from posedistill.report.results import REFERENCES, Evaluation, scores_of, variant_rank
 from posedistill.report.statistics import summarise
 
 INK, GRID = "#010203", "#040506"
@@ -45,8 +47,10 @@ RC: dict[Any, Any] = {
 _MAX_POINTS = 240
 
 
-def accuracy_over_cost(group: Sequence[Evaluation], costs: Mapping[str, float], label: str) -> str | None:
-    """Headline recall of each variant over a cost on a logarithmic axis, bars of one standard deviation over seeds.
+def accuracy_over_cost(group: Sequence[Evaluation], metric: str, costs: Mapping[str, float], label: str) -> str | None:
+    """A metric of each variant over a cost on a logarithmic axis, bars of one standard deviation over seeds.
+
+    Errors stand on a logarithmic axis too, with the trivial answers as dashed lines.
 
     Args:
         costs: variant to a positive number. label: what it is, with its unit.
@@ -54,15 +58,15 @@ def accuracy_over_cost(group: Sequence[Evaluation], costs: Mapping[str, float], 
     Returns:
         SVG, or None when fewer than two variants have both numbers.
     """
-    metric = headline_metric(list(group))
-    points = {name: _recalls(group, name, metric) for name, cost in costs.items() if cost > 0}
+    about = Metric(metric)
+    points = {name: scores_of(group, name, metric) for name, cost in costs.items() if cost > 0}
     points = {name: values for name, values in points.items() if values}
-    if metric is None or len(points) < 2:
+    if len(points) < 2:
         return None
     with mpl.rc_context(RC):
-        figure, axes = new_figure(3.9, 2.9)
+        figure, axes = new_figure(3.9, 3.2 if about.lower_is_better else 2.9)
         for name, values in sorted(points.items(), key=lambda pair: variant_rank(pair[0])):
-            summary = summarise([100 * value for value in values])
+            summary = summarise([about.scaled(value) for value in values])
             axes.errorbar(
                 costs[name],
                 summary.mean,
@@ -71,13 +75,66 @@ def accuracy_over_cost(group: Sequence[Evaluation], costs: Mapping[str, float], 
                 markersize=9,
                 **_style(name),
             )
-        axes.set(xscale="log", xlabel=label, ylabel=f"{metric_label(metric)}, %")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xscale="log", xlabel=label, ylabel=about.axis)
         axes.margins(x=0.15, y=0.2)
-        add_legend(axes)
-        return to_svg(figure, f"{metric_label(metric)} over {label}")
+        _plain_log(axes.xaxis)
+        if about.lower_is_better:
+            axes.set_yscale("log")
+            _draw_references(axes, group, metric)
+            low, high = axes.get_ylim()
+            _plain_log(axes.yaxis, few=high / low < 8)
+        add_legend(axes, below=about.lower_is_better)
+        return to_svg(figure, f"{about.label} over {label}")
+
+
+def _draw_references(axes: Axes, group: Sequence[Evaluation], metric: str) -> None:
+    """A dashed line for each trivial answer that was measured, named at alternating ends."""
+    for place, name in enumerate(REFERENCES):
+        for value in scores_of(group, name, metric):
+            axes.axhline(value, **_line(name) | {"label": None}, zorder=1)
+            end = ("right", 0.99) if place % 2 == 0 else ("left", 0.01)
+            axes.annotate(
+                name, (end[1], value), xycoords=axes.get_yaxis_transform(), xytext=(0, 2),
+                textcoords="offset points", ha=end[0], va="bottom", fontsize=9, color=_color(name),
+            )  # fmt: skip
+
+
+def _plain_log(axis: Axis, few: bool = False) -> None:
+    """Ticks of a logarithmic axis as plain numbers; evenly spaced where it spans so little that it is hardly curved."""
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]) if few else LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def error_curves(group: Sequence[Evaluation], metric: str) -> str | None:
+    """Share of images within an error on a logarithmic axis: mean over seeds, their band, trivial answers dashed."""
+    variants = sorted({item.variant for item in group if metric in item.curves}, key=variant_rank)
+    if not variants:
+        return None
+    about = Metric(metric)
+    error = about.label.removeprefix("median ") + " error"
+    with mpl.rc_context(RC):
+        figure, axes = new_figure(3.9, 3.2)
+        ranges = {variant: _draw_curves(axes, group, variant, metric) for variant in variants}
+        # Trivial answers may be far better or worse: the networks are what is to be told apart.
+        shown = [ranges[name] for name in variants if name not in REFERENCES] or list(ranges.values())
+        axes.set(xscale="log", xlabel=f"{error}, {about.unit}", ylabel="images within it, %", ylim=(0, 102))
+        axes.set_xlim(min(low for low, _ in shown), max(high for _, high in shown))
+        _plain_log(axes.xaxis)
+        add_legend(axes, below=True)
+        return to_svg(figure, f"images within a {error}")
+
+
+def _draw_curves(axes: Axes, group: Sequence[Evaluation], variant: str, name: str) -> tuple[float, float]:
+    """The curve of a variant in %, and the band of its seeds; returns between which x it rises."""
+    curves = [item.curves[name] for item in group if item.variant == variant and name in item.curves]
+    x = np.asarray(curves[0][0])
+    shares = np.stack([100 * np.interp(x, *curve) for curve in curves])
+    axes.plot(x, shares.mean(axis=0), **_line(variant))
+    if len(curves) > 1:
+        axes.fill_between(x, shares.min(axis=0), shares.max(axis=0), color=_color(variant), alpha=0.18, linewidth=0)
+    rising = (shares.max(axis=0) >= 1) & (shares.min(axis=0) <= min(99.0, shares.max() - 1e-9))
+    return (float(x[rising][0]), float(x[rising][-1])) if rising.any() else (float(x[0]), float(x[-1]))
 
 
 def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
@@ -89,14 +146,8 @@ def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
     with mpl.rc_context(RC):
         figure, axes = new_figure(3.9, 2.9)
         for variant in variants:
-            curves = [item.curves[name] for item in group if item.variant == variant and name in item.curves]
-            x = np.asarray(curves[0][0])
-            recalls = np.stack([100 * np.interp(x, *curve) for curve in curves])
-            axes.plot(100 * x, recalls.mean(axis=0), **_line(variant))
-            if len(curves) > 1:
-                axes.fill_between(
-                    100 * x, recalls.min(axis=0), recalls.max(axis=0), color=_color(variant), alpha=0.18, linewidth=0
-                )
+            _draw_curves(axes, group, variant, name)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
         axes.set(xlabel=f"tolerated {label} error, % of the diameter", ylabel="recall, %", ylim=(0, 102))
         axes.set_xlim(left=0)
         add_legend(axes)
@@ -153,12 +204,6 @@ def mean_curve(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0)
 
 
-def _recalls(group: Iterable[Evaluation], variant: str, metric: str | None) -> list[float]:
-    return (
-        [item.scores[metric] for item in group if item.variant == variant and metric in item.scores] if metric else []
-    )
-
-
 def _color(variant: str) -> str:
     return COLORS.get(variant, COLORS["other"])
 
@@ -169,6 +214,9 @@ def _style(variant: str) -> dict[str, Any]:
 
 def _line(variant: str) -> dict[str, Any]:
     dashes = {"teacher": (0, (5, 2)), "exported": (0, (1, 1.5))}
+    if variant in REFERENCES:
+        gaps = 2.0 + 2.0 * list(REFERENCES).index(variant)
+        return {"color": _color(variant), "label": variant, "linewidth": 1.1, "linestyle": (0, (4, gaps))}
     return {"color": _color(variant), "label": variant, "linewidth": 2.0, "linestyle": dashes.get(variant, "-")}
 
 
@@ -179,14 +227,19 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure.patch.set_alpha(0.0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0.0)
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     axes.set_axisbelow(True)
     return figure, axes
 
 
-def add_legend(axes: Axes) -> None:
-    """A legend where there is something to name."""
-    if len(axes.get_legend_handles_labels()[1]) > 0:
+def add_legend(axes: Axes, below: bool = False) -> None:
+    """A legend where there is something to name: where there is room for it, or below the figure."""
+    count = len(axes.get_legend_handles_labels()[1])
+    if count and below:
+        assert isinstance(axes.figure, Figure)
+        columns = 3 if count > 4 else 2
+        axes.figure.legend(fontsize=9, loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2)
+    elif count:
         axes.legend(fontsize=10, loc="best", handlelength=1.8)
 
 

@@ -2,17 +2,47 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from posedistill.geometry.cameras import Array
+from posedistill.report.metrics import HEADLINE_METRICS
+
 VARIANTS = ("teacher", "student", "distilled", "exported")
 """The order in which a report names the models; a variant of another name comes after them."""
 
-HEADLINE_METRICS = ("add_0.1d", "AR", "proj_5px", "cmdeg_5_5")
-"""The metric a report leads with is the first of these that was measured; with detector boxes ``AR`` comes first,
-for there the score is a whole benchmark's and not one threshold's."""
+REFERENCES = {
+    "constant pose": "mean of the training poses",
+    "nearest image": "retrieval by the teacher's features",
+    "nearest position": "looks at the truth: a mark, no method",
+}
+"""Trivial answers that every table of cameras is read against, and what they are; they stand below the networks."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where cameras stand and were thought to stand, metres in the world's frame.
+
+    Attributes:
+        truth, estimate: ``[N, 3]``, an image a row; an estimate that was not found is nan.
+        train: ``[M, 3]`` of the training images, M may be 0.
+        up: ``[3]`` away from the ground, None where unknown.
+    """
+
+    truth: Array
+    estimate: Array
+    train: Array
+    up: Array | None = None
+
+    @property
+    def errors(self) -> Array:
+        """``[N]`` distances, metres; nan without an estimate."""
+        distances: Array = np.linalg.norm(self.estimate - self.truth, axis=1)
+        return distances
 
 
 @dataclass(frozen=True)
@@ -20,11 +50,13 @@ class Evaluation:
     """One model, of one seed, measured on one data set with one source of boxes.
 
     Attributes:
-        scores: metric name to a value in 0..1.
+        scores: metric name to a value in the unit that its name tells, else in 0..1.
         per_object: object id to its scores.
         curves: name to ``(x, y)``; for ``add``, x is the tolerated error as a fraction of the diameter, y the recall.
-        outcomes: metric name to one value in 0..1 a target, targets in the same order for every variant.
+            Of errors in metres or degrees, x is the tolerated error.
+        outcomes: metric name to one value a target, likewise; targets in the same order for every variant.
         parameters, megabytes, gmacs, seconds_per_image: what the model costs; None where unknown.
+        places: of cameras, None for objects.
     """
 
     variant: str
@@ -39,6 +71,7 @@ class Evaluation:
     megabytes: float | None = None
     gmacs: float | None = None
     seconds_per_image: float | None = None
+    places: Places | None = None
 
 
 @dataclass(frozen=True)
@@ -104,28 +137,19 @@ def load_run(folder: str | Path) -> RunResults:
 
 
 def variant_rank(variant: str) -> tuple[int, str]:
-    """Sort key: teacher, student, distilled, exported, then the rest by name.
+    """Sort key: teacher, student, distilled, exported, then the rest by name, the trivial answers last.
 
-    >>> sorted(["zebra", "distilled", "teacher"], key=variant_rank)
-    ['teacher', 'distilled', 'zebra']
+    >>> sorted(["nearest image", "constant pose", "zebra", "distilled", "teacher"], key=variant_rank)
+    ['teacher', 'distilled', 'zebra', 'constant pose', 'nearest image']
     """
+    if variant in REFERENCES:
+        return (len(VARIANTS) + 1, variant)
     return (VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS), variant)
 
 
-def metric_label(metric: str) -> str:
-    """The name a reader knows a metric by.
-
-    >>> metric_label("add_0.1d"), metric_label("cmdeg_5_5"), metric_label("my_metric")
-    ('ADD(-S) 0.1 d', '5 cm 5°', 'my_metric')
-    """
-    if metric.startswith("add_") and metric.endswith("d"):
-        return f"ADD(-S) {metric[4:-1]} d"
-    if metric.startswith("proj_") and metric.endswith("px"):
-        return f"2D proj. {metric[5:-2]} px"
-    if metric.startswith("cmdeg_") and metric.count("_") == 2:
-        centimetres, degrees = metric.split("_")[1:]
-        return f"{centimetres} cm {degrees}°"
-    return {"add_auc": "ADD(-S) AUC"}.get(metric, metric.replace("AR_", "AR ") if metric.startswith("AR_") else metric)
+def scores_of(group: Sequence[Evaluation], variant: str, metric: str) -> list[float]:
+    """Scores of a variant, a seed each, as far as they were measured."""
+    return [item.scores[metric] for item in group if item.variant == variant and metric in item.scores]
 
 
 def headline_metric(group: list[Evaluation]) -> str | None:
@@ -193,12 +217,27 @@ def evaluation_of(item: dict[str, Any]) -> Evaluation:
         scores=_numbers(item.get("scores")),
         per_object={str(key): _numbers(value) for key, value in (item.get("per_object") or {}).items()},
         curves={name: curve for name, curve in curves.items() if curve[0]},
-        outcomes={str(key): [float(value) for value in values] for key, values in outcomes.items()},
+        outcomes={str(key): [_outcome(value) for value in values] for key, values in outcomes.items()},
         parameters=_number(item.get("parameters")),
         megabytes=_number(item.get("megabytes")),
         gmacs=_number(item.get("gmacs")),
         seconds_per_image=_number(item.get("seconds_per_image")),
+        places=_places(item["places"]) if item.get("places") else None,
     )
+
+
+def _outcome(value: float | None) -> float:
+    """An outcome; json has no number for the error of a pose that was not found."""
+    return math.inf if value is None else float(value)
+
+
+def _places(item: dict[str, Any]) -> Places:
+    truth, estimate = (np.array(item[key], dtype=np.float64) for key in ("truth", "estimate"))
+    train = np.array(item.get("train") or np.zeros((0, 3)), dtype=np.float64)
+    up = np.array(item["up"], dtype=np.float64) if item.get("up") else None
+    if truth.shape != estimate.shape or not all(array.ndim == 2 and array.shape[1] == 3 for array in (truth, train)):
+        raise ValueError(f"places of shapes {truth.shape}, {estimate.shape}, {train.shape}, expected [N, 3]")
+    return Places(truth, estimate, train, up)
 
 
 def _histories(run: RunResults) -> dict[str, dict[str, dict[str, dict[int, float]]]]:
@@ -243,6 +282,6 @@ def _overlays(run: RunResults) -> list[Overlay]:
             run.notes.append(f"{image.relative_to(run.folder)} is missing: the overlay is not shown.")
             continue
         overlays.append(Overlay(str(case.get("variant")), str(case.get("kind")), str(case.get("caption", "")), image))
-    if not overlays:
+    if not overlays and not any(item.places for item in run.evaluations):
         run.notes.append("cases/ holds no overlays: best and worst cases are not shown.")
     return sorted(overlays, key=lambda item: (variant_rank(item.variant), item.kind))

@@ -1,13 +1,17 @@
-"""Means over seeds, and paired differences with their intervals: pure functions on numbers."""
+"""Means over seeds, and paired differences of means and medians with their intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from posedistill.geometry.cameras import Array
+
+Statistic = Literal["mean", "median"]
+"""What makes one score of the outcomes of many targets."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference with its 95 % interval; ``low`` and ``high`` are nan where nothing can vary.
+    """A paired difference with its 95 % interval; ``low`` and ``high`` are nan where there is none.
 
     ``basis`` says in words how the interval was found, and over what.
     """
@@ -49,8 +53,10 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(float(np.mean(values)), std, len(values))
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 4000, seed: int = 0) -> Difference:
-    """Mean of ``second - first`` with an interval of 95 %.
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, resamples: int = 4000, seed: int = 0, statistic: Statistic = "mean"
+) -> Difference:
+    """``second - first``, each the mean over seeds of a statistic over targets, with an interval of 95 %.
 
     Pairs are kept together: seed ``i`` of one is compared with seed ``i`` of the other, target ``j`` with target
     ``j``. With targets, seeds and targets are both resampled (a two-way cluster bootstrap, percentiles), so the
@@ -59,32 +65,47 @@ def paired_difference(first: ArrayLike, second: ArrayLike, resamples: int = 4000
 
     Args:
         first, second: ``[S]`` a score for each seed, or ``[S, T]`` an outcome for each seed and target.
+        statistic: what makes a seed's score of its outcomes. The difference of two medians is not the median
+            difference. Infinite outcomes are larger than all others; where so many are that a median may be
+            infinite, there is no interval.
 
     Raises:
         ValueError: when the shapes differ or nothing is given.
 
     >>> paired_difference([0.5, 0.5, 0.5], [0.6, 0.6, 0.6])
     Difference(mean=0.1, low=0.1, high=0.1, basis="Student's t, 3 seeds")
+    >>> paired_difference([[3, 1, 9]], [[2, 1, 9]], statistic="median").mean
+    -1.0
     """
-    difference = np.asarray(second, dtype=np.float64) - _same_shape(first, second)
-    seeds = f"{len(difference)} seed{'s' * (len(difference) > 1)}"
-    mean = float(np.round(difference.mean(), 12))
-    if difference.size < 2:
-        return Difference(mean, np.nan, np.nan, seeds)
-    if difference.ndim == 1:
-        half = float(stdtrit(len(difference) - 1, 0.975) * difference.std(ddof=1) / np.sqrt(len(difference)))
+    before, after = _same_shape(first, second), np.asarray(second, dtype=np.float64)
+    seeds = f"{len(before)} seed{'s' * (len(before) > 1)}"
+    if before.ndim == 1:
+        difference = after - before
+        mean = float(np.round(difference.mean(), 12))
+        if len(before) < 2:
+            return Difference(mean, np.nan, np.nan, seeds)
+        half = float(stdtrit(len(before) - 1, 0.975) * difference.std(ddof=1) / np.sqrt(len(before)))
         return Difference(mean, round(mean - half, 12), round(mean + half, 12), f"Student's t, {seeds}")
-    low, high = np.round(np.percentile(_resampled_means(difference, resamples, seed), [2.5, 97.5]), 12)
-    return Difference(mean, float(low), float(high), f"paired bootstrap, {seeds} x {difference.shape[1]} targets")
+    mean = float(np.round(_score(after, statistic) - _score(before, statistic), 12))
+    if before.size < 2:
+        return Difference(mean, np.nan, np.nan, seeds)
+    resampled = _resampled([before, after], statistic, resamples, seed)
+    return Difference(mean, *_interval(resampled[1] - resampled[0]), _basis(before, statistic))
 
 
 def gap_closed(
-    baseline: ArrayLike, variant: ArrayLike, teacher: ArrayLike, resamples: int = 4000, seed: int = 0
+    baseline: ArrayLike,
+    variant: ArrayLike,
+    teacher: ArrayLike,
+    resamples: int = 4000,
+    seed: int = 0,
+    statistic: Statistic = "mean",
+    lower_is_better: bool = False,
 ) -> Difference | None:
     """Share of the baseline's distance to the teacher that a variant closes, with an interval of 95 %.
 
-    ``(variant - baseline) / (teacher - baseline)`` of means over seeds and targets: 1 is the teacher's score, below 0
-    the variant is worse than the baseline. The interval resamples seeds and targets for both distances at once.
+    ``(variant - baseline) / (teacher - baseline)`` of scores as in ``paired_difference``: 1 is the teacher's score,
+    below 0 the variant is worse than the baseline. The interval resamples seeds and targets for both distances at once.
 
     Args:
         baseline, variant: ``[S, T]`` an outcome for each seed and target. teacher: ``[T]``.
@@ -97,29 +118,67 @@ def gap_closed(
     """
     ours, theirs = np.asarray(variant, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
     best = np.broadcast_to(np.asarray(teacher, dtype=np.float64), theirs.shape)
-    gap = paired_difference(theirs, best, resamples, seed)
-    if not gap.low > 0:
+    sign = -1.0 if lower_is_better else 1.0
+    gap = paired_difference(theirs, best, resamples, seed, statistic)
+    if not min(sign * gap.low, sign * gap.high) > 0:
         return None
-    # The same seed draws the same seeds and targets for both.
-    gained, missing = (_resampled_means(difference, resamples, seed) for difference in (ours - theirs, best - theirs))
-    low, high = np.round(np.percentile(gained / np.maximum(missing, 1e-12), [2.5, 97.5]), 12)
-    mean = float(np.round((ours - theirs).mean() / gap.mean, 12))
-    seeds, targets = theirs.shape
-    basis = f"paired bootstrap, {seeds} seed{'s' * (seeds > 1)} x {targets} targets"
-    return Difference(mean, float(low), float(high), basis)
+    of_baseline, of_variant, of_teacher = _resampled([theirs, ours, best], statistic, resamples, seed)
+    missing = np.maximum(sign * (of_teacher - of_baseline), 1e-12)
+    mean = float(np.round((_score(ours, statistic) - _score(theirs, statistic)) / gap.mean, 12))
+    return Difference(mean, *_interval(sign * (of_variant - of_baseline) / missing), _basis(theirs, statistic))
 
 
-def _resampled_means(difference: Array, resamples: int, seed: int) -> Array:
-    """``[resamples]`` means of ``difference [S, T]`` with rows and columns drawn with replacement."""
-    seeds, targets = difference.shape
+def _score(outcomes: Array, statistic: Statistic) -> float:
+    return float((np.median if statistic == "median" else np.mean)(outcomes, axis=1).mean())
+
+
+def _basis(outcomes: Array, statistic: Statistic) -> str:
+    seeds, targets = outcomes.shape
+    name = "paired bootstrap of medians" if statistic == "median" else "paired bootstrap"
+    return f"{name}, {seeds} seed{'s' * (seeds > 1)} x {targets} targets"
+
+
+def _interval(resampled: Array) -> tuple[float, float]:
+    if not np.isfinite(resampled).all():
+        return np.nan, np.nan
+    low, high = np.round(np.percentile(resampled, [2.5, 97.5]), 12)
+    return float(low), float(high)
+
+
+def _resampled(samples: Sequence[Array], statistic: Statistic, resamples: int, seed: int) -> Array:
+    """``[len(samples), resamples]`` scores of several ``[S, T]``, rows and columns drawn with replacement.
+
+    All see the same draws, so what is paired stays paired.
+    """
+    seeds, targets = samples[0].shape
+    score = _weighted_medians if statistic == "median" else _weighted_means
     rng = np.random.default_rng(seed)
-    means: list[Array] = []
+    scores: list[Array] = []
     for start in range(0, resamples, 250):  # a block at a time: the counts take resamples x targets numbers
         block = min(250, resamples - start)
         seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), block) / seeds
-        target_weights = rng.multinomial(targets, np.full(targets, 1 / targets), block) / targets
-        means.append(((seed_weights @ difference) * target_weights).sum(axis=1))
-    return np.concatenate(means)
+        counts = rng.multinomial(targets, np.full(targets, 1 / targets), block)
+        with np.errstate(invalid="ignore"):  # nan from infinite medians leaves no interval
+            scores.append(np.stack([(seed_weights * score(sample, counts)).sum(axis=1) for sample in samples]))
+    return np.concatenate(scores, axis=1)
+
+
+def _weighted_means(outcomes: Array, counts: NDArray[np.int64]) -> Array:
+    """``[N, S]`` means of ``outcomes [S, T]`` of which target ``j`` was drawn ``counts[n, j]`` times."""
+    means: Array = counts @ outcomes.T / counts.sum(axis=1, keepdims=True)
+    return means
+
+
+def _weighted_medians(outcomes: Array, counts: NDArray[np.int64]) -> Array:
+    """Likewise medians: the mean of the two middle outcomes, found by counting along the sorted ones."""
+    middle = (counts[0].sum() - 1) // 2, counts[0].sum() // 2
+    medians = []
+    for row in outcomes:
+        order = np.argsort(row)
+        reached = counts[:, order].cumsum(axis=1)
+        low, high = (row[order][(reached <= place).sum(axis=1)] for place in middle)
+        medians.append(np.where(low == high, low, (low + high) / 2))
+    return np.stack(medians, axis=1)
 
 
 def _same_shape(first: ArrayLike, second: ArrayLike) -> Array:

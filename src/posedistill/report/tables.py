@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posedistill.report.cells import Cell, Table
+from posedistill.report.metrics import HEADLINE_METRICS, Metric, describe_units, percent
 from posedistill.report.results import (
-    HEADLINE_METRICS,
+    REFERENCES,
     Evaluation,
     RunResults,
     headline_metric,
     load_run,
-    metric_label,
+    scores_of,
     variant_rank,
 )
 from posedistill.report.statistics import Difference, paired_difference, summarise
@@ -30,7 +31,7 @@ BOXES = {"gt": "ground-truth boxes", "detector": "detector boxes"}
 def compare(group: Sequence[Evaluation], metric: str, first: str, second: str) -> Difference | None:
     """``second - first`` in ``metric`` over the seeds both were run with; None when they share no seed.
 
-    The outcomes of single targets are used when both have them and they average to the score.
+    The outcomes of single targets are used when both have them and their statistic is the score.
     """
     runs = [{item.seed: item for item in group if item.variant == name} for name in (first, second)]
     seeds = sorted(seed for seed in runs[0] if seed in runs[1] and _has(metric, runs[0][seed], runs[1][seed]))
@@ -39,8 +40,11 @@ def compare(group: Sequence[Evaluation], metric: str, first: str, second: str) -
     outcomes = [[run[seed].outcomes.get(metric, []) for seed in seeds] for run in runs]
     scores = [[run[seed].scores[metric] for seed in seeds] for run in runs]
     lengths = {len(row) for rows in outcomes for row in rows}
-    if len(lengths) == 1 and lengths != {0} and np.allclose(np.mean(outcomes, axis=2), scores, atol=1e-3):
-        return paired_difference(outcomes[0], outcomes[1])
+    statistic = Metric(metric).statistic
+    if len(lengths) == 1 and lengths != {0}:
+        expected = (np.median if statistic == "median" else np.mean)(outcomes, axis=2)
+        if np.allclose(expected, scores, atol=1e-3):
+            return paired_difference(outcomes[0], outcomes[1], statistic=statistic)
     return paired_difference(scores[0], scores[1])
 
 
@@ -51,15 +55,15 @@ def result_tables(run: RunResults) -> list[Table]:
 
 def per_object_table(group: Sequence[Evaluation], metric: str) -> Table | None:
     """Objects by variants in one metric, means over seeds; None when there is at most one object."""
-    variants = _variants(group)
+    variants = variants_of(group)
     objects = sorted({name for item in group for name in item.per_object}, key=lambda name: (len(name), name))
     if len(objects) < 2:
         return None
     rows = []
     for name in objects:
-        means = [_mean(group, variant, _object_score(name, metric)) for variant in variants]
+        means = [mean_of(group, variant, _object_score(name, metric)) for variant in variants]
         rows.append([Cell(name), *(Cell(percent(mean), heat=None if np.isnan(mean) else mean) for mean in means)])
-    return Table(f"{metric_label(metric)} by object, %", ["object", *variants], rows)
+    return Table(f"{Metric(metric).label} by object, %", ["object", *variants], rows)
 
 
 def bench_table(bench: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -93,27 +97,8 @@ def latencies(run: RunResults, group: Sequence[Evaluation]) -> tuple[dict[str, f
     timed = {name: float(value) for name, value in bench.items() if isinstance(value, int | float) and value > 0}
     if len(timed.keys() & {item.variant for item in group}) >= 2:
         return timed, "latency p50"
-    means = {name: 1e3 * _mean(group, name, lambda item: item.seconds_per_image) for name in _variants(group)}
+    means = {name: 1e3 * mean_of(group, name, lambda item: item.seconds_per_image) for name in variants_of(group)}
     return {name: value for name, value in means.items() if value > 0}, "evaluation time an image"
-
-
-def headline(run: RunResults) -> tuple[str, str]:
-    """The result of the run in one sentence, as far as it was measured, and a second one with its certainty."""
-    group = run.main_group()
-    metric = headline_metric(group)
-    if metric is None:
-        return "Nothing was evaluated yet.", ""
-    label = metric_label(metric) + ("" if metric.startswith("AR") or metric.endswith("auc") else " recall")
-    means = {name: _mean(group, name, _score(metric)) for name in _variants(group)}
-    best = next((name for name in ("distilled", "exported", "student", "teacher") if name in means), next(iter(means)))
-    name = "The distilled student" if best == "distilled" else f"The {best} model"
-    sentence = f"{name} reaches {percent(means[best])} % in {label}"
-    if best != "teacher" and means.get("teacher", 0) > 0:
-        sentence = f"{name} keeps {100 * means[best] / means['teacher']:.0f} % of the teacher's {label}"
-        ratio = _mean(group, "teacher", lambda item: item.megabytes) / _mean(group, best, lambda item: item.megabytes)
-        sentence += f" at 1/{ratio:.0f} of its size" if ratio >= 1.5 else ""
-    difference = compare(group, metric, "student", "distilled")
-    return f"{sentence}.", _gain_in_words(difference) if difference else ""
 
 
 def result_table(run_dir: "str | Path") -> "RichTable":
@@ -132,41 +117,53 @@ def describe_group(group: Sequence[Evaluation]) -> str:
     return ", ".join(part for part in (group[0].dataset, boxes) if part)
 
 
-def percent(value: float) -> str:
-    """0..1 as a percentage with one decimal, a dash where there is none.
+def score_cell(metric: str, values: Sequence[float], detail: str = "") -> Cell:
+    """Mean ± standard deviation over seeds.
 
-    >>> percent(0.4567), percent(float("nan"))
-    ('45.7', '–')
+    >>> str(score_cell("position_m", [0.3, 0.5, 0.4]))
+    '0.400 ± 0.100'
     """
-    return "–" if np.isnan(value) else f"{100 * value:.1f}"
+    summary, about = summarise(values), Metric(metric)
+    return Cell(about.text(summary.mean) + ("" if np.isnan(summary.std) else f" ± {about.text(summary.std)}"), detail)
 
 
-def describe_difference(difference: Difference) -> Cell:
-    """A difference in points, with its interval where it has one.
+def describe_difference(metric: str, difference: Difference, baseline: float = np.nan) -> Cell:
+    """A difference with its interval where it has one; of errors, its share of the baseline's too.
 
-    >>> str(describe_difference(Difference(0.034, 0.011, 0.057, "3 seeds")))
+    >>> str(describe_difference("AR", Difference(0.034, 0.011, 0.057, "3 seeds")))
     '+3.4 [+1.1, +5.7]'
+    >>> str(describe_difference("position_m", Difference(-0.04, -0.06, -0.01, "3 seeds"), 0.5))
+    '-0.040 (-8 %) [-0.060, -0.010]'
     """
-    mean = _points(difference.mean)
+    about = Metric(metric)
+    mean = about.change(difference.mean)
+    if about.lower_is_better and baseline > 0:
+        mean += f" ({round(100 * difference.mean / baseline) + 0:+d} %)"
     if np.isnan(difference.low):
         return Cell(mean)
-    return Cell(mean, f"[{_points(difference.low)}, {_points(difference.high)}]")
+    return Cell(mean, f"[{about.change(difference.low)}, {about.change(difference.high)}]")
+
+
+def reference_rows(group: Sequence[Evaluation], metrics: Sequence[str], blank: int = 0) -> list[list[Cell]]:
+    """Rows of the trivial answers that were measured, with so many empty cells behind the scores."""
+    rows = []
+    for name in [name for name in REFERENCES if any(item.variant == name for item in group)]:
+        cells = [score_cell(metric, scores_of(group, name, metric)) for metric in metrics]
+        rows.append([Cell(name, REFERENCES[name]), *cells, *(Cell("") for _ in range(blank))])
+    return rows
 
 
 def _has(metric: str, *items: Evaluation) -> bool:
     return all(metric in item.scores for item in items)
 
 
-def _score(metric: str) -> Callable[[Evaluation], float | None]:
-    return lambda item: item.scores.get(metric)
-
-
 def _object_score(name: str, metric: str) -> Callable[[Evaluation], float | None]:
     return lambda item: item.per_object.get(name, {}).get(metric)
 
 
-def _variants(group: Sequence[Evaluation]) -> list[str]:
-    return sorted({item.variant for item in group}, key=variant_rank)
+def variants_of(group: Sequence[Evaluation]) -> list[str]:
+    """Networks in the order of a report, without the trivial answers."""
+    return sorted({item.variant for item in group} - REFERENCES.keys(), key=variant_rank)
 
 
 def _values(group: Sequence[Evaluation], variant: str, get: Callable[[Evaluation], float | None]) -> list[float]:
@@ -174,13 +171,9 @@ def _values(group: Sequence[Evaluation], variant: str, get: Callable[[Evaluation
     return [value for value in values if value is not None]
 
 
-def _mean(group: Sequence[Evaluation], variant: str, get: Callable[[Evaluation], float | None]) -> float:
+def mean_of(group: Sequence[Evaluation], variant: str, get: Callable[[Evaluation], float | None]) -> float:
+    """Mean of a number over the seeds of a variant that have it, nan where none has."""
     return summarise(_values(group, variant, get)).mean
-
-
-def _points(share: float) -> str:
-    """A signed difference in points; a zero has no minus."""
-    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _plain(value: object) -> str:
@@ -188,11 +181,6 @@ def _plain(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
         return "–"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _score_cell(values: list[float]) -> Cell:
-    summary = summarise(values)
-    return Cell(percent(summary.mean) + ("" if np.isnan(summary.std) else f" ± {100 * summary.std:.1f}"))
 
 
 def _main_table(run_dir: "str | Path") -> Table:
@@ -221,40 +209,56 @@ def _result_table(group: list[Evaluation], metrics: list[str], shown: Sequence[s
     costs = {name: get for name, get in costs.items() if shown is None or name in shown}
     costs = {name: get for name, get in costs.items() if any(get(item) is not None for item in group)}
     rows = []
-    for variant in _variants(group):
+    for variant in variants_of(group):
         row = [Cell(variant)]
-        row += [_score_cell(_values(group, variant, _score(metric))) for metric in metrics]
-        row += [Cell(_plain(_mean(group, variant, get))) for get in costs.values()]
+        row += [score_cell(metric, scores_of(group, variant, metric)) for metric in metrics]
+        row += [Cell(_plain(mean_of(group, variant, get))) for get in costs.values()]
         rows.append(row)
     found = {metric: compare(group, metric, "student", "distilled") for metric in metrics}
     differences = {metric: difference for metric, difference in found.items() if difference is not None}
     if differences:
-        cells = [describe_difference(differences[key]) if key in differences else Cell("–") for key in metrics]
+        cells = [_difference_cell(group, differences, metric) for metric in metrics]
         rows.append([Cell("distilled − student"), *cells, *(Cell("") for _ in costs)])
-    return Table(
-        describe_group(group), ["model", *map(metric_label, metrics), *costs], rows, _result_notes(group, differences)
-    )
+    rows += reference_rows(group, metrics, len(costs))
+    headings = [Metric(metric).heading for metric in metrics]
+    return Table(describe_group(group), ["model", *headings, *costs], rows, _result_notes(group, metrics, differences))
 
 
-def _result_notes(group: list[Evaluation], differences: Mapping[str, Difference]) -> list[str]:
-    counts = {name: len({item.seed for item in group if item.variant == name}) for name in _variants(group)}
-    notes = ["Scores in %."]
-    if max(counts.values()) > 1:
+def _difference_cell(group: list[Evaluation], differences: Mapping[str, Difference], metric: str) -> Cell:
+    if metric not in differences:
+        return Cell("–")
+    return describe_difference(metric, differences[metric], summarise(scores_of(group, "student", metric)).mean)
+
+
+def _result_notes(group: list[Evaluation], metrics: Sequence[str], differences: Mapping[str, Difference]) -> list[str]:
+    counts = {name: len({item.seed for item in group if item.variant == name}) for name in variants_of(group)}
+    units = describe_units(metrics)
+    notes = [f"{units}."]
+    if max(counts.values(), default=0) > 1:
         seeds = ", ".join(f"{name} {count}" for name, count in counts.items())
-        notes = [f"Scores in %, mean ± standard deviation over seeds ({seeds})."]
+        notes = [f"{units}{';' if ';' in units else ','} mean ± standard deviation over seeds ({seeds})."]
     bases: dict[str, list[str]] = {}
     for metric, difference in differences.items():
-        bases.setdefault(difference.basis, []).append(metric_label(metric))
+        bases.setdefault(difference.basis, []).append(Metric(metric).label)
     if bases:
         over = "; ".join(f"{basis} ({', '.join(labels)})" for basis, labels in bases.items())
-        notes.append(f"Differences in points, with 95 % intervals: {over}.")
+        notes.append(f"Differences {describe_changes(metrics)}, with 95 % intervals: {over}.{frames_note(metrics)}")
     return notes
 
 
-def _gain_in_words(difference: Difference) -> str:
-    points = 100 * difference.mean
-    text = f"Distillation {'adds' if points >= 0 else 'costs'} {abs(points):.1f} points over the same student alone"
-    if np.isnan(difference.low):
-        return f"{text}; with {difference.basis} and no single outcomes, chance cannot be ruled out."
-    interval = f"95 % interval {_points(difference.low)} to {_points(difference.high)}, {difference.basis}"
-    return f"{text} ({interval}){'' if difference.significant else '; the interval includes zero'}."
+def describe_changes(metrics: Sequence[str]) -> str:
+    """In what the differences of a table are.
+
+    >>> describe_changes(["AR"]), describe_changes(["position_m", "recall_0.05m_5deg"])
+    ('in points', 'in the unit of each column (of shares: points)')
+    """
+    if not any(Metric(metric).lower_is_better for metric in metrics):
+        return "in points"
+    return "in the unit of each column (of shares: points)"
+
+
+def frames_note(metrics: Sequence[str]) -> str:
+    """What intervals over the images of a recording leave out; empty where there are none."""
+    if not any(Metric(metric).lower_is_better for metric in metrics):
+        return ""
+    return " Neighbouring images of a recording err alike: over other recordings intervals would be wider."
