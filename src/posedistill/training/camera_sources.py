@@ -69,8 +69,8 @@ def prepare_scene(recipe: Recipe) -> SceneData:
     size = PUBLISHED_SIZE if data.squeeze else data.short_side
     folder = recipe.cache_folder / f"cameras-{fingerprint(str(data.scene.resolve()), size)}"
     with progress_bar() as bar:
-        task = bar.add_task("decode", total=len(dataset), note=str(folder))
-        pack = CameraPack.build(dataset, folder, size, lambda done, _: bar.update(task, completed=done))
+        task = bar.add_task("decode", total=len(dataset), note=str(folder), visible=False)  # until there is something
+        pack = CameraPack.build(dataset, folder, size, lambda done, _: bar.update(task, completed=done, visible=True))
     held = hold_out_blocks(pack.sequences, data.validation, recipe.seed, gap=data.gap)
     if not len(held.validation):
         expected = "at least one frame: a larger share, or more frames"

@@ -1,9 +1,7 @@
 """The task of cameras: photographs of one known scene, and where the camera stood that took each."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +30,7 @@ from posedistill.metrics.relocalisation import (
 from posedistill.runtime.camera_metadata import CameraMetadata
 from posedistill.runtime.camera_predictor import CameraPredictor
 from posedistill.runtime.model_file import IMAGENET_MEAN, IMAGENET_STD
+from posedistill.training.camera_evaluation import estimate_cameras, places_of, rounded
 from posedistill.training.camera_sources import SceneData, mean_crop, prepare_scene, scene_loader
 from posedistill.training.camera_validation import CameraValidation
 from posedistill.training.log import console, progress_bar
@@ -128,7 +127,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
             answers["nearest image"] = nearest_training_pose(ours, theirs, train)
         answers["nearest position"] = nearest_position(truth, train)
         return [
-            self._scores(poses, split) | {"variant": name, "seed": 0, "places": _places(poses, split)}
+            self._scores(poses, split) | {"variant": name, "seed": 0, "places": places_of(poses, split)}
             for name, poses in answers.items()
         ]
 
@@ -214,35 +213,9 @@ class CameraTask(Task[SceneData, CameraDataset]):
     def _record(self, recipe: Recipe, found: CameraEstimates, split: CameraDataset) -> Record:
         poses = CameraPoses(found.R, found.t)
         train = prepare_scene(recipe)
-        places = _places(poses, split) | {"train": _rounded(train.poses(train.train).centers)}
+        places = places_of(poses, split) | {"train": rounded(train.poses(train.train).centers)}
         return self._scores(poses, split) | {"seconds_per_image": float(found.seconds.mean()), "places": places}
 
     def _scores(self, poses: CameraPoses, split: CameraDataset) -> Record:
         about = {"boxes": "", "dataset": f"{split.root.name}/{split.split}"}
         return score_cameras(poses, CameraPoses(split.R, split.t)).to_record() | about
-
-
-def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: str = "evaluate") -> CameraEstimates:
-    """Poses of photographs, with the time from photograph to pose; reading the file is not counted."""
-    found, seconds = [], []
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=len(split), note="")
-        for frame in split:
-            image = read_image(frame.image)
-            start = time.perf_counter()
-            found.append(predictor.predict(image))
-            seconds.append(time.perf_counter() - start)
-            bar.advance(task)
-    names = [str(frame.image.relative_to(split.root)) for frame in split]
-    R, t = np.stack([pose.R for pose in found]), np.stack([pose.t for pose in found])
-    return CameraEstimates(tuple(names), R, t, np.array(seconds))
-
-
-def _places(poses: CameraPoses, split: CameraDataset) -> dict[str, Any]:
-    """Where cameras stand and were thought to stand, for the trajectory."""
-    return {"truth": _rounded(split.centers), "estimate": _rounded(poses.centers)}
-
-
-def _rounded(centers: np.ndarray) -> list[list[float]]:
-    """To a millimetre."""
-    return [[round(value, 3) for value in row] for row in centers.tolist()]

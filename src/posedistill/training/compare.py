@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
-from posedistill.files import write_file
+from posedistill.files import fresh, write_file
 from posedistill.report.compare_page import build_comparison
 from posedistill.training.comparison import Comparison, Variant, load_comparison
 from posedistill.training.costs import Costs, equal_time_steps, measure_costs, timing_note
 from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.stages import check_networks, write_environment
 from posedistill.training.sweep import SweepScores, best_factors, read_scores, run_sweep, sweep_trials
-from posedistill.training.task import task_of
+from posedistill.training.task import Record, task_of
 from posedistill.training.trial import Trial
 
 TrialTable = dict[str, dict[int, Trial]]
@@ -31,6 +31,7 @@ class Standing:
     """What a comparison has found so far; written while it goes on, so that the page is never far behind.
 
     Attributes:
+        references: trivial answers, to read the tables beside.
         scores, factors: of the sweep. tables: trials of ``equal_steps`` and ``equal_time``.
         costs, steps: of a training step, and how many make equal time.
         failures: title of a training to what went wrong.
@@ -38,6 +39,7 @@ class Standing:
 
     comparison: Comparison
     teacher: Trial | None
+    references: list[Record] = field(default_factory=list)
     scores: SweepScores = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
     tables: dict[str, TrialTable] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Standing:
             "batch_size": compared.base.schedule(compared.base.student).batch_size,
             "recipe": compared.base.name,
             "teacher": self.teacher and str(self.teacher.record.relative_to(compared.folder)),
+            "references": self.references,
             "variants": {name: self._about(variant) for name, variant in compared.variants.items()},
             "sweep": None
             if sweep is None
@@ -132,7 +135,7 @@ def carry_out(comparison: Comparison, jobs: int = 1) -> Standing:
     started = time.perf_counter()
     check(comparison)
     teacher = train_teacher(comparison)
-    standing = Standing(comparison, teacher)
+    standing = Standing(comparison, teacher, measure_references(comparison, teacher))
     if comparison.sweep is not None:
         short = sweep_trials(comparison, comparison.sweep)
         standing.scores = read_scores(short)
@@ -179,6 +182,17 @@ def train_teacher(comparison: Comparison) -> Trial | None:
     measured = Trial("test of the teacher", recipe, "teacher", comparison.base.seed)
     run_trials([measured], 1, _raise)
     return measured
+
+
+def measure_references(comparison: Comparison, teacher: Trial | None) -> list[Record]:
+    """Scores of trivial answers on the test split, kept in ``references.json``; those of retrieval need the teacher."""
+    path, recipe = comparison.folder / "references.json", comparison.base if teacher is None else teacher.recipe
+    made_from = [teacher.record] if teacher is not None else []
+    if not fresh(path, *made_from):
+        task = task_of(recipe)
+        write_file(path, json.dumps(list(task.references(recipe, task.split(recipe)))), TrainingError)
+    records: list[Record] = json.loads(path.read_text())
+    return records
 
 
 def equal_steps(comparison: Comparison, factors: dict[str, float]) -> TrialTable:

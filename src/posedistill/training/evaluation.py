@@ -16,8 +16,11 @@ from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.metrics import Scores, score_estimates
+from posedistill.metrics.relocalisation import RelocalisationScores
 from posedistill.poses import PoseEstimates
+from posedistill.runtime import CameraPredictor, open_predictor
 from posedistill.runtime.predictor import Predictor
+from posedistill.training.camera_evaluation import evaluate_camera_file
 from posedistill.training.log import console, progress_bar
 
 
@@ -109,9 +112,14 @@ def evaluate_file(
     scenes: list[int] | None = None,
     legacy_diameters: bool = False,
     threads: int = 0,
-) -> Scores:
-    """Measure an exported file on any BOP folder; prints the table, writes csv and json where asked."""
-    predictor = Predictor.from_onnx(model, threads=threads or None)
+) -> Scores | RelocalisationScores:
+    """Measure an exported file on any BOP folder, or on a scene where it tells poses of cameras.
+
+    Prints the table, writes csv and json where asked.
+    """
+    predictor = open_predictor(model, threads=threads or None)
+    if isinstance(predictor, CameraPredictor):
+        return evaluate_camera_file(predictor, dataset, split, csv, json_path)
     objects = predictor.metadata.objects
     opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
     estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))

@@ -158,13 +158,13 @@ def pack_of(dataset: BopDataset, data: DataSettings, cache: Path) -> FramePack:
     names = [str(frame.rgb.resolve()) for frame in dataset.frames]
     folder = cache / f"pack-{fingerprint(names, data.objects, data.min_visible)}"
     with progress_bar() as bar:
-        task = bar.add_task("decode", total=len(names), note=str(folder))
+        task = bar.add_task("decode", total=len(names), note=str(folder), visible=False)  # until there is something
         return FramePack.build(
             dataset,
             folder,
             data.objects,
             min_visible=data.min_visible,
-            progress=lambda done, _: bar.update(task, completed=done),
+            progress=lambda done, _: bar.update(task, completed=done, visible=True),
         )
 
 

@@ -1,0 +1,82 @@
+"""Evaluation of cameras: photographs -> poses -> medians and recalls, beside trivial answers."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from posedistill.camera_poses import CameraEstimates
+from posedistill.data.camera_dataset import CameraDataset
+from posedistill.data.cameras import open_cameras
+from posedistill.data.images import read_image
+from posedistill.errors import DataError, TrainingError, describe
+from posedistill.files import write_file
+from posedistill.metrics.relocalisation import CameraPoses, RelocalisationScores, score_cameras
+from posedistill.runtime.camera_predictor import CameraPredictor
+from posedistill.training.log import console, progress_bar
+
+SPLITS = ("train", "test", "all")
+
+
+def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: str = "evaluate") -> CameraEstimates:
+    """Poses of photographs, with the time from photograph to pose; reading the file is not counted."""
+    found, seconds = [], []
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=len(split), note="")
+        for frame in split:
+            image = read_image(frame.image)
+            start = time.perf_counter()
+            found.append(predictor.predict(image))
+            seconds.append(time.perf_counter() - start)
+            bar.advance(task)
+    names = [str(frame.image.relative_to(split.root)) for frame in split]
+    R, t = np.stack([pose.R for pose in found]), np.stack([pose.t for pose in found])
+    return CameraEstimates(tuple(names), R, t, np.array(seconds))
+
+
+def evaluate_camera_file(
+    predictor: CameraPredictor, scene: Path, split: str, csv: Path | None = None, json_path: Path | None = None
+) -> RelocalisationScores:
+    """Measure an exported file on the split of any scene; prints the table, writes csv and json where asked.
+
+    Raises:
+        DataError: no such split, or any fault of the scene.
+    """
+    if split not in SPLITS:
+        raise DataError(describe("--split", "split", repr(split), f"one of {', '.join(SPLITS)}"))
+    dataset = open_cameras(scene, split)  # type: ignore[arg-type]
+    found = estimate_cameras(predictor, dataset)
+    if csv is not None:
+        found.to_csv(csv)
+    scores = score_cameras(CameraPoses(found.R, found.t), CameraPoses(dataset.R, dataset.t))
+    if json_path is not None:
+        write_file(json_path, json.dumps(scores.to_dict(), indent=1), TrainingError)
+    console.print(camera_score_table(scores))
+    return scores
+
+
+def camera_score_table(scores: RelocalisationScores) -> Table:
+    """Medians with their intervals, means, percentiles and recalls."""
+    table = Table("", "position, m", "orientation, °")
+    medians = zip((scores.position, scores.orientation), (3, 2), strict=True)
+    table.add_row("median", *(f"{m.value:.{d}f} [{m.low:.{d}f}, {m.high:.{d}f}]" for m, d in medians), style="bold")
+    rows: list[tuple[str, tuple[float, float]]] = [("mean", scores.mean)]
+    rows += [(f"{percent} %", pair) for percent, pair in scores.percentiles.items()]
+    for name, (metres, degrees) in rows:
+        table.add_row(name, f"{metres:.3f}", f"{degrees:.2f}")
+    shares = ", ".join(f"{m:g} m {deg:g}°: {100 * share:.1f} %" for (m, deg), share in scores.recall.items())
+    table.caption = f"{scores.count} images; within {shares}"
+    return table
+
+
+def places_of(poses: CameraPoses, split: CameraDataset) -> dict[str, Any]:
+    """Where cameras stand and were thought to stand, for the trajectory, to a millimetre."""
+    return {"truth": rounded(split.centers), "estimate": rounded(poses.centers)}
+
+
+def rounded(centers: np.ndarray) -> list[list[float]]:
+    """``[N, 3]`` metres to a millimetre, as plain numbers."""
+    return [[round(value, 3) for value in row] for row in centers.tolist()]
