@@ -55,7 +55,19 @@ def main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_all_commands_are_there():
-    expected = ["run", "compare", "train", "distill", "evaluate", "score", "export", "report", "predict", "bench"]
+    expected = [
+        "run",
+        "compare",
+        "train",
+        "distill",
+        "evaluate",
+        "score",
+        "export",
+        "report",
+        "predict",
+        "bench",
+        "quantise",
+    ]
     assert set(commands()) == {*expected, "data render", "data check", "data label"}
 
 
@@ -130,6 +142,7 @@ def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path):
         (["export", "."], "recipe.yaml: 'recipe': found no such file"),
         (["predict", "none.onnx", "none.jpg"], "none.onnx"),
         (["bench", "none.onnx"], "none.onnx"),
+        (["quantise", "none.onnx", "none.jpg"], "none.onnx"),
         (["data", "render", "nowhere", "out"], "nowhere: 'meshes': found none"),
         (["data", "render", "code", "out", "--set", "distance"], "--set: 'distance': found no such setting"),
     ],

@@ -257,6 +257,25 @@ def bench(
         json.write_text(json_module.dumps(result.to_dict(), indent=1))
 
 
+@app.command()
+def quantise(
+    model: Annotated[Path, typer.Argument(help="An exported model.onnx of cameras.")],
+    images: Annotated[list[Path], typer.Argument(help="Training photographs, a hundred or so.")],
+    out: Annotated[Optional[Path], typer.Option(help="Default: model.int8.onnx beside the model.")] = None,  # noqa: UP045
+) -> None:
+    """Write an exported model in 8-bit numbers: a quarter of the size, and faster where convolutions are large.
+
+    Measures the ranges of its activations on photographs, and on every fourth how far that moves the poses.
+    """
+    from posedistill.deploy.quantise import quantise_for
+
+    out = out or model.with_suffix(".int8.onnx")
+    moved = quantise_for(model, out, images)
+    before, after = (path.stat().st_size / 2**20 for path in (model, out))
+    print(f"{moved}")
+    print(f"{out}: {after:.2f} MiB instead of {before:.2f}; compare their speed with posedistill bench")
+
+
 @data_app.command()
 def render(
     models: Annotated[Path, typer.Argument(help="Folder of obj_XXXXXX meshes (.ply, .obj, .glb), or 'code'.")],

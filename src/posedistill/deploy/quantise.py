@@ -1,0 +1,148 @@
+"""Quantise: an exported camera model in 8-bit whole numbers, a quarter of the size, and how far its poses move.
+
+Static post-training quantisation (Jacob et al., CVPR 2018) by onnxruntime: weights with a scale for each channel,
+activations with one for each tensor, measured on photographs. docs/deploy.md says where that is faster.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from posedistill.data.images import read_image
+from posedistill.deploy.export import write_model
+from posedistill.errors import DataError, describe
+from posedistill.geometry.draw import Image
+from posedistill.geometry.rotations import angle_between
+from posedistill.runtime import CameraPredictor
+
+QUANTISED = ("Conv", "Gemm")
+"""The operators that compute in int8. Sums between them are as fast in float, and nearer to the network."""
+SHARE_LEFT_OUT = 4
+"""One in so many photographs is left out of the calibration and compared instead."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the poses of one model lie from another's, over photographs.
+
+    Attributes:
+        images: compared. median_m, max_m: between camera centres. median_deg, max_deg: between rotations.
+    """
+
+    images: int
+    median_m: float
+    max_m: float
+    median_deg: float
+    max_deg: float
+
+    def __str__(self) -> str:
+        return (
+            f"poses move by {self.median_m:.3f} m, {self.median_deg:.2f} deg (median of {self.images} photographs), "
+            f"{self.max_m:.3f} m, {self.max_deg:.2f} deg at most"
+        )
+
+
+class _Batches(CalibrationDataReader):  # type: ignore[misc]
+    """Prepared images, as onnxruntime's calibration asks for them."""
+
+    def __init__(self, batches: Iterable[NDArray[np.float32]]) -> None:
+        self.batches: Iterator[NDArray[np.float32]] = iter(batches)
+        self.count = 0
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        batch = next(self.batches, None)
+        if batch is None:
+            return None
+        self.count += len(batch)
+        return {"images": batch}
+
+
+def quantise(path: str | Path, out: str | Path, batches: Iterable[NDArray[np.float32]]) -> Path:
+    """Write an exported camera model with 8-bit weights and activations; the metadata stay as they are.
+
+    Kept in float: the layers that give position and rotation, and depthwise convolutions, which are slower in int8 and
+    whose few weights take up the whole error of their channel.
+
+    Args:
+        path: what ``export_camera_onnx`` wrote. out: where to write.
+        batches: ``[B, 3, h, w]`` images as ``CameraPredictor.prepare`` makes them, of the kind that the model will see:
+            their ranges become those of the 8-bit numbers. A hundred training photographs do.
+
+    Raises:
+        CheckpointError: no exported camera model, or the file cannot be written. DataError: there is no image.
+    """
+    metadata = CameraPredictor.from_onnx(path, threads=1).metadata
+    reader = _Batches(batches)
+    with tempfile.TemporaryDirectory() as folder:
+        shaped, made = Path(folder) / "shaped.onnx", Path(folder) / "made.onnx"
+        quant_pre_process(str(path), str(shaped), skip_optimization=True, skip_symbolic_shape=True)
+        graph = onnx.load(shaped).graph
+        try:
+            quantize_static(
+                str(shaped),
+                str(made),
+                reader,
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(QUANTISED),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,  # signed activations have no fast kernel on x86
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=kept_in_float(graph),
+            )
+        except ValueError as error:
+            if reader.count:
+                raise
+            raise DataError(describe("calibration", "images", "none", "photographs of the scene")) from error
+        model = onnx.load(made)
+    used = {node.domain for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]  # onnxruntime lists every domain it knows; an older one would refuse the file
+    model.opset_import.extend(kept)
+    return write_model(model, out, metadata)
+
+
+def kept_in_float(graph: Any) -> list[str]:
+    """Names of the nodes that give the network's outputs, and of depthwise (grouped) convolutions."""
+    grouped = {node.name for node in graph.node for entry in node.attribute if entry.name == "group" and entry.i > 1}
+    return sorted(grouped | _last_layers(graph))
+
+
+def _last_layers(graph: Any) -> set[str]:
+    """From the outputs back to the first layers with weights, those included."""
+    maker = {name: node for node in graph.node for name in node.output}
+    found, waiting = set[str](), [maker[value.name] for value in graph.output]
+    while waiting:
+        node = waiting.pop()
+        found.add(node.name)
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            waiting += [maker[name] for name in node.input if name in maker]
+    return found
+
+
+def drift(first: CameraPredictor, second: CameraPredictor, images: Iterable[Image]) -> Drift:
+    """How far the poses of the second model lie from those of the first, over photographs ``[H, W, 3]``."""
+    pairs = [(first.predict(image), second.predict(image)) for image in images]
+    metres = [float(np.linalg.norm(a.center - b.center)) for a, b in pairs]
+    degrees = [float(np.rad2deg(angle_between(a.R, b.R))) for a, b in pairs]
+    return Drift(len(pairs), float(np.median(metres)), max(metres), float(np.median(degrees)), max(degrees))
+
+
+def quantise_for(path: str | Path, out: str | Path, photographs: Sequence[Path]) -> Drift:
+    """``quantise`` with photographs of the scene, all but every fourth; poses are compared on those left out.
+
+    Raises:
+        CheckpointError, DataError: see ``quantise``; a photograph cannot be read or is too small.
+    """
+    model = CameraPredictor.from_onnx(path)
+    compared = photographs[::SHARE_LEFT_OUT]
+    measured = [photo for place, photo in enumerate(photographs) if place % SHARE_LEFT_OUT] or compared
+    quantise(path, out, (model.prepare(read_image(photo))[None] for photo in measured))
+    return drift(model, CameraPredictor.from_onnx(out), (read_image(photo) for photo in compared))

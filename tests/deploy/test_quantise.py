@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from posedistill import cli
+from posedistill.data.images import write_image
+from posedistill.deploy.bench import measure
+from posedistill.deploy.bench_calls import noise_photograph
+from posedistill.deploy.camera_export import export_camera_onnx
+from posedistill.deploy.quantise import drift, kept_in_float, quantise
+from posedistill.errors import CheckpointError, DataError
+from posedistill.runtime import CameraPredictor
+
+
+def pictures(metadata, count: int = 6) -> list[np.ndarray]:
+    return [noise_photograph(metadata, seed) for seed in range(count)]
+
+
+@pytest.fixture(scope="module")
+def quantised(camera_file, camera_metadata, tmp_path_factory) -> Path:
+    predictor = CameraPredictor.from_onnx(camera_file, threads=1)
+    batches = (predictor.prepare(image)[None] for image in pictures(camera_metadata))
+    return quantise(camera_file, tmp_path_factory.mktemp("quantised") / "int8.onnx", batches)
+
+
+def test_a_quarter_of_the_size_and_the_same_metadata(camera_file, quantised):
+    assert quantised.stat().st_size < 0.3 * camera_file.stat().st_size
+    ours, theirs = (CameraPredictor.from_onnx(path, threads=1).metadata for path in (camera_file, quantised))
+    assert ours == theirs
+    model = onnx.load(quantised)
+    assert {entry.domain for entry in model.opset_import} == {""} and model.ir_version <= 9
+
+
+def test_weights_have_a_scale_for_each_channel(quantised):
+    model = onnx.load(quantised)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    dequantised = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 5
+    for node in convolutions:
+        weight, scale = (tensors[name] for name in dequantised[node.input[1]].input[:2])
+        assert weight.dtype == np.int8 and scale.shape == (len(weight),)
+
+
+def test_poses_stay_near(camera_file, quantised, camera_metadata):
+    sides = [CameraPredictor.from_onnx(path, threads=1) for path in (camera_file, quantised)]
+    moved = drift(*sides, pictures(camera_metadata, 9))
+    assert moved.images == 9 and 0 < moved.median_m <= moved.max_m < 0.5 and 0 < moved.median_deg <= moved.max_deg < 5
+    assert drift(sides[0], sides[0], pictures(camera_metadata, 2)).max_m == 0
+    assert "of 9 photographs" in str(moved)
+
+
+def test_a_batch_of_any_size(quantised):
+    run = CameraPredictor.from_onnx(quantised, threads=1).run
+    images = np.random.default_rng(0).normal(size=(5, 3, 64, 80)).astype(np.float32)
+    position, rotation = run(images)
+    assert position.shape == (5, 3) and rotation.shape == (5, 6)
+    np.testing.assert_allclose(run(images[2:3])[0][0], position[2], atol=1e-3)
+
+
+def test_the_last_layers_and_depthwise_ones_stay_in_float(tmp_path):
+    convolutions = [torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Conv2d(8, 16, 1)]
+
+    class Tiny(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk = torch.nn.Sequential(*convolutions)
+            self.hidden, self.position, self.rotation = (torch.nn.Linear(16, size) for size in (16, 3, 4))
+
+        def forward(self, images):
+            x = torch.relu(self.hidden(self.trunk(images).mean((2, 3))))
+            return 2 + self.position(x), torch.nn.functional.normalize(self.rotation(x), dim=-1)
+
+    from posedistill.runtime import CameraMetadata
+
+    metadata = CameraMetadata("posenet", 16, None, (16, 16), decode_settings={"rotation": "quaternion"})
+    path = export_camera_onnx(Tiny(), tmp_path / "tiny.onnx", metadata)
+    nodes = {node.name: node for node in onnx.load(path).graph.node}
+    kept = [nodes[name] for name in kept_in_float(onnx.load(path).graph)]
+    weights = {name for node in kept for name in node.input if name.endswith("weight")}
+    assert {name.rsplit(".", 1)[0] for name in weights} == {"trunk.1", "position", "rotation"}
+    out = quantise(path, tmp_path / "int8.onnx", [np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype("f4")])
+    stored = {tensor.name: tensor.data_type for tensor in onnx.load(out).graph.initializer}
+    assert all(stored[name] == onnx.TensorProto.FLOAT for name in weights)
+    int8 = {name for name, kind in stored.items() if kind == onnx.TensorProto.INT8}
+    assert {name.split(".weight")[0] for name in int8} >= {"trunk.0", "trunk.2", "hidden"}
+
+
+def test_mistakes(camera_file, exported, tmp_path):
+    with pytest.raises(DataError, match="calibration: 'images': found none"):
+        quantise(camera_file, tmp_path / "out.onnx", [])
+    with pytest.raises(CheckpointError, match="'decoder': found wdrnet"):
+        quantise(exported, tmp_path / "out.onnx", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(camera_file, camera_metadata, tmp_path):
+    photos = [tmp_path / f"{number}.png" for number in range(5)]
+    for photo, image in zip(photos, pictures(camera_metadata, 5), strict=True):
+        write_image(photo, image)
+    out = tmp_path / "small.onnx"
+    result = CliRunner().invoke(cli.app, ["quantise", str(camera_file), *map(str, photos), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "median of 2 photographs" in result.output and "MiB instead of" in result.output
+    timed = measure(str(out), 1, 2, 1, with_pnp=True, image=None, box=None)
+    assert timed.poses == 1.0 and timed.megabytes < 0.3 * camera_file.stat().st_size / 2**20
