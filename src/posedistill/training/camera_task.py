@@ -142,7 +142,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
         shapes: bool = True,
     ) -> Record:
         """Positions and rotations are compared. There are no shapes to put into the file."""
-        metadata, mean = self._metadata(recipe, estimator, training)
+        metadata, mean = self.metadata(recipe, estimator, training)
         export_camera_onnx(estimator.network, path, metadata, mean)
         photographs = [read_image(frame.image) for frame in split.frames[:PARITY_FRAMES]]
         parity = check_camera_parity(estimator.network, path, photographs, mean)
@@ -155,10 +155,10 @@ class CameraTask(Task[SceneData, CameraDataset]):
     def predictor(self, recipe: Recipe, estimator: Estimator) -> CameraPredictor:
         """What turns photographs of the scene into poses by a network that is still in PyTorch."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        metadata, mean = self._metadata(recipe, estimator, "")
+        metadata, mean = self.metadata(recipe, estimator, "")
         return CameraPredictor(camera_run(estimator.network, device, mean), metadata)
 
-    def _metadata(
+    def metadata(
         self, recipe: Recipe, estimator: Estimator, training: str
     ) -> tuple[CameraMetadata, NDArray[np.float32] | None]:
         """What the runtime must know, and what the graph subtracts of its pictures."""
@@ -196,7 +196,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
         """``[M, D], [N, D]`` what a network makes of training and test photographs."""
         network, device = estimator.network, next(estimator.parameters()).device
         assert isinstance(network, PoseNetNetwork)  # the one family there is
-        metadata, mean = self._metadata(recipe, estimator, "")
+        metadata, mean = self.metadata(recipe, estimator, "")
         subtracted = 0.0 if mean is None else mean.transpose(2, 0, 1)
         predictor = CameraPredictor(camera_run(network, device, mean), metadata)
         loader = self._middle(recipe, prepared, prepared.train, device)
