@@ -8,7 +8,7 @@ import pytest
 import posedistill
 
 SOURCE = Path(posedistill.__file__).parent
-SHARED = {"errors", "files", "machine", "poses"}
+SHARED = {"camera_poses", "errors", "files", "machine", "poses"}
 LIGHT = {"geometry", "decode", "runtime"}
 ALLOWED = {
     "geometry": {"errors"},

@@ -74,7 +74,7 @@ def views(R: Array, centers: Array) -> tuple[View, View]:
     above = above / length if length > 0.1 else np.array([0.0, 0.0, 1.0])  # cameras of all postures have no "up"
     flat = centers - centers.mean(axis=0)
     flat = flat - flat @ above[:, None] * above
-    right = np.linalg.svd(flat)[2][0] if np.ptp(flat) > 1e-9 else aside
+    right = np.linalg.svd(flat, full_matrices=False)[2][0] if np.ptp(flat) > 1e-9 else aside
     right = right - right @ above * above
     if np.linalg.norm(right) < 1e-6:
         right = np.cross(above, np.eye(3)[np.abs(above).argmin()])
