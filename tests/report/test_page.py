@@ -49,13 +49,13 @@ def headings(page):
     return [title for title in SECTIONS if title in text]
 
 
-SECTIONS = ["Results", "Accuracy over cost", "By object", "Best and worst cases", "Speed", "Training",
-            "How it was obtained", "Not shown"]  # fmt: skip
+SECTIONS = ["Results", "Accuracy over cost", "By object", "Where the cameras stood", "Best and worst cases",
+            "Speed", "Training", "How it was obtained", "Not shown"]  # fmt: skip
 
 
 def test_a_whole_run_gives_every_section_but_the_list_of_what_is_missing(run_folder):
     page = build(run_folder)
-    assert headings(page) == SECTIONS[:-1]
+    assert headings(page) == [name for name in SECTIONS if name not in ("Where the cameras stood", "Not shown")]
     assert page.tags.count("img") == 8 and page.tags.count("svg") == 3 + 4 + 1 and page.tags.count("table") == 3
     assert not list(run_folder.glob("*.part"))
 
@@ -113,3 +113,26 @@ def test_metrics_without_numbers_and_odd_names_do_no_harm(run_folder):
     ]
     (run_folder / "evaluation.json").write_text(json.dumps(records))
     assert "Results" in headings(build(run_folder))
+
+
+def test_a_run_of_cameras_has_sections_of_its_own(camera_folder):
+    page = build(camera_folder)
+    kept = [name for name in SECTIONS if name not in ("By object", "Best and worst cases", "Not shown")]
+    assert headings(page) == kept
+    assert page.tags.count("svg") == 2 * 3 + 3 * 2 + 3 + 1  # costs and curves, maps, losses, validation
+    text = " ".join(page.text)
+    for words in ("Down and to the left is better", "nearest position", "looks at the truth", "median position, m"):
+        assert words in text
+    assert "Scores in %" not in text and "ground-truth boxes" not in text
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in page.references)
+
+
+def test_the_recipe_of_a_scene_is_told(camera_folder):
+    text = " ".join(build(camera_folder).text)
+    for words in ("data/room", "shorter side 256 px, crop 224 px", "the test split of the same scene"):
+        assert words in text
+    assert "0.1 of the training images, in unbroken blocks" in text and "name relate, weight 100.0" in text
+    published = "data: {scene: a, test: b/other, squeeze: true, crop: [224, 300], mean_image: true}"
+    (camera_folder / "recipe.yaml").write_text(published)
+    text = " ".join(build(camera_folder).text)
+    assert "squeezed to 455x256, crop 224x300 px, mean image subtracted" in text and "b/other" in text

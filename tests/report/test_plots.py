@@ -65,3 +65,29 @@ def test_ids_of_two_figures_do_not_meet(run_folder):
     figures = [plots.recall_curves(run.main_group()), *plots.history_panels(run.histories, "loss")]
     clips = [set(re.findall(r'clipPath id="([^"]+)"', svg)) for svg in figures]
     assert all(clips) and len(set.union(*clips)) == sum(map(len, clips))
+
+
+def test_errors_stand_on_a_logarithmic_axis_beside_the_trivial_answers(camera_folder):
+    group = load_run(camera_folder).main_group()
+    svg = plots.accuracy_over_cost(group, "orientation_deg", {"teacher": 208.0, "student": 8.4}, "model size, MB")
+    shown = texts(svg)
+    assert "median orientation, °" in shown and "%" not in shown
+    for name in ("constant pose", "nearest image", "nearest position"):
+        assert shown.count(name) == 1
+    ticks = [float(text) for text in re.findall(r"(?<![\d.])(1|2|5|10|20|50|100)(?![\d.])", shown)]
+    assert {2.0, 5.0, 20.0, 50.0} <= set(ticks)
+
+
+def test_error_curves_tell_units_and_all_who_were_measured(camera_folder):
+    group = load_run(camera_folder).main_group()
+    svg = plots.error_curves(group, "position_m")
+    assert "position error, m" in texts(svg) and "images within it, %" in texts(svg)
+    assert all(name in texts(svg) for name in ("teacher", "student", "distilled", "constant pose"))
+    assert plots.error_curves([Evaluation("student")], "position_m") is None
+
+
+def test_curves_of_networks_fill_the_figure_however_far_off_the_trivial_answers_are(camera_folder):
+    group = load_run(camera_folder).main_group()
+    networks = [item for item in group if item.variant in ("teacher", "student", "distilled", "exported")]
+    ticks = [re.findall(r"\d\.\d+", texts(plots.error_curves(chosen, "position_m"))) for chosen in (group, networks)]
+    assert ticks[0] == ticks[1] != []

@@ -1,7 +1,10 @@
 import dataclasses
 import json
 
-from posedistill.report.results import headline_metric, load_run
+import numpy as np
+import pytest
+
+from posedistill.report.results import evaluation_of, headline_metric, load_run
 
 
 def test_a_whole_run_is_read_without_notes(run_folder):
@@ -73,3 +76,33 @@ def test_with_detector_boxes_the_average_recall_leads(run_folder):
     ]
     assert headline_metric(group) == "add_0.1d"
     assert headline_metric([dataclasses.replace(item, boxes="detector") for item in group]) == "AR"
+
+
+def test_a_run_of_cameras_is_read_with_places_and_without_a_note_on_cases(camera_folder):
+    run = load_run(camera_folder)
+    assert run.notes == []
+    assert [item.variant for item in run.evaluations][-3:] == ["constant pose", "nearest image", "nearest position"]
+    places = run.evaluations[0].places
+    assert places.truth.shape == places.estimate.shape == (80, 3) and places.train.shape == (150, 3)
+    assert places.errors == pytest.approx(run.evaluations[0].outcomes["position_m"], abs=1e-5)
+    assert headline_metric(run.main_group()) == "position_m"
+
+
+def test_a_pose_that_was_not_found_is_infinitely_wrong_and_stands_nowhere(camera_evaluation):
+    record = camera_evaluation("student", 0)
+    record["outcomes"]["position_m"][3] = None
+    record["places"]["estimate"][3] = [None] * 3
+    found = evaluation_of(json.loads(json.dumps(record)))
+    assert found.outcomes["position_m"][3] == np.inf and np.isnan(found.places.errors[3])
+
+
+def test_places_that_do_not_fit_together_leave_the_record_out(camera_folder):
+    records = json.loads((camera_folder / "evaluation.json").read_text())
+    records[0]["places"]["estimate"].pop()
+    del records[1]["places"]["train"], records[1]["places"]["up"]
+    records[2]["places"]["up"] = [0.1, -0.2, 0.0]  # images of all postures
+    (camera_folder / "evaluation.json").write_text(json.dumps(records))
+    run = load_run(camera_folder)
+    assert len(run.evaluations) == len(records) - 1 and "places of shapes (80, 3), (79, 3)" in run.notes[0]
+    assert run.evaluations[0].places.train.shape == (0, 3) and run.evaluations[0].places.up is None
+    assert run.evaluations[1].places.up is None and run.evaluations[2].places.up is not None

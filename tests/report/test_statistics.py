@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posedistill.report.statistics import gap_closed, paired_difference, summarise
+from posedistill.report.statistics import _weighted_medians, gap_closed, paired_difference, summarise
 
 
 def test_summary_has_the_sample_deviation_and_none_for_one_seed():
@@ -99,3 +99,78 @@ def test_without_a_gap_nothing_is_closed():
     baseline, teacher = ((rng.random(shape) < 0.5).astype(float) for shape in ((3, 100), 100))
     assert gap_closed(baseline, np.ones((3, 100)), teacher) is None  # not ahead beyond chance
     assert gap_closed(np.ones((3, 100)), baseline, teacher) is None  # behind
+
+
+def test_the_bootstrap_of_medians_is_the_one_of_repeated_targets():
+    """Counting along sorted errors must give what drawing them one by one gives."""
+    rng = np.random.default_rng(0)
+    for targets in (1, 2, 7, 20):
+        errors = rng.lognormal(size=(3, targets)).round(1)  # with ties
+        counts = rng.multinomial(targets, np.full(targets, 1 / targets), 40)
+        drawn = [np.repeat(errors, row, axis=1) for row in counts]
+        expected = np.array([np.median(sample, axis=1) for sample in drawn])
+        np.testing.assert_allclose(_weighted_medians(errors, counts), expected)
+
+
+def test_a_difference_of_medians_is_not_a_median_difference():
+    first, second = np.array([[1.0, 2.0, 9.0]]), np.array([[4.0, 2.5, 1.0]])
+    assert paired_difference(first, second, statistic="median").mean == 0.5
+    assert paired_difference([[1, 5, 9]], [[2, 6, 1]], statistic="median").mean == -3  # the median difference is 1
+    seeds = paired_difference([[1, 2, 3], [5, 6, 7]], [[2, 2, 2], [4, 4, 9]], statistic="median")
+    assert seeds.mean == ((2 - 2) + (4 - 6)) / 2 and seeds.basis == "paired bootstrap of medians, 2 seeds x 3 targets"
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=5, max_size=12), st.integers(1, 3), st.floats(-1, 1), st.floats(0.1, 10))
+def test_medians_shift_and_scale_and_their_difference_is_antisymmetric(errors, seeds, shift, scale):
+    rng = np.random.default_rng(seeds)
+    first = np.array([rng.permutation(errors) for _ in range(seeds)])
+    second = np.array([rng.permutation(errors) for _ in range(seeds)])
+    forward, back, moved, scaled = (
+        paired_difference(one, other, 300, statistic="median")
+        for one, other in ((first, second), (second, first), (first, second + shift), (scale * first, scale * second))
+    )
+    values = np.array([forward.mean, forward.low, forward.high])
+    np.testing.assert_allclose([-back.mean, -back.high, -back.low], values, atol=1e-9)
+    np.testing.assert_allclose([moved.mean, moved.low, moved.high], values + shift, atol=1e-9)
+    np.testing.assert_allclose([scaled.mean, scaled.low, scaled.high], scale * values, rtol=1e-9, atol=1e-9)
+
+
+def test_the_interval_of_medians_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(60):
+        hard = rng.normal(size=150)  # what is hard is hard for both
+        first, second = (np.exp(hard + 0.2 * rng.normal(size=(1, 150))) for _ in range(2))
+        difference = paired_difference(first, 0.8 * second, 400, statistic="median")
+        hits += difference.low <= -0.2 <= difference.high
+    assert hits / 60 >= 0.85
+
+
+def test_pairing_helps_medians_too():
+    rng = np.random.default_rng(1)
+    errors = rng.lognormal(size=(3, 200))
+    paired = paired_difference(errors, 0.9 * errors, statistic="median")
+    mixed = paired_difference(errors, 0.9 * rng.permuted(errors, axis=1), statistic="median")
+    assert paired.significant and paired.high < 0
+    assert mixed.high - mixed.low > 3 * (paired.high - paired.low)
+
+
+def test_poses_that_were_not_found_leave_a_median_but_no_interval_where_they_could_reach_it():
+    errors = np.arange(1.0, 41.0)[None]
+    few, many = errors.copy(), errors.copy()
+    few[0, -2:], many[0, 21:] = np.inf, np.inf
+    assert np.isfinite(paired_difference(errors, few, statistic="median").low)
+    unbounded = paired_difference(errors, many, statistic="median")
+    assert unbounded.mean == 0 and np.isnan(unbounded.low) and not unbounded.significant
+
+
+def test_half_of_a_gap_in_errors():
+    rng = np.random.default_rng(0)
+    baseline = rng.lognormal(size=(3, 200))
+    half = gap_closed(baseline, 0.75 * baseline, 0.5 * baseline[0], statistic="median", lower_is_better=True)
+    assert half.low < 0.5 < half.high and 0.3 < half.mean < 0.7
+    exact = gap_closed(baseline[:1], 0.75 * baseline[:1], 0.5 * baseline[0], statistic="median", lower_is_better=True)
+    assert (exact.mean, exact.low, exact.high) == pytest.approx((0.5, 0.5, 0.5))
+    worse = gap_closed(baseline[:1], 1.5 * baseline[:1], 0.5 * baseline[0], statistic="median", lower_is_better=True)
+    assert worse.mean == pytest.approx(-1)
+    assert gap_closed(baseline, baseline, 2 * baseline[0], statistic="median", lower_is_better=True) is None

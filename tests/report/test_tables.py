@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -87,3 +88,33 @@ def test_no_bench_no_table():
     assert tables.bench_table([]) is None
     table = tables.bench_table([{"variant": "teacher", "p50_ms": float("nan"), "threads": 2, "device": "cpu"}])
     assert str(table.rows[0][0]) == "teacher cpu, 2 threads" and table.rows[0][1].text == "–"
+
+
+def test_a_table_of_cameras_has_units_and_the_trivial_answers_below(camera_folder):
+    (table,) = tables.result_tables(load_run(camera_folder))
+    assert table.columns[:4] == ["model", "median position, m", "median orientation, °", "within 0.05 m, 5°"]
+    names = [row[0].text for row in table.rows]
+    answers = ["constant pose", "nearest image", "nearest position"]
+    assert names == ["teacher", "student", "distilled", "exported", "distilled − student", *answers]
+    values = rows(table)
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", values["student"][0])
+    assert re.fullmatch(r"\d\.\d{2} ± \d\.\d{2}", values["student"][1])
+    assert re.fullmatch(r"\d\.\d ± \d\.\d", values["student"][2])
+    assert re.fullmatch(r"-0\.\d{3} \(-\d+ %\) \[-0\.\d{3}, -0\.\d{3}\]", values["distilled − student"][0])
+    assert re.fullmatch(r"\+\d+\.\d \[.*\]", values["distilled − student"][4])
+    assert values["constant pose"][0] > "1" and set(values["constant pose"][6:]) == {""}
+    assert "Medians of errors in m and °, lower is better; shares of images in %; mean" in table.notes[0]
+    assert "paired bootstrap of medians, 3 seeds x 80 targets (median position, median orientation)" in table.notes[1]
+    assert "Neighbouring images" in table.notes[1]
+
+
+def test_the_terminal_shows_medians_first(camera_folder):
+    head = tables.result_markdown(camera_folder).splitlines()[2]
+    assert head.startswith("| model | median position, m | median orientation, ° | within 0.05 m, 5° | params, M")
+
+
+def test_medians_of_single_images_are_used_where_they_are_the_score(camera_folder):
+    group = load_run(camera_folder).main_group()
+    assert tables.compare(group, "position_m", "student", "distilled").basis.startswith("paired bootstrap of medians")
+    means = [dataclasses.replace(item, scores={"position_m": 9.0}) for item in group]
+    assert tables.compare(means, "position_m", "student", "distilled").basis == "Student's t, 3 seeds"

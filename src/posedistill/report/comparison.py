@@ -18,6 +18,7 @@ from posedistill.report.tables import (
     describe_changes,
     describe_difference,
     frames_note,
+    plain,
     reference_rows,
     score_cell,
 )
@@ -47,6 +48,7 @@ class ComparisonResults:
     histories: dict[str, dict[str, dict[str, History]]] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _found: dict[tuple[str, str, str], Difference | None] = field(default_factory=dict, repr=False)
 
     @property
     def baseline(self) -> str:
@@ -67,7 +69,10 @@ class ComparisonResults:
 
     def difference(self, table: str, variant: str, metric: str) -> Difference | None:
         """``variant - baseline`` over the seeds that both have."""
-        return compare(self.evaluations.get(table, []), metric, self.baseline, variant)
+        key = table, variant, metric
+        if key not in self._found:  # tables, figures and the headline ask for the same
+            self._found[key] = compare(self.evaluations.get(table, []), metric, self.baseline, variant)
+        return self._found[key]
 
 
 def load_comparison(folder: Path) -> ComparisonResults:
@@ -164,19 +169,20 @@ def cost_table(results: ComparisonResults) -> Table:
         item = next((item for item in everything if item.variant == variant), None)
         cost = costs.get(variant) or {}
         seconds = cost.get("seconds_per_step")
-        rows.append(
-            [
-                Cell(variant, describe_losses(results.content["variants"][variant]["distill"])),
-                _number(item.parameters and item.parameters / 1e6 if item else None),
-                _number(item.megabytes if item else None),
-                _number(item.gmacs if item else None),
-                _number(None if seconds is None else 1e3 * seconds),
-                _number(seconds / alone if seconds and alone else None),
-                _number(cost.get("peak_memory_mb")),
-                Cell(f"{results.content['steps']:,}"),
-                Cell(f"{cost['equal_time_steps']:,}" if "equal_time_steps" in cost else "–"),
-            ]
-        )
+        numbers = [
+            item.parameters / 1e6 if item and item.parameters else None,
+            item.megabytes if item else None,
+            item.gmacs if item else None,
+            1e3 * seconds if seconds else None,
+            seconds / alone if seconds and alone else None,
+            cost.get("peak_memory_mb"),
+        ]
+        steps = [
+            f"{results.content['steps']:,}",
+            f"{cost['equal_time_steps']:,}" if "equal_time_steps" in cost else "–",
+        ]
+        name = Cell(variant, describe_losses(results.content["variants"][variant]["distill"]))
+        rows.append([name, *(Cell(plain(value)) for value in numbers), *map(Cell, steps)])
     columns = ["variant", "params, M", "size, MB", "GMACs", "ms/step", "x alone", "peak memory, MB", "steps"]
     notes = [
         "Size and GMACs (one crop) are the student's, what is learned beside it in training is left behind. "
@@ -247,8 +253,8 @@ def _gap(
     outcomes = [[run[seed] for seed in seeds] for run in runs]
     if not seeds or not best or any(len(row) != len(best) for rows in outcomes for row in rows):
         return None
-    about = Metric(metric)
-    return gap_closed(outcomes[0], outcomes[1], best, statistic=about.statistic, lower_is_better=about.lower_is_better)
+    is_error = Metric(metric).lower_is_better
+    return gap_closed(outcomes[0], outcomes[1], best, statistic=Metric(metric).statistic, lower_is_better=is_error)
 
 
 def _gap_cell(gap: Difference | None) -> Cell:
@@ -292,9 +298,3 @@ def _ends(values: Sequence[float]) -> set[float]:
 
 def _mark(score: float | None, chosen: bool) -> str:
     return "–" if score is None else percent(score) + (" ✓" if chosen else "")
-
-
-def _number(value: float | None) -> Cell:
-    if value is None:
-        return Cell("–")
-    return Cell(f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}")

@@ -95,7 +95,7 @@ class Metric:
         >>> Metric("position_m").text(0.25), Metric("AR").text(0.4567), Metric("AR").text(float("nan"))
         ('0.250', '45.7', '–')
         """
-        return f"{self.scaled(value):.{self._digits}f}" if np.isfinite(value) else "–"
+        return self._printed(value) if np.isfinite(value) else "–"
 
     def quantity(self, value: float) -> str:
         """A value with its unit.
@@ -106,12 +106,12 @@ class Metric:
         return self.text(value) + ("" if self.unit == "°" else " ") + self.unit
 
     def change(self, value: float) -> str:
-        """A signed difference without its unit; a zero has no minus.
+        """A signed difference without its unit.
 
         >>> Metric("AR").change(0.034), Metric("position_m").change(-0.0301), Metric("AR").change(-0.0001)
         ('+3.4', '-0.030', '+0.0')
         """
-        return f"{round(self.scaled(value), self._digits) + 0.0:+.{self._digits}f}" if np.isfinite(value) else "–"
+        return self._printed(value, "+") if np.isfinite(value) else "–"
 
     def scaled(self, value: float) -> float:
         """A value in the metric's unit."""
@@ -129,9 +129,9 @@ class Metric:
     def _error(self) -> tuple[str, int] | None:
         return next((about for ending, about in _ERRORS.items() if self.name.endswith(ending)), None)
 
-    @property
-    def _digits(self) -> int:
-        return self._error[1] if self._error else 1
+    def _printed(self, value: float, sign: str = "") -> str:
+        digits = self._error[1] if self._error else 1
+        return f"{round(self.scaled(value), digits) + 0.0:{sign}.{digits}f}"  # a zero has no minus
 
 
 def percent(value: float) -> str:

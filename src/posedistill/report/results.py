@@ -30,7 +30,7 @@ class Places:
     Attributes:
         truth, estimate: ``[N, 3]``, an image a row; an estimate that was not found is nan.
         train: ``[M, 3]`` of the training images, M may be 0.
-        up: ``[3]`` away from the ground, None where unknown.
+        up: ``[3]`` where the upper edges of the images point in the mean; None where they point all about, or unknown.
     """
 
     truth: Array
@@ -234,10 +234,10 @@ def _outcome(value: float | None) -> float:
 def _places(item: dict[str, Any]) -> Places:
     truth, estimate = (np.array(item[key], dtype=np.float64) for key in ("truth", "estimate"))
     train = np.array(item.get("train") or np.zeros((0, 3)), dtype=np.float64)
-    up = np.array(item["up"], dtype=np.float64) if item.get("up") else None
+    up = np.array(item.get("up") or np.zeros(3), dtype=np.float64)
     if truth.shape != estimate.shape or not all(array.ndim == 2 and array.shape[1] == 3 for array in (truth, train)):
         raise ValueError(f"places of shapes {truth.shape}, {estimate.shape}, {train.shape}, expected [N, 3]")
-    return Places(truth, estimate, train, up)
+    return Places(truth, estimate, train, up if np.linalg.norm(up) > 0.5 else None)
 
 
 def _histories(run: RunResults) -> dict[str, dict[str, dict[str, dict[int, float]]]]:

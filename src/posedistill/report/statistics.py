@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,9 @@ from posedistill.geometry.cameras import Array
 
 Statistic = Literal["mean", "median"]
 """What makes one score of the outcomes of many targets."""
+
+_BLOCK = 250
+"""Resamples at a time: more would take much memory."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def gap_closed(
         return None
     of_baseline, of_variant, of_teacher = _resampled([theirs, ours, best], statistic, resamples, seed)
     missing = np.maximum(sign * (of_teacher - of_baseline), 1e-12)
-    mean = float(np.round((_score(ours, statistic) - _score(theirs, statistic)) / gap.mean, 12))
+    mean = float(np.round((_score(ours, statistic) - _score(theirs, statistic)) / gap.mean, 12) + 0.0)
     return Difference(mean, *_interval(sign * (of_variant - of_baseline) / missing), _basis(theirs, statistic))
 
 
@@ -141,7 +145,7 @@ def _basis(outcomes: Array, statistic: Statistic) -> str:
 def _interval(resampled: Array) -> tuple[float, float]:
     if not np.isfinite(resampled).all():
         return np.nan, np.nan
-    low, high = np.round(np.percentile(resampled, [2.5, 97.5]), 12)
+    low, high = np.round(np.percentile(resampled, [2.5, 97.5]), 12) + 0.0  # a zero has no minus
     return float(low), float(high)
 
 
@@ -150,32 +154,46 @@ def _resampled(samples: Sequence[Array], statistic: Statistic, resamples: int, s
 
     All see the same draws, so what is paired stays paired.
     """
-    seeds, targets = samples[0].shape
+    seed_weights, counts = _draws(*samples[0].shape, resamples, seed)
     score = _weighted_medians if statistic == "median" else _weighted_means
-    rng = np.random.default_rng(seed)
     scores: list[Array] = []
-    for start in range(0, resamples, 250):  # a block at a time: the counts take resamples x targets numbers
-        block = min(250, resamples - start)
-        seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), block) / seeds
-        counts = rng.multinomial(targets, np.full(targets, 1 / targets), block)
+    for start in range(0, resamples, _BLOCK):
+        block = slice(start, start + _BLOCK)
         with np.errstate(invalid="ignore"):  # nan from infinite medians leaves no interval
-            scores.append(np.stack([(seed_weights * score(sample, counts)).sum(axis=1) for sample in samples]))
+            weighted = [(seed_weights[block] * score(sample, counts[block])).sum(axis=1) for sample in samples]
+        scores.append(np.stack(weighted))
     return np.concatenate(scores, axis=1)
 
 
-def _weighted_means(outcomes: Array, counts: NDArray[np.int64]) -> Array:
+@lru_cache(maxsize=2)
+def _draws(seeds: int, targets: int, resamples: int, seed: int) -> tuple[Array, NDArray[np.int32]]:
+    """How much each seed ``[N, S]`` weighs in each resample, and how often each target ``[N, T]`` was drawn.
+
+    Kept, for a page asks for the same draws for each of its metrics and variants, and drawing takes longest.
+    """
+    rng = np.random.default_rng(seed)
+    weights, counts = np.empty((resamples, seeds)), np.empty((resamples, targets), dtype=np.int32)
+    for start in range(0, resamples, _BLOCK):
+        block = slice(start, min(start + _BLOCK, resamples))
+        size = block.stop - block.start
+        weights[block] = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size) / seeds
+        counts[block] = rng.multinomial(targets, np.full(targets, 1 / targets), size)
+    return weights, counts
+
+
+def _weighted_means(outcomes: Array, counts: NDArray[np.integer]) -> Array:
     """``[N, S]`` means of ``outcomes [S, T]`` of which target ``j`` was drawn ``counts[n, j]`` times."""
     means: Array = counts @ outcomes.T / counts.sum(axis=1, keepdims=True)
     return means
 
 
-def _weighted_medians(outcomes: Array, counts: NDArray[np.int64]) -> Array:
+def _weighted_medians(outcomes: Array, counts: NDArray[np.integer]) -> Array:
     """Likewise medians: the mean of the two middle outcomes, found by counting along the sorted ones."""
     middle = (counts[0].sum() - 1) // 2, counts[0].sum() // 2
     medians = []
     for row in outcomes:
         order = np.argsort(row)
-        reached = counts[:, order].cumsum(axis=1)
+        reached = counts[:, order].cumsum(axis=1, dtype=np.int32)
         low, high = (row[order][(reached <= place).sum(axis=1)] for place in middle)
         medians.append(np.where(low == high, low, (low + high) / 2))
     return np.stack(medians, axis=1)

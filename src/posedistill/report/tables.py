@@ -83,7 +83,7 @@ def bench_table(bench: Sequence[Mapping[str, Any]]) -> Table | None:
     for item in bench:
         threads = {None: "", 0: "all threads", 1: "1 thread"}.get(item.get("threads"), f"{item.get('threads')} threads")
         where = ", ".join(str(part) for part in (item.get("runtime"), item.get("device"), threads) if part)
-        rows.append([Cell(str(item["variant"]), where), *(Cell(_plain(item.get(key))) for key in numbers)])
+        rows.append([Cell(str(item["variant"]), where), *(Cell(plain(item.get(key))) for key in numbers)])
     return Table("", ["model", *numbers.values()], rows)
 
 
@@ -176,7 +176,7 @@ def mean_of(group: Sequence[Evaluation], variant: str, get: Callable[[Evaluation
     return summarise(_values(group, variant, get)).mean
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """Three significant digits below 100, whole numbers above, a dash where there is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
         return "–"
@@ -212,7 +212,7 @@ def _result_table(group: list[Evaluation], metrics: list[str], shown: Sequence[s
     for variant in variants_of(group):
         row = [Cell(variant)]
         row += [score_cell(metric, scores_of(group, variant, metric)) for metric in metrics]
-        row += [Cell(_plain(mean_of(group, variant, get))) for get in costs.values()]
+        row += [Cell(plain(mean_of(group, variant, get))) for get in costs.values()]
         rows.append(row)
     found = {metric: compare(group, metric, "student", "distilled") for metric in metrics}
     differences = {metric: difference for metric, difference in found.items() if difference is not None}

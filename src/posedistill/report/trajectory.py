@@ -138,7 +138,9 @@ def color_bounds(errors: Array) -> Array:
     decades = range(int(np.floor(np.log10(low))) - 1, int(np.ceil(np.log10(high))) + 2)
     for steps in _STEPS:
         marks = np.array([float(f"{step * 10.0**decade:.3g}") for decade in decades for step in steps])
-        chosen = marks[max(0, np.searchsorted(marks, low, side="right") - 1) : np.searchsorted(marks, high) + 1]
+        chosen = marks[
+            max(0, np.searchsorted(marks, low, side="right") - 1) : np.searchsorted(marks, high, side="right") + 1
+        ]
         if len(chosen) < _MOST_COLORS:
             break
     return chosen

@@ -74,7 +74,8 @@ def camera_score_table(scores: RelocalisationScores) -> Table:
 
 def places_of(poses: CameraPoses, split: CameraDataset) -> dict[str, Any]:
     """Where cameras stand and were thought to stand, for the trajectory, to a millimetre."""
-    return {"truth": rounded(split.centers), "estimate": rounded(poses.centers)}
+    up = -split.R[:, 1].mean(axis=0)
+    return {"truth": rounded(split.centers), "estimate": rounded(poses.centers), "up": up.round(3).tolist()}
 
 
 def rounded(centers: np.ndarray) -> list[list[float]]:
