@@ -138,7 +138,7 @@ FAULTS: dict[FaultKind, tuple[Callable[[Path], Any], str]] = {
 
 
 def test_each_kind_of_fault_has_a_case() -> None:
-    of_scenes = {FaultKind.POSE, FaultKind.SPLIT, FaultKind.CAMERA_MODEL, FaultKind.NO_POSE}  # tested with the readers
+    of_scenes = {FaultKind.POSE, FaultKind.SPLIT, FaultKind.CAMERA_MODEL, FaultKind.NO_POSE, FaultKind.SCENE_FILE}
     assert set(FAULTS) == set(FaultKind) - of_scenes
 
 

@@ -48,15 +48,18 @@ def read_cambridge(
         on_fault: called at a fault of a frame, which is then left out; raises by default.
 
     Raises:
-        DataError: no such split file or header; a pose that is none; a pose without image; images of several sizes.
+        DataError: no such split file or header; a pose that is none; a pose without image; images of several sizes;
+            most positions beyond a kilometre (millimetres).
     """
     root, size_of = Path(root), OneSize()
     focals = _focals(root / RECONSTRUCTION) if K is None else {}
     mended: Counter[str] = Counter()
     frames: list[CameraFrame] = []
+    total = 0
     for part in ("train", "test") if split == "all" else (split,):
         file = root / SPLIT_FILES[part]
         for number, line in enumerate(_lines(file), HEADER_LINES + 1):
+            total += 1
             key = f"line {number}"
             with reported(on_fault):
                 name, *words = line.rsplit(maxsplit=7)
@@ -73,6 +76,8 @@ def read_cambridge(
                 width, height = size_of(image)
                 camera = np.asarray(K) if K is not None else _camera(focals.get(_stem(name)), width, height)
                 frames.append(CameraFrame(image, Path(name).parent.as_posix(), camera, width, height, R, -R @ center))
+    if 2 * (beyond := mended["positions beyond 1 km left out"]) > total:
+        raise DataError(describe(root, f"split {split}", f"{beyond} of {total} positions beyond 1 km", "metres"))
     frames.sort(key=lambda frame: natural_order(frame.image.relative_to(root).as_posix()))
     notes = tuple(f"{count} {what}" for what, count in mended.items() if count)
     return CameraDataset(root, split, tuple(frames), notes)

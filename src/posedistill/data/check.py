@@ -1,4 +1,4 @@
-"""check_dataset: reports every fault of a BOP data set, with counts, file names and an overlay picture."""
+"""check_dataset: reports every fault of a data set, with counts, file names and an overlay picture."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +12,8 @@ from posedistill.data.bop import TARGET_FILES, Frame, Target, load_targets, scen
 from posedistill.data.bop_models import EVAL_FOLDERS
 from posedistill.data.bop_parse import load_scene
 from posedistill.data.bop_scene import Scene
+from posedistill.data.cameras import FORMATS, camera_format
+from posedistill.data.check_cameras import check_scene
 from posedistill.data.check_frame import FrameResult, check_frame
 from posedistill.data.check_models import CheckedModels, check_models
 from posedistill.data.check_overlay import TILES, draw_sheet
@@ -32,6 +34,7 @@ def check_dataset(
 ) -> CheckReport:
     """Check a data set in the BOP format and report every fault instead of stopping at the first.
 
+    A scene of photographs with camera poses is known by its files and checked by ``check_cameras.check_scene``.
     Annotations are checked whole; images, depth and masks are decoded and compared with the projected models.
 
     Args:
@@ -44,6 +47,8 @@ def check_dataset(
         DataError: ``root`` is no folder, has no split, or the overlay cannot be written.
     """
     root = Path(root)
+    if camera_format(root) is not None:
+        return check_scene(root, split, overlay, limit, progress)
     faults = Faults()
     splits = [split] if split is not None else _splits(root)
     models = check_models(root, faults.add)
@@ -86,7 +91,8 @@ def _splits(root: Path) -> list[str]:
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name not in EVAL_FOLDERS]
     splits = [path.name for path in folders if any(sub.name.isdecimal() and sub.is_dir() for sub in path.iterdir())]
     if not splits:
-        raise DataError(describe(root, "splits", "no folder with numbered scenes", "such as test/000001"))
+        expected = f"such as test/000001; or a scene of {', '.join(FORMATS)}"
+        raise DataError(describe(root, "splits", "no folder with numbered scenes", expected))
     return splits
 
 

@@ -40,6 +40,7 @@ class FaultKind(StrEnum):
     NO_POSE = "image without a pose"
     SPLIT = "split that names what is not there"
     CAMERA_MODEL = "damaged or unusable camera model"
+    SCENE_FILE = "missing or damaged file of the scene"
 
 
 OnFault = Callable[[FaultKind, Path, str], None]

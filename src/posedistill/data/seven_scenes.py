@@ -47,7 +47,7 @@ def read_seven_scenes(
     root, size_of = Path(root), OneSize()
     stated = _intrinsics(root) if K is None else None
     frames: list[CameraFrame] = []
-    for folder in _sequences(root, split, on_fault):
+    for folder in split_folders(root, split, on_fault):
         for stem, image in _pictures(folder, on_fault).items():
             with reported(on_fault):
                 size = size_of(image)
@@ -56,8 +56,12 @@ def read_seven_scenes(
     return CameraDataset(root, split, tuple(frames))
 
 
-def _sequences(root: Path, split: Split, on_fault: OnFault) -> list[Path]:
-    """The folders of a split, in the split file's order."""
+def split_folders(root: Path, split: Split, on_fault: OnFault) -> list[Path]:
+    """The folders of a split, in the split file's order; ``all`` are whatever is there.
+
+    Raises:
+        DataError: no split file.
+    """
     if split == "all":
         return sorted((path for path in root.glob("seq-*") if path.is_dir()), key=lambda path: natural_order(path.name))
     file = root / SPLIT_FILES[split]
