@@ -301,12 +301,12 @@ def render(
 
 @data_app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="BOP folder.")],
-    split: Annotated[Optional[str], typer.Option(help="Split folder; default: all of them together.")] = None,  # noqa: UP045
+    folder: Annotated[Path, typer.Argument(help="BOP folder, or a scene with camera poses in any known format.")],
+    split: Annotated[Optional[str], typer.Option(help="Split; default: all of them together.")] = None,  # noqa: UP045
     limit: Annotated[Optional[int], typer.Option(help="Look at this many frames only.")] = None,  # noqa: UP045
     overlay: Annotated[Path, typer.Option(help="Where to draw a sample of frames.")] = Path("check.jpg"),
 ) -> None:
-    """Report every fault of a data set: files, boxes, rotations, units, masks, with counts and names."""
+    """Report every fault of a data set: files, poses, units, boxes, masks, with counts and names; 1 if there is any."""
     from posedistill.data.check import check_dataset
     from posedistill.training.log import console, progress_bar
 
