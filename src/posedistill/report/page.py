@@ -88,7 +88,7 @@ def _cost_lead(group: Sequence[Evaluation]) -> str:
     metric = headline_metric(list(group))
     if metric is None or not Metric(metric).lower_is_better:
         return "Up and to the left is better."
-    return "Down and to the left is better; of the curves, up and to the left. Dashed: the trivial answers."
+    return "Down and to the left is better; of the curves, up and to the left. Grey: the trivial answers."
 
 
 def _cost_figures(run: RunResults, group: Sequence[Evaluation]) -> str:

@@ -215,8 +215,8 @@ def _style(variant: str) -> dict[str, Any]:
 def _line(variant: str) -> dict[str, Any]:
     dashes = {"teacher": (0, (5, 2)), "exported": (0, (1, 1.5))}
     if variant in REFERENCES:
-        gaps = 2.0 + 2.0 * list(REFERENCES).index(variant)
-        return {"color": _color(variant), "label": variant, "linewidth": 1.1, "linestyle": (0, (4, gaps))}
+        pattern = [(1, 1.5), (4, 2), (8, 2, 1, 2)][list(REFERENCES).index(variant)]
+        return {"color": _color(variant), "label": variant, "linewidth": 1.2, "linestyle": (0, pattern)}
     return {"color": _color(variant), "label": variant, "linewidth": 2.0, "linestyle": dashes.get(variant, "-")}
 
 
