@@ -210,13 +210,12 @@ def test_train_and_distill(recipe_file, monkeypatch, words: list[str], expected:
     assert (variant, seed) == expected and recipe.train.steps == 77
 
 
-def test_run_hands_on_recipe_overrides_and_jobs(recipe_file, monkeypatch):
+def test_run_hands_on_recipe_and_jobs(recipe_file, monkeypatch):
     recorder = Recorder()
     monkeypatch.setattr("posedistill.training.run.run", recorder)
     assert invoke("run", str(recipe_file), "train.steps=77", "seed=1", "--jobs", "2").exit_code == 0
-    ((recipe, path, overrides, jobs), _) = recorder.calls[0]
-    assert (recipe.train.steps, recipe.seed) == (77, 1)
-    assert (path, overrides, jobs) == (recipe_file, ["train.steps=77", "seed=1"], 2)
+    ((recipe, jobs), _) = recorder.calls[0]
+    assert (recipe.train.steps, recipe.seed, jobs) == (77, 1, 2)
 
 
 def test_compare_tells_files_from_overrides(recipe_file, monkeypatch, tmp_path):

@@ -53,7 +53,7 @@ def run(
     """
     from posedistill.training.run import run as run_stages
 
-    run_stages(_recipe(recipe, overrides), recipe, overrides or [], jobs)
+    run_stages(_recipe(recipe, overrides), jobs)
 
 
 @app.command()
@@ -106,8 +106,8 @@ def distill(recipe: RecipeFile, overrides: Overrides = None, seed: Seed = -1) ->
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder (runs/NAME) or an exported model.onnx.")],
-    dataset: Annotated[Optional[Path], typer.Option(help="BOP folder; default: the run's test data.")] = None,  # noqa: UP045
-    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
+    dataset: Annotated[Optional[Path], typer.Option(help="BOP folder or scene; default: the run's.")] = None,  # noqa: UP045
+    split: Annotated[str, typer.Option(help="Split folder in the BOP folder; train, test or all of a scene.")] = "test",
     scene: Annotated[Optional[list[int]], typer.Option(help="Scene number; default: all.")] = None,  # noqa: UP045
     frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
     boxes: Annotated[str, typer.Option(help="gt (boxes from ground truth) or detector.")] = "gt",
@@ -117,7 +117,7 @@ def evaluate(
     legacy_diameters: Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")] = False,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
 ) -> None:
-    """Measure a run or an exported file on its own test data, or on any BOP folder."""
+    """Measure a run or an exported file on its own test data, or on any BOP folder or scene."""
     from posedistill.report import result_table
     from posedistill.training.evaluation import evaluate_file
     from posedistill.training.log import console
@@ -128,7 +128,7 @@ def evaluate(
         console.print(result_table(model))
         return
     if dataset is None:
-        raise PoseDistillError("--dataset: found nothing, expected a BOP folder (a model file knows no test data)")
+        raise PoseDistillError("--dataset: found nothing, expected a BOP folder or scene (a file knows no test data)")
     evaluate_file(
         model / "model.onnx" if model.is_dir() else model,
         dataset,

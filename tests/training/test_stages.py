@@ -18,7 +18,7 @@ from posedistill.training import object_task, shipping, stages
 from posedistill.training.checkpoints import load_tensors, save_tensors
 from posedistill.training.recipe import load_recipe
 from posedistill.training.run import run, train_all
-from posedistill.training.stages import load_network, recipe_of, train_variant
+from posedistill.training.stages import load_network, recipe_of, signature_of, train_variant
 
 NETWORKS = ("teacher", "student", "distilled")
 STUDENT = {f"student/seed0/{name}" for name in ("model.safetensors", "done.json", "results.csv")}
@@ -64,7 +64,7 @@ def finished(bop: Path, tmp_path_factory: pytest.TempPathFactory, smallest: dict
     }
     path = root / "mini.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    run(load_recipe(path), path, [])
+    run(load_recipe(path))
     return path
 
 
@@ -92,7 +92,7 @@ def folder(copied: Path) -> Path:
 
 
 def again(path: Path, *overrides: str, jobs: int = 1) -> None:
-    run(load_recipe(path, overrides), path, list(overrides), jobs)
+    run(load_recipe(path, overrides), jobs)
 
 
 def test_every_stage_leaves_its_result(finished: Path, capsys):
@@ -242,7 +242,7 @@ def test_views_that_are_not_on_offer_are_refused_before_anything_trains(recipe, 
     with pytest.raises(
         RecipeError, match=r"distill\.needy:Needy.*found a student that offers .*expected views regression"
     ):
-        run(loaded, Path("mini.yaml"), [])
+        run(loaded)
     assert not loaded.folder.exists()
 
 
@@ -253,7 +253,7 @@ def test_a_teacher_checkpoint_that_is_none_is_refused_before_anything_trains(rec
         path.write_bytes(content)
     monkeypatch.setattr(stages, "train", None)
     with pytest.raises(CheckpointError, match=r"teacher\.safetensors: 'checkpoint': found"):
-        run(recipe(f"teacher.checkpoint={path}"), Path("mini.yaml"), [])
+        run(recipe(f"teacher.checkpoint={path}"))
 
 
 def test_a_student_needs_no_teacher_but_a_distilled_one_does(recipe):
@@ -302,11 +302,10 @@ def test_seeds_trained_at_the_same_time(copied: Path, folder: Path):
     shutil.rmtree(folder / "distilled")
     shutil.rmtree(folder / "student")
     recipe = load_recipe(copied)
-    done = folder / "student" / "seed0" / "last.safetensors"
-    save_tensors(done, {}, {"signature": {"variant": "another"}})  # makes the student's process fail
-    with pytest.raises(TrainingError, match=r"training stopped: student seed 0 \(see .*train\.log\)$"):
-        train_all(recipe, copied, [], jobs=2)
-    assert "found a network of another recipe" in (folder / "student" / "seed0" / "train.log").read_text()
+    last = folder / "student" / "seed0" / "last.safetensors"
+    save_tensors(last, {}, {"signature": signature_of(recipe, "student", 0), "step": 1, "best": 0.0})  # no weights
+    with pytest.raises(TrainingError, match=r"student seed 0: .*'weights': found missing .*\(see .*train\.log\)$"):
+        train_all(recipe, jobs=2)
     assert (folder / "distilled" / "seed0" / "done.json").exists()
 
 

@@ -282,7 +282,7 @@ def test_views_of_other_keypoints_are_refused_before_anything_trains(recipe, mon
     monkeypatch.setattr(NetworkTeacher, "predict", with_a_ninth)
     monkeypatch.setattr(stages, "train", None)
     with pytest.raises(RecipeError, match=r"found student votes \[2, \d+, 8, 2\], teacher votes \[2, \d+, 9, 2\]"):
-        run(recipe(), Path("mini.yaml"), [])
+        run(recipe())
 
 
 def test_a_csv_teaches_without_ground_truth_and_without_a_network(recipe_file, raw_recipe, poses_csv, bop, tmp_path):
@@ -291,7 +291,7 @@ def test_a_csv_teaches_without_ground_truth_and_without_a_network(recipe_file, r
     raw_recipe["train"] |= {"steps": 2}
     recipe_file.write_text(yaml.safe_dump(raw_recipe | {"teacher": {"csv": str(poses_csv("test"))}}))
     loaded = load_recipe(recipe_file)
-    run(loaded, recipe_file, [])
+    run(loaded)
     assert not (loaded.folder / "teacher" / "seed0" / "model.safetensors").exists()
     records = {record["variant"]: record for record in json.loads((loaded.folder / "evaluation.json").read_text())}
     assert records["teacher"]["scores"]["add_0.1d"] == 1.0 and "parameters" not in records["teacher"]
@@ -331,6 +331,6 @@ def test_a_csv_of_unknown_images_is_refused_before_anything_trains(recipe_file, 
     with pytest.raises(
         DataError, match=r"train\.csv: 'rows': found 1 poses of 1 unknown images \(1/70\), expected images"
     ):
-        run(load_recipe(recipe_file), recipe_file, [])
+        run(load_recipe(recipe_file))
     loaded = load_recipe(recipe_file, ["data.train.0.ignore_unknown=true"])
     assert sum(len(pack) for pack in sources.prepare(loaded).packs) == 15
