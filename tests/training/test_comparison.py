@@ -7,7 +7,7 @@ import yaml
 
 from posedistill.distill import build_distiller
 from posedistill.errors import RecipeError
-from posedistill.estimators.wdrnet import WDRNet
+from posedistill.estimators import FAMILIES
 from posedistill.training.comparison import Comparison, load_comparison
 from posedistill.training.recipe import Recipe
 from posedistill.training.stages import signature_of
@@ -153,6 +153,7 @@ def test_the_comparisons_of_this_project_can_be_built(path, monkeypatch):
     monkeypatch.setenv("LITE0", "/lite0.pth")
     comparison = load_comparison([path])
     for variant in comparison.variants.values():
+        offers = FAMILIES[variant.recipe.student.family].offers
         for spec in variant.recipe.distill:
-            build_distiller(spec, WDRNet.offers, WDRNet.offers)
-    assert comparison.baseline == "student" and comparison.name != comparison.base.name
+            build_distiller(spec, offers, FAMILIES[variant.recipe.teacher.family].offers)
+    assert comparison.variants[comparison.baseline].alone and comparison.name != comparison.base.name
