@@ -19,7 +19,6 @@ from posedistill.estimators.base import Estimator
 from posedistill.estimators.posenet import PoseNet, PoseNetNetwork
 from posedistill.files import fresh
 from posedistill.geometry.cameras import Camera
-from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 from posedistill.metrics.relocalisation import (
     CameraPoses,
     constant_pose,
@@ -45,10 +44,6 @@ PARITY_FRAMES = 8
 
 class CameraTask(Task[SceneData, CameraDataset]):
     """Where does the camera stand, and how is it turned?"""
-
-    def objects(self, recipe: Recipe) -> ObjectTable:
-        """A scene has none."""
-        return NO_OBJECTS
 
     def prepare(self, recipe: Recipe) -> SceneData:
         """Decoded, scaled, and split in unbroken blocks."""

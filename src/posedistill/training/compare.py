@@ -16,7 +16,8 @@ from posedistill.training.costs import Costs, equal_time_steps, measure_costs, t
 from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.stages import check_networks, write_environment
 from posedistill.training.sweep import SweepScores, best_factors, read_scores, run_sweep, sweep_trials
-from posedistill.training.task import Record, task_of
+from posedistill.training.task import Record
+from posedistill.training.tasks import task_of
 from posedistill.training.trial import Trial
 
 TrialTable = dict[str, dict[int, Trial]]

@@ -24,7 +24,7 @@ from posedistill.training.loop import Teaching, Untouched, losses, make_fabric
 from posedistill.training.recipe import Recipe, fingerprint, load_recipe
 from posedistill.training.schedule import AveragedWeights
 from posedistill.training.stages import build_network, build_teaching, write_recipe
-from posedistill.training.task import task_of
+from posedistill.training.tasks import task_of
 from posedistill.training.teachers import Teacher
 from posedistill.training.trial import end_with_parent
 
@@ -150,7 +150,7 @@ class _Stepper:
         self.estimator.to(self.device).to(memory_format=torch.channels_last)
         parameters = list(self.estimator.parameters())
         if network == "distilled":
-            self.teaching = build_teaching(recipe, prepared, self.estimator, self.fabric, recipe.seed)
+            self.teaching = build_teaching(task, recipe, prepared, self.estimator, self.fabric, recipe.seed)
             self.teaching.teacher = shared or self.teaching.teacher
             self.teaching.prepare(self.estimator, self.loader.batch(0))
             parameters += self.teaching.parameters()

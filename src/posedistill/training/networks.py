@@ -9,7 +9,7 @@ from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.training.checkpoints import load_strictly, load_tensors
 from posedistill.training.recipe import NetworkSettings, Recipe
-from posedistill.training.task import task_of
+from posedistill.training.sources import objects_of
 
 VARIANTS = ("teacher", "student", "distilled")
 
@@ -29,7 +29,7 @@ def load_network(recipe: Recipe, variant: str, seed: int) -> tuple[Estimator, di
         CheckpointError: it is not there yet, damaged, or of another architecture.
     """
     network = recipe.teacher if variant == "teacher" else recipe.student
-    return load_weights(recipe, network, weights_of(recipe, variant, seed), task_of(recipe).objects(recipe))
+    return load_weights(recipe, network, weights_of(recipe, variant, seed), objects_of(recipe))
 
 
 def load_weights(

@@ -16,7 +16,6 @@ from posedistill.estimators.base import Estimator
 from posedistill.files import fresh
 from posedistill.geometry.cameras import Array, Camera
 from posedistill.geometry.meshes import load_mesh
-from posedistill.geometry.objects import ObjectTable
 from posedistill.metrics import score_estimates
 from posedistill.poses import PoseEstimates
 from posedistill.report.gallery import Case, save_cases
@@ -41,10 +40,6 @@ TestFrames = tuple[BopDataset, list[Wanted]]
 
 class ObjectTask(Task[sources.TrainingData, TestFrames]):
     """Where are the objects, and how do they lie?"""
-
-    def objects(self, recipe: Recipe) -> ObjectTable:
-        """From the recipe's first training source."""
-        return sources.objects_of(recipe)
 
     def prepare(self, recipe: Recipe) -> sources.TrainingData:
         """Rendered, decoded and split."""

@@ -21,7 +21,7 @@ from posedistill.training.stages import (
     write_environment,
     write_recipe,
 )
-from posedistill.training.task import task_of
+from posedistill.training.tasks import task_of
 from posedistill.training.trial import Trial
 
 

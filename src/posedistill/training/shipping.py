@@ -14,8 +14,10 @@ from posedistill.estimators.base import Estimator
 from posedistill.files import fresh, write_file
 from posedistill.training.log import console
 from posedistill.training.recipe import Recipe
+from posedistill.training.sources import objects_of
 from posedistill.training.stages import load_network, networks_of, recipe_of, variant_folder, weights_of
-from posedistill.training.task import Record, task_of
+from posedistill.training.task import Record
+from posedistill.training.tasks import task_of
 from posedistill.training.teacher_build import load_members
 
 
@@ -114,7 +116,7 @@ def _costs(recipe: Recipe, variant: str, seed: int) -> dict[str, Any]:
     """What a network costs, an ensemble all its members, a csv nothing."""
     if variant != "teacher" or recipe.teacher.is_network:
         return _cost(recipe, load_network(recipe, variant, seed)[0])
-    costs = [_cost(recipe, member) for member in load_members(recipe, task_of(recipe).objects(recipe))]
+    costs = [_cost(recipe, member) for member in load_members(recipe, objects_of(recipe))]
     return {key: sum(cost[key] for cost in costs) for key in (costs[0] if costs else ())}
 
 

@@ -19,7 +19,7 @@ from posedistill.data.render import RenderReport, RenderSettings, render_dataset
 from posedistill.data.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.geometry.meshes import load_mesh
-from posedistill.geometry.objects import ObjectTable
+from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 from posedistill.training.log import console, progress_bar
 from posedistill.training.recipe import BopSource, DataSettings, Recipe, RenderSource, fingerprint
 
@@ -240,6 +240,8 @@ def _mesh_stamps(source: RenderSource, objects: list[int]) -> list[tuple[str, in
 
 
 def objects_of(recipe: Recipe) -> ObjectTable:
-    """The object table of a recipe, from its first training source."""
-    data = recipe.objects_data
+    """The object table of a recipe, from its first training source; none of a scene."""
+    if not isinstance(recipe.data, DataSettings):
+        return NO_OBJECTS
+    data = recipe.data
     return open_source(data.train[0], data.objects, recipe.cache_folder).objects(data.objects)

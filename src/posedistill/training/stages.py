@@ -26,7 +26,7 @@ from posedistill.training.networks import seeds_of as seeds_of
 from posedistill.training.networks import variant_folder as variant_folder
 from posedistill.training.networks import weights_of as weights_of
 from posedistill.training.recipe import Recipe, fingerprint, load_recipe
-from posedistill.training.task import task_of
+from posedistill.training.tasks import task_of
 from posedistill.training.teacher_build import build_distillers, build_teacher, check_losses
 from posedistill.training.teacher_build import build_teaching as build_teaching
 from posedistill.training.teachers import NetworkTeacher
@@ -61,7 +61,7 @@ def train_variant(recipe: Recipe, variant: str, seed: int) -> Path:
     task.begin(estimator, prepared)
     teaching = None
     if variant == "distilled":
-        teaching = build_teaching(recipe, prepared, estimator, fabric, seed)
+        teaching = build_teaching(task, recipe, prepared, estimator, fabric, seed)
     batches = task.loader(
         recipe,
         prepared,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.training.loop import Batches, Validate
-from posedistill.training.recipe import Recipe, SceneSettings
+from posedistill.training.recipe import Recipe
 
 Record = dict[str, Any]
 """One measured model, as ``evaluation.json`` holds it and a report reads it."""
@@ -56,10 +56,6 @@ Split = TypeVar("Split")
 
 class Task(ABC, Generic[Frames, Split]):
     """What the stages of a run ask of its data. ``Split`` is whatever the task takes for its test frames."""
-
-    @abstractmethod
-    def objects(self, recipe: Recipe) -> ObjectTable:
-        """What networks of the recipe must know of its objects."""
 
     @abstractmethod
     def prepare(self, recipe: Recipe) -> Frames:
@@ -121,14 +117,3 @@ class Task(ABC, Generic[Frames, Split]):
     @abstractmethod
     def draw(self, recipe: Recipe, folder: Path, split: Split) -> None:
         """Draw the best and the worst poses of teacher and exported student into ``folder/cases``, if it draws any."""
-
-
-def task_of(recipe: Recipe) -> Task[Any, Any]:
-    """The task that the recipe's data asks for."""
-    if isinstance(recipe.data, SceneSettings):
-        from posedistill.training.camera_task import CameraTask
-
-        return CameraTask()
-    from posedistill.training.object_task import ObjectTask
-
-    return ObjectTask()

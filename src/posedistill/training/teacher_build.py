@@ -15,7 +15,7 @@ from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.training.networks import load_weights, weights_of
 from posedistill.training.recipe import NetworkSettings, Recipe, fingerprint
-from posedistill.training.task import Prepared, task_of
+from posedistill.training.task import Prepared, Task
 from posedistill.training.teacher_cache import CachedTeacher, cache_folder, views_of
 from posedistill.training.teachers import Autocast, EnsembleTeacher, LabelTeacher, NetworkTeacher, Teacher
 from posedistill.training.teaching import Teaching
@@ -44,7 +44,9 @@ def load_members(recipe: Recipe, objects: ObjectTable) -> list[Estimator]:
     return [load_weights(recipe, network, path, objects)[0] for network, path in pairs]
 
 
-def build_teaching(recipe: Recipe, prepared: Prepared, student: Estimator, fabric: Fabric, seed: int) -> Teaching:
+def build_teaching(
+    task: Task[Any, Any], recipe: Recipe, prepared: Prepared, student: Estimator, fabric: Fabric, seed: int
+) -> Teaching:
     """The recipe's teacher, cached where it says so, with the losses by which the student learns."""
     settings = recipe.schedule(recipe.student)
     teacher = build_teacher(recipe, prepared.objects, fabric.device, fabric.autocast)
@@ -58,7 +60,7 @@ def build_teaching(recipe: Recipe, prepared: Prepared, student: Estimator, fabri
         part = f"-rank{fabric.global_rank}" if fabric.world_size > 1 else ""
         folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}{part}"
         teacher = CachedTeacher(teacher, folder, about, views_of(distillers, teacher), settings.steps)
-    gallery = task_of(recipe).loader(
+    gallery = task.loader(
         recipe,
         prepared,
         prepared.train,

@@ -23,7 +23,7 @@ from posedistill.training.stages import (
     weights_of,
     write_recipe,
 )
-from posedistill.training.task import task_of
+from posedistill.training.tasks import task_of
 
 
 @dataclass(frozen=True)
