@@ -66,8 +66,8 @@ def test_cameras_at_the_end_of_the_world_are_left_out():
 
 
 def test_one_place_and_none():
-    for count in (0, 2):
-        views = camera_views(np.repeat(np.eye(3)[None], count, axis=0), np.zeros((count, 3)), SIZE, MARGIN)
+    for count in (0, 1, 2):
+        views = camera_views(np.repeat(np.eye(3)[None], count, axis=0), np.full((count, 3), [1, 2, 3]), SIZE, MARGIN)
         assert all(view.scale == 480 - 2 * MARGIN for view in views)
 
 

@@ -58,7 +58,7 @@ def camera_views(R: Array, centers: Array, size: tuple[int, int], margin: int) -
     low, high = places.min(axis=0), places.max(axis=0)
     wide, high_above, high_beside = np.maximum(high - low, 1e-6)
     scale = min((size[0] - 2 * margin) / wide, (size[1] - 2 * margin) / max(high_above, high_beside))
-    scale = scale if np.ptp(places) > 1e-6 else min(size) - 2.0 * margin
+    scale = scale if (high - low).max() > 1e-6 else min(size) - 2.0 * margin
     middle = (low + high) / 2
     return View(right, axes[1], middle[[0, 1]], scale, size), View(right, above, middle[[0, 2]], scale, size)
 
