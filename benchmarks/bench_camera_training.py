@@ -35,7 +35,7 @@ from posedistill.training.teachers import NetworkTeacher
 
 
 def made_loader(folder: Path, size: int, batch: int, device: torch.device) -> CameraLoader:
-    """Views of a made room, half as high again as they are wide."""
+    """Views of a made room, from frames of 4:3."""
     write_made_scene(folder / "room", "7-Scenes", sequences=2, frames=60, size=(2 * size, 3 * size // 2))
     pack = CameraPack.build(open_cameras(folder / "room", "train"), folder / "pack", 8 * size // 7)
     return CameraLoader(pack, ViewSettings(), size, batch, 0, device)

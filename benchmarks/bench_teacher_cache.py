@@ -63,7 +63,8 @@ def main() -> None:
 
         def step(number: int, taught: Teaching) -> None:
             with autocast():
-                total = torch.stack(list(losses(Untouched(student), student, batch, generator, taught, number).values())).sum()
+                terms = losses(Untouched(student), student, batch, generator, taught, number)
+                total = torch.stack(list(terms.values())).sum()
             total.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

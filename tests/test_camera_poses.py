@@ -41,6 +41,7 @@ def test_half_turns_survive(tmp_path) -> None:
         ("scene_id,im_id\n", "'columns': found scene_id,im_id, expected name"),
         (",".join(COLUMNS) + "\na.png,1,2,3,1,0,0,0,0.1\nb.png,1,2,here,1,0,0,0,0\n", "'line 3': found b.png,1,2,here"),
         (",".join(COLUMNS) + "\na.png,1,2\n", "'line 2': found a.png,1,2, expected a name and 8 numbers"),
+        (",".join(COLUMNS) + "\na.png,1.0\n", "'line 2': found a.png,1.0, expected a name and 8 numbers"),
     ],
 )
 def test_what_is_no_table_is_told(tmp_path, text: str, message: str) -> None:

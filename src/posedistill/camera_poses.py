@@ -70,7 +70,7 @@ class CameraEstimates:
         numbers = np.empty((len(rows) - 1, len(COLUMNS) - 1))
         for line, row in enumerate(rows[1:]):
             try:
-                numbers[line] = [float(cell) for cell in row[1:]]
+                numbers[line] = np.array([float(cell) for cell in row[1:]]).reshape(len(COLUMNS) - 1)
             except ValueError:
                 expected = f"a name and {len(COLUMNS) - 1} numbers"
                 raise DataError(describe(path, f"line {line + 2}", ",".join(row)[:80], expected)) from None

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from posedistill.camera_poses import CameraEstimates
+from posedistill.data.camera_dataset import CameraDataset
 from posedistill.data.camera_writer import write_made_scene
 from posedistill.data.cameras import open_cameras
 from posedistill.data.images import read_image
@@ -27,6 +28,7 @@ from posedistill.training.comparison import load_comparison
 from posedistill.training.evaluation import evaluate_file
 from posedistill.training.networks import build_network, load_network
 from posedistill.training.recipe import Recipe, load_recipe
+from posedistill.training.trial import Trial
 
 POSENET = {"family": "posenet", "settings": {"backbone": "mobilenetv3_small_050", "hidden": 32, "dropout": 0.0}}
 
@@ -156,6 +158,8 @@ def test_the_exported_file_is_the_network(trained: Recipe, scene: Path, tmp_path
     assert json.loads((tmp_path / "a.json").read_text())["count"] == 30 and (tmp_path / "a.csv").exists()
     with pytest.raises(DataError, match="'split': found 'val', expected one of train, test, all"):
         evaluate_file(path, scene, "val", None, "gt", None, None, None)
+    with pytest.raises(DataError, match=r"--frames: 'option': found few\.txt, expected none"):
+        evaluate_file(path, scene, "test", Path("few.txt"), "gt", None, None, None)
 
 
 @pytest.mark.parametrize("overrides", [("data.mean_image=true",), ("data.crop=[48, 96]",), ("data.crop=null",)])
@@ -260,7 +264,77 @@ def test_references_of_a_comparison_are_kept(trained: Recipe, tmp_path: Path, mo
     path = tmp_path / "room.yaml"
     path.write_text(yaml.safe_dump(trained.model_dump(mode="json")))
     comparison = load_comparison([path], ["name=versus", f"runs={tmp_path}"])
-    made = measure_references(comparison, None)
-    assert [record["variant"] for record in made] == ["constant pose", "nearest position"]
+    assert [answer["variant"] for answer in measure_references(comparison, None)] == [
+        "constant pose",
+        "nearest position",
+    ]
+    teacher = Trial("teacher", trained, "teacher", 0)
+    teacher.record.write_text("{}")
+    made = measure_references(comparison, teacher)
+    assert [answer["variant"] for answer in made] == ["constant pose", "nearest image", "nearest position"]
     monkeypatch.setattr(CameraTask, "references", None)
-    assert measure_references(comparison, None) == made
+    assert measure_references(comparison, teacher) == made
+
+
+def test_poses_of_other_photographs_are_not_scored(trained: Recipe) -> None:
+    """A csv newer than all it was made from, but about other frames, as when the test split has changed."""
+    task = CameraTask()
+    split = task.split(trained)
+    first = task.measure(trained, "teacher", 0, split)
+    csv = trained.folder / "teacher" / "seed0" / "results.csv"
+    kept = CameraEstimates.from_csv(csv)
+    others = tuple(f"seq-09/{number}.png" for number in range(len(kept)))
+    CameraEstimates(others, kept.R, 2 * kept.t, kept.seconds).to_csv(csv)
+    assert task.measure(trained, "teacher", 0, split)["scores"] == pytest.approx(first["scores"])
+
+
+def test_a_capture_by_its_relative_path(tmp_path: Path, scene: Path, monkeypatch) -> None:
+    """Images that lie beside the folder which names them."""
+    frames = open_cameras(scene, "test").frames[:2]
+    root = tmp_path / "poses"
+    (root / "here").mkdir(parents=True)
+    from_inside = CameraDataset(Path("poses"), "test", tuple(frames))
+    monkeypatch.chdir(tmp_path)
+    assert [Path(tmp_path / "poses" / name).resolve() for name in from_inside.names] == [
+        frame.image.resolve() for frame in frames
+    ]
+
+
+def test_an_ensemble_of_cameras_says_the_mean(trained: Recipe) -> None:
+    members = [str(trained.folder / variant / "seed0" / "model.safetensors") for variant in ("teacher", "distilled")]
+    raw = trained.model_dump(mode="json")
+    raw["teacher"] = POSENET | {"ensemble": members}
+    raw["name"], raw["distill"] = "ensemble", [{"name": "match", "options": {"form": "regression"}}]
+    path = trained.runs.parent / "ensemble.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    loaded, task = load_recipe(path), CameraTask()
+    stages.write_recipe(loaded)
+    split = task.split(loaded)
+    record = shipping.measure_network(loaded, "teacher", 0, split)
+    single = [task.measure(trained, variant, 0, split)["places"]["estimate"] for variant in ("teacher", "distilled")]
+    np.testing.assert_allclose(record["places"]["estimate"], np.mean(single, axis=0), atol=1e-3)
+    assert record["parameters"] == 2 * 281_833
+    assert [answer["variant"] for answer in task.references(loaded, split)] == ["constant pose", "nearest position"]
+
+
+def test_a_teacher_that_measures_in_other_units_is_refused(trained: Recipe) -> None:
+    """A metre of one is a spread of the other."""
+    raw = trained.model_dump(mode="json")
+    raw["student"]["settings"]["normalise"] = False
+    raw["teacher"]["checkpoint"] = str(trained.folder / "teacher" / "seed0" / "model.safetensors")
+    raw["name"], raw["distill"] = "units", [{"name": "match", "options": {"form": "regression"}}]
+    path = trained.runs.parent / "units.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match="off for the same poses, expected the student's units"):
+        stages.train_variant(load_recipe(path), "distilled", 0)
+
+
+def test_a_first_stage_that_leaves_nothing_to_train_is_refused(trained: Recipe) -> None:
+    raw = trained.model_dump(mode="json")
+    raw["teacher"]["checkpoint"] = str(trained.folder / "teacher" / "seed0" / "model.safetensors")
+    raw["name"] = "nothing_left"
+    raw["distill"] = [{"name": "match", "stage": "first", "options": {"form": "regression"}}]
+    path = trained.runs.parent / "nothing_left.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match="teach the whole network"):
+        stages.train_variant(load_recipe(path), "distilled", 0)

@@ -4,6 +4,7 @@ Poses are from the world to the camera, ``x_camera = R x_world + t``, with OpenC
 and the data set's own unit, metres in the published sets. The centre of the first pixel is (0, 0).
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -90,6 +91,11 @@ class CameraDataset:
     def sequences(self) -> tuple[str, ...]:
         """The sequence of each frame."""
         return tuple(frame.sequence for frame in self.frames)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the photographs, from the scene's folder on."""
+        return tuple(Path(os.path.relpath(frame.image, self.root)).as_posix() for frame in self.frames)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "CameraDataset":
         """The data set of some of the frames."""

@@ -98,7 +98,7 @@ def read_colmap(
 
 
 def _image_folder(model: Path) -> Path:
-    folders = [folder / "images" for folder in (model, *model.resolve().parents[:3])]
+    folders = [folder / "images" for folder in (model, *model.absolute().parents[:3])]
     found = next((folder for folder in folders if folder.is_dir()), None)
     if found is None:
         raise DataError(describe(model, "images", "no folder images near the model", "the photographs' folder"))

@@ -11,6 +11,7 @@ import numpy as np
 from posedistill.camera_poses import CameraEstimates
 from posedistill.data.images import read_image, write_image
 from posedistill.deploy.trajectory import draw_trajectory
+from posedistill.errors import DataError
 from posedistill.runtime.camera_predictor import CameraPredictor, PredictedCamera
 
 
@@ -27,7 +28,11 @@ def predict_cameras(predictor: CameraPredictor, images: Sequence[Path], out: Pat
     found: list[PredictedCamera] = []
     try:
         for path in images:
-            found.append(predictor.predict(read_image(path)))
+            image = read_image(path)
+            try:
+                found.append(predictor.predict(image))
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
     finally:  # an unreadable image or an interrupt loses no pose found before
         table = _table(found, images[: len(found)])
         if out is not None and found:

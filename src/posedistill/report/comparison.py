@@ -228,6 +228,7 @@ def describe_losses(losses: Sequence[Mapping[str, Any]]) -> str:
         options = [f"{key} {value}" for key, value in (loss.get("options") or {}).items()]
         trust = (loss.get("trust") or {}).get("by", "none")
         options += [f"trust {trust}"] if trust != "none" else []
+        options += [f"stage {loss['stage']}"] if loss.get("stage", "whole") != "whole" else []
         parts.append(f"{loss['weight']:g} {loss['name']}" + (f" ({', '.join(options)})" if options else ""))
     return " + ".join(parts) or "no distillation"
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from posedistill.data.camera_dataset import CameraDataset
 from posedistill.data.cameras import open_cameras
 from posedistill.data.images import read_image
 from posedistill.errors import DataError, TrainingError, describe
-from posedistill.files import write_file
+from posedistill.files import fresh, write_file
+from posedistill.geometry.rotations import mean_rotation
 from posedistill.metrics.relocalisation import CameraPoses, RelocalisationScores, score_cameras
 from posedistill.runtime.camera_predictor import CameraPredictor
 from posedistill.training.log import console, progress_bar
@@ -29,12 +31,36 @@ def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: st
         for frame in split:
             image = read_image(frame.image)
             start = time.perf_counter()
-            found.append(predictor.predict(image))
+            try:
+                found.append(predictor.predict(image))
+            except DataError as error:
+                raise DataError(f"{frame.image}: {error}") from None
             seconds.append(time.perf_counter() - start)
             bar.advance(task)
-    names = [str(frame.image.relative_to(split.root)) for frame in split]
     R, t = np.stack([pose.R for pose in found]), np.stack([pose.t for pose in found])
-    return CameraEstimates(tuple(names), R, t, np.array(seconds))
+    return CameraEstimates(split.names, R, t, np.array(seconds))
+
+
+def kept_estimates(csv: Path, split: CameraDataset, *made_from: Path) -> CameraEstimates | None:
+    """What a file holds of these photographs; None where it is older than what made it, or about other ones."""
+    if not fresh(csv, *made_from):
+        return None
+    found = CameraEstimates.from_csv(csv)
+    return found if found.names == split.names else None
+
+
+def written(found: CameraEstimates, csv: Path) -> CameraEstimates:
+    """Keep estimates in a file; what it holds, so that they score the same now and when they are read again."""
+    found.to_csv(csv)
+    return CameraEstimates.from_csv(csv)
+
+
+def merged(members: Sequence[CameraEstimates]) -> CameraEstimates:
+    """What several networks say together: the mean of their centres, and of their rotations; their times added."""
+    centers = np.mean([member.centers for member in members], axis=0)
+    R = np.stack([mean_rotation(np.stack(turns)) for turns in zip(*(member.R for member in members), strict=True)])
+    seconds = np.sum([member.seconds for member in members], axis=0)
+    return CameraEstimates.of(members[0].names, R, centers, seconds)
 
 
 def evaluate_camera_file(

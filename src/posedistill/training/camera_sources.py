@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.camera_dataset import hold_out_blocks
+from posedistill.data.camera_dataset import CameraDataset, hold_out_blocks
 from posedistill.data.camera_loader import CameraLoader
 from posedistill.data.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image
 from posedistill.data.camera_views import ViewSettings, plan_views, warp
@@ -16,7 +16,7 @@ from posedistill.data.pack_build import read_fingerprint
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 from posedistill.metrics.relocalisation import CameraPoses
-from posedistill.training.log import console, progress_bar
+from posedistill.training.log import progress_bar
 from posedistill.training.recipe import Recipe, fingerprint
 
 
@@ -64,8 +64,6 @@ def prepare_scene(recipe: Recipe) -> SceneData:
     """
     data = recipe.scene_data
     dataset = open_cameras(data.scene, "train")
-    for note in dataset.notes:
-        console.print(f"[yellow]{data.scene}: {note}", highlight=False)
     size = PUBLISHED_SIZE if data.squeeze else data.short_side
     folder = recipe.cache_folder / f"cameras-{fingerprint(str(data.scene.resolve()), size)}"
     with progress_bar() as bar:
@@ -77,6 +75,15 @@ def prepare_scene(recipe: Recipe) -> SceneData:
         raise RecipeError(describe("recipe", "data.validation", f"{data.validation} of {len(pack)} frames", expected))
     mean = mean_image(pack, held.train) if data.mean_image else None
     return SceneData(pack, held.train, held.validation, mean)
+
+
+def scene_notes(dataset: CameraDataset) -> list[str]:
+    """What a user should know of the photographs before training on them."""
+    lenses = {frame.distortion for frame in dataset}
+    if len(lenses) == 1:
+        return list(dataset.notes)
+    told = f"photographs by {len(lenses)} lenses: each is taken out in training, a model knows the first alone"
+    return [*dataset.notes, told]
 
 
 def scene_loader(recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64], **options: Any) -> CameraLoader:

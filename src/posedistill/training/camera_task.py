@@ -14,11 +14,10 @@ from posedistill.data.camera_pack import PUBLISHED_SIZE
 from posedistill.data.cameras import open_cameras
 from posedistill.data.images import read_image
 from posedistill.deploy.camera_export import camera_run, check_camera_parity, export_camera_onnx
-from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.posenet import PoseNet, PoseNetNetwork
-from posedistill.files import fresh
 from posedistill.geometry.cameras import Camera
+from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.metrics.relocalisation import (
     CameraPoses,
     constant_pose,
@@ -29,14 +28,15 @@ from posedistill.metrics.relocalisation import (
 from posedistill.runtime.camera_metadata import CameraMetadata
 from posedistill.runtime.camera_predictor import CameraPredictor
 from posedistill.runtime.model_file import IMAGENET_MEAN, IMAGENET_STD
-from posedistill.training.camera_evaluation import estimate_cameras, places_of, rounded
-from posedistill.training.camera_sources import SceneData, mean_crop, prepare_scene, scene_loader
+from posedistill.training.camera_evaluation import estimate_cameras, kept_estimates, merged, places_of, rounded, written
+from posedistill.training.camera_sources import SceneData, mean_crop, prepare_scene, scene_loader, scene_notes
 from posedistill.training.camera_validation import CameraValidation
 from posedistill.training.log import console, progress_bar
 from posedistill.training.loop import Validate
 from posedistill.training.networks import load_network, variant_folder, weights_of
 from posedistill.training.recipe import Recipe
 from posedistill.training.task import Record, Task
+from posedistill.training.teacher_build import load_members
 
 PARITY_FRAMES = 8
 """Test photographs on which an exported file must agree with its network."""
@@ -46,7 +46,9 @@ class CameraTask(Task[SceneData, CameraDataset]):
     """Where does the camera stand, and how is it turned?"""
 
     def prepare(self, recipe: Recipe) -> SceneData:
-        """Decoded, scaled, and split in unbroken blocks."""
+        """Decoded, scaled, and split in unbroken blocks; what the reader mended or found odd is told."""
+        for note in scene_notes(open_cameras(recipe.scene_data.scene, "train")):
+            console.print(f"[yellow]{recipe.scene_data.scene}: {note}", highlight=False)
         return prepare_scene(recipe)
 
     def loader(
@@ -96,20 +98,25 @@ class CameraTask(Task[SceneData, CameraDataset]):
         return open_cameras(recipe.scene_data.test or recipe.scene_data.scene, "test")
 
     def measure(self, recipe: Recipe, variant: str, seed: int, split: CameraDataset) -> Record:
-        """Medians, recalls, and where each camera was thought to stand."""
-        if variant == "teacher" and not recipe.teacher.is_network:
-            raise RecipeError(describe("recipe", "teacher", "an ensemble", "one network: camera poses are not merged"))
+        """Medians, recalls, and where each camera was thought to stand; of an ensemble its members' mean."""
         csv = variant_folder(recipe, variant, seed) / "results.csv"
-        if not fresh(csv, weights_of(recipe, variant, seed), recipe.folder / "recipe.yaml"):
-            estimator, _ = load_network(recipe, variant, seed)
-            estimate_cameras(self.predictor(recipe, estimator), split, f"evaluate {variant} seed {seed}").to_csv(csv)
-        return self._record(recipe, CameraEstimates.from_csv(csv), split)
+        single = variant != "teacher" or recipe.teacher.is_network
+        weights = [weights_of(recipe, variant, seed)] if single else recipe.teacher.files
+        found = kept_estimates(csv, split, recipe.folder / "recipe.yaml", *weights)
+        if found is None:
+            members = [load_network(recipe, variant, seed)[0]] if single else load_members(recipe, NO_OBJECTS)
+            title = f"evaluate {variant} seed {seed}"
+            found = merged([estimate_cameras(self.predictor(recipe, member), split, title) for member in members])
+            found = written(found, csv)
+        return self._record(recipe, found, split)
 
     def measure_file(self, recipe: Recipe, path: Path, csv: Path, split: CameraDataset) -> Record:
         """The same of a file."""
-        if not fresh(csv, path, recipe.folder / "recipe.yaml"):
-            estimate_cameras(CameraPredictor.from_onnx(path), split, "evaluate exported").to_csv(csv)
-        return self._record(recipe, CameraEstimates.from_csv(csv), split)
+        found = kept_estimates(csv, split, recipe.folder / "recipe.yaml", path)
+        if found is None:
+            found = estimate_cameras(CameraPredictor.from_onnx(path), split, "evaluate exported")
+            found = written(found, csv)
+        return self._record(recipe, found, split)
 
     def references(self, recipe: Recipe, split: CameraDataset) -> Sequence[Record]:
         """A constant pose, the training image that looks most alike to the teacher, and the one that stands nearest."""

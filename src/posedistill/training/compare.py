@@ -188,8 +188,7 @@ def train_teacher(comparison: Comparison) -> Trial | None:
 def measure_references(comparison: Comparison, teacher: Trial | None) -> list[Record]:
     """Scores of trivial answers on the test split, kept in ``references.json``; those of retrieval need the teacher."""
     path, recipe = comparison.folder / "references.json", comparison.base if teacher is None else teacher.recipe
-    made_from = [teacher.record] if teacher is not None else []
-    if not fresh(path, *made_from):
+    if teacher is None or not fresh(path, teacher.record):
         task = task_of(recipe)
         write_file(path, json.dumps(list(task.references(recipe, task.split(recipe)))), TrainingError)
     records: list[Record] = json.loads(path.read_text())

@@ -158,7 +158,7 @@ class _Stepper:
         self.average = AveragedWeights(self.estimator, settings.ema)
         self.model, self.optimizer = self.fabric.setup(Untouched(self.estimator), optimizer)
         self.generator = torch.Generator(device=self.device).manual_seed(recipe.seed)
-        self.step = 0
+        self.step, self.second_stage = 0, False
 
     def run(self, steps: int) -> float:
         """Mean seconds of so many steps, data included: added on processors, hidden behind the step on a GPU."""
@@ -170,7 +170,11 @@ class _Stepper:
 
     def _train(self, batch: Any) -> None:
         self.estimator.train()
-        terms = losses(self.model, self.estimator, batch, self.generator, self.teaching, self.step)
+        step = self.step
+        if self.teaching is not None and self.teaching.switch:  # both stages by turns, the second with nothing frozen
+            step = self.teaching.switch if self.second_stage else 0
+            self.second_stage = not self.second_stage
+        terms = losses(self.model, self.estimator, batch, self.generator, self.teaching, step)
         self.fabric.backward(torch.stack(list(terms.values())).sum())
         self.fabric.clip_gradients(self.model, self.optimizer, max_norm=1.0, error_if_nonfinite=False)
         self.optimizer.step()

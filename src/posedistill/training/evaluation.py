@@ -119,6 +119,10 @@ def evaluate_file(
     """
     predictor = open_predictor(model, threads=threads or None)
     if isinstance(predictor, CameraPredictor):
+        given = {"--frames": frames, "--scene": scenes, "--detections": detections, "--boxes": boxes != "gt" and boxes}
+        for option, value in (given | {"--legacy-diameters": legacy_diameters}).items():
+            if value:
+                raise DataError(describe(option, "option", value, "none: a scene has no objects; see --split"))
         return evaluate_camera_file(predictor, dataset, split, csv, json_path)
     objects = predictor.metadata.objects
     opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from posedistill.data.batch import Batch
 from posedistill.distill import Distiller, Example
+from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator, Prediction
 from posedistill.training.checkpoints import load_strictly, section
 from posedistill.training.teachers import Teacher, all_finite
@@ -57,13 +58,8 @@ class Teaching:
         if not self.switch or step < self.switch:
             return
         if not self._frozen:
-            estimator.eval()
-            taught, prediction = self.teacher.predict(batch, step=-1), estimator(batch)
-            losses = [loss(prediction, taught, batch) for loss in self.active(0)]
-            parameters = list(estimator.parameters())
-            reached = torch.autograd.grad(torch.stack(losses).sum(), parameters, allow_unused=True)
-            for parameter, gradient in zip(parameters, reached, strict=True):
-                parameter.requires_grad_(gradient is None)
+            for parameter, reached in zip(estimator.parameters(), self._reached(estimator, batch), strict=True):
+                parameter.requires_grad_(not reached)
             estimator.train()
             self._frozen = True
         for module in estimator.modules():
@@ -88,10 +84,46 @@ class Teaching:
             for pictures in self.gallery():
                 yield self.teacher.predict(pictures, step=-1), pictures
 
-        example = Example(student, self.teacher.predict(batch, step=-1), batch, gallery, self.pictures)
+        taught = self.teacher.predict(batch, step=-1)
+        self._refuse_other_units(student, taught)
+        example = Example(student, taught, batch, gallery, self.pictures)
         for distiller in self.distillers:
             distiller.prepare(example)
             distiller.to(batch.images.device)
+        if self.switch:
+            self._refuse_nothing_left(estimator, batch)
+            estimator.train(training)
+
+    def _refuse_other_units(self, student: Prediction, taught: Prediction) -> None:
+        """Two regressors that measure the same poses in other units, or from elsewhere, cannot be compared."""
+        ours, theirs = student.regression_truth, taught.regression_truth
+        compared = any("regression" in distiller.needs for distiller in self.distillers)
+        if not compared or ours is None or theirs is None or ours.shape != theirs.shape:
+            return
+        if not torch.allclose(ours.float(), theirs.float(), atol=1e-2):
+            found = f"{self.origin}: numbers {float((ours - theirs).abs().max()):.3g} off for the same poses"
+            expected = "the student's units: the same normalise, and the same training frames (data, seed)"
+            raise RecipeError(describe("recipe", "teacher", found, expected))
+
+    def _refuse_nothing_left(self, estimator: Estimator, batch: Batch) -> None:
+        """Two stages need something to train in the second, and something to train it by."""
+        network = {id(parameter) for parameter in estimator.network.parameters()}
+        reached = self._reached(estimator, batch)
+        pairs = zip(estimator.parameters(), reached, strict=True)
+        if all(hit for parameter, hit in pairs if id(parameter) in network):
+            found, expected = "losses that teach the whole network", "hints on maps below the outputs"
+            raise RecipeError(describe("recipe", "distill.stage: first", found, expected))
+        if not (self.supervised or self.active(self.switch)):
+            found, expected = "nothing to learn from after the first stage", "labels, or a loss without stage: first"
+            raise RecipeError(describe("recipe", "distill.stage", found, expected))
+
+    def _reached(self, estimator: Estimator, batch: Batch) -> list[bool]:
+        """Which of the estimator's parameters the losses of the first stage teach; leaves it in eval mode."""
+        estimator.eval()
+        taught, prediction = self.teacher.predict(batch, step=-1), estimator(batch)
+        total = torch.stack([loss(prediction, taught, batch) for loss in self.active(0)]).sum()
+        gradients = torch.autograd.grad(total, list(estimator.parameters()), allow_unused=True)
+        return [gradient is not None for gradient in gradients]
 
     def state(self) -> dict[str, Tensor]:
         """What the distillers have learned, by name."""
