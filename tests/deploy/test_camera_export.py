@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -54,10 +55,21 @@ class Shifted(torch.nn.Module):
 
 
 def test_parity_of_another_network_fails(posenet, camera_file):
-    with pytest.raises(CheckpointError, match=r"camera\.onnx: 'position': found 0\.0346 m off, expected at most 0.001"):
+    with pytest.raises(
+        CheckpointError, match=r"camera\.onnx: 'position': found 0\.03464 m off, expected at most 0\.001 m"
+    ):
         check_camera_parity(Shifted(posenet.network, metres=0.02), camera_file)
     with pytest.raises(CheckpointError, match=r"camera\.onnx: 'rotation': found \d\.\d* degrees off, .* 0.02"):
         check_camera_parity(Shifted(posenet.network, turn=0.02), camera_file)
+
+
+def test_a_large_scene_may_lose_what_float32_loses(posenet, camera_file):
+    """A position of kilometres, or in millimetres, has no millionth of its unit."""
+    far = copy.deepcopy(posenet.network)
+    far.center.fill_(30_000.0)
+    path = camera_file.with_name("far.onnx")
+    export_camera_onnx(far, path, CameraPredictor.from_onnx(camera_file).metadata)
+    check_camera_parity(far, path)
 
 
 def test_the_mean_image_is_subtracted_inside(posenet, camera_metadata, tmp_path):

@@ -26,7 +26,7 @@ from posedistill.estimators.base import VIEWS, Estimator
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import random_rotations
-from posedistill.training.loop import Teaching, losses
+from posedistill.training.loop import Teaching, Untouched, losses
 from posedistill.training.teachers import NetworkTeacher
 
 CROP, COUNT = 64, 8
@@ -137,7 +137,7 @@ def train(student: Estimator, teaching: Teaching, given: list[Batch]) -> None:
     optimizer = torch.optim.AdamW([*student.parameters(), *learned], lr=1e-3)
     (distiller,) = teaching.distillers
     for step, batch in enumerate(given[:2]):
-        terms = losses(student, student, batch, torch.Generator().manual_seed(step), teaching, step)
+        terms = losses(Untouched(student), student, batch, torch.Generator().manual_seed(step), teaching, step)
         assert all(bool(term.isfinite()) for term in terms.values()), terms
         optimizer.zero_grad(set_to_none=True)
         terms[distiller.name].backward(retain_graph=True)
