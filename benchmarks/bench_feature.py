@@ -31,7 +31,7 @@ FORMS = {
     "attention_guided": {"form": "attention_guided"},
     "variational": {"form": "variational"},
     "factor_transfer": {"form": "factor_transfer"},
-    "factor_transfer, p6": {"form": "factor_transfer", "pairs": {"p6": "p6"}},
+    "factor_transfer, p6": {"form": "factor_transfer", "layers": {"p6": "p6"}},
     "activation_boundary": {"form": "activation_boundary"},
     "solution_flow": {"form": "solution_flow"},
     "neuron_selectivity": {"form": "neuron_selectivity"},

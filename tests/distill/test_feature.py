@@ -171,8 +171,10 @@ def test_the_background_does_not_count_for_the_region_of_the_object(pair: Pair, 
 
 
 def test_the_loss_is_a_mean_over_pairs(pair: Pair, batch: ObjectBatch) -> None:
-    both = prepared(pair, batch, form="attention_transfer", pairs={"p4": "p4", "p5": "p6"})
-    single = [prepared(pair, batch, form="attention_transfer", pairs=pairs) for pairs in ({"p4": "p4"}, {"p5": "p6"})]
+    both = prepared(pair, batch, form="attention_transfer", layers={"p4": "p4", "p5": "p6"})
+    single = [
+        prepared(pair, batch, form="attention_transfer", layers=layers) for layers in ({"p4": "p4"}, {"p5": "p6"})
+    ]
     torch.testing.assert_close(both(*pair, batch), sum(one(*pair, batch) for one in single) / 2)
 
 
@@ -214,7 +216,7 @@ def test_relative_and_faithful_flows(pair: Pair, batch: ObjectBatch) -> None:
 def test_published_hints_compare_equal_widths_as_they_are(pair: Pair, batch: ObjectBatch) -> None:
     other = Prediction({}, features={name: noise(*x.shape, seed=5) for name, x in pair[1].features.items()})
     for profile, distance in (("sckd-head", "mse"), ("sckd-pub", "channel_kl")):
-        distiller = prepared((other, pair[1]), batch, form="hint", profile=profile, pairs={"p4": "p4"})
+        distiller = prepared((other, pair[1]), batch, form="hint", profile=profile, layers={"p4": "p4"})
         x, y = other.features["p4"], pair[1].features["p4"]
         expected = maps.hint(x, y, torch.ones(4, 1, 8, 8), distance).mean()  # type: ignore[arg-type]
         torch.testing.assert_close(distiller(other, pair[1], batch), expected)
@@ -232,17 +234,17 @@ def test_adapters_rectify_where_the_teachers_maps_are(pair: Pair, batch: ObjectB
 
 
 def test_faithful_guidance_takes_norms_and_published_weights(pair: Pair, batch: ObjectBatch) -> None:
-    plain = prepared(pair, batch, form="attention_guided", pairs={"p5": "p5"}, temperature=0.1)
+    plain = prepared(pair, batch, form="attention_guided", layers={"p5": "p5"}, temperature=0.1)
     weights = {"guided_weight": 0.0, "attention_weight": 0.0, "relation_weight": 0.0}
     student, teacher = pair[0].features["p5"], pair[1].features["p5"]
-    faithful = prepared(pair, batch, form="attention_guided", pairs={"p5": "p5"}, faithful=True)
+    faithful = prepared(pair, batch, form="attention_guided", layers={"p5": "p5"}, faithful=True)
     guided = faithful.learned[0]
     assert isinstance(guided, Guided)
     assert guided.temperature == 0.1 and guided.weights == [7e-5, 4e-3, 7e-5]
     assert isinstance(plain.learned[0], Guided) and plain.learned[0].weights == [0.1, 0.1, 0.1]
     mean_square = maps.attention_guided(guided.adapter(student), teacher, torch.ones(4, 1, 4, 4), 0.1)
     alone = prepared(
-        pair, batch, form="attention_guided", pairs={"p5": "p5"}, faithful=True, **(weights | {"guided_weight": 1.0})
+        pair, batch, form="attention_guided", layers={"p5": "p5"}, faithful=True, **(weights | {"guided_weight": 1.0})
     )
     expected = (mean_square * 10 * 4 * 4).sqrt().mean()
     torch.testing.assert_close(alone(*pair, batch), expected, rtol=1e-4, atol=1e-4)
@@ -251,7 +253,7 @@ def test_faithful_guidance_takes_norms_and_published_weights(pair: Pair, batch: 
 
 
 def test_the_paraphraser_learns_by_reconstruction_alone(pair: Pair, batch: ObjectBatch) -> None:
-    distiller = prepared(pair, batch, form="factor_transfer", pairs={"p5": "p5"})
+    distiller = prepared(pair, batch, form="factor_transfer", layers={"p5": "p5"})
     factors: Any = distiller.learned[0]
     standard, weights = factors.standardise(pair[1].features["p5"]), torch.ones(4, 1, 4, 4)
     factor, again = factors.paraphraser(standard)
@@ -274,14 +276,14 @@ def test_what_was_learned_is_stored(pair: Pair, batch: ObjectBatch) -> None:
 
 
 def test_maps_that_cannot_be_paired_are_refused(pair: Pair, batch: ObjectBatch) -> None:
-    with pytest.raises(RecipeError, match=r"distill.feature.pairs.*expected p4: p9 among them"):
-        prepared(pair, batch, pairs={"p4": "p9"})
+    with pytest.raises(RecipeError, match=r"distill.feature.layers.*expected p4: p9 among them"):
+        prepared(pair, batch, layers={"p4": "p9"})
     with pytest.raises(RecipeError, match="two pairs or more for solution_flow"):
-        prepared(pair, batch, form="solution_flow", pairs={"p4": "p4"})
+        prepared(pair, batch, form="solution_flow", layers={"p4": "p4"})
     only = Prediction({}, features={"layer4": pair[1].features["p5"]})
-    with pytest.raises(RecipeError, match=r"teacher maps \['layer4'\].*a name that both have"):
+    with pytest.raises(RecipeError, match=r"teacher maps layer4.*a name that both have"):
         prepared((pair[0], only), batch)
-    assert prepared((pair[0], only), batch, pairs={"p5": "layer4"})(pair[0], only, batch).isfinite()
+    assert prepared((pair[0], only), batch, layers={"p5": "layer4"})(pair[0], only, batch).isfinite()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +293,7 @@ def test_maps_that_cannot_be_paired_are_refused(pair: Pair, batch: ObjectBatch) 
         ({"form": "hint", "faithful": True}, "faithful belongs to form .* not hint"),
         ({"profile": "sckd-pub", "distance": "cosine"}, "distance belongs to profile sckd-plus, not sckd-pub"),
         ({"form": "fitnet"}, "distill.feature.form"),
-        ({"layers": ["p4"]}, "one of .*pairs"),
+        ({"maps": ["p4"]}, "one of .*layers"),
     ],
 )
 def test_options_of_another_form_are_refused(options: dict[str, Any], message: str) -> None:

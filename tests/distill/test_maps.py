@@ -231,16 +231,3 @@ def test_scenes_have_no_object_region(batch: ObjectBatch) -> None:
     assert maps.position_weights(scene, (2, 2), "all").shape == (4, 1, 2, 2)
     with pytest.raises(RecipeError, match=r"region: object.*pictures of scenes"):
         maps.position_weights(scene, (2, 2), "object")
-
-
-def test_pairs_of_maps() -> None:
-    student = dict.fromkeys(["p3", "p4", "p5"], torch.zeros(1))
-    teacher = dict.fromkeys(["p4", "p5", "p6"], torch.zeros(1))
-    assert maps.pair_names(student, teacher, None) == {"p4": "p4", "p5": "p5"}
-    assert maps.pair_names(student, teacher, {"p3": "p6"}) == {"p3": "p6"}
-    with pytest.raises(RecipeError, match=r"student maps \['p3', 'p4', 'p5'\].*expected p3: p3 among them"):
-        maps.pair_names(student, teacher, {"p3": "p3", "p4": "p4"})
-    with pytest.raises(RecipeError, match="expected at least one pair"):
-        maps.pair_names(student, teacher, {})
-    with pytest.raises(RecipeError, match=r"teacher maps \['layer4'\].*a name that both have, or options.pairs"):
-        maps.pair_names(student, {"layer4": torch.zeros(1)}, None)

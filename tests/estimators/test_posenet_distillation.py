@@ -36,15 +36,15 @@ PROFILES = {
     "attentive": [("match", {"form": "regression", "norm": "l2", "gate": "upper_bound"}, "none")],
     "self-similarity": [("relate", {"form": "self_similarity", "layers": ["layer2", "layer3"]}, "none")],
     "sckd-pub": [
-        ("feature", {"profile": "sckd-pub", "pairs": {"layer4": "layer4"}}, "none"),
+        ("feature", {"profile": "sckd-pub", "layers": {"layer4": "layer4"}}, "none"),
         ("relate", {"form": "self_cross", "layers": ["layer2", "layer3"], "profile": "sckd-pub"}, "none"),
     ],
     "sckd-head": [
-        ("feature", {"profile": "sckd-head", "pairs": {"layer4": "layer4"}}, "none"),
+        ("feature", {"profile": "sckd-head", "layers": {"layer4": "layer4"}}, "none"),
         ("relate", {"form": "self_cross", "layers": ["layer2", "layer3"], "profile": "sckd-head"}, "none"),
     ],
     "sckd-plus": [
-        ("feature", {"pairs": {"layer4": "layer4"}}, "none"),
+        ("feature", {"layers": {"layer4": "layer4"}}, "none"),
         ("relate", {"form": "self_cross", "layers": ["layer2", "layer3"]}, "none"),
         ("relate", {"form": "pose_rows"}, "none"),
     ],

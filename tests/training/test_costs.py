@@ -15,7 +15,7 @@ from posedistill.training.trial import Trial
 VARIANTS: dict[str, Any] = {
     "student": {"distill": []},
     "match": {"distill": [{"name": "match"}]},
-    "misfit": {"distill": [{"name": "feature", "options": {"pairs": {"p9": "p9"}}}]},
+    "misfit": {"distill": [{"name": "feature", "options": {"layers": {"p9": "p9"}}}]},
 }
 
 

@@ -243,7 +243,7 @@ def test_views_that_losses_and_their_trust_look_at():
         loss = DistillSpec(name="contrast", trust=trust)
         assert views_of([build_distiller(loss, offers, offers)], regressor) == {"embedding"} | needed
     assert views_of([build_distiller(loss, offers, offers)], Counting(everything)) == {"embedding", "votes"}
-    hint = DistillSpec(name="feature", options={"pairs": {"p4": "p5"}})
+    hint = DistillSpec(name="feature", options={"layers": {"p4": "p5"}})
     related = DistillSpec(name="relate", options={"layers": ["p3"]})
     named = [build_distiller(spec, offers, offers) for spec in (hint, related)]
     assert views_of(named, Counting(everything)) == {"features.p5", "features.p3"}

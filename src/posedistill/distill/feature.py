@@ -1,6 +1,6 @@
 """feature: intermediate maps of the student learn from the teacher's, in one of eight published forms.
 
-The maps that both networks name alike are compared (``p4`` with ``p4``), or the ``pairs`` a recipe states. Maps of
+The maps that both networks name alike are compared (``p4`` with ``p4``), or the ``layers`` a recipe states. Maps of
 different size meet at the smaller one; different channels meet through adapters on the student's side, or in forms that
 need none. The loss is a mean over images, over pairs and within each over its own count.
 """
@@ -23,6 +23,7 @@ from posedistill.distill.adapters import (
     translator,
 )
 from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over
+from posedistill.distill.layers import Layers, paired_layers, teacher_layers
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Prediction
@@ -58,8 +59,8 @@ class FeatureSettings(BaseModel):
         "solution_flow",
         "neuron_selectivity",
     ] = "hint"
-    pairs: dict[str, str] | None = None
-    """``{student's map: teacher's map}``, fine to coarse; null pairs all names that both offer."""
+    layers: Layers = "all"
+    """The maps to compare: ``all`` that both networks have, names, or ``{student's name: teacher's name}``."""
     region: Literal["all", "object"] = "all"
     """Positions that count: all, or those on the visible object, by the share of it that they cover. What a network
     makes of the background is part of what it knows, and of what its scores rest on, so all count by default."""
@@ -100,7 +101,7 @@ class Feature(Distiller):
 
     def __init__(self, spec: DistillSpec, settings: FeatureSettings) -> None:
         super().__init__(spec, settings)
-        self.maps = None if settings.pairs is None else frozenset(settings.pairs.values())
+        self.maps = teacher_layers(settings.layers)
         self.learned = nn.ModuleList()
         """One for each pair."""
 
@@ -130,7 +131,7 @@ class Feature(Distiller):
             return mean_over(torch.stack(losses).mean(0) * trust, seen)
 
     def _paired(self, student: Prediction, teacher: Prediction, batch: Batch) -> list[Maps]:
-        names = maps.pair_names(student.features, teacher.features, self.settings.pairs)
+        names = paired_layers(self.settings.layers, student.features, teacher.features, self.name)
         both = [maps.aligned(student.features[ours], teacher.features[theirs]) for ours, theirs in names.items()]
         region = self.settings.region
         return [(s, t, maps.position_weights(batch, (t.shape[2], t.shape[3]), region)) for s, t in both]

@@ -1,4 +1,4 @@
-"""Losses between feature maps, as pure functions: which maps meet, at which size, and how far apart they are.
+"""Losses between feature maps, as pure functions: at which size they meet, and how far apart they are.
 
 Throughout ``student`` and ``teacher`` are maps ``[B, C, H, W]`` of one size, float32, the student's adapted to the
 teacher's channels where a loss compares channel by channel. ``weights`` are ``[B, 1, H, W]`` with mean 1 over the
@@ -6,7 +6,6 @@ positions of an image (see :func:`position_weights`). Every loss returns ``[B]``
 count, so that a weight holds for any resolution and any number of channels.
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -19,29 +18,6 @@ from posedistill.errors import RecipeError, describe
 Distance = Literal["smooth_l1", "cosine", "mse", "channel_kl"]
 _RELATED = 16
 """Side of the maps whose positions :func:`relations` compares, at most: its cost grows with the fourth power."""
-
-
-def pair_names(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], wanted: Mapping[str, str] | None) -> dict:
-    """``{student's name: teacher's name}`` of the maps to compare: the wanted ones, or all names that both have.
-
-    >>> pair_names({"p3": None, "p4": None}, {"p4": None, "p5": None}, None)
-    {'p4': 'p4'}
-
-    Raises:
-        RecipeError: a wanted map does not exist, or nothing is shared; the message lists what either side has.
-    """
-    has = f"student maps {sorted(student)}, teacher maps {sorted(teacher)}"
-    if wanted is None:
-        shared = {name: name for name in student if name in teacher}
-        if not shared:
-            expected = "a name that both have, or options.pairs: {student's name: teacher's name}"
-            raise RecipeError(describe("recipe", "distill.feature", has, expected))
-        return shared
-    missing = [f"{ours}: {theirs}" for ours, theirs in wanted.items() if ours not in student or theirs not in teacher]
-    if missing or not wanted:
-        expected = f"{', '.join(missing)} among them" if missing else "at least one pair"
-        raise RecipeError(describe("recipe", "distill.feature.pairs", has, expected))
-    return dict(wanted)
 
 
 def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

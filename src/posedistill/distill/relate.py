@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from posedistill.data.batch import Batch
 from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over
 from posedistill.distill.kernels import centered, comparable_pairs, pose_kernel, pose_labels
+from posedistill.distill.layers import Layers, paired_layers, teacher_layers
 from posedistill.distill.relations import (
     consecutive_congruence,
     correlation_congruence,
@@ -63,9 +64,9 @@ class RelateSettings(BaseModel):
         "pkt",
         "pose_rows",
     ] = "self_cross"
-    layers: Literal["all"] | tuple[str, ...] | dict[str, str] | None = Field(default=None, min_length=1)
-    """Null: the embedding. Else the feature maps to flatten: ``all`` that both networks have, names, or a mapping of
-    the student's names to the teacher's."""
+    layers: Layers | None = None
+    """Null: the embedding. Else the feature maps to flatten: ``all`` that both networks have, names, or ``{student's
+    name: teacher's name}``."""
     trusted_only: bool = False
     """Images that trust weighs 0 are left out of every relation, not only spared a loss of their own."""
     faithful: bool = False
@@ -115,9 +116,8 @@ class Relate(Distiller):
         view = "embedding" if settings.layers is None else "features"
         self.needs = frozenset({view, "regression"} if settings.reference == "pred" else {view})
         self.needs_teacher = frozenset() if settings.form in TEACHERLESS else frozenset({view})
-        if isinstance(settings.layers, tuple | dict):
-            named = settings.layers.values() if isinstance(settings.layers, dict) else settings.layers
-            self.maps = frozenset(named)
+        if settings.layers is not None:
+            self.maps = teacher_layers(settings.layers)
         if settings.trusted_only and spec.trust.by == "none":
             found, expected = "trust: none", "a trust to tell images apart, or trusted_only: false"
             raise RecipeError(describe("recipe", f"distill.{spec.name}.trusted_only", found, expected))
@@ -196,7 +196,7 @@ class Relate(Distiller):
         """
         alone = self.settings.form in TEACHERLESS
         stages = []
-        for name, other in self._names(student, student if alone else teacher):
+        for name, other in self._names(student, teacher):
             ours = self._view("student", student, name)
             theirs = (ours if alone else self._view("teacher", teacher, other)).detach()
             if len(ours) != len(theirs):
@@ -209,21 +209,15 @@ class Relate(Distiller):
         layers = self.settings.layers
         if layers is None:
             return [("", "")]
-        if isinstance(layers, dict):
-            return list(layers.items())
-        if layers != "all":
-            return [(name, name) for name in layers]
-        if shared := [(name, name) for name in student.features if name in teacher.features]:
-            return shared
-        found = f"student maps {', '.join(student.features)}; teacher maps {', '.join(teacher.features)}"
-        expected = "a name that both have, or a mapping of the student's names to the teacher's"
-        raise RecipeError(describe("recipe", f"distill.{self.name}.layers", found, expected))
+        if self.settings.form in TEACHERLESS:
+            layers, teacher = layers if layers == "all" else tuple(layers), student
+        return list(paired_layers(layers, student.features, teacher.features, self.name).items())
 
     def _view(self, side: str, prediction: Prediction, name: str) -> Tensor:
-        view = prediction.features.get(name) if name else prediction.embedding
+        view = prediction.features[name] if name else prediction.embedding
         if view is None:
-            found = f"{name or 'no embedding'} of a {side} with maps {', '.join(prediction.features) or 'of no name'}"
-            raise RecipeError(describe("recipe", f"distill.{self.name}.layers", found, f"a view of the {side}"))
+            expected = f"a {side} with an embedding, or options.layers"
+            raise RecipeError(describe("recipe", f"distill.{self.name}.layers", "none, and no embedding", expected))
         return view.flatten(1)
 
 
