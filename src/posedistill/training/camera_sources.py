@@ -2,11 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posedistill.data.batch import LoaderOptions
 from posedistill.data.camera_dataset import CameraDataset, hold_out_blocks
 from posedistill.data.camera_loader import CameraLoader
 from posedistill.data.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image
@@ -86,8 +87,10 @@ def scene_notes(dataset: CameraDataset) -> list[str]:
     return [*dataset.notes, told]
 
 
-def scene_loader(recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64], **options: Any) -> CameraLoader:
-    """A loader of views of some of the photographs; ``options`` are those of ``CameraLoader``."""
+def scene_loader(
+    recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64], **options: Unpack[LoaderOptions]
+) -> CameraLoader:
+    """A loader of views of some of the photographs."""
     data = recipe.scene_data
     return CameraLoader(prepared.pack, data.views, data.crop, indices=indices, mean_image=prepared.mean, **options)
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from posedistill.camera_poses import CameraEstimates
+from posedistill.data.batch import LoaderOptions
 from posedistill.data.camera_dataset import CameraDataset
 from posedistill.data.camera_loader import CameraLoader
 from posedistill.data.camera_pack import PUBLISHED_SIZE
@@ -52,30 +54,10 @@ class CameraTask(Task[SceneData, CameraDataset]):
         return prepare_scene(recipe)
 
     def loader(
-        self,
-        recipe: Recipe,
-        prepared: SceneData,
-        indices: NDArray[np.int64],
-        *,
-        seed: int,
-        device: torch.device | str,
-        batch_size: int,
-        augment: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
+        self, recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64], **options: Unpack[LoaderOptions]
     ) -> CameraLoader:
         """Views of some of the photographs."""
-        return scene_loader(
-            recipe,
-            prepared,
-            indices,
-            seed=seed,
-            device=device,
-            batch_size=batch_size,
-            augment=augment,
-            rank=rank,
-            world_size=world_size,
-        )
+        return scene_loader(recipe, prepared, indices, **options)
 
     def begin(self, estimator: Estimator, prepared: SceneData) -> None:
         """Middle and spread of the training poses."""

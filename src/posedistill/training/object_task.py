@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from posedistill.data.batch import LoaderOptions
 from posedistill.data.bop import BopDataset, Frame, read_image
 from posedistill.data.crops import CropLoader
 from posedistill.deploy.export import check_parity, export_onnx, torch_run
@@ -50,26 +51,10 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
         recipe: Recipe,
         prepared: sources.TrainingData,
         indices: NDArray[np.int64],
-        *,
-        seed: int,
-        device: torch.device | str,
-        batch_size: int,
-        augment: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
+        **options: Unpack[LoaderOptions],
     ) -> CropLoader:
         """Crops of some of the instances."""
-        return sources.loader(
-            recipe,
-            prepared,
-            indices,
-            seed=seed,
-            device=device,
-            batch_size=batch_size,
-            augment=augment,
-            rank=rank,
-            world_size=world_size,
-        )
+        return sources.loader(recipe, prepared, indices, **options)
 
     def begin(self, estimator: Estimator, prepared: sources.TrainingData) -> None:
         """Crops need nothing: all is in the objects."""

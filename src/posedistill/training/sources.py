@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import yaml
 from pydantic import ValidationError
 
 from posedistill.data.backgrounds import Backgrounds
+from posedistill.data.batch import LoaderOptions
 from posedistill.data.bop import BopDataset
 from posedistill.data.bop_models import load_models_info
 from posedistill.data.crops import CropLoader
@@ -168,30 +169,18 @@ def pack_of(dataset: BopDataset, data: DataSettings, cache: Path) -> FramePack:
         )
 
 
-def loader(
-    recipe: Recipe,
-    prepared: TrainingData,
-    indices: np.ndarray,
-    *,
-    seed: int,
-    device: Any,
-    batch_size: int,
-    **kwargs: Any,
-) -> CropLoader:
+def loader(recipe: Recipe, prepared: TrainingData, indices: np.ndarray, **options: Unpack[LoaderOptions]) -> CropLoader:
     """A loader of the recipe's crops over some of its instances."""
-    data = recipe.objects_data
-    if kwargs.get("augment", True):
-        kwargs |= {"backgrounds": _pictures(data.backgrounds), "pack_weights": data.shares}
+    data, varied = recipe.objects_data, options.get("augment", True)
     return CropLoader(
         prepared.packs,
         prepared.objects,
         data.augment,
         data.crop_size,
-        batch_size,
-        seed,
-        device,
         indices=indices,
-        **kwargs,
+        backgrounds=_pictures(data.backgrounds) if varied else None,
+        pack_weights=data.shares if varied else None,
+        **options,
     )
 
 

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from posedistill.data.batch import LoaderOptions
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.training.loop import Batches, Validate
@@ -63,17 +64,7 @@ class Task(ABC, Generic[Frames, Split]):
 
     @abstractmethod
     def loader(
-        self,
-        recipe: Recipe,
-        prepared: Frames,
-        indices: NDArray[np.int64],
-        *,
-        seed: int,
-        device: torch.device | str,
-        batch_size: int,
-        augment: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
+        self, recipe: Recipe, prepared: Frames, indices: NDArray[np.int64], **options: Unpack[LoaderOptions]
     ) -> Gallery:
         """Batches of some of the training pictures."""
 
