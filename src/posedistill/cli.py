@@ -115,6 +115,10 @@ def evaluate(
     csv: Annotated[Optional[Path], typer.Option(help="Where to write the BOP csv.")] = None,  # noqa: UP045
     json: Annotated[Optional[Path], typer.Option(help="Where to write the scores.")] = None,  # noqa: UP045
     legacy_diameters: Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")] = False,
+    metres_per_unit: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Of a scene reconstructed without a scale, as in training."),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
 ) -> None:
     """Measure a run or an exported file on its own test data, or on any BOP folder or scene."""
@@ -140,6 +144,7 @@ def evaluate(
         json,
         scenes=scene or None,
         legacy_diameters=legacy_diameters,
+        metres_per_unit=metres_per_unit,
         threads=threads,
     )
 

@@ -338,3 +338,50 @@ def test_a_first_stage_that_leaves_nothing_to_train_is_refused(trained: Recipe) 
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(RecipeError, match="teach the whole network"):
         stages.train_variant(load_recipe(path), "distilled", 0)
+
+
+def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, tmp_path: Path, capsys) -> None:
+    """The same scene in units of 4 m: told as such, or in metres where the recipe says what a unit is."""
+    folder = tmp_path / "capture"
+    folder.mkdir()
+    for split in ("train", "test"):
+        frames = [
+            {
+                "file_path": str(frame.image),
+                "transform_matrix": np.block(
+                    [[frame.R.T * (1, -1, -1), frame.center[:, None] / 4], [np.zeros((1, 3)), 1]]
+                ).tolist(),
+            }
+            for frame in open_cameras(scene, split).frames
+        ]
+        K, size = open_cameras(scene, split).K[0], (114, 64)
+        camera = {
+            "fl_x": K[0, 0],
+            "fl_y": K[1, 1],
+            "cx": K[0, 2] + 0.5,
+            "cy": K[1, 2] + 0.5,
+            "w": size[0],
+            "h": size[1],
+        }
+        (folder / f"transforms_{split}.json").write_text(json.dumps(camera | {"frames": frames}))
+    task = CameraTask()
+
+    def constant(*overrides: str) -> dict[str, Any]:
+        loaded = recipe(f"data.scene={folder}", *overrides)
+        return dict(task.references(loaded, task.split(loaded))[0])
+
+    original = dict(task.references(trained, task.split(trained))[0])
+    metres, units = constant("data.metres_per_unit=4"), constant()
+    assert metres["scores"] == pytest.approx(original["scores"], rel=1e-3)
+    assert units["scores"]["position_m"] == pytest.approx(original["scores"]["position_m"] / 4, rel=1e-3)
+    assert metres["dataset"] == "capture/test"
+    assert units["dataset"] == "capture/test, unit unknown: m stands for the scene's own"
+    path = tmp_path / "room.onnx"
+    shipping.export_variant(trained, "distilled", 0, path)
+    arguments = (path, folder, "test", None, "gt", None, None, None)
+    told = evaluate_file(*arguments, metres_per_unit=4.0)
+    assert "unit unknown" not in capsys.readouterr().err
+    untold = evaluate_file(*arguments)
+    assert "unit unknown" in capsys.readouterr().err
+    known = evaluate_file(path, scene, "test", None, "gt", None, None, None)
+    assert told.position.value == pytest.approx(known.position.value, rel=1e-3) != untold.position.value

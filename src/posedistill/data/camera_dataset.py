@@ -24,7 +24,7 @@ class CameraFrame:
     Attributes:
         image: its file. sequence: the recording it belongs to; frames of a sequence are neighbours in time.
         K: ``[3, 3]`` pixels. width, height: pixels.
-        R: ``[3, 3]`` world to camera. t: ``[3]`` metres.
+        R: ``[3, 3]`` world to camera. t: ``[3]`` metres, or the unit of a data set that is not metric.
         distortion: of the lens, in OpenCV's order (k1, k2, p1, p2, k3, ...); empty for a pinhole.
     """
 
@@ -50,12 +50,14 @@ class CameraDataset:
     Attributes:
         root: its folder. split: which part of it was read.
         notes: what the reader repaired or left out, in words, with counts.
+        metric: whether its unit is the metre. A reconstruction from photographs alone knows no unit.
     """
 
     root: Path
     split: str
     frames: tuple[CameraFrame, ...]
     notes: tuple[str, ...] = ()
+    metric: bool = True
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -79,12 +81,12 @@ class CameraDataset:
 
     @property
     def t(self) -> Array:
-        """``[N, 3]`` metres."""
+        """``[N, 3]`` metres, or the unit of the data set."""
         return np.stack([frame.t for frame in self.frames])
 
     @property
     def centers(self) -> Array:
-        """``[N, 3]`` where the cameras stand, metres."""
+        """``[N, 3]`` where the cameras stand, in the same."""
         return np.stack([frame.center for frame in self.frames])
 
     @property
@@ -100,6 +102,11 @@ class CameraDataset:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "CameraDataset":
         """The data set of some of the frames."""
         return replace(self, frames=tuple(self.frames[int(row)] for row in rows))
+
+    def in_metres(self, metres_per_unit: float) -> "CameraDataset":
+        """The data set in metres, one of its units being so many."""
+        frames = tuple(replace(frame, t=metres_per_unit * frame.t) for frame in self.frames)
+        return replace(self, frames=frames, metric=True)
 
 
 def natural_order(name: str) -> list[tuple[int, int | str]]:

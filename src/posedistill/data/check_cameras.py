@@ -25,21 +25,20 @@ from posedistill.machine import cores
 
 Progress = Callable[[int, int], None]
 
-METRIC = ("7-Scenes", "Cambridge Landmarks")
-"""Formats whose unit is the metre; the others have whatever their reconstruction had."""
-
 
 @dataclass
 class CameraSummary:
     """What a split of a scene holds.
 
     Attributes:
-        form: the format. sequences, frames: counts. checked: photographs that were decoded.
+        form: the format. metric: whether its unit is the metre. sequences, frames: counts.
+        checked: photographs that were decoded.
         sizes: ``width x height`` -> photographs. extent: sides of the box around the cameras.
         step: median way from frame to frame. field_of_view: horizontal, of the middle frame, degrees.
     """
 
     form: str
+    metric: bool
     sequences: int
     frames: int
     extent: tuple[float, ...]
@@ -50,7 +49,7 @@ class CameraSummary:
 
     def lines(self, name: str) -> list[str]:
         """Counts, and what the cameras do."""
-        unit = "m" if self.form in METRIC else "(the file's own unit)"
+        unit = "m" if self.metric else "(the file's own unit)"
         sides = " x ".join(f"{side:.3g}" for side in self.extent)
         counts = f"{self.sequences} sequence{'s' * (self.sequences != 1)}, {self.frames} frames"
         return [
@@ -102,7 +101,7 @@ def check_scene(
         if overlay is not None:
             flagged += [image for concern in found for image in concern.images]
             report.overlay = Path(overlay)
-            draw_scene(splits, flagged, report.overlay, "m" if form in METRIC else "")
+            draw_scene(splits, flagged, report.overlay, "m" if whole.metric else "")
     report.counts = dict(faults.counts)
     return report
 
@@ -125,7 +124,7 @@ def _together(root: Path, splits: dict[str, CameraDataset]) -> CameraDataset:
     """All frames, each once, in the order of their names."""
     frames = {frame.image: frame for dataset in splits.values() for frame in dataset}
     ordered = sorted(frames.values(), key=lambda frame: natural_order(frame.image.as_posix()))
-    return CameraDataset(root, "all", tuple(ordered))
+    return CameraDataset(root, "all", tuple(ordered), metric=all(dataset.metric for dataset in splits.values()))
 
 
 def _summary(dataset: CameraDataset, form: str) -> CameraSummary:
@@ -134,6 +133,7 @@ def _summary(dataset: CameraDataset, form: str) -> CameraSummary:
     middle = dataset.frames[len(dataset) // 2]
     return CameraSummary(
         form,
+        dataset.metric,
         sequences=len(steps),
         frames=len(dataset),
         extent=tuple(extent(dataset.centers).tolist()),

@@ -94,7 +94,7 @@ def read_colmap(
     unposed = sorted(beside - {folder / entry.name for entry in entries})
     notes = (f"{len(unposed)} images without a pose (first: {unposed[0].name})",) if unposed else ()
     chosen = tuple(frames[row] for row in hold_out_every(len(frames), split, every))
-    return CameraDataset(root, split, chosen, notes)
+    return CameraDataset(root, split, chosen, notes, metric=False)
 
 
 def _image_folder(model: Path) -> Path:

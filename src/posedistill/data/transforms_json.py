@@ -62,7 +62,7 @@ def read_transforms(
     frames.sort(key=lambda frame: natural_order(frame.image.as_posix()))
     if len(files) == 1 and files[0].stem == Path(FILE).stem:
         frames = _chosen(frames, _load(files[0]), files[0], split, every)
-    return CameraDataset(root, split, tuple(frames), tuple(notes))
+    return CameraDataset(root, split, tuple(frames), tuple(notes), metric=False)
 
 
 def _files(path: Path, split: Split) -> list[Path]:

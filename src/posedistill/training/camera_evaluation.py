@@ -21,6 +21,8 @@ from posedistill.runtime.camera_predictor import CameraPredictor
 from posedistill.training.log import console, progress_bar
 
 SPLITS = ("train", "test", "all")
+UNKNOWN_UNIT = "unit unknown: m stands for the scene's own"
+"""What is said of errors in a scene that knows no metres."""
 
 
 def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: str = "evaluate") -> CameraEstimates:
@@ -64,9 +66,17 @@ def merged(members: Sequence[CameraEstimates]) -> CameraEstimates:
 
 
 def evaluate_camera_file(
-    predictor: CameraPredictor, scene: Path, split: str, csv: Path | None = None, json_path: Path | None = None
+    predictor: CameraPredictor,
+    scene: Path,
+    split: str,
+    csv: Path | None = None,
+    json_path: Path | None = None,
+    *,
+    metres_per_unit: float | None = None,
 ) -> RelocalisationScores:
     """Measure an exported file on the split of any scene; prints the table, writes csv and json where asked.
+
+    ``metres_per_unit`` of the scene must be that of the training.
 
     Raises:
         DataError: no such split, or any fault of the scene.
@@ -74,6 +84,8 @@ def evaluate_camera_file(
     if split not in SPLITS:
         raise DataError(describe("--split", "split", repr(split), f"one of {', '.join(SPLITS)}"))
     dataset = open_cameras(scene, split)  # type: ignore[arg-type]
+    if metres_per_unit is not None:
+        dataset = dataset.in_metres(metres_per_unit)
     found = estimate_cameras(predictor, dataset)
     if csv is not None:
         found.to_csv(csv)
@@ -81,6 +93,8 @@ def evaluate_camera_file(
     if json_path is not None:
         write_file(json_path, json.dumps(scores.to_dict(), indent=1), TrainingError)
     console.print(camera_score_table(scores))
+    if not dataset.metric:
+        console.print(f"[yellow]{UNKNOWN_UNIT}: --metres-per-unit tells it[/]")
     return scores
 
 

@@ -11,6 +11,7 @@ from posedistill.data.batch import LoaderOptions
 from posedistill.data.camera_dataset import CameraDataset, hold_out_blocks
 from posedistill.data.camera_loader import CameraLoader
 from posedistill.data.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image
+from posedistill.data.camera_parse import Split
 from posedistill.data.camera_views import ViewSettings, plan_views, warp
 from posedistill.data.cameras import open_cameras
 from posedistill.data.pack_build import read_fingerprint
@@ -57,6 +58,17 @@ class SceneData:
         return float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
+def photographs(recipe: Recipe, split: Split) -> CameraDataset:
+    """A split of the recipe's scene, in metres where the recipe says how.
+
+    Raises:
+        DataError: any fault of the scene.
+    """
+    data = recipe.scene_data
+    dataset = open_cameras((split == "test" and data.test) or data.scene, split)
+    return dataset.in_metres(data.metres_per_unit) if data.metres_per_unit else dataset
+
+
 def prepare_scene(recipe: Recipe) -> SceneData:
     """Decode, scale and split the training photographs, or find them in the cache.
 
@@ -64,9 +76,10 @@ def prepare_scene(recipe: Recipe) -> SceneData:
         DataError: any fault of the scene. RecipeError: nothing is left to train or to validate on.
     """
     data = recipe.scene_data
-    dataset = open_cameras(data.scene, "train")
+    dataset = photographs(recipe, "train")
     size = PUBLISHED_SIZE if data.squeeze else data.short_side
-    folder = recipe.cache_folder / f"cameras-{fingerprint(str(data.scene.resolve()), size)}"
+    about = [str(data.scene.resolve()), size, *([data.metres_per_unit] if data.metres_per_unit else [])]
+    folder = recipe.cache_folder / f"cameras-{fingerprint(*about)}"
     with progress_bar() as bar:
         task = bar.add_task("decode", total=len(dataset), note=str(folder), visible=False)  # until there is something
         pack = CameraPack.build(dataset, folder, size, lambda done, _: bar.update(task, completed=done, visible=True))

@@ -13,7 +13,6 @@ from posedistill.data.batch import LoaderOptions
 from posedistill.data.camera_dataset import CameraDataset
 from posedistill.data.camera_loader import CameraLoader
 from posedistill.data.camera_pack import PUBLISHED_SIZE
-from posedistill.data.cameras import open_cameras
 from posedistill.data.images import read_image
 from posedistill.deploy.camera_export import camera_run, check_camera_parity, export_camera_onnx
 from posedistill.estimators.base import Estimator
@@ -30,8 +29,23 @@ from posedistill.metrics.relocalisation import (
 from posedistill.runtime.camera_metadata import CameraMetadata
 from posedistill.runtime.camera_predictor import CameraPredictor
 from posedistill.runtime.model_file import IMAGENET_MEAN, IMAGENET_STD
-from posedistill.training.camera_evaluation import estimate_cameras, kept_estimates, merged, places_of, rounded, written
-from posedistill.training.camera_sources import SceneData, mean_crop, prepare_scene, scene_loader, scene_notes
+from posedistill.training.camera_evaluation import (
+    UNKNOWN_UNIT,
+    estimate_cameras,
+    kept_estimates,
+    merged,
+    places_of,
+    rounded,
+    written,
+)
+from posedistill.training.camera_sources import (
+    SceneData,
+    mean_crop,
+    photographs,
+    prepare_scene,
+    scene_loader,
+    scene_notes,
+)
 from posedistill.training.camera_validation import CameraValidation
 from posedistill.training.log import console, progress_bar
 from posedistill.training.loop import Validate
@@ -49,7 +63,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
 
     def prepare(self, recipe: Recipe) -> SceneData:
         """Decoded, scaled, and split in unbroken blocks; what the reader mended or found odd is told."""
-        for note in scene_notes(open_cameras(recipe.scene_data.scene, "train")):
+        for note in scene_notes(photographs(recipe, "train")):
             console.print(f"[yellow]{recipe.scene_data.scene}: {note}", highlight=False)
         return prepare_scene(recipe)
 
@@ -77,7 +91,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
 
     def split(self, recipe: Recipe) -> CameraDataset:
         """The test photographs."""
-        return open_cameras(recipe.scene_data.test or recipe.scene_data.scene, "test")
+        return photographs(recipe, "test")
 
     def measure(self, recipe: Recipe, variant: str, seed: int, split: CameraDataset) -> Record:
         """Medians, recalls, and where each camera was thought to stand; of an ensemble its members' mean."""
@@ -128,8 +142,8 @@ class CameraTask(Task[SceneData, CameraDataset]):
         """Positions and rotations are compared. There are no shapes to put into the file."""
         metadata, mean = self.metadata(recipe, estimator, training)
         export_camera_onnx(estimator.network, path, metadata, mean)
-        photographs = [read_image(frame.image) for frame in split.frames[:PARITY_FRAMES]]
-        parity = check_camera_parity(estimator.network, path, photographs, mean)
+        images = [read_image(frame.image) for frame in split.frames[:PARITY_FRAMES]]
+        parity = check_camera_parity(estimator.network, path, images, mean)
         console.print(f"exported {path}: poses agree to {parity.max_m:.1e} m, {parity.max_deg:.1e} deg")
         return parity.to_dict()
 
@@ -147,7 +161,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
     ) -> tuple[CameraMetadata, NDArray[np.float32] | None]:
         """What the runtime must know, and what the graph subtracts of its pictures."""
         data, prepared = recipe.scene_data, prepare_scene(recipe)
-        frame = open_cameras(data.scene, "train").frames[0]
+        frame = photographs(recipe, "train").frames[0]
         loader = self._middle(recipe, prepared, prepared.train[:1], "cpu")
         mean = mean_crop(loader)
         metadata = CameraMetadata(
@@ -201,5 +215,6 @@ class CameraTask(Task[SceneData, CameraDataset]):
         return self._scores(poses, split) | {"seconds_per_image": float(found.seconds.mean()), "places": places}
 
     def _scores(self, poses: CameraPoses, split: CameraDataset) -> Record:
-        about = {"boxes": "", "dataset": f"{split.root.name}/{split.split}"}
+        name = f"{split.root.name}/{split.split}"
+        about = {"boxes": "", "dataset": name if split.metric else f"{name}, {UNKNOWN_UNIT}"}
         return score_cameras(poses, CameraPoses(split.R, split.t)).to_record() | about

@@ -111,6 +111,7 @@ def evaluate_file(
     *,
     scenes: list[int] | None = None,
     legacy_diameters: bool = False,
+    metres_per_unit: float | None = None,
     threads: int = 0,
 ) -> Scores | RelocalisationScores:
     """Measure an exported file on any BOP folder, or on a scene where it tells poses of cameras.
@@ -123,7 +124,11 @@ def evaluate_file(
         for option, value in (given | {"--legacy-diameters": legacy_diameters}).items():
             if value:
                 raise DataError(describe(option, "option", value, "none: a scene has no objects; see --split"))
-        return evaluate_camera_file(predictor, dataset, split, csv, json_path)
+        return evaluate_camera_file(predictor, dataset, split, csv, json_path, metres_per_unit=metres_per_unit)
+    if metres_per_unit is not None:
+        raise DataError(
+            describe("--metres-per-unit", "option", metres_per_unit, "none: BOP folders are in millimetres")
+        )
     objects = predictor.metadata.objects
     opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
     estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
