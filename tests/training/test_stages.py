@@ -175,7 +175,9 @@ def test_a_second_run_makes_nothing_again(copied: Path, folder: Path, monkeypatc
         ("bench.json", {"bench.json"}),
     ],
 )
-def test_only_what_is_missing_is_made_again(copied: Path, folder: Path, monkeypatch, removed: str, made: set[str]):
+def test_only_what_is_missing_is_made_again(
+    copied: Path, folder: Path, monkeypatch, capsys, removed: str, made: set[str]
+):
     measured = types.SimpleNamespace(table=lambda: "", to_dict=lambda: {"p50_ms": 1.0})
     monkeypatch.setattr(shipping, "bench", lambda *_, **__: measured)  # slow, and tested in its own room
     monkeypatch.setattr(shipping, "export_variant", lambda *_, **__: {})
@@ -187,6 +189,7 @@ def test_only_what_is_missing_is_made_again(copied: Path, folder: Path, monkeypa
     tensors, metadata = load_tensors(folder / "student" / "seed0" / "model.safetensors")
     if removed.endswith("model.safetensors"):  # the best weights are gone, those of the last step take their place
         assert metadata["step"] == load_tensors(folder / "student" / "seed0" / "last.safetensors", names=())[1]["step"]
+        assert "model.safetensors was gone" in " ".join(capsys.readouterr().err.split())
         return
     assert metadata["scores"] == weights[1]["scores"]  # the same seed, the same network
     assert all(torch.equal(value, weights[0][name]) for name, value in tensors.items())

@@ -21,7 +21,7 @@ from posedistill.training.checkpoints import (
     save_tensors,
     section,
 )
-from posedistill.training.log import TrainingLog
+from posedistill.training.log import TrainingLog, console
 from posedistill.training.recipe import TrainSettings
 from posedistill.training.schedule import AveragedWeights, learning_rate
 from posedistill.training.teaching import Teaching as Teaching
@@ -155,6 +155,11 @@ def train(
                 save(done)
     if not (folder / "model.safetensors").exists():  # there is no validation, or somebody has removed the file
         scores = {} if validate is None else _validate_average(estimator, average, validate)
+        if validate is not None:
+            console.print(
+                f"[yellow]{title}: model.safetensors was gone; it now holds the weights of the last step, where "
+                "it held those that validation had found best"
+            )
         _save_model(fabric, folder, estimator, average.state, signature, settings.steps, scores)
 
 
