@@ -68,7 +68,7 @@ def test_a_broken_off_rendering_goes_on_in_its_folder(renders, tmp_path):
 
 
 def test_what_is_rendered_decides_the_folder(renders, tmp_path, monkeypatch):
-    """Another count, seed, setting, object or mesh: other frames."""
+    """Another count, seed, setting, object, mesh or renderer: other frames."""
     monkeypatch.setattr(sources, "BopDataset", lambda *_, **__: None)
     models = tmp_path / "models"
     models.mkdir()
@@ -79,7 +79,9 @@ def test_what_is_rendered_decides_the_folder(renders, tmp_path, monkeypatch):
         open_source(RenderSource.model_validate(base | change), [1], tmp_path)
     save_ply(code_objects()[2], models / "obj_000001.ply")
     open_source(RenderSource.model_validate(base | {"models": models}), [1], tmp_path)
-    assert len(set(renders)) == len(renders) == len(changes) + 1
+    monkeypatch.setattr(sources, "RENDERER", sources.RENDERER + 1)
+    open_source(RenderSource.model_validate(base), [1], tmp_path)
+    assert len(set(renders)) == len(renders) == len(changes) + 2
 
 
 def test_meshes_that_are_not_there(tmp_path):

@@ -31,6 +31,8 @@ from posedistill.machine import cores
 
 __all__ = ["RenderReport", "RenderSettings", "render_dataset"]
 
+RENDERER = 1
+"""Raised whenever the same settings and seed give other pictures than before: caches of rendered frames ask for it."""
 FRAMES_PER_SCENE = 1000
 PREVIEWS = 24
 EARLY_PREVIEWS = 8

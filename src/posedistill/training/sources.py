@@ -16,7 +16,7 @@ from posedistill.data.crops import CropLoader
 from posedistill.data.label import label_dataset
 from posedistill.data.pack import FramePack, split_validation
 from posedistill.data.pack_build import exclusive, read_fingerprint
-from posedistill.data.render import RenderReport, RenderSettings, render_dataset
+from posedistill.data.render import RENDERER, RenderReport, RenderSettings, render_dataset
 from posedistill.data.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.geometry.meshes import load_mesh
@@ -60,7 +60,8 @@ def open_source(
     if isinstance(source, BopSource):
         return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=obj_ids)
     rendered = source.objects or objects
-    root = cache / f"render-{fingerprint(source.model_dump(mode='json'), _mesh_stamps(source, rendered))}"
+    key = fingerprint(RENDERER, source.model_dump(mode="json"), _mesh_stamps(source, rendered))
+    root = cache / f"render-{key}"
     cache.mkdir(parents=True, exist_ok=True)
     with exclusive(root.with_name(f".{root.name}.lock")):  # networks trained at the same time wait for one of them
         if not (root / "complete").exists():
