@@ -135,6 +135,7 @@ def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path):
     [
         (["train", "RECIPE", "--network", "pupil"], "--network: found 'pupil', expected 'teacher' or 'student'"),
         (["train", "RECIPE", "train.stepz=3"], "'train.stepz': found an unknown key"),
+        (["evaluate", ".", "--split", "train", "--csv", "a.csv"], "--split, --csv: a run is measured as its recipe"),
         (["evaluate", "model.onnx"], "--dataset: found nothing, expected a BOP folder"),
         (["evaluate", "none.onnx", "--dataset", "."], "none.onnx"),
         (["evaluate", "."], "recipe.yaml: 'recipe': found no such file, expected a run folder"),

@@ -112,7 +112,7 @@ def evaluate(
     frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
     boxes: Annotated[str, typer.Option(help="gt (boxes from ground truth) or detector.")] = "gt",
     detections: Annotated[Optional[Path], typer.Option(help="BOP json of detections.")] = None,  # noqa: UP045
-    csv: Annotated[Optional[Path], typer.Option(help="Where to write the BOP csv.")] = None,  # noqa: UP045
+    csv: Annotated[Optional[Path], typer.Option(help="Where to write the poses (objects: BOP csv).")] = None,  # noqa: UP045
     json: Annotated[Optional[Path], typer.Option(help="Where to write the scores.")] = None,  # noqa: UP045
     legacy_diameters: Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")] = False,
     metres_per_unit: Annotated[
@@ -128,6 +128,11 @@ def evaluate(
     from posedistill.training.shipping import evaluate_run
 
     if model.is_dir() and dataset is None:
+        about: dict[str, Any] = {"--split": split != "test", "--scene": scene, "--frames": frames, "--csv": csv}
+        about |= {"--boxes": boxes != "gt", "--detections": detections, "--json": json, "--threads": threads}
+        about |= {"--legacy-diameters": legacy_diameters, "--metres-per-unit": metres_per_unit}
+        if given := [option for option, value in about.items() if value]:
+            raise PoseDistillError(f"{', '.join(given)}: a run is measured as its recipe says, or on a --dataset")
         evaluate_run(model)
         console.print(result_table(model))
         return
@@ -237,7 +242,7 @@ def _predict_cameras(predictor: Any, images: list[Path], out: Path, options: lis
     if options:
         raise PoseDistillError(f"{', '.join(options)}: found a model of cameras, expected one of objects")
     table = predict_cameras(predictor, images, out)
-    print("\n".join(in_words(table)))
+    print("\n".join(in_words(table, predictor.metadata.unit)))
     print(f"{len(table)} poses; poses.csv and trajectory.png in {out}")
 
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,18 @@ def test_in_words(predictor, photos):
     x, y, z = table.R[0, 2]
     assert line == f"{photos[0]}: at (0.00, 0.40, 1.00) m, looking along ({x:.2f}, {y:.2f}, {z:.2f})"
     assert np.isclose(np.abs(table.R[0, 2]).max(), 1)
+
+
+def test_a_model_without_metres_says_units(predictor, photos, tmp_path):
+    predictor.metadata = dataclasses.replace(predictor.metadata, metric=False)
+    assert (
+        "at (0.00, 0.40, 1.00) units, " in in_words(predict_cameras(predictor, photos[:1]), predictor.metadata.unit)[0]
+    )
+    predict_cameras(predictor, photos, tmp_path / "units")
+    predictor.metadata = dataclasses.replace(predictor.metadata, metric=True)
+    predict_cameras(predictor, photos, tmp_path / "metres")
+    units, metres = (read_image(tmp_path / name / "trajectory.png") for name in ("units", "metres"))
+    assert (units != metres).any()
 
 
 def test_a_damaged_image_loses_no_pose_found_before(predictor, photos, tmp_path):

@@ -35,7 +35,7 @@ def changed(**values) -> str:
     return json.dumps({**json.loads(METADATA.to_json()), **values})
 
 
-@pytest.mark.parametrize("key", ["decoder", "short_side", "frame_size", "shape", "distortion", "camera"])
+@pytest.mark.parametrize("key", ["decoder", "short_side", "frame_size", "shape", "distortion", "camera", "metric"])
 def test_missing_key_is_named(key):
     values = json.loads(METADATA.to_json())
     del values[key]
@@ -56,6 +56,7 @@ def test_missing_key_is_named(key):
         ("camera", {"K": [[1, 0], [0, 1]], "width": 3, "height": 4}),
         ("distortion", [0.1] * 6),
         ("distortion", "strong"),
+        ("metric", 1),
         ("parameters", None),
     ],
 )

@@ -18,7 +18,7 @@ from posedistill.deploy.camera_export import camera_run
 from posedistill.errors import DataError, RecipeError
 from posedistill.metrics.relocalisation import CameraPoses, constant_pose, position_errors
 from posedistill.runtime import CameraPredictor
-from posedistill.training import shipping, stages
+from posedistill.training import camera_sources, shipping, stages
 from posedistill.training.camera_evaluation import estimate_cameras
 from posedistill.training.camera_sources import mean_crop, prepare_scene, scene_loader
 from posedistill.training.camera_task import CameraTask
@@ -372,6 +372,9 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
 
     original = dict(task.references(trained, task.split(trained))[0])
     metres, units = constant("data.metres_per_unit=4"), constant()
+    unscaled = recipe(f"data.scene={folder}")
+    model = build_network(unscaled, unscaled.student, task.prepare(unscaled).objects)
+    assert not task.metadata(unscaled, model, "")[0].metric
     assert metres["scores"] == pytest.approx(original["scores"], rel=1e-3)
     assert units["scores"]["position_m"] == pytest.approx(original["scores"]["position_m"] / 4, rel=1e-3)
     assert metres["dataset"] == "capture/test"
@@ -379,9 +382,37 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
     path = tmp_path / "room.onnx"
     shipping.export_variant(trained, "distilled", 0, path)
     arguments = (path, folder, "test", None, "gt", None, None, None)
+    assert CameraPredictor.from_onnx(path).metadata.metric
     told = evaluate_file(*arguments, metres_per_unit=4.0)
-    assert "unit unknown" not in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "unit unknown" not in printed
+    train, test = (open_cameras(scene, split) for split in ("train", "test"))
+    middle = constant_pose(CameraPoses(train.R, train.t), len(test))
+    median = np.median(position_errors(middle, CameraPoses(test.R, test.t)))
+    assert f"{median:.3f}" in printed.split("median of constant pose")[1].splitlines()[0]
     untold = evaluate_file(*arguments)
     assert "unit unknown" in capsys.readouterr().err
+    for wrong in (0.0, -2.0, float("nan")):
+        with pytest.raises(DataError, match=r"metres per unit.*expected a positive number"):
+            evaluate_file(*arguments, metres_per_unit=wrong)
     known = evaluate_file(path, scene, "test", None, "gt", None, None, None)
     assert told.position.value == pytest.approx(known.position.value, rel=1e-3) != untold.position.value
+
+
+def test_a_recording_that_is_all_for_testing(recipe, scene: Path) -> None:
+    task = CameraTask()
+    part, whole = recipe(f"data.test={scene}"), recipe(f"data.test={scene}", "data.test_split=all")
+    assert (len(task.split(part)), len(task.split(whole))) == (30, 90)
+    with pytest.raises(RecipeError, match="expected a folder of its own for it"):
+        recipe("data.test_split=all")
+
+
+def test_a_scene_is_read_once(trained: Recipe, monkeypatch) -> None:
+    task = CameraTask()
+    split = task.split(trained)
+    (trained.folder / "distilled" / "seed0" / "results.csv").unlink(missing_ok=True)
+    reads = []
+    monkeypatch.setattr(camera_sources, "open_cameras", lambda *about: reads.append(about) or open_cameras(*about))
+    task.prepare(trained)
+    task.measure(trained, "distilled", 0, split)
+    assert len(reads) == 1

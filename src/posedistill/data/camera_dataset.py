@@ -104,7 +104,13 @@ class CameraDataset:
         return replace(self, frames=tuple(self.frames[int(row)] for row in rows))
 
     def in_metres(self, metres_per_unit: float) -> "CameraDataset":
-        """The data set in metres, one of its units being so many."""
+        """The data set in metres, one of its units being so many.
+
+        Raises:
+            DataError: ``metres_per_unit`` is no positive number.
+        """
+        if not 0 < metres_per_unit < np.inf:
+            raise DataError(describe(self.root, "metres per unit", metres_per_unit, "a positive number"))
         frames = tuple(replace(frame, t=metres_per_unit * frame.t) for frame in self.frames)
         return replace(self, frames=frames, metric=True)
 

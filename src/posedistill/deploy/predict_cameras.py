@@ -38,7 +38,7 @@ def predict_cameras(predictor: CameraPredictor, images: Sequence[Path], out: Pat
         if out is not None and found:
             out.mkdir(parents=True, exist_ok=True)
             table.to_csv(out / "poses.csv")
-            write_image(out / "trajectory.png", draw_trajectory(table.R, table.centers))
+            write_image(out / "trajectory.png", draw_trajectory(table.R, table.centers, predictor.metadata.unit))
     return table
 
 
@@ -51,7 +51,7 @@ def _table(found: Sequence[PredictedCamera], images: Sequence[Path]) -> CameraEs
     )
 
 
-def in_words(table: CameraEstimates) -> list[str]:
+def in_words(table: CameraEstimates, unit: str = "m") -> list[str]:
     """A line for each photograph: position and viewing direction in the world.
 
     >>> one = CameraEstimates.of(["a.jpg"], np.eye(3)[None], np.array([[1.0, 2.0, 3.0]]), np.zeros(1))
@@ -61,5 +61,5 @@ def in_words(table: CameraEstimates) -> list[str]:
     lines = []
     for name, center, R in zip(table.names, table.centers, table.R, strict=True):
         place, ahead = (", ".join(f"{value + 0.0:.2f}" for value in row.round(2)) for row in (center, R[2]))
-        lines.append(f"{name}: at ({place}) m, looking along ({ahead})")
+        lines.append(f"{name}: at ({place}) {unit}, looking along ({ahead})")
     return lines

@@ -15,13 +15,13 @@ ARROW = 40.0
 """Length of an arrow that lies in the plane of the picture, pixels; others are foreshortened."""
 
 
-def draw_trajectory(R: Array, centers: Array) -> Image:
+def draw_trajectory(R: Array, centers: Array, unit: str = "m") -> Image:
     """``[PANEL, 2 PANEL, 3]``: a dot for each camera and an arrow where it looks, from blue (first) to yellow (last).
 
     "Above" is what the cameras have above them on average, so that worlds of any axes can be drawn.
 
     Args:
-        R: ``[N, 3, 3]`` world to camera. centers: ``[N, 3]`` metres. Poses that are no numbers are left out.
+        R: ``[N, 3, 3]`` world to camera. centers: ``[N, 3]`` in ``unit``. Poses that are no numbers are left out.
 
     >>> draw_trajectory(np.eye(3)[None], np.zeros((1, 3))).shape
     (640, 1280, 3)
@@ -34,7 +34,7 @@ def draw_trajectory(R: Array, centers: Array) -> Image:
     views = camera_views(R, centers, (PANEL, PANEL), MARGIN)
     for title, view in zip(("from above", "from the side"), views, strict=True):
         panel: Image = np.full((PANEL, PANEL, 3), PAPER, np.uint8)
-        draw_grid(panel, view, "m")
+        draw_grid(panel, view, unit)
         draw_cameras(panel, view, R, centers, [tuple(color) for color in colors], ARROW)
         cv2.putText(panel, title, (14, 26), cv2.FONT_HERSHEY_SIMPLEX, 0.6, INK, 1, cv2.LINE_AA)
         panels.append(panel)

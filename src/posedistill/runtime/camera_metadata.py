@@ -35,6 +35,7 @@ class CameraMetadata:
         decode_settings: options of the decoder; what is not named keeps the decoder's default.
         camera: of the training frames as photographed. A network that sees no intrinsics knows this camera alone.
         distortion: of its lens, in OpenCV's order; it is taken out of every photograph.
+        metric: whether positions are metres; else they are in the unit of a reconstruction without a scale.
         training: what the network was trained on, for whoever finds the file.
         parameters: of the network.
         version: of the posedistill that wrote the file.
@@ -49,6 +50,7 @@ class CameraMetadata:
     decode_settings: dict[str, Any] = field(default_factory=dict)
     camera: Camera | None = None
     distortion: tuple[float, ...] = ()
+    metric: bool = True
     training: str = ""
     parameters: int = 0
     version: str = __version__
@@ -60,6 +62,11 @@ class CameraMetadata:
             return self.short_side
         assert self.frame_size is not None
         return self.frame_size
+
+    @property
+    def unit(self) -> str:
+        """Of positions, in words."""
+        return "m" if self.metric else "units"
 
     def to_json(self) -> str:
         """One line of JSON; ``from_json`` gives the same metadata back."""
@@ -103,6 +110,12 @@ def _pair(value: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("neither true nor false")
+    return value
+
+
 _READERS: Readers = {
     "decoder": str,
     "short_side": lambda value: None if value is None else int(value),
@@ -113,6 +126,7 @@ _READERS: Readers = {
     "decode_settings": dict,
     "camera": camera_from_json,
     "distortion": floats,
+    "metric": _yes_or_no,
     "training": str,
     "parameters": int,
     "version": str,

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from posedistill.data.images import read_image
 from posedistill.errors import DataError, TrainingError, describe
 from posedistill.files import fresh, write_file
 from posedistill.geometry.rotations import mean_rotation
-from posedistill.metrics.relocalisation import CameraPoses, RelocalisationScores, score_cameras
+from posedistill.metrics.relocalisation import (
+    CameraPoses,
+    RelocalisationScores,
+    constant_pose,
+    nearest_position,
+    score_cameras,
+)
 from posedistill.runtime.camera_predictor import CameraPredictor
 from posedistill.training.log import console, progress_bar
 
@@ -92,14 +98,29 @@ def evaluate_camera_file(
     scores = score_cameras(CameraPoses(found.R, found.t), CameraPoses(dataset.R, dataset.t))
     if json_path is not None:
         write_file(json_path, json.dumps(scores.to_dict(), indent=1), TrainingError)
-    console.print(camera_score_table(scores))
+    trivial = {} if split != "test" else _trivial(dataset, scene, metres_per_unit)
+    console.print(camera_score_table(scores, trivial))
     if not dataset.metric:
         console.print(f"[yellow]{UNKNOWN_UNIT}: --metres-per-unit tells it[/]")
     return scores
 
 
-def camera_score_table(scores: RelocalisationScores) -> Table:
-    """Medians with their intervals, means, percentiles and recalls."""
+def _trivial(dataset: CameraDataset, scene: Path, metres_per_unit: float | None) -> dict[str, RelocalisationScores]:
+    """Answers that ask no network, from the training frames of the same scene where it has any."""
+    try:
+        frames = open_cameras(scene, "train")
+    except DataError:
+        return {}
+    frames = frames if metres_per_unit is None else frames.in_metres(metres_per_unit)
+    train, truth = CameraPoses(frames.R, frames.t), CameraPoses(dataset.R, dataset.t)
+    answers = {"constant pose": constant_pose(train, len(dataset)), "nearest position": nearest_position(truth, train)}
+    return {name: score_cameras(poses, truth) for name, poses in answers.items()}
+
+
+def camera_score_table(
+    scores: RelocalisationScores, trivial: Mapping[str, RelocalisationScores] | None = None
+) -> Table:
+    """Medians with their intervals, means, percentiles and recalls, and the medians of trivial answers."""
     table = Table("", "position, m", "orientation, °")
     medians = zip((scores.position, scores.orientation), (3, 2), strict=True)
     table.add_row("median", *(f"{m.value:.{d}f} [{m.low:.{d}f}, {m.high:.{d}f}]" for m, d in medians), style="bold")
@@ -107,6 +128,8 @@ def camera_score_table(scores: RelocalisationScores) -> Table:
     rows += [(f"{percent} %", pair) for percent, pair in scores.percentiles.items()]
     for name, (metres, degrees) in rows:
         table.add_row(name, f"{metres:.3f}", f"{degrees:.2f}")
+    for name, other in (trivial or {}).items():
+        table.add_row(f"median of {name}", f"{other.position.value:.3f}", f"{other.orientation.value:.2f}", style="dim")
     shares = ", ".join(f"{m:g} m {deg:g}°: {100 * share:.1f} %" for (m, deg), share in scores.recall.items())
     table.caption = f"{scores.count} images; within {shares}"
     return table

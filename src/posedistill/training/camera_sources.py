@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.batch import LoaderOptions
-from posedistill.data.camera_dataset import CameraDataset, hold_out_blocks
+from posedistill.data.camera_dataset import CameraDataset, CameraFrame, hold_out_blocks
 from posedistill.data.camera_loader import CameraLoader
 from posedistill.data.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image
 from posedistill.data.camera_parse import Split
@@ -29,12 +29,17 @@ class SceneData:
     Attributes:
         train, validation: rows of the pack that train, and that select the model; blocks with gaps between.
         mean: ``[H, W, 3]`` of those that train, where the recipe subtracts it.
+        frame: the first photograph, whose camera a model file states. metric: whether positions are metres.
+        notes: what a user should know of the photographs before training on them.
     """
 
     pack: CameraPack
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     mean: NDArray[np.float32] | None
+    frame: CameraFrame
+    metric: bool
+    notes: tuple[str, ...]
 
     @property
     def objects(self) -> ObjectTable:
@@ -65,7 +70,10 @@ def photographs(recipe: Recipe, split: Split) -> CameraDataset:
         DataError: any fault of the scene.
     """
     data = recipe.scene_data
-    dataset = open_cameras((split == "test" and data.test) or data.scene, split)
+    if split == "test" and data.test is not None:
+        dataset = open_cameras(data.test, data.test_split)
+    else:
+        dataset = open_cameras(data.scene, split)
     return dataset.in_metres(data.metres_per_unit) if data.metres_per_unit else dataset
 
 
@@ -88,16 +96,15 @@ def prepare_scene(recipe: Recipe) -> SceneData:
         expected = "at least one frame: a larger share, or more frames"
         raise RecipeError(describe("recipe", "data.validation", f"{data.validation} of {len(pack)} frames", expected))
     mean = mean_image(pack, held.train) if data.mean_image else None
-    return SceneData(pack, held.train, held.validation, mean)
+    return SceneData(pack, held.train, held.validation, mean, dataset.frames[0], dataset.metric, _notes(dataset))
 
 
-def scene_notes(dataset: CameraDataset) -> list[str]:
-    """What a user should know of the photographs before training on them."""
+def _notes(dataset: CameraDataset) -> tuple[str, ...]:
     lenses = {frame.distortion for frame in dataset}
     if len(lenses) == 1:
-        return list(dataset.notes)
+        return dataset.notes
     told = f"photographs by {len(lenses)} lenses: each is taken out in training, a model knows the first alone"
-    return [*dataset.notes, told]
+    return (*dataset.notes, told)
 
 
 def scene_loader(

@@ -44,13 +44,12 @@ from posedistill.training.camera_sources import (
     photographs,
     prepare_scene,
     scene_loader,
-    scene_notes,
 )
 from posedistill.training.camera_validation import CameraValidation
 from posedistill.training.log import console, progress_bar
 from posedistill.training.loop import Validate
 from posedistill.training.networks import load_network, variant_folder, weights_of
-from posedistill.training.recipe import Recipe
+from posedistill.training.recipe import Recipe, fingerprint
 from posedistill.training.task import Record, Task
 from posedistill.training.teacher_build import load_members
 
@@ -61,11 +60,15 @@ PARITY_FRAMES = 8
 class CameraTask(Task[SceneData, CameraDataset]):
     """Where does the camera stand, and how is it turned?"""
 
+    def __init__(self) -> None:
+        self._scenes: dict[str, SceneData] = {}
+
     def prepare(self, recipe: Recipe) -> SceneData:
         """Decoded, scaled, and split in unbroken blocks; what the reader mended or found odd is told."""
-        for note in scene_notes(photographs(recipe, "train")):
+        prepared = self._scene(recipe)
+        for note in prepared.notes:
             console.print(f"[yellow]{recipe.scene_data.scene}: {note}", highlight=False)
-        return prepare_scene(recipe)
+        return prepared
 
     def loader(
         self, recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64], **options: Unpack[LoaderOptions]
@@ -85,7 +88,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
 
     def inputs(self, recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, ...]:
         """A picture."""
-        prepared = prepare_scene(recipe)
+        prepared = self._scene(recipe)
         shape = self._middle(recipe, prepared, prepared.train[:1], device).shape
         return (torch.zeros(1, 3, *shape, device=device),)
 
@@ -116,7 +119,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
 
     def references(self, recipe: Recipe, split: CameraDataset) -> Sequence[Record]:
         """A constant pose, the training image that looks most alike to the teacher, and the one that stands nearest."""
-        prepared = prepare_scene(recipe)
+        prepared = self._scene(recipe)
         train, truth = prepared.poses(prepared.train), CameraPoses(split.R, split.t)
         answers = {"constant pose": constant_pose(train, len(split))}
         if recipe.teacher.is_network and weights_of(recipe, "teacher", recipe.seed).exists():
@@ -160,8 +163,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
         self, recipe: Recipe, estimator: Estimator, training: str
     ) -> tuple[CameraMetadata, NDArray[np.float32] | None]:
         """What the runtime must know, and what the graph subtracts of its pictures."""
-        data, prepared = recipe.scene_data, prepare_scene(recipe)
-        frame = photographs(recipe, "train").frames[0]
+        data, prepared = recipe.scene_data, self._scene(recipe)
         loader = self._middle(recipe, prepared, prepared.train[:1], "cpu")
         mean = mean_crop(loader)
         metadata = CameraMetadata(
@@ -171,12 +173,20 @@ class CameraTask(Task[SceneData, CameraDataset]):
             shape=loader.shape,
             mean=IMAGENET_MEAN if mean is None else (0.0, 0.0, 0.0),
             std=IMAGENET_STD if mean is None else (1 / 255, 1 / 255, 1 / 255),
-            camera=Camera(frame.K, frame.width, frame.height),
-            distortion=frame.distortion,
+            camera=Camera(prepared.frame.K, prepared.frame.width, prepared.frame.height),
+            distortion=prepared.frame.distortion,
+            metric=prepared.metric,
             training=training,
             **estimator.deployment(),
         )
         return metadata, mean
+
+    def _scene(self, recipe: Recipe) -> SceneData:
+        """The training photographs, whose poses are read once for as long as the task lives."""
+        key = fingerprint(recipe.data.model_dump(mode="json"), recipe.seed, recipe.cache_folder)
+        if key not in self._scenes:
+            self._scenes[key] = prepare_scene(recipe)
+        return self._scenes[key]
 
     def _middle(
         self, recipe: Recipe, prepared: SceneData, rows: NDArray[np.int64], device: torch.device | str
@@ -210,7 +220,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
 
     def _record(self, recipe: Recipe, found: CameraEstimates, split: CameraDataset) -> Record:
         poses = CameraPoses(found.R, found.t)
-        train = prepare_scene(recipe)
+        train = self._scene(recipe)
         places = places_of(poses, split) | {"train": rounded(train.poses(train.train).centers)}
         return self._scores(poses, split) | {"seconds_per_image": float(found.seconds.mean()), "places": places}
 

@@ -101,6 +101,7 @@ class SceneSettings(Settings):
 
     scene: Path = Field(description="Folder of 7-Scenes, Cambridge Landmarks, transforms.json or COLMAP.")
     test: Path | None = Field(None, description="Folder whose test split is measured; default: the scene's own.")
+    test_split: Literal["test", "all"] = Field("test", description="Of the test folder: its test split, or all of it.")
     metres_per_unit: float | None = Field(None, gt=0, description="Of a reconstruction, which knows no metres itself.")
     short_side: int = Field(256, ge=32, description="To which photographs are scaled, pixels.")
     squeeze: bool = Field(False, description="Scale to 455x256 whatever the aspect, as was published.")
@@ -109,7 +110,13 @@ class SceneSettings(Settings):
     mean_image: bool = Field(False, description="Subtract the mean training image, as was published.")
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
     gap: int = Field(5, ge=0, description="Frames beside each block of these that are used for nothing.")
-    silent: ClassVar[frozenset[str]] = frozenset({"metres_per_unit"})
+    silent: ClassVar[frozenset[str]] = frozenset({"metres_per_unit", "test_split"})
+
+    @model_validator(mode="after")
+    def _tested_on_others(self) -> "SceneSettings":
+        if self.test_split == "all" and self.test is None:
+            raise ValueError("found test_split all, expected a folder of its own for it (test): these frames train")
+        return self
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "SceneSettings":
