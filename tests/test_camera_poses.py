@@ -54,3 +54,12 @@ def test_what_is_no_table_is_told(tmp_path, text: str, message: str) -> None:
 def test_a_missing_file_is_told(tmp_path) -> None:
     with pytest.raises(DataError, match=r"none\.csv: 'csv'"):
         CameraEstimates.from_csv(tmp_path / "none.csv")
+
+
+def test_a_photograph_without_a_pose_stays_without(tmp_path) -> None:
+    lost = table(3)
+    lost.R[1], lost.t[1] = np.nan, np.nan
+    lost.to_csv(tmp_path / "poses.csv")
+    read = CameraEstimates.from_csv(tmp_path / "poses.csv")
+    assert np.isnan(read.R[1]).all() and np.isnan(read.t[1]).all()
+    np.testing.assert_allclose(read.R[[0, 2]], lost.R[[0, 2]], atol=1e-7)

@@ -187,3 +187,13 @@ def real_poses(real_data) -> tuple[CameraPoses, CameraPoses]:
     root = real_data / "7scenes" / "redkitchen"
     datasets = [read_seven_scenes(root, split) for split in ("train", "test")]
     return CameraPoses(datasets[0].R, datasets[0].t), CameraPoses(datasets[1].R, datasets[1].t)
+
+
+def test_scores_without_most_poses_are_json() -> None:
+    """An infinite median is null: other readers of json know no Infinity."""
+    truth = CameraPoses(np.repeat(np.eye(3)[None], 4, axis=0), np.zeros((4, 3)))
+    lost = CameraPoses(truth.R.copy(), truth.t.copy())
+    lost.R[1:], lost.t[1:] = np.nan, np.nan
+    scores = json.loads(json.dumps(score_cameras(lost, truth).to_dict(), allow_nan=False))
+    assert scores["position_m"]["value"] is None and scores["missing"] == 3 and scores["mean"]["m"] is None
+    assert scores["percentiles"]["95"] == {"m": None, "deg": None}

@@ -81,12 +81,14 @@ def matrix_to_quaternion(R: Array) -> Array:
     """``[..., 4]`` quaternions (w, x, y, z) of rotations ``[..., 3, 3]``, with w >= 0.
 
     The dominant eigenvector of a symmetric 4x4 matrix (Bar-Itzhack, 2000): exact at every angle, and the nearest
-    rotation's where ``R`` is slightly off.
+    rotation's where ``R`` is slightly off. NaN where ``R`` holds one.
 
     >>> np.abs(matrix_to_quaternion(np.diag([1.0, -1.0, -1.0]))).round(6).tolist()
     [0.0, 1.0, 0.0, 0.0]
     """
     R = np.asarray(R, dtype=np.float64)
+    known = np.isfinite(R).all(axis=(-2, -1), keepdims=True)
+    R = np.where(known, R, np.eye(3))
     outer = np.empty((*R.shape[:-2], 4, 4))
     trace = np.trace(R, axis1=-2, axis2=-1)
     outer[..., 0, 0] = trace
@@ -94,7 +96,7 @@ def matrix_to_quaternion(R: Array) -> Array:
     twist = np.stack([R[..., j, i] - R[..., i, j] for i, j in ((1, 2), (2, 0), (0, 1))], axis=-1)
     outer[..., 0, 1:] = outer[..., 1:, 0] = twist
     quaternion: Array = np.linalg.eigh(outer)[1][..., -1]
-    return np.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+    return np.where(known[..., 0], np.where(quaternion[..., :1] < 0, -quaternion, quaternion), np.nan)
 
 
 def mean_rotation(R: Array) -> Array:

@@ -59,13 +59,15 @@ class RelocalisationScores:
     orientation_errors: Array = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain json types; names tell units."""
+        """Plain json types; names tell units. What is infinite is None, for json has no such number."""
+        pairs = {"mean": self.mean} | {str(percent): pair for percent, pair in self.percentiles.items()}
+        shown = {name: {"m": _finite(m), "deg": _finite(deg)} for name, (m, deg) in pairs.items()}
         return {
-            "position_m": self.position._asdict(),
-            "orientation_deg": self.orientation._asdict(),
+            "position_m": {name: _finite(value) for name, value in self.position._asdict().items()},
+            "orientation_deg": {name: _finite(value) for name, value in self.orientation._asdict().items()},
             "recall": {f"{m:g} m, {deg:g} deg": share for (m, deg), share in self.recall.items()},
-            "mean": {"m": self.mean[0], "deg": self.mean[1]},
-            "percentiles": {str(p): {"m": m, "deg": deg} for p, (m, deg) in self.percentiles.items()},
+            "mean": shown.pop("mean"),
+            "percentiles": shown,
             "count": self.count,
             "missing": self.missing,
         }
