@@ -87,7 +87,7 @@ def matrix_to_quaternion(R: Array) -> Array:
     [0.0, 1.0, 0.0, 0.0]
     """
     R = np.asarray(R, dtype=np.float64)
-    known = np.isfinite(R).all(axis=(-2, -1), keepdims=True)
+    known = np.asarray(np.isfinite(R).all(axis=(-2, -1), keepdims=True))
     R = np.where(known, R, np.eye(3))
     outer = np.empty((*R.shape[:-2], 4, 4))
     trace = np.trace(R, axis1=-2, axis2=-1)
