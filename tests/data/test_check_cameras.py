@@ -162,6 +162,7 @@ DAMAGED: list[tuple[str, FaultKind, Callable[[Path], Any], str]] = [
     ("cambridge", FaultKind.POSE, _line("test", 5, lambda w: w.pop()), "'line 5': found 6 numbers after"),
     ("cambridge", FaultKind.MISSING_IMAGE, lambda root: (root / "seq3/frame00007.png").unlink(), "frame00007.png: 'im"),
     ("cambridge", FaultKind.SCENE_FILE, _line("test", 3, lambda w: w.append("x")), "dataset_test.txt: 'header': found"),
+    ("seven", FaultKind.POSE, lambda root: (root / f"{FIRST}.pose.txt").write_bytes(b"\xff\xfe"), f"{FIRST}.pose.txt"),
     ("transforms", FaultKind.POSE, _matrix(3, lambda e: e["transform_matrix"].pop()), "'frames[3].transform_matrix'"),
     ("transforms", FaultKind.MISSING_KEY, _matrix(4, lambda e: e.pop("file_path")), "'frames[4]': found ['transform_m"),
     ("transforms", FaultKind.IMAGE_SIZE, _shrink("images/frame-000002.color.png"), "found 57x32, expected 114x64"),

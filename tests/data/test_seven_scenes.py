@@ -141,3 +141,43 @@ def test_red_kitchen(real_data):
     train, test = (read_seven_scenes(root, split) for split in ("train", "test"))
     assert (len(train), len(test)) == (300, 100)
     assert np.ptp(train.centers, axis=0).max() < 5
+
+
+def collected(root):
+    """The data set, and the kinds and messages of its faults."""
+    faults = []
+    return read_seven_scenes(root, on_fault=lambda kind, _, message: faults.append((kind, message))), faults
+
+
+def test_one_unreadable_pose_leaves_the_others(seven_scenes_root):
+    pose_file(seven_scenes_root).write_bytes(b"\xff\xfe\x00")
+    pose_file(seven_scenes_root, frame=4).unlink()
+    pose_file(seven_scenes_root, frame=4).mkdir()
+    dataset, faults = collected(seven_scenes_root)
+    assert len(dataset) == 10
+    assert [kind for kind, _ in faults] == [FaultKind.POSE] * 2
+    assert "frame-000002.pose.txt: 'file': found 'utf-8' codec" in faults[0][1]
+    assert "frame-000004.pose.txt: 'file': found [Errno 21] Is a directory" in faults[1][1]
+
+
+def test_a_byte_order_mark_is_no_fault(seven_scenes_root, known_view):
+    path = pose_file(seven_scenes_root)
+    write_pose(path, known_view.camera_to_world())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    known_view.check(read_seven_scenes(seven_scenes_root).frames[2])
+
+
+def test_endings_may_be_upper_case(seven_scenes_root):
+    for path in seven_scenes_root.glob("seq-01/*.png"):
+        path.rename(path.with_suffix(".PNG"))
+    dataset, faults = collected(seven_scenes_root)
+    assert (len(dataset), faults) == (12, [])
+    assert dataset.frames[0].image.name == "frame-000000.color.PNG"
+
+
+def test_a_sequence_named_twice_is_taken_once(seven_scenes_root):
+    assert not read_seven_scenes(seven_scenes_root).notes
+    (seven_scenes_root / "TrainSplit.txt").write_text("sequence1\nsequence2\nsequence01\n")
+    dataset = read_seven_scenes(seven_scenes_root)
+    assert len(dataset) == len({frame.image for frame in dataset}) == 12
+    assert dataset.notes == ("1 sequences that the split names again, taken once",)

@@ -1,14 +1,15 @@
 """What all readers of camera poses share: numbers that are numbers, rotations that are rotations, sizes of images."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from posedistill.data.faults import FaultKind, OnFault
+from posedistill.data.images import IMAGE_SUFFIXES
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import is_rotation, quaternion_to_matrix
@@ -40,24 +41,24 @@ def reported(on_fault: OnFault) -> Iterator[None]:
         on_fault(fault.kind, fault.file, str(fault))
 
 
-def read_text(path: Path, expected: str) -> str:
-    """A text file; a ``DataError`` where it is missing or no text."""
+def read_text(path: Path, expected: str, kind: FaultKind = FaultKind.SCENE_FILE) -> str:
+    """A text file in UTF-8, with or without a byte-order mark; a ``FrameFault`` where it is missing or no text."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise DataError(describe(path, "file", found, expected)) from None
+        raise FrameFault(kind, path, "file", found, expected) from None
 
 
-def numbers(words: Sequence[object], file: Path, key: str) -> Array:
-    """Finite numbers of words; a ``FrameFault`` names the first that is none."""
+def numbers(words: Sequence[object], file: Path, key: str, kind: FaultKind = FaultKind.POSE) -> Array:
+    """Finite numbers of words; a ``FrameFault`` of a ``kind`` names the first that is none."""
     try:
         values = np.array([float(word) for word in words])  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise FrameFault(FaultKind.POSE, file, key, " ".join(map(str, words))[:80], "numbers") from None
+    except (TypeError, ValueError, OverflowError):
+        raise FrameFault(kind, file, key, " ".join(map(str, words))[:80], "numbers") from None
     if not np.isfinite(values).all():
         found = f"{values[~np.isfinite(values)][0]} among {len(values)} numbers"
-        raise FrameFault(FaultKind.POSE, file, key, found, "finite numbers")
+        raise FrameFault(kind, file, key, found, "finite numbers")
     return values
 
 
@@ -101,8 +102,18 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.width, image.height
     except FileNotFoundError:
         raise FrameFault(FaultKind.MISSING_IMAGE, path, "image", "no such file", "the image of a pose") from None
-    except (OSError, UnidentifiedImageError) as error:
-        raise FrameFault(FaultKind.DAMAGED_IMAGE, path, "image", error, "a readable image") from None
+    except (OSError, ValueError, Image.DecompressionBombError) as error:  # a name may hold a zero byte
+        found = getattr(error, "strerror", None) or error
+        raise FrameFault(FaultKind.DAMAGED_IMAGE, path, "image", found, "a readable image") from None
+
+
+def images_in(folders: Iterable[Path]) -> set[Path]:
+    """The images that lie right in some folders; none in a folder that is not there."""
+    found = set[Path]()
+    for folder in folders:
+        with suppress(OSError, ValueError):
+            found |= {path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+    return found
 
 
 class OneSize:

@@ -35,7 +35,8 @@ def read_seven_scenes(
 
     Args:
         root: folder with ``seq-XX`` and the split files.
-        split: ``all`` reads every ``seq-XX`` there is and needs no split file.
+        split: ``all`` reads every ``seq-XX`` there is and needs no split file. A sequence that a split file names again
+            is read once, which ``notes`` tells.
         K: ``[3, 3]`` for the images as they are. Default: ``camera-intrinsics.txt`` where the folder has one, else the
             camera the data set states; both are for 640x480 and scaled to the images.
         on_fault: called at a fault of a frame or sequence, which is then left out; raises by default.
@@ -47,13 +48,17 @@ def read_seven_scenes(
     root, size_of = Path(root), OneSize()
     stated = _intrinsics(root) if K is None else None
     frames: list[CameraFrame] = []
-    for folder in split_folders(root, split, on_fault):
+    named = split_folders(root, split, on_fault)
+    folders = dict.fromkeys(named)
+    for folder in folders:
         for stem, image in _pictures(folder, on_fault).items():
             with reported(on_fault):
                 size = size_of(image)
                 camera = np.asarray(K) if stated is None else scaled_camera(stated, SIZE_STATED, size)
                 frames.append(CameraFrame(image, folder.name, camera, *size, *_pose(folder / f"{stem}{_POSE}")))
-    return CameraDataset(root, split, tuple(frames))
+    repeats = len(named) - len(folders)
+    notes = (f"{repeats} sequences that the split names again, taken once",) if repeats else ()
+    return CameraDataset(root, split, tuple(frames), notes)
 
 
 def split_folders(root: Path, split: Split, on_fault: OnFault) -> list[Path]:
@@ -85,9 +90,10 @@ def split_folders(root: Path, split: Split, on_fault: OnFault) -> list[Path]:
 def _pictures(folder: Path, on_fault: OnFault) -> dict[str, Path]:
     """Images with a pose, by their frame's name, in the order of time; whatever lacks the other half is a fault."""
     images: dict[str, Path] = {}
+    files = list(folder.glob("frame-*"))
     for suffix in reversed(_SUFFIXES):
-        images |= {path.name.removesuffix(suffix): path for path in folder.glob(f"frame-*{suffix}")}
-    poses = {path.name.removesuffix(_POSE): path for path in folder.glob(f"frame-*{_POSE}")}
+        images |= {path.name[: -len(suffix)]: path for path in files if path.name.lower().endswith(suffix)}
+    poses = {path.name.removesuffix(_POSE): path for path in files if path.name.endswith(_POSE)}
     for stem in sorted(images.keys() - poses.keys()):
         with reported(on_fault):
             raise FrameFault(FaultKind.NO_POSE, images[stem], "pose", f"no {stem}{_POSE}", "a pose of each image")
@@ -103,7 +109,7 @@ def _pictures(folder: Path, on_fault: OnFault) -> dict[str, Path]:
 
 
 def _pose(path: Path) -> tuple[Array, Array]:
-    values = numbers(read_text(path, "a 4x4 pose").split(), path, "pose")
+    values = numbers(read_text(path, "a 4x4 pose", FaultKind.POSE).split(), path, "pose")
     if values.size != 16:
         raise FrameFault(FaultKind.POSE, path, "pose", f"{values.size} numbers", "16 (4x4, camera to world)")
     return pose_from_camera_to_world(values.reshape(4, 4), path, "pose")
