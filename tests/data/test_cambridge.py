@@ -1,3 +1,5 @@
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -117,6 +119,8 @@ def test_damaged_reconstructions(cambridge_root):
     path.write_text("\n".join(lines[:6]))
     with pytest.raises(DataError, match=r"reconstruction.nvm: 'cameras': found 3 whole lines, expected 18"):
         read_cambridge(cambridge_root)
+    path.write_text("NVM_V3\n1\n/ 90 1 0 0 0 0 0 0\n")
+    assert len(read_cambridge(cambridge_root)) == 12, "no image is called so"
     path.write_text("ply\n")
     with pytest.raises(DataError, match=r"'header': found 'ply', expected NVM_V3"):
         read_cambridge(cambridge_root)
@@ -127,3 +131,34 @@ def test_faults_can_be_collected(cambridge_root):
     messages = []
     assert len(read_cambridge(cambridge_root, on_fault=lambda kind, file, message: messages.append(message))) == 11
     assert len(messages) == 1
+
+
+def test_images_that_neither_list_names_are_counted(cambridge_root):
+    """The folders hold the frames of both splits, so both lists are needed to tell."""
+    for name in ("seq1/frame00099.png", "seq3/frame00099.JPG"):
+        shutil.copy(cambridge_root / "seq1/frame00001.png", cambridge_root / name)
+    (cambridge_root / "seq1" / "notes.txt").touch()
+    (cambridge_root / "dataset_train.txt").write_text(
+        (cambridge_root / "dataset_train.txt").read_text() + "seq9/frame00001.png 0 0 0 1 0 0 0\n"
+    )
+    told = "2 images that neither list names (first: seq1/frame00099.png)"
+    assert read_cambridge(cambridge_root, "train", on_fault=lambda *_: None).notes == (told,)
+    assert read_cambridge(cambridge_root, "test").notes == (told,)
+    (cambridge_root / "dataset_train.txt").write_text("damaged")
+    assert read_cambridge(cambridge_root, "test").notes == ()
+
+
+@pytest.mark.parametrize("focal", ["0", "-90", "nan", "inf", "x"])
+def test_focal_lengths_that_are_none(cambridge_root, focal):
+    path = cambridge_root / "reconstruction.nvm"
+    lines = path.read_text().split("\n")
+    name, _, *rest = lines[4].split()
+    path.write_text("\n".join([*lines[:4], " ".join([name, focal, *rest]), *lines[5:]]))
+    with pytest.raises(DataError, match=r"reconstruction.nvm: 'seq1/frame00002.*': found .*, expected .*"):
+        read_cambridge(cambridge_root)
+
+
+def test_byte_order_marks_are_no_fault(cambridge_root):
+    for name in ("dataset_train.txt", "reconstruction.nvm"):
+        (cambridge_root / name).write_bytes(b"\xef\xbb\xbf" + (cambridge_root / name).read_bytes())
+    assert read_cambridge(cambridge_root).frames[0].K[0, 0] == pytest.approx(0.8 * 114)

@@ -4,6 +4,7 @@ After three header lines, a line is the image's path, the centre of the camera i
 (w, x, y, z) of the rotation from the world to the camera.
 """
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from posedistill.data.camera_parse import (
     FrameFault,
     OneSize,
     Split,
+    images_in,
     numbers,
     read_text,
     reported,
@@ -39,7 +41,8 @@ def read_cambridge(
     """Read one scene.
 
     Quaternions that are not of norm 1 are normalised. Positions farther than a kilometre from the origin are outliers
-    of the reconstruction and left out. Both are counted in the data set's ``notes``.
+    of the reconstruction and left out. Both are counted in the data set's ``notes``, and so are images beside those
+    of the lists that neither list names.
 
     Args:
         root: folder with ``dataset_train.txt``, ``dataset_test.txt`` and ``seqN/frameNNNNN.png``.
@@ -78,9 +81,25 @@ def read_cambridge(
                 frames.append(CameraFrame(image, Path(name).parent.as_posix(), camera, width, height, R, -R @ center))
     if 2 * (beyond := mended["positions beyond 1 km left out"]) > total:
         raise DataError(describe(root, f"split {split}", f"{beyond} of {total} positions beyond 1 km", "metres"))
-    frames.sort(key=lambda frame: natural_order(frame.image.relative_to(root).as_posix()))
-    notes = tuple(f"{count} {what}" for what, count in mended.items() if count)
-    return CameraDataset(root, split, tuple(frames), notes)
+    frames.sort(key=lambda frame: natural_order(frame.image.as_posix()))
+    notes = [f"{count} {what}" for what, count in mended.items() if count]
+    if unlisted := _unlisted(root):
+        first = unlisted[0]
+        notes.append(f"{len(unlisted)} images that neither list names (first: {first.parent.name}/{first.name})")
+    return CameraDataset(root, split, tuple(frames), tuple(notes))
+
+
+def _unlisted(root: Path) -> list[Path]:
+    """Images in the folders of sequences that neither list names; none is known where a list is missing or damaged.
+
+    The splits share folders, so either list alone would make the other's images look forgotten.
+    """
+    try:
+        lines = [line for name in SPLIT_FILES.values() for line in _lines(root / name)]
+    except DataError:
+        return []
+    named = {root / line.rsplit(maxsplit=7)[0] for line in lines}
+    return sorted(images_in({image.parent for image in named}) - named)
 
 
 def _lines(file: Path) -> list[str]:
@@ -100,7 +119,7 @@ def _camera(focal: float | None, width: int, height: int) -> Array:
 
 def _stem(name: str) -> str:
     """The reconstruction names jpg files, the lists png."""
-    return Path(name).with_suffix("").as_posix()
+    return re.sub(r"\.\w+$", "", Path(name).as_posix())
 
 
 def _focals(path: Path) -> dict[str, float]:
@@ -117,4 +136,7 @@ def _focals(path: Path) -> dict[str, float]:
     cameras = [line.split() for line in lines[2 : 2 + count]]
     if len(cameras) < count or any(len(words) < 2 for words in cameras):
         raise DataError(describe(path, "cameras", f"{len(cameras)} whole lines", f"{count}"))
-    return {_stem(words[0]): float(numbers(words[1:2], path, words[0])[0]) for words in cameras}
+    focals = {_stem(words[0]): float(numbers(words[1:2], path, words[0])[0]) for words in cameras}
+    if bad := next((name for name, focal in focals.items() if focal <= 0), None):
+        raise DataError(describe(path, bad, focals[bad], "a focal length above 0 px"))
+    return focals
