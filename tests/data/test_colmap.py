@@ -154,3 +154,22 @@ def test_damaged_text(tmp_path, name, text, message):
 def test_no_model(tmp_path):
     with pytest.raises(DataError, match=r"'model': found no images.bin or images.txt"):
         read_colmap(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\n\n\n", "\n \n\n\n", "\n\n\n# end\n\n"])
+@pytest.mark.parametrize("points", ["", "1.5 2.5 -1"])
+def test_blank_lines_at_the_end_do_not_matter(tmp_path, points, end):
+    """The last image may have no points, which is a blank line, too; so may one before it."""
+    for name in ("img0.jpg", "img1.jpg"):
+        write_image(tmp_path / "images" / name, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    text_model(tmp_path, image(), CAMERAS)
+    (tmp_path / "images.txt").write_text(f"1 1 0 0 0 0 0 0 1 img0.jpg\n\n2 1 0 0 0 0 0 0 1 img1.jpg\n{points}{end}")
+    assert len(read_colmap(tmp_path, "all")) == 2
+
+
+def test_byte_order_marks_are_no_fault(tmp_path):
+    write_image(tmp_path / "images" / "img0.jpg", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    text_model(tmp_path, image(), CAMERAS)
+    for name in ("cameras.txt", "images.txt"):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    assert len(read_colmap(tmp_path, "all")) == 1

@@ -160,11 +160,11 @@ def _text_cameras(path: Path) -> dict[int, _Camera]:
 def _text_images(path: Path) -> list[_Image]:
     """Images are two lines each: the pose, and the points that were seen."""
     lines, images = _text_lines(path), []
+    while lines and not lines[-1][1]:  # the points of the last image, or nothing at all
+        lines.pop()
     for number, words in lines[::2]:
         key = f"line {number}"
         if len(words) < 10:
-            if not words and number == lines[-1][0]:
-                continue
             expected = "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"
             raise DataError(describe(path, key, f"{len(words)} words", expected))
         try:
