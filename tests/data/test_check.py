@@ -219,6 +219,11 @@ def test_targets_of_what_is_not_there(bop_root: Path) -> None:
     assert any("found 3 of object 2, expected 2 as annotated" in text for text in report.messages[FaultKind.TARGET])
 
 
+def test_a_limit_that_looks_at_nothing(bop_root: Path) -> None:
+    with pytest.raises(DataError, match="boxes: 'limit': found 0, expected at least 1 frame"):
+        check_dataset(bop_root, limit=0)
+
+
 def test_limit_decodes_fewer_files_and_checks_all_annotations(bop_root: Path, edit_json: Edit) -> None:
     for path in (bop_root / SCENE / "rgb").iterdir():
         path.write_bytes(b"")

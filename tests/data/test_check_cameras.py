@@ -12,6 +12,7 @@ import pytest
 from posedistill.data.camera_writer import write_made_scene
 from posedistill.data.cameras import open_cameras
 from posedistill.data.check import check_dataset
+from posedistill.data.check_cameras import check_scene
 from posedistill.data.check_report import SHOWN
 from posedistill.data.faults import FaultKind
 from posedistill.data.images import read_image, write_image
@@ -148,6 +149,7 @@ def _matrix(row: int, change: Callable[[Any], object]) -> Callable[[Path], None]
 
 DAMAGED: list[tuple[str, FaultKind, Callable[[Path], Any], str]] = [
     ("seven", FaultKind.POSE, _pose(FIRST, lambda m: m.__setitem__((0, 3), np.nan)), f"{FIRST}.pose.txt: 'pose': f"),
+    ("seven", FaultKind.POSE, lambda root: (root / f"{FIRST}.pose.txt").write_bytes(b"\xff\xfe"), f"{FIRST}.pose.txt"),
     ("seven", FaultKind.ROTATION, _pose(FIRST, lambda m: m.__imul__([[1], [1], [-1], [1]])), "a left-handed one (det"),
     ("seven", FaultKind.NO_POSE, lambda root: (root / f"{FIRST}.pose.txt").unlink(), f"{FIRST}.color.png: 'pose'"),
     ("seven", FaultKind.MISSING_IMAGE, lambda root: (root / f"{FIRST}.color.png").unlink(), f"{FIRST}.pose.txt: 'ima"),
@@ -161,15 +163,14 @@ DAMAGED: list[tuple[str, FaultKind, Callable[[Path], Any], str]] = [
     ("cambridge", FaultKind.POSE, _line("test", 4, lambda w: w.__setitem__(1, "nan")), "dataset_test.txt: 'line 4': f"),
     ("cambridge", FaultKind.POSE, _line("test", 5, lambda w: w.pop()), "'line 5': found 6 numbers after"),
     ("cambridge", FaultKind.MISSING_IMAGE, lambda root: (root / "seq3/frame00007.png").unlink(), "frame00007.png: 'im"),
-    ("seven", FaultKind.POSE, lambda root: (root / f"{FIRST}.pose.txt").write_bytes(b"\xff\xfe"), f"{FIRST}.pose.txt"),
     ("cambridge", FaultKind.SCENE_FILE, _line("test", 3, lambda w: w.append("x")), "dataset_test.txt: 'header': found"),
     ("transforms", FaultKind.POSE, _matrix(3, lambda e: e["transform_matrix"][0].pop()), "'frames[3].transform_matrix"),
     ("transforms", FaultKind.MISSING_KEY, _matrix(4, lambda e: e.pop("file_path")), "'frames[4]': found ['transform_m"),
-    ("transforms", FaultKind.IMAGE_SIZE, _shrink("images/frame-000002.color.png"), "found 57x32, expected 114x64"),
     ("transforms", FaultKind.CAMERA, _matrix(5, lambda e: e.update(fl_x="x")), "transforms.json: 'fl_x': found 'x'"),
     ("transforms", FaultKind.CAMERA_MODEL, _matrix(5, lambda e: e.update(k1=None)), "transforms.json: 'k1, k2, p1, p2"),
     ("transforms", FaultKind.CAMERA_MODEL, _matrix(5, lambda e: e.update(w="64")), "'w': found '64', expected a whole"),
     ("transforms", FaultKind.SCENE_FILE, _write("transforms.json", 100_000 * "["), "transforms.json: 'json': found"),
+    ("transforms", FaultKind.IMAGE_SIZE, _shrink("images/frame-000002.color.png"), "found 57x32, expected 114x64"),
     ("transforms", FaultKind.SCENE_FILE, _cut("transforms.json"), "transforms.json: 'json': found"),
     ("colmap", FaultKind.SCENE_FILE, _cut("sparse/0/images.bin", 0.7), "'image 17 of 24': found the file's end"),
     ("colmap", FaultKind.SCENE_FILE, _cut("sparse/0/cameras.bin", 0.7), "'camera 1 of 1': found the file's end"),
@@ -251,6 +252,9 @@ def test_what_readers_mend_is_told(cambridge: Path, transforms: Path) -> None:
         f"{cambridge}: train: 1 quaternions normalised",
         f"{cambridge}: train: 1 positions beyond 1 km left out",
     ]
+    shutil.copy(cambridge / "seq1/frame00001.png", cambridge / "seq3/other.png")
+    told = f"{cambridge}: test: 1 images that neither list names (first: seq3/other.png)"
+    assert check_dataset(cambridge, "test").warnings[0] == told
     shutil.copy(transforms / "images/frame-000000.color.png", transforms / "images/other.png")
     report = check_dataset(transforms)
     assert report.ok
@@ -281,6 +285,13 @@ def test_limit_decodes_fewer_photographs_and_checks_all_poses(seven: Path) -> No
     report = check_dataset(seven, limit=6)
     assert report.counts == {FaultKind.POSE: 1, FaultKind.DAMAGED_IMAGE: 6}
     assert sum(split.to_dict()["checked"] for split in report.splits.values()) == 6
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_looks_at_nothing(seven: Path, limit: int) -> None:
+    for check in (check_dataset, check_scene):
+        with pytest.raises(DataError, match=f"seven: 'limit': found {limit}, expected at least 1 frame"):
+            check(seven, limit=limit)
 
 
 def test_the_overlay_shows_cameras_and_photographs(seven: Path, tmp_path: Path) -> None:
@@ -316,6 +327,8 @@ def test_the_overlay_survives_lost_poses(seven: Path, tmp_path: Path) -> None:
 def test_a_folder_of_neither_kind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="such as test/000001; or a scene of 7-Scenes, Cambridge"):
         check_dataset(tmp_path)
+    with pytest.raises(DataError, match="no such folder, expected a data set in the BOP format, or a scene of 7-Sc"):
+        check_dataset(tmp_path / "nowhere")
 
 
 def test_the_real_kitchen(real_data: Path, tmp_path: Path) -> None:
@@ -330,5 +343,6 @@ def test_a_real_capture(real_data: Path, tmp_path: Path) -> None:
     report = check_dataset(real_data / "fox", overlay=tmp_path / "fox.png")
     assert report.ok, str(report)
     assert [split.to_dict()["frames"] for split in report.splits.values()] == [43, 7]
-    (warning,) = report.warnings
+    near, warning = report.warnings
+    assert "57% of test frames stand within 2% of the scene's extent and 5 degrees of a training frame" in near
     assert "100% of test frames come next to a training frame in the same recording" in warning

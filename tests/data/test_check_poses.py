@@ -25,13 +25,16 @@ def recording(name: str, seed: int, frames: int = 40, change: Change = lambda fr
     ]
 
 
-def dataset(*frames: CameraFrame) -> CameraDataset:
-    return CameraDataset(Path("scene"), "all", frames)
+def dataset(*frames: CameraFrame, metric: bool = True) -> CameraDataset:
+    return CameraDataset(Path("scene"), "all", frames, metric=metric)
 
 
-def messages(train: list[CameraFrame], test: list[CameraFrame], form: str = "7-Scenes") -> list[str]:
-    whole = dataset(*sorted(train + test, key=lambda frame: frame.image))
-    return [concern.message for concern in concerns(whole, {"train": dataset(*train), "test": dataset(*test)}, form)]
+def messages(
+    train: list[CameraFrame], test: list[CameraFrame], form: str = "7-Scenes", metric: bool = True
+) -> list[str]:
+    whole = dataset(*sorted(train + test, key=lambda frame: frame.image), metric=metric)
+    splits = {"train": dataset(*train, metric=metric), "test": dataset(*test, metric=metric)}
+    return [concern.message for concern in concerns(whole, splits, form)]
 
 
 def moved(frame: CameraFrame, by: object = 0.0, scale: float = 1.0) -> CameraFrame:
@@ -149,6 +152,19 @@ def test_neighbouring_frames():
     assert not near_training(dataset(*train), dataset(*elsewhere)).any()
     far = recording("seq-03", 1, frames=10, change=lambda frame: moved(frame, [0.0, 0.0, 3.0]))
     assert near_training(dataset(*train), dataset(*beside[:4], *far)).tolist() == [True] * 4 + [False] * 10
+
+
+@pytest.mark.parametrize("scale", [0.001, 1.0, 1000.0])
+def test_without_a_unit_neighbours_are_told_by_the_extent(scale: float):
+    """A reconstruction may be of any size, and knows no centimetres, metres or kilometres."""
+    scaled = lambda frame: moved(frame, scale=scale)  # noqa: E731
+    train = recording("seq-01", 1, change=scaled)
+    room = float(np.linalg.norm(extent(dataset(*train).centers)))
+    for share, count in ((0.015, 1), (0.06, 0)):
+        beside = [moved(frame, [0.0, 0.0, share * room]) for frame in recording("seq-03", 1, change=scaled)]
+        texts = messages(train, beside, metric=False)
+        assert len(texts) == count, texts
+        assert all("100% of test frames stand within 2% of the scene's extent and 5 degrees" in text for text in texts)
 
 
 def test_a_share_of_neighbours_is_measured_by_hand():

@@ -17,7 +17,7 @@ from posedistill.data.check_cameras import check_scene
 from posedistill.data.check_frame import FrameResult, check_frame
 from posedistill.data.check_models import CheckedModels, check_models
 from posedistill.data.check_overlay import TILES, draw_sheet
-from posedistill.data.check_report import VISIBILITY_BINS, CheckReport, Faults, SplitSummary
+from posedistill.data.check_report import VISIBILITY_BINS, CheckReport, Faults, SplitSummary, require_some
 from posedistill.data.faults import FaultKind
 from posedistill.errors import DataError, describe
 from posedistill.machine import cores
@@ -44,9 +44,10 @@ def check_dataset(
         progress: called with the number of frames done and their total.
 
     Raises:
-        DataError: ``root`` is no folder, has no split, or the overlay cannot be written.
+        DataError: ``root`` is no folder, has no split, ``limit`` is below 1, or the overlay cannot be written.
     """
     root = Path(root)
+    require_some(root, limit)
     if camera_format(root) is not None:
         return check_scene(root, split, overlay, limit, progress)
     faults = Faults()
@@ -87,7 +88,8 @@ def check_dataset(
 def _splits(root: Path) -> list[str]:
     """The folders under ``root`` that hold numbered scene folders."""
     if not root.is_dir():
-        raise DataError(describe(root, "folder", "no such folder", "a data set in the BOP format"))
+        expected = f"a data set in the BOP format, or a scene of {', '.join(FORMATS)}"
+        raise DataError(describe(root, "folder", "no such folder", expected))
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name not in EVAL_FOLDERS]
     splits = [path.name for path in folders if any(sub.name.isdecimal() and sub.is_dir() for sub in path.iterdir())]
     if not splits:

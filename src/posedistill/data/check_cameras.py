@@ -15,7 +15,7 @@ from posedistill.data.camera_dataset import CameraDataset, CameraFrame, natural_
 from posedistill.data.camera_parse import Split
 from posedistill.data.cameras import camera_format, open_cameras
 from posedistill.data.check_poses import Concern, concerns, extent, recordings, steps_of
-from posedistill.data.check_report import CheckReport, Faults, shown_sizes
+from posedistill.data.check_report import CheckReport, Faults, require_some, shown_sizes
 from posedistill.data.check_scene_overlay import draw_scene
 from posedistill.data.faults import FaultKind, OnFault
 from posedistill.data.images import read_image
@@ -79,9 +79,10 @@ def check_scene(
         progress: called with the number of photographs done and their total.
 
     Raises:
-        DataError: a folder of no known format, another split, or the overlay cannot be written.
+        DataError: a folder of no known format, another split, a limit below 1, or the overlay cannot be written.
     """
     root, form = Path(root), camera_format(root)
+    require_some(root, limit)
     faults, told = Faults(), set[str]()
 
     def add(kind: FaultKind, file: Path, message: str) -> None:

@@ -15,6 +15,8 @@ from posedistill.geometry.rotations import angle_between
 
 NEAR_M, NEAR_DEG = 0.05, 5.0
 """A test frame this near to a training frame shows the same picture."""
+NEAR_SHARE = 0.02
+"""The same in diagonals of the box around the training cameras, where the unit is unknown: 5 cm of a room's 2.5 m."""
 SOME = 0.1
 """Share of frames from which a habit of the whole split is worth a warning."""
 FAR_OFF = 20.0
@@ -76,7 +78,8 @@ def concerns(whole: CameraDataset, splits: Mapping[str, CameraDataset], form: st
         found = f"{len(lost)} cameras far from all others (first: {_name(lost[0])})"
         expected = f"positions within {FAR_OFF:g} median distances of the middle"
         yield Concern(describe(whole.root, "positions", found, expected), tuple(frame.image for frame in lost))
-    yield from _units(whole.root, size, steps)
+    if whole.metric:
+        yield from _units(whole.root, size, steps)
     yield from _jumps(whole.root, steps, float(np.linalg.norm(size)))
     yield from _posture(whole, form)
     yield from _intrinsics(whole)
@@ -121,12 +124,13 @@ def steps_of(frames: tuple[CameraFrame, ...]) -> Steps:
 
 
 def near_training(train: CameraDataset, test: CameraDataset) -> NDArray[np.bool_]:
-    """``[N]`` which test frames stand within ``NEAR_M`` and ``NEAR_DEG`` of a training frame."""
+    """``[N]`` which test frames stand within ``NEAR_M``, or ``NEAR_SHARE``, and ``NEAR_DEG`` of a training frame."""
+    within = NEAR_M if train.metric else NEAR_SHARE * float(np.linalg.norm(extent(train.centers)))
     centers, rows, least = train.centers, train.R.reshape(-1, 9), 1 + 2 * np.cos(np.radians(NEAR_DEG))
     near = np.zeros(len(test), dtype=np.bool_)
     for row, (center, R) in enumerate(zip(test.centers, test.R, strict=True)):
-        beside = np.abs(centers - center).max(axis=1) < NEAR_M
-        beside[beside] = np.linalg.norm(centers[beside] - center, axis=1) < NEAR_M
+        beside = np.abs(centers - center).max(axis=1) < within
+        beside[beside] = np.linalg.norm(centers[beside] - center, axis=1) < within
         near[row] = bool((rows[beside] @ R.ravel() >= least).any())  # the trace of a relative rotation
     return near
 
@@ -238,9 +242,10 @@ def _neighbours(train: CameraDataset, test: CameraDataset, whole: CameraDataset)
     near = near_training(train, test)
     if near.mean() >= SOME:
         first = test.frames[int(np.flatnonzero(near)[0])]
+        within = f"{100 * NEAR_M:g} cm" if train.metric else f"{NEAR_SHARE:.0%} of the scene's extent"
         found = (
-            f"{near.mean():.0%} of test frames stand within {100 * NEAR_M:g} cm and {NEAR_DEG:g} degrees of a "
-            f"training frame: neighbouring frames (first: {_name(first)})"
+            f"{near.mean():.0%} of test frames stand within {within} and {NEAR_DEG:g} degrees of a training frame: "
+            f"neighbouring frames (first: {_name(first)})"
         )
         yield Concern(describe(whole.root, "split", found, "another recording for testing"))
     trained, tested = ({frame.image for frame in split} for split in (train, test))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from posedistill.data.faults import FaultKind
+from posedistill.errors import DataError, describe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,12 @@ class Faults:
         self.files.add(file)
         if self.counts[kind] <= SHOWN:
             self.messages.setdefault(kind, []).append(message)
+
+
+def require_some(root: Path, limit: int | None) -> None:
+    """Refuse to look at no frame: the report would say that there are no faults."""
+    if limit is not None and limit < 1:
+        raise DataError(describe(root, "limit", limit, "at least 1 frame to decode"))
 
 
 class Summary(Protocol):
