@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -62,6 +64,13 @@ def test_it_is_built_once_and_again_when_a_source_changes(dataset, tmp_path, mon
     assert len(CameraPack.build(dataset, folder, 48).frames[0]) == 48
     write_image(dataset.frames[0].image, np.zeros((64, 114, 3), np.uint8))
     assert not CameraPack.build(dataset, folder, 48).frames[0].any()
+
+
+def test_it_is_built_again_for_another_lens(dataset, tmp_path):
+    folder = tmp_path / "pack"
+    straight = CameraPack.build(dataset, folder, 32).frames[0].copy()
+    bent = replace(dataset, frames=tuple(replace(frame, distortion=(-0.3,)) for frame in dataset))
+    assert (CameraPack.build(bent, folder, 32).frames[0] != straight).any()
 
 
 def test_a_damaged_image_leaves_the_old_pack(dataset, tmp_path):
