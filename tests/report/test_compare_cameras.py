@@ -121,3 +121,12 @@ def test_page_and_markdown_are_whole(folder, results):
     page = build_comparison(folder).read_text()
     assert page.count("<svg") == 6 and "room/test" in page and "room/test,  boxes" not in page
     assert "constant pose" in page and "constant pose" in render_markdown(results)
+
+
+def test_labels_of_metres_have_room() -> None:
+    """Few ticks: four or more of three digits would run into each other in a narrow figure."""
+    row = [Difference(-0.046, -0.077, 0.058, "")]
+    picture = compare_plots.interval_plot("position_m", {"a": row})
+    assert picture is not None
+    ticks = re.findall(r">(\N{MINUS SIGN}?\d\.\d+)<", picture)
+    assert ticks == ["\N{MINUS SIGN}0.05", "0.00", "0.05"]

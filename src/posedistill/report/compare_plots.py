@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from posedistill.report.metrics import Metric
 from posedistill.report.plots import COLORS, INK, RC, add_legend, mean_curve, new_figure, thinned, to_svg
@@ -42,6 +43,7 @@ def interval_plot(metric: str, rows: Mapping[str, Sequence[Difference | None]]) 
         axes.set_yticks(range(len(rows)), list(rows)[::-1])
         better = " (left is better)" if about.lower_is_better else ""
         axes.set(title=about.label, xlabel=f"{about.change_unit}{better}", ylim=(-0.6, len(rows) - 0.4))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # more labels of metres overlap
         axes.grid(axis="y", visible=False)
         return to_svg(figure, about.label)
 
