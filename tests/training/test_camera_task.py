@@ -28,6 +28,7 @@ from posedistill.training.comparison import load_comparison
 from posedistill.training.evaluation import evaluate_file
 from posedistill.training.networks import build_network, load_network
 from posedistill.training.recipe import Recipe, load_recipe
+from posedistill.training.stages import signature_of
 from posedistill.training.trial import Trial
 
 POSENET = {"family": "posenet", "settings": {"backbone": "mobilenetv3_small_050", "hidden": 32, "dropout": 0.0}}
@@ -403,6 +404,7 @@ def test_a_recording_that_is_all_for_testing(recipe, scene: Path) -> None:
     task = CameraTask()
     part, whole = recipe(f"data.test={scene}"), recipe(f"data.test={scene}", "data.test_split=all")
     assert (len(task.split(part)), len(task.split(whole))) == (30, 90)
+    assert signature_of(whole, "student", 0) == signature_of(recipe(), "student", 0), "what is tested trains nothing"
     with pytest.raises(RecipeError, match="expected a folder of its own for it"):
         recipe("data.test_split=all")
 

@@ -13,6 +13,10 @@ from posedistill.training.network_settings import Settings as Settings
 Boxes = Literal["gt", "detector"]
 
 
+TESTED = {"test", "test_split"}
+"""Fields of the data that training never reads: another test leaves what is trained as it is."""
+
+
 class BopSource(Settings):
     """Frames of a BOP folder."""
 

@@ -16,6 +16,7 @@ from posedistill.files import write_file
 from posedistill.geometry.objects import ObjectTable
 from posedistill.machine import processor
 from posedistill.training.checkpoints import load_tensors
+from posedistill.training.data_settings import TESTED
 from posedistill.training.log import console
 from posedistill.training.loop import make_fabric, train
 from posedistill.training.networks import VARIANTS as VARIANTS
@@ -126,7 +127,7 @@ def signature_of(recipe: Recipe, variant: str, seed: int) -> dict[str, Any]:
     signature = {
         "variant": variant,
         "seed": seed,
-        "data": fingerprint(recipe.data.model_dump(mode="json", exclude={"test"})),
+        "data": fingerprint(recipe.data.model_dump(mode="json", exclude=TESTED)),
         "network": fingerprint(network.model_dump(mode="json", exclude={"train", "checkpoint", "cache"})),
         "train": recipe.schedule(network).model_dump(
             mode="json", exclude={"log_every", "checkpoint_every", "validate_every", "validation_crops"}

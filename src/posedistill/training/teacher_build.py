@@ -13,6 +13,7 @@ from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
+from posedistill.training.data_settings import TESTED
 from posedistill.training.networks import load_weights, weights_of
 from posedistill.training.recipe import NetworkSettings, Recipe, fingerprint
 from posedistill.training.task import Prepared, Task
@@ -88,7 +89,7 @@ def _about_outputs(recipe: Recipe, prepared: Prepared, fabric: Fabric, seed: int
     networks = [f"{net.family} {fingerprint(net.settings)}" for net in recipe.teacher.members or [recipe.teacher]]
     return {
         "teacher": f"{' and '.join(networks)}, weights {', '.join(weights)}",
-        "data": fingerprint(recipe.data.model_dump(mode="json", exclude={"test"}), recipe.seed),
+        "data": fingerprint(recipe.data.model_dump(mode="json", exclude=TESTED), recipe.seed),
         "frames": prepared.fingerprint,
         "seed": seed,
         "batch_size": recipe.schedule(recipe.student).batch_size,
