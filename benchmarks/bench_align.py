@@ -21,7 +21,7 @@ import geomloss
 import torch
 from torch import Tensor
 
-from posedistill.distill.transport import sinkhorn_divergence
+from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.machine import processor
 
 try:

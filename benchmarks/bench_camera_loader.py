@@ -18,14 +18,14 @@ import cv2
 import numpy as np
 import torch
 
-from posedistill.data.camera_dataset import CameraDataset, CameraFrame
-from posedistill.data.camera_loader import CameraLoader
-from posedistill.data.camera_pack import CameraPack
-from posedistill.data.camera_views import ViewSettings, plan_views
-from posedistill.data.camera_writer import write_made_scene
+from posedistill.data.formats.camera_writer import write_made_scene
+from posedistill.data.formats.scene import CameraDataset, CameraFrame
+from posedistill.data.formats.seven_scenes import read_seven_scenes
 from posedistill.data.images import read_image
-from posedistill.data.pixels import MEAN, STD
-from posedistill.data.seven_scenes import read_seven_scenes
+from posedistill.data.loading.camera_loader import CameraLoader
+from posedistill.data.loading.camera_pack import CameraPack
+from posedistill.data.loading.camera_views import ViewSettings, plan_views
+from posedistill.data.loading.pixels import MEAN, STD
 from posedistill.geometry.cameras import scaled_camera
 
 

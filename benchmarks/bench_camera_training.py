@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posedistill.data.camera_loader import CameraLoader
-from posedistill.data.camera_pack import CameraPack
-from posedistill.data.camera_views import ViewSettings
-from posedistill.data.camera_writer import write_made_scene
-from posedistill.data.cameras import open_cameras
+from posedistill.data.formats.camera_writer import write_made_scene
+from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.loading.camera_loader import CameraLoader
+from posedistill.data.loading.camera_pack import CameraPack
+from posedistill.data.loading.camera_views import ViewSettings
 from posedistill.deploy.bench import bench
 from posedistill.deploy.camera_export import export_camera_onnx
 from posedistill.deploy.quantise import quantise

@@ -20,13 +20,13 @@ import cv2
 import numpy as np
 import torch
 
-from posedistill.data.augment import AugmentSettings
-from posedistill.data.bop import BopDataset, Frame, read_image, read_mask
-from posedistill.data.bop_writer import BopWriter, write_models
-from posedistill.data.crops import CropLoader
-from posedistill.data.pack import FramePack
-from posedistill.data.pixels import MEAN, STD
-from posedistill.data.shapes import code_objects
+from posedistill.data.formats.bop import BopDataset, Frame, read_image, read_mask
+from posedistill.data.formats.bop_writer import BopWriter, write_models
+from posedistill.data.loading.augment import AugmentSettings
+from posedistill.data.loading.crops import CropLoader
+from posedistill.data.loading.pack import FramePack
+from posedistill.data.loading.pixels import MEAN, STD
+from posedistill.data.render.shapes import code_objects
 from posedistill.geometry.cameras import crop_cameras, project
 from posedistill.geometry.rotations import random_rotations
 

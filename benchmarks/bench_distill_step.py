@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from posedistill.data.batch import ObjectBatch
-from posedistill.data.shapes import code_models_info
+from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.render.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators import build_estimator
 from posedistill.geometry.objects import ObjectTable

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import ObjectBatch
+from posedistill.data.loading.batch import ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, Example, build_distiller
 from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator, Prediction

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from posedistill.data.batch import ObjectBatch
+from posedistill.data.loading.batch import ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, Example, build_distiller
 from posedistill.distill.base import DISTILLERS
 from posedistill.errors import RecipeError

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example, build_distiller
-from posedistill.distill.relations import rkd_angle
+from posedistill.distill.functional.relations import rkd_angle
 from posedistill.estimators.base import Prediction
 from posedistill.geometry.rotations import random_rotations
 

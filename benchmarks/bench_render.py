@@ -17,12 +17,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from posedistill.data.bop_writer import BopWriter
-from posedistill.data.raycast import cast
-from posedistill.data.render_settings import RenderSettings
-from posedistill.data.scenes import sample_scene
-from posedistill.data.shapes import code_objects
-from posedistill.data.studio import Studio, render_frame
+from posedistill.data.formats.bop_writer import BopWriter
+from posedistill.data.render.layout import sample_scene
+from posedistill.data.render.raycast import cast
+from posedistill.data.render.settings import RenderSettings
+from posedistill.data.render.shapes import code_objects
+from posedistill.data.render.studio import Studio, render_frame
 from posedistill.geometry.meshes import Mesh, load_mesh
 
 TARGET = 25.0

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from posedistill.data.bop import BopDataset, read_depth
-from posedistill.data.bop_writer import BopWriter, write_models
-from posedistill.data.shapes import superquadric
+from posedistill.data.formats.bop import BopDataset, read_depth
+from posedistill.data.formats.bop_writer import BopWriter, write_models
+from posedistill.data.render.shapes import superquadric
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.meshes import Mesh, model_info
 from posedistill.geometry.rotations import axis_angle, random_rotations

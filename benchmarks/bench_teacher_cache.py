@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from bench_distill_step import made_batch, timed
-from posedistill.data.shapes import code_models_info
+from posedistill.data.render.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators import build_estimator
 from posedistill.geometry.objects import ObjectTable

@@ -8,7 +8,7 @@ import pytest
 import posedistill
 
 SOURCE = Path(posedistill.__file__).parent
-SHARED = {"camera_poses", "errors", "files", "machine", "poses"}
+SHARED = {"camera_poses", "errors", "files", "log", "machine", "poses"}
 LIGHT = {"geometry", "decode", "runtime"}
 ALLOWED = {
     "geometry": {"errors"},
@@ -21,9 +21,18 @@ ALLOWED = {
     "distill": {"geometry", "data", "estimators"},
     "report": {"geometry", "data", "metrics"},
     "deploy": {"geometry", "decode", "data", "runtime"},
+    "recipe": {"geometry", "data", "estimators", "distill", "training"},
+    "tasks": {
+        *{"geometry", "decode", "data", "runtime", "metrics", "estimators", "distill", "report", "deploy"},
+        *{"recipe", "training"},
+    },
     "training": {
         *{"geometry", "decode", "backbones", "data", "runtime", "metrics"},
-        *{"estimators", "distill", "report", "deploy"},
+        *{"estimators", "distill", "report", "deploy", "recipe", "tasks", "compare"},
+    },
+    "compare": {
+        *{"geometry", "decode", "data", "runtime", "metrics"},
+        *{"estimators", "distill", "report", "deploy", "recipe", "tasks", "training"},
     },
 }
 

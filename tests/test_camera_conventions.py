@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from posedistill.data.camera_loader import CameraLoader
-from posedistill.data.camera_pack import CameraPack, mean_image
-from posedistill.data.camera_views import ViewSettings
-from posedistill.data.camera_writer import write_made_scene
-from posedistill.data.cameras import open_cameras
+from posedistill.data.formats.camera_writer import write_made_scene
+from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.data.images import read_image
-from posedistill.data.transforms_json import read_transforms
+from posedistill.data.loading.camera_loader import CameraLoader
+from posedistill.data.loading.camera_pack import CameraPack, mean_image
+from posedistill.data.loading.camera_views import ViewSettings
 from posedistill.deploy.camera_export import camera_run
 from posedistill.estimators import build_estimator
 from posedistill.geometry.cameras import Camera

@@ -227,7 +227,7 @@ def test_compare_tells_files_from_overrides(recipe_file, monkeypatch, tmp_path):
         recorder(*words, **options)
         return tmp_path / "comparison.html"
 
-    monkeypatch.setattr("posedistill.training.compare.compare", compare)
+    monkeypatch.setattr("posedistill.compare.compare.compare", compare)
     result = invoke("compare", str(recipe_file), "other.yaml", "train.steps=77", "--seeds", "3", "--jobs", "2")
     assert result.exit_code == 0 and "the table" in result.output and "comparison.html" in result.output
     ((paths, overrides), options) = recorder.calls[0]
@@ -239,7 +239,7 @@ def test_check_ends_with_1_where_there_are_faults(monkeypatch, tmp_path):
     def broken(*_, **__):
         raise DataError("nothing here")
 
-    monkeypatch.setattr("posedistill.data.check.check_dataset", broken)
+    monkeypatch.setattr("posedistill.data.check.dataset.check_dataset", broken)
     assert main(monkeypatch, "data", "check", str(tmp_path)) == 2
 
     class Report:
@@ -248,5 +248,5 @@ def test_check_ends_with_1_where_there_are_faults(monkeypatch, tmp_path):
         def render(self, console):
             pass
 
-    monkeypatch.setattr("posedistill.data.check.check_dataset", lambda *_: Report())
+    monkeypatch.setattr("posedistill.data.check.dataset.check_dataset", lambda *_: Report())
     assert main(monkeypatch, "data", "check", str(tmp_path)) == 1

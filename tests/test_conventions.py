@@ -4,19 +4,19 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.augment import AugmentSettings
-from posedistill.data.bop import BopDataset, read_image
-from posedistill.data.bop_writer import BopWriter, write_camera, write_models
-from posedistill.data.crops import CropLoader
-from posedistill.data.pack import FramePack
-from posedistill.data.shapes import code_models_info, code_objects
+from posedistill.data.formats.bop import BopDataset, read_image
+from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
+from posedistill.data.loading.augment import AugmentSettings
+from posedistill.data.loading.crops import CropLoader
+from posedistill.data.loading.pack import FramePack
+from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.geometry.cameras import project
 from posedistill.geometry.meshes import hull_corners
 from posedistill.geometry.rotations import angle_between, random_rotations
 from posedistill.geometry.symmetries import equivalent_poses
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import Predictor
-from posedistill.training.evaluation import ground_truth_boxes
+from posedistill.tasks.object_evaluation import ground_truth_boxes
 
 K = np.array([[520.0, 0.0, 161.0], [0.0, 525.0, 118.0], [0.0, 0.0, 1.0]])
 WIDTH, HEIGHT = 320, 240

@@ -69,7 +69,7 @@ def compare(
 
     Each variant's loss weights are tuned on the validation split first. Goes on after a kill like `run`.
     """
-    from posedistill.training.compare import compare as compare_variants
+    from posedistill.compare.compare import compare as compare_variants
 
     paths = [Path(word) for word in recipes if "=" not in word]
     overrides = [word for word in recipes if "=" in word]
@@ -122,9 +122,9 @@ def evaluate(
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
 ) -> None:
     """Measure a run or an exported file on its own test data, or on any BOP folder or scene."""
+    from posedistill.log import console
     from posedistill.report import result_table
-    from posedistill.training.evaluation import evaluate_file
-    from posedistill.training.log import console
+    from posedistill.tasks.object_evaluation import evaluate_file
     from posedistill.training.shipping import evaluate_run
 
     if model.is_dir() and dataset is None:
@@ -166,7 +166,7 @@ def score(
     legacy_diameters: Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")] = False,
 ) -> None:
     """Score anybody's BOP csv: average recall over MSSD, MSPD (and VSD), and ADD(-S), per object."""
-    from posedistill.training.evaluation import score_csv
+    from posedistill.tasks.object_evaluation import score_csv
 
     score_csv(results, dataset, split, frames, json, vsd=vsd, legacy_diameters=legacy_diameters, scenes=scene or None)
 
@@ -190,8 +190,8 @@ def export(
 @app.command()
 def report(run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")]) -> None:
     """Write report.html of a run and print its table."""
+    from posedistill.log import console
     from posedistill.report import build_report, result_table
-    from posedistill.training.log import console
 
     console.print(result_table(run_folder))
     print(build_report(run_folder))
@@ -300,7 +300,7 @@ def render(
     workers: Annotated[int, typer.Option(help="Processes; 0 for all cores.")] = 0,
 ) -> None:
     """Render a BOP training set from CAD by ray casting: no OpenGL, all cores, resumable."""
-    from posedistill.training.sources import render_folder
+    from posedistill.tasks.object_sources import render_folder
 
     report = render_folder(models, out, count, seed, obj or None, settings or [], workers or None)
     print(
@@ -317,8 +317,8 @@ def check(
     overlay: Annotated[Path, typer.Option(help="Where to draw a sample of frames.")] = Path("check.jpg"),
 ) -> None:
     """Report every fault of a data set: files, poses, units, boxes, masks, with counts and names; 1 if there is any."""
-    from posedistill.data.check import check_dataset
-    from posedistill.training.log import console, progress_bar
+    from posedistill.data.check.dataset import check_dataset
+    from posedistill.log import console, progress_bar
 
     with progress_bar() as bar:
         task = bar.add_task("check", total=None, note=str(folder))
@@ -342,9 +342,9 @@ def label(
     ignore_unknown: Annotated[bool, typer.Option(help="Leave out poses of unknown images and objects.")] = False,
 ) -> None:
     """Label images with the poses of a BOP csv: a data set to train on, its scores kept as trust."""
-    from posedistill.data.bop import BopDataset
-    from posedistill.data.label import label_dataset
-    from posedistill.training.log import progress_bar
+    from posedistill.data.formats.bop import BopDataset
+    from posedistill.data.render.label import label_dataset
+    from posedistill.log import progress_bar
 
     dataset = BopDataset(folder, split, scenes=scene or None, frames=frames)
     with progress_bar() as bar:
@@ -361,7 +361,7 @@ def label(
 
 
 def _recipe(path: Path, overrides: list[str] | None) -> Any:
-    from posedistill.training.recipe import load_recipe
+    from posedistill.recipe.recipe import load_recipe
 
     return load_recipe(path, overrides or [])
 

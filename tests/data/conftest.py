@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.bop_writer import BopWriter, write_camera, write_models
-from posedistill.data.camera_dataset import CameraFrame
 from posedistill.data.camera_room import Recording, Room, pinhole
-from posedistill.data.camera_writer import write_cambridge, write_seven_scenes
+from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
+from posedistill.data.formats.camera_writer import write_cambridge, write_seven_scenes
+from posedistill.data.formats.scene import CameraFrame
 from posedistill.geometry.cameras import project
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.rotations import random_rotations

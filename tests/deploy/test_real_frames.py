@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from posedistill.data.bop import BopDataset, Frame
+from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.images import read_image, read_mask
 from posedistill.deploy.export import check_parity
 from posedistill.deploy.shapes import coarse_shape

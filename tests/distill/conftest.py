@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import ObjectBatch
+from posedistill.data.loading.batch import ObjectBatch
 from posedistill.estimators.base import Prediction, Votes, cell_ids
 
 SIDE = 256

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posedistill.distill import maps
 from posedistill.distill.adapters import (
     BatchNorm,
     Paraphraser,
@@ -12,6 +11,7 @@ from posedistill.distill.adapters import (
     published_adapter,
     translator,
 )
+from posedistill.distill.functional import maps
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import ObjectBatch
+from posedistill.data.loading.batch import ObjectBatch
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.distill.align import Align, cell_places
-from posedistill.distill.transport import sinkhorn_divergence
+from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.errors import RecipeError
 from posedistill.estimators.base import Prediction, Votes, cell_ids
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from posedistill.data.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.distill.base import object_sizes, paired_votes
 from posedistill.errors import RecipeError

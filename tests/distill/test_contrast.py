@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.contrast import Contrast, Weighting, crd_nce, nce, negative_weights, pose_distances, unit
 from posedistill.errors import RecipeError

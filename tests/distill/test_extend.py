@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from posedistill.data.batch import ObjectBatch
+from posedistill.data.loading.batch import ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, Example, build_distiller
 from posedistill.errors import RecipeError
 from posedistill.estimators.base import Prediction

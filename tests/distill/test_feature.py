@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import ObjectBatch
-from posedistill.distill import DistillSpec, Example, build_distiller, maps
+from posedistill.data.loading.batch import ObjectBatch
+from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.feature import Feature, Guided
+from posedistill.distill.functional import maps
 from posedistill.errors import RecipeError
 from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Prediction, Votes

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill import DistillSpec, Example, build_distiller
+from posedistill.distill.functional.response import bit_divergence, divergence, logit, single_shot_loss
 from posedistill.distill.match import Match, counterparts
-from posedistill.distill.response import bit_divergence, divergence, logit, single_shot_loss
 from posedistill.errors import RecipeError
 from posedistill.estimators.base import Prediction, Votes, cell_ids
 

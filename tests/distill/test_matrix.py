@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from posedistill.data.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.distill.base import DISTILLERS
 from posedistill.errors import RecipeError

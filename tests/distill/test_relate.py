@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill import DistillSpec, Example, build_distiller
-from posedistill.distill.kernels import centered, comparable_pairs, off_diagonal, pose_kernel, pose_labels
-from posedistill.distill.relate import OPTIONS, Relate, RelateSettings
-from posedistill.distill.relations import (
+from posedistill.distill.functional.kernels import centered, comparable_pairs, off_diagonal, pose_kernel, pose_labels
+from posedistill.distill.functional.relations import (
     correlation_congruence,
     pearson_self_cross,
     pkt,
@@ -22,6 +21,7 @@ from posedistill.distill.relations import (
     self_similarity,
     similarity_preserving,
 )
+from posedistill.distill.relate import OPTIONS, Relate, RelateSettings
 from posedistill.errors import RecipeError
 from posedistill.estimators.base import Prediction
 from posedistill.geometry.rotations import random_rotations

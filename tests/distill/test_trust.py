@@ -3,7 +3,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from posedistill.data.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill.base import object_sizes
 from posedistill.distill.trust import (
     TrustSettings,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from posedistill.data.batch import ObjectBatch
+from posedistill.data.loading.batch import ObjectBatch
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
 

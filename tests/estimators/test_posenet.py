@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.decode import get_settings
 from posedistill.decode.posenet import ROTATION_SIZES, decode
 from posedistill.errors import RecipeError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example
 from posedistill.distill.base import build_distiller
 from posedistill.errors import RecipeError

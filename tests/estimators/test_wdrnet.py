@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from posedistill.data.batch import ObjectBatch
+from posedistill.data.loading.batch import ObjectBatch
 from posedistill.decode.wdrnet import decode, select_cells
 from posedistill.errors import RecipeError
 from posedistill.estimators import WDRNet, WDRNetSettings, build_estimator

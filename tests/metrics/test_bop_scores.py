@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.bop import BopDataset
+from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
 from posedistill.metrics import find_candidates, load_scoring_models, score_estimates
 from posedistill.metrics.bop_scores import image_widths, mspd_hits, mssd_hits, vsd_errors, vsd_hits

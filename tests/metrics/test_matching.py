@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posedistill.data.bop import BopDataset
+from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
 from posedistill.metrics import find_candidates, unused_rows
 from posedistill.poses import PoseEstimates

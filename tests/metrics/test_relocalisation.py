@@ -182,7 +182,7 @@ def test_redkitchens_constant_answer(real_poses: tuple[CameraPoses, CameraPoses]
 
 @pytest.fixture
 def real_poses(real_data) -> tuple[CameraPoses, CameraPoses]:
-    from posedistill.data.seven_scenes import read_seven_scenes
+    from posedistill.data.formats.seven_scenes import read_seven_scenes
 
     root = real_data / "7scenes" / "redkitchen"
     datasets = [read_seven_scenes(root, split) for split in ("train", "test")]

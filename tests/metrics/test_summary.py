@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from posedistill.data.bop import BopDataset
+from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
 from posedistill.metrics import LEGACY_DIAMETERS, load_scoring_models, score_estimates
 from posedistill.poses import PoseEstimates

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posedistill.data.bop import BopDataset
+from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
 from posedistill.geometry.cameras import project
 from posedistill.runtime import Predictor

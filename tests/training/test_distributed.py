@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 import torch
 from posedistill.training import loop, stages
-from posedistill.training.recipe import load_recipe
+from posedistill.recipe.recipe import load_recipe
 
 
 def find_gradients(out):

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from posedistill.data.crops import CropLoader
+from posedistill.data.loading.crops import CropLoader
 from posedistill.distill import contrast
-from posedistill.distill.bank import PictureBank
-from posedistill.training import sources
+from posedistill.distill.functional.bank import PictureBank
+from posedistill.tasks import object_sources as sources
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.stages import train_variant, variant_folder
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.errors import CheckpointError, TrainingError
+from posedistill.recipe.recipe import TrainSettings
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.loop import SELECT, Teaching, Untouched, losses, make_fabric, train
-from posedistill.training.recipe import TrainSettings
 from posedistill.training.teachers import NetworkTeacher
 
 SIGNATURE = {"variant": "student", "seed": 0}

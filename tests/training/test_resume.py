@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from posedistill.recipe.recipe import Recipe
 from posedistill.training.checkpoints import load_tensors
-from posedistill.training.recipe import Recipe
 from posedistill.training.stages import train_variant, variant_folder
 
 STEPS = "train.steps=60"

@@ -13,10 +13,11 @@ import yaml
 
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.poses import PoseEstimates
+from posedistill.recipe.recipe import load_recipe
 from posedistill.runtime.predictor import Predictor
-from posedistill.training import object_task, shipping, stages
+from posedistill.tasks import objects as object_task
+from posedistill.training import shipping, stages
 from posedistill.training.checkpoints import load_tensors, save_tensors
-from posedistill.training.recipe import load_recipe
 from posedistill.training.run import run, train_all
 from posedistill.training.stages import load_network, recipe_of, signature_of, train_variant
 

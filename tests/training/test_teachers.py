@@ -8,16 +8,17 @@ import pytest
 import torch
 import yaml
 
-from posedistill.data.bop import BopDataset
+from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import CheckpointError, DataError, RecipeError, TrainingError
 from posedistill.estimators.base import Prediction, Votes
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.poses import PoseEstimates
-from posedistill.training import shipping, sources, stages, teacher_build
+from posedistill.recipe.recipe import load_recipe
+from posedistill.tasks import object_sources as sources
+from posedistill.tasks.object_evaluation import Wanted
+from posedistill.tasks.objects import ObjectTask
+from posedistill.training import shipping, stages, teacher_build
 from posedistill.training.checkpoints import load_tensors, save_tensors
-from posedistill.training.evaluation import Wanted
-from posedistill.training.object_task import ObjectTask
-from posedistill.training.recipe import load_recipe
 from posedistill.training.run import run
 from posedistill.training.stages import check_networks, load_network, train_variant
 from posedistill.training.teacher_build import build_teacher, noise_batch

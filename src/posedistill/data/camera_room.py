@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array, Camera
-from posedistill.geometry.casting import RayCaster
+from posedistill.geometry.ray_casting import RayCaster
 
 Preset = Literal["room", "stairs"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posedistill.data.bop import read_detections
+from posedistill.data.formats.bop import read_detections
 from posedistill.data.images import read_image, write_image
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array

@@ -11,9 +11,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.base import Distiller, mean_over, object_sizes, paired_votes
-from posedistill.distill.transport import sinkhorn_divergence
+from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.distill.trust import trust_weights
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Prediction, Votes

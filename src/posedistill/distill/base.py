@@ -16,7 +16,7 @@ from pydantic import (
 )
 from torch import Tensor, nn
 
-from posedistill.data.batch import Batch, of_objects
+from posedistill.data.loading.batch import Batch, of_objects
 from posedistill.distill.trust import TrustSettings
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Prediction, Votes

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from posedistill.data.batch import Batch, ObjectBatch
-from posedistill.distill.bank import MomentumBank, PictureBank, fill_bank, refuse_beyond_memory
+from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill.base import Distiller, DistillSpec, Example
+from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_bank, refuse_beyond_memory
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Prediction

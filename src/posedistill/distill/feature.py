@@ -12,8 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from posedistill.data.batch import Batch
-from posedistill.distill import maps
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.adapters import (
     Paraphraser,
     Statistics,
@@ -23,7 +22,8 @@ from posedistill.distill.adapters import (
     translator,
 )
 from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over
-from posedistill.distill.layers import Layers, paired_layers, teacher_layers
+from posedistill.distill.functional import maps
+from posedistill.distill.functional.layers import Layers, paired_layers, teacher_layers
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Prediction

@@ -17,9 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over, object_sizes, paired_votes
-from posedistill.distill.response import (
+from posedistill.distill.functional.response import (
     Gate,
     Norm,
     bit_divergence,

@@ -1,7 +1,7 @@
 """relate: the student shall relate the images of a batch to each other as the teacher does, or as their poses do.
 
 Widths need not agree, for what is compared is ``[B, B]``. The losses themselves are in
-``posedistill.distill.relations``. Where a published form is inert, or depends on what it should not, the default is
+``distill.functional.relations``. Where a published form is inert, or depends on what it should not, the default is
 another, and ``faithful`` or ``profile`` gives it.
 """
 
@@ -12,11 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over
-from posedistill.distill.kernels import centered, comparable_pairs, pose_kernel, pose_labels
-from posedistill.distill.layers import Layers, paired_layers, teacher_layers
-from posedistill.distill.relations import (
+from posedistill.distill.functional.kernels import centered, comparable_pairs, pose_kernel, pose_labels
+from posedistill.distill.functional.layers import Layers, paired_layers, teacher_layers
+from posedistill.distill.functional.relations import (
     consecutive_congruence,
     correlation_congruence,
     pearson_self_cross,

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from posedistill.data.batch import Batch, of_objects
+from posedistill.data.loading.batch import Batch, of_objects
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Prediction, Votes
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.geometry.objects import ObjectTable
 
 VIEWS = ("votes", "cells", "features", "embedding", "regression", "logits")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from posedistill.backbones.timm_trunk import POOLED, TimmTrunk
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.decode.posenet import ROTATION_SIZES
 from posedistill.estimators.base import Estimator, Prediction
 from posedistill.estimators.pose_losses import (

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from posedistill.backbones import FeaturePyramid, build_backbone
-from posedistill.data.batch import Batch, ObjectBatch, of_objects
+from posedistill.data.loading.batch import Batch, ObjectBatch, of_objects
 from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors
 from posedistill.decode.wdrnet import WDRNetDecoding
 from posedistill.estimators.base import Estimator, Prediction, Votes, cell_ids

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.bop import BopDataset, read_depth, read_image
-from posedistill.data.bop_parse import load_json
+from posedistill.data.formats.bop import BopDataset, read_depth, read_image
+from posedistill.data.formats.bop_parse import load_json
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.metrics.matching import Candidates

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.bop import BopDataset, Frame, Instance, Target
+from posedistill.data.formats.bop import BopDataset, Frame, Instance, Target
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.poses import PoseEstimates

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from posedistill.data.bop import BopDataset
+from posedistill.data.formats.bop import BopDataset
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh, hull_corners, load_mesh
 from posedistill.geometry.symmetries import symmetry_transforms

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.bop import BopDataset
+from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import angle_between

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array, project
-from posedistill.geometry.casting import RayCaster
 from posedistill.geometry.meshes import hull_corners
+from posedistill.geometry.ray_casting import RayCaster
 
 DELTA = 15.0
 """mm a surface may lie behind the measured one and still count as visible (BOP-19)."""

@@ -10,9 +10,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.errors import CheckpointError, TrainingError, describe
 from posedistill.estimators.base import Estimator, Prediction
+from posedistill.log import TrainingLog, console
+from posedistill.recipe.recipe import TrainSettings
 from posedistill.training.checkpoints import (
     load_strictly,
     load_tensors,
@@ -21,8 +23,6 @@ from posedistill.training.checkpoints import (
     save_tensors,
     section,
 )
-from posedistill.training.log import TrainingLog, console
-from posedistill.training.recipe import TrainSettings
 from posedistill.training.schedule import AveragedWeights, learning_rate
 from posedistill.training.teaching import Teaching as Teaching
 

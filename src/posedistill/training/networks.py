@@ -7,9 +7,9 @@ from posedistill.errors import CheckpointError, describe
 from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
+from posedistill.recipe.recipe import NetworkSettings, Recipe
+from posedistill.tasks.object_sources import objects_of
 from posedistill.training.checkpoints import load_strictly, load_tensors
-from posedistill.training.recipe import NetworkSettings, Recipe
-from posedistill.training.sources import objects_of
 
 VARIANTS = ("teacher", "student", "distilled")
 

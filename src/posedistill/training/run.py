@@ -6,11 +6,13 @@ Like make, a finished stage is skipped and an interrupted one resumes; each leav
 import os
 import time
 
+from posedistill.compare.jobs import run_trials, sigterm_interrupts
+from posedistill.compare.trial import Trial
 from posedistill.errors import TrainingError
+from posedistill.log import console
+from posedistill.recipe.recipe import Recipe
 from posedistill.report import build_report, result_table
-from posedistill.training.jobs import run_trials, sigterm_interrupts
-from posedistill.training.log import console
-from posedistill.training.recipe import Recipe
+from posedistill.tasks.registry import task_of
 from posedistill.training.shipping import bench_run, evaluate_run, export_run, save_run_cases
 from posedistill.training.stages import (
     check_networks,
@@ -21,8 +23,6 @@ from posedistill.training.stages import (
     write_environment,
     write_recipe,
 )
-from posedistill.training.tasks import task_of
-from posedistill.training.trial import Trial
 
 
 def run(recipe: Recipe, jobs: int = 1) -> None:

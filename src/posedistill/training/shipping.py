@@ -12,12 +12,12 @@ from posedistill.deploy.bench import bench
 from posedistill.errors import TrainingError
 from posedistill.estimators.base import Estimator
 from posedistill.files import fresh, write_file
-from posedistill.training.log import console
-from posedistill.training.recipe import Recipe
-from posedistill.training.sources import objects_of
+from posedistill.log import console
+from posedistill.recipe.recipe import Recipe
+from posedistill.tasks.base import Record
+from posedistill.tasks.object_sources import objects_of
+from posedistill.tasks.registry import task_of
 from posedistill.training.stages import load_network, networks_of, recipe_of, variant_folder, weights_of
-from posedistill.training.task import Record
-from posedistill.training.tasks import task_of
 from posedistill.training.teacher_build import load_members
 
 

@@ -14,10 +14,12 @@ from posedistill import __version__
 from posedistill.errors import CheckpointError, RecipeError, TrainingError, describe
 from posedistill.files import write_file
 from posedistill.geometry.objects import ObjectTable
+from posedistill.log import console
 from posedistill.machine import processor
+from posedistill.recipe.data import TESTED
+from posedistill.recipe.recipe import Recipe, fingerprint, load_recipe
+from posedistill.tasks.registry import task_of
 from posedistill.training.checkpoints import load_tensors
-from posedistill.training.data_settings import TESTED
-from posedistill.training.log import console
 from posedistill.training.loop import make_fabric, train
 from posedistill.training.networks import VARIANTS as VARIANTS
 from posedistill.training.networks import build_network as build_network
@@ -26,8 +28,6 @@ from posedistill.training.networks import networks_of as networks_of
 from posedistill.training.networks import seeds_of as seeds_of
 from posedistill.training.networks import variant_folder as variant_folder
 from posedistill.training.networks import weights_of as weights_of
-from posedistill.training.recipe import Recipe, fingerprint, load_recipe
-from posedistill.training.tasks import task_of
 from posedistill.training.teacher_build import build_distillers, build_teacher, check_losses
 from posedistill.training.teacher_build import build_teaching as build_teaching
 from posedistill.training.teachers import NetworkTeacher

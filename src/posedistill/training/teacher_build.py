@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from posedistill.data.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
-from posedistill.training.data_settings import TESTED
+from posedistill.recipe.data import TESTED
+from posedistill.recipe.recipe import NetworkSettings, Recipe, fingerprint
+from posedistill.tasks.base import Prepared, Task
 from posedistill.training.networks import load_weights, weights_of
-from posedistill.training.recipe import NetworkSettings, Recipe, fingerprint
-from posedistill.training.task import Prepared, Task
 from posedistill.training.teacher_cache import CachedTeacher, cache_folder, views_of
 from posedistill.training.teachers import Autocast, EnsembleTeacher, LabelTeacher, NetworkTeacher, Teacher
 from posedistill.training.teaching import Teaching

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from posedistill import __version__
-from posedistill.data.batch import Batch
-from posedistill.data.bop_parse import load_json
+from posedistill.compare.records import CHUNK, Records
+from posedistill.data.formats.bop_parse import load_json
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller
 from posedistill.errors import CheckpointError, DataError, TrainingError, describe
 from posedistill.estimators.base import Prediction, Votes
 from posedistill.files import write_file
-from posedistill.training.log import console
-from posedistill.training.recipe import fingerprint
-from posedistill.training.records import CHUNK, Records
+from posedistill.log import console
+from posedistill.recipe.recipe import fingerprint
 from posedistill.training.teachers import Teacher
 
 FORMAT = 1

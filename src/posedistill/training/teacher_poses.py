@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posedistill.data.bop import BopDataset
+from posedistill.data.formats.bop import BopDataset
 from posedistill.deploy.export import torch_run
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.poses import PoseEstimates
+from posedistill.recipe.recipe import BopSource, Recipe
 from posedistill.runtime.predictor import Predictor
-from posedistill.training.evaluation import Wanted, estimate
-from posedistill.training.recipe import BopSource, Recipe
-from posedistill.training.validation import metadata_of
+from posedistill.tasks.object_evaluation import Wanted, estimate
+from posedistill.tasks.object_validation import metadata_of
 
 SAME_PLACE = 0.5
 """Two poses of an object closer than this, in diameters, are taken for the same instance."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import Batch, ObjectBatch, of_objects
+from posedistill.data.loading.batch import Batch, ObjectBatch, of_objects
 from posedistill.distill.match import counterparts
 from posedistill.distill.trust import weighted_mean
 from posedistill.errors import RecipeError, describe

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from posedistill.data.batch import Batch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, Example
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator, Prediction

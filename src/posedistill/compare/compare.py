@@ -1,0 +1,252 @@
+"""``posedistill compare``: every variant on the same data order and seeds, at equal steps and at equal wall-clock."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from posedistill.compare.costs import Costs, equal_time_steps, measure_costs, timing_note
+from posedistill.compare.jobs import run_trials, sigterm_interrupts
+from posedistill.compare.page import build_comparison
+from posedistill.compare.sweep import SweepScores, best_factors, read_scores, run_sweep, sweep_trials
+from posedistill.compare.trial import Trial
+from posedistill.errors import CheckpointError, RecipeError, TrainingError
+from posedistill.files import fresh, write_file
+from posedistill.recipe.comparison import Comparison, Variant, load_comparison
+from posedistill.tasks.base import Record
+from posedistill.tasks.registry import task_of
+from posedistill.training.stages import check_networks, write_environment
+
+TrialTable = dict[str, dict[int, Trial]]
+"""Variant, seed, trial."""
+
+PAUSE = 60.0
+"""Seconds between two updates of the page."""
+
+
+@dataclass
+class Standing:
+    """What a comparison has found so far; written while it goes on, so that the page is never far behind.
+
+    Attributes:
+        references: trivial answers, to read the tables beside.
+        scores, factors: of the sweep. tables: trials of ``equal_steps`` and ``equal_time``.
+        costs, steps: of a training step, and how many make equal time.
+        failures: title of a training to what went wrong.
+    """
+
+    comparison: Comparison
+    teacher: Trial | None
+    references: list[Record] = field(default_factory=list)
+    scores: SweepScores = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, TrialTable] = field(default_factory=dict)
+    costs: Costs = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    shown: float = field(default_factory=time.monotonic, repr=False)
+
+    def ended(self, trial: Trial, failure: str | None) -> None:
+        """Take note of a training's end, and show it."""
+        if failure is not None:
+            self.failures[trial.title] = failure
+        if time.monotonic() > self.shown + PAUSE:
+            self.write()
+            self.shown = time.monotonic()
+
+    def write(self) -> Path:
+        """``comparison.json``, ``comparison.md`` and ``comparison.html`` in the comparison's folder."""
+        folder = self.comparison.folder
+        write_file(folder / "comparison.json", json.dumps(self._content(), indent=1), TrainingError)
+        return build_comparison(folder)
+
+    def _content(self) -> dict[str, Any]:
+        compared = self.comparison
+        sweep = compared.sweep
+        return {
+            "name": compared.name,
+            "baseline": compared.baseline,
+            "alone": compared.alone,
+            "seeds": list(compared.seeds),
+            "steps": compared.base.schedule(compared.base.student).steps,
+            "batch_size": compared.base.schedule(compared.base.student).batch_size,
+            "recipe": compared.base.name,
+            "teacher": self.teacher and str(self.teacher.record.relative_to(compared.folder)),
+            "references": self.references,
+            "variants": {name: self._about(variant) for name, variant in compared.variants.items()},
+            "sweep": None
+            if sweep is None
+            else {
+                "steps": sweep.steps,
+                "seed": sweep.seed,
+                "values": sweep.values,
+                "scores": {
+                    name: {f"{factor:g}": None if math.isnan(score) else score for factor, score in row.items()}
+                    for name, row in self.scores.items()
+                },
+            },
+            "tables": {
+                name: {
+                    variant: {str(seed): _place(trial, compared.folder) for seed, trial in row.items()}
+                    for variant, row in table.items()
+                }
+                for name, table in self.tables.items()
+            },
+            "costs": {name: cost | {"equal_time_steps": self.steps[name]} for name, cost in self.costs.items()},
+            "timing_note": timing_note(self.costs),
+            "failures": self.failures,
+        }
+
+    def _about(self, variant: Variant) -> dict[str, Any]:
+        """A variant with the weights that are used."""
+        factor = self.factors.get(variant.name, 1.0)
+        losses = [] if variant.alone else self.comparison.recipe_of(variant, factor=factor).distill
+        shown = [spec.model_dump(mode="json") for spec in losses]
+        return {"alone": variant.alone, "distill": shown, "factor": factor}
+
+
+def compare(
+    paths: Sequence[Path], overrides: Sequence[str] = (), *, seeds: int | None, baseline: str | None, jobs: int = 1
+) -> Path:
+    """Sweep, train, measure and tabulate all variants; the same command goes on where an earlier one stopped.
+
+    Returns:
+        The page; beside it lie ``comparison.md`` and ``comparison.json``.
+
+    Raises:
+        RecipeError: variants that cannot be compared or built; nothing was trained.
+        TrainingError: the teacher failed, or (after everything else has been done) some variants did.
+    """
+    comparison = load_comparison(paths, overrides, seeds=seeds, baseline=baseline)
+    with sigterm_interrupts():
+        standing = carry_out(comparison, jobs)
+    page = standing.write()
+    if standing.failures:
+        shown = "\n".join(f"  {title}: {failure}" for title, failure in standing.failures.items())
+        found = f"{len(standing.failures)} of its parts failed, {page} shows the others"
+        raise TrainingError(f"{comparison.name}: {found}:\n{shown}")
+    return page
+
+
+def carry_out(comparison: Comparison, jobs: int = 1) -> Standing:
+    """Everything that is not done yet: teacher, sweep, the table of equal steps, costs, the table of equal time."""
+    started = time.perf_counter()
+    check(comparison)
+    teacher = train_teacher(comparison)
+    standing = Standing(comparison, teacher, measure_references(comparison, teacher))
+    if comparison.sweep is not None:
+        short = sweep_trials(comparison, comparison.sweep)
+        standing.scores = read_scores(short)
+        run_sweep(list(short.values()), jobs, standing.ended)
+        standing.scores = read_scores(short)
+        standing.factors = best_factors(standing.scores) | {comparison.alone: 1.0}
+    standing.tables["equal_steps"] = equal_steps(comparison, standing.factors)
+    run_trials(by_seed(standing.tables["equal_steps"]), jobs, standing.ended)
+    _measure_costs(standing, jobs)
+    if comparison.wall_clock and standing.steps:
+        standing.tables["equal_time"] = equal_time(comparison, standing)
+        run_trials(by_seed(standing.tables["equal_time"]), jobs, standing.ended)
+    write_environment(comparison.folder, {"compare": time.perf_counter() - started})
+    return standing
+
+
+def check(comparison: Comparison) -> None:
+    """Refuse, before anything trains, variants whose networks and losses cannot be built or do not fit together.
+
+    Raises:
+        RecipeError, CheckpointError: naming the variant.
+    """
+    objects = task_of(comparison.base).prepare(comparison.base).objects
+    for variant in comparison.variants.values():
+        try:
+            check_networks(variant.recipe, objects)
+        except (RecipeError, CheckpointError) as error:
+            raise type(error)(f"variant {variant.name}: {error}") from None
+
+
+def train_teacher(comparison: Comparison) -> Trial | None:
+    """The base recipe's teacher, trained in the base recipe's own folder unless it is there; measured once.
+
+    None where no single network teaches.
+
+    Raises:
+        TrainingError: it failed; nothing can be compared.
+    """
+    if not comparison.has_network:
+        return None
+    run_trials([Trial("teacher", comparison.base, "teacher", comparison.base.seed, tested=False)], 1, _raise)
+    first = next(iter(comparison.variants.values()))
+    recipe = comparison.recipe_of(first, name="teacher")
+    measured = Trial("test of the teacher", recipe, "teacher", comparison.base.seed)
+    run_trials([measured], 1, _raise)
+    return measured
+
+
+def measure_references(comparison: Comparison, teacher: Trial | None) -> list[Record]:
+    """Scores of trivial answers on the test split, kept in ``references.json``; those of retrieval need the teacher."""
+    path, recipe = comparison.folder / "references.json", comparison.base if teacher is None else teacher.recipe
+    if teacher is None or not fresh(path, teacher.record):
+        task = task_of(recipe)
+        write_file(path, json.dumps(list(task.references(recipe, task.split(recipe)))), TrainingError)
+    records: list[Record] = json.loads(path.read_text())
+    return records
+
+
+def equal_steps(comparison: Comparison, factors: dict[str, float]) -> TrialTable:
+    """A training for each variant and seed, all on the recipe's schedule."""
+    table: TrialTable = {}
+    for name, variant in comparison.variants.items():
+        recipe = comparison.recipe_of(variant, factor=factors.get(name, 1.0))
+        table[name] = {seed: Trial(f"{name} seed {seed}", recipe, variant.network, seed) for seed in comparison.seeds}
+    return table
+
+
+def equal_time(comparison: Comparison, standing: Standing) -> TrialTable:
+    """A training for each variant and seed, with as many steps as the student alone makes in the same time.
+
+    What makes the same number of steps as before is not trained again. A variant that could not be timed is left out.
+    """
+    table: TrialTable = {}
+    usual = comparison.base.schedule(comparison.base.student).steps
+    for name, steps in standing.steps.items():
+        variant = comparison.variants[name]
+        if steps == usual:
+            table[name] = standing.tables["equal_steps"][name]
+            continue
+        recipe = comparison.recipe_of(variant, "equal_time", factor=standing.factors.get(name, 1.0), steps=steps)
+        table[name] = {
+            seed: Trial(f"{name} seed {seed}, {steps} steps", recipe, variant.network, seed)
+            for seed in comparison.seeds
+        }
+    return table
+
+
+def _measure_costs(standing: Standing, jobs: int) -> None:
+    """Time a step of each variant; without times there is no table of equal wall-clock, but all the rest."""
+    comparison = standing.comparison
+    try:
+        standing.costs = measure_costs(comparison, standing.factors, jobs)
+    except TrainingError as error:
+        standing.failures["costs"] = str(error)
+        return
+    standing.steps = equal_time_steps(standing.costs, comparison.base.schedule(comparison.base.student).steps)
+    for name in comparison.variants:
+        if name not in standing.costs:
+            standing.failures[f"costs of {name}"] = "could not be built or trained, see probe/time.log"
+
+
+def by_seed(table: TrialTable) -> list[Trial]:
+    """Trials in the order in which results come early: the first seed of every variant, then the second."""
+    return [trial for row in zip(*(list(row.values()) for row in table.values()), strict=True) for trial in row]
+
+
+def _raise(trial: Trial, failure: str | None) -> None:
+    if failure is not None:
+        raise TrainingError(f"{trial.title}: {failure}")
+
+
+def _place(trial: Trial, folder: Path) -> str:
+    return str(trial.folder.relative_to(folder))

@@ -1,0 +1,1 @@
+"""Checking: what is wrong with a data set, with counts and names."""

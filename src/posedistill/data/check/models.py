@@ -1,0 +1,70 @@
+"""Checks of the models of a BOP data set: meshes, units, and ``models_info.json`` against the meshes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from posedistill.data.faults import FaultKind, OnFault
+from posedistill.data.formats.bop_models import EVAL_FOLDERS, INFO_KEYS, load_models_info, mesh_path
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.meshes import Mesh, hull_corners, load_mesh, model_info
+
+SMALLEST, LARGEST = 2.0, 20_000.0
+"""mm; a diameter outside is a model in metres, or in micrometres."""
+INFO_TOLERANCE = 0.03
+"""Share of the diameter that ``models_info.json`` may differ by from the mesh (evaluation models are resampled)."""
+
+
+@dataclass(frozen=True)
+class CheckedModel:
+    """An object's mesh with the vertices of its convex hull ``[H, 3]`` mm: their projected box is the mesh's."""
+
+    mesh: Mesh
+    hull: Array
+    diameter: float
+
+
+@dataclass(frozen=True)
+class CheckedModels:
+    """The sound models, and the ids ``models_info.json`` lists (None where no models exist at all)."""
+
+    models: dict[int, CheckedModel]
+    listed: frozenset[int] | None
+    info_path: Path
+
+
+def check_models(root: Path, on_fault: OnFault) -> CheckedModels:
+    """Check every model folder; the models of the evaluation folder are the ones returned, where it has them."""
+    models: dict[int, CheckedModel] = {}
+    listed: frozenset[int] | None = None
+    folders = [root / name for name in EVAL_FOLDERS if (root / name).is_dir()]
+    for folder in folders:
+        infos = load_models_info(folder / "models_info.json", on_fault)
+        listed = frozenset(infos) if listed is None else listed
+        for obj_id, info in infos.items():
+            model = _check_model(folder, obj_id, info, on_fault)
+            if model is not None:
+                models.setdefault(obj_id, model)
+    return CheckedModels(models, listed, (folders[0] if folders else root / "models_eval") / "models_info.json")
+
+
+def _check_model(folder: Path, obj_id: int, info: dict[str, float], on_fault: OnFault) -> CheckedModel | None:
+    path, info_path = mesh_path(folder, obj_id), folder / "models_info.json"
+    try:
+        if not path.exists():
+            raise DataError(describe(path, f"object {obj_id}", "no such file", "a mesh (.ply, .obj or .glb)"))
+        mesh = load_mesh(path)
+    except DataError as error:
+        on_fault(FaultKind.MODEL_FILE, path, str(error))
+        return None
+    measured = model_info(mesh)
+    diameter = measured["diameter"]
+    if not SMALLEST <= diameter <= LARGEST:
+        message = describe(path, "diameter", f"{diameter:.4g}", f"{SMALLEST:g} to {LARGEST:g} (millimetres)")
+        on_fault(FaultKind.MODEL_UNITS, path, message)
+        return None
+    worst = max(INFO_KEYS, key=lambda key: abs(measured[key] - info[key]))
+    if abs(measured[worst] - info[worst]) > INFO_TOLERANCE * diameter:
+        found, expected = f"{info[worst]:.4g}", f"{measured[worst]:.4g} as the mesh {path.name} has"
+        on_fault(FaultKind.MODEL_INFO, info_path, describe(info_path, f"{obj_id}.{worst}", found, expected))
+    return CheckedModel(mesh, hull_corners(mesh.vertices), diameter)

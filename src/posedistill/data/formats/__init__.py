@@ -1,0 +1,1 @@
+"""Formats: files on disk -> frames, one format a file."""

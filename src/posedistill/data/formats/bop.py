@@ -1,0 +1,291 @@
+"""BopDataset: reads data sets in the BOP format (scenewise folders of images, poses, models, targets, detections)."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedistill.data.faults import OnFault, raise_fault
+from posedistill.data.formats.bop_models import (
+    EVAL_FOLDERS,
+    TRAIN_FOLDERS,
+    find_models,
+    load_models_info,
+    mesh_path,
+    require_objects,
+)
+from posedistill.data.formats.bop_parse import load_json_list, load_scene, parse_numbers, with_default
+from posedistill.data.formats.bop_scene import Frame, Instance, Scene
+from posedistill.data.images import read_depth_image, read_image, read_mask
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.objects import ObjectTable
+
+__all__ = [
+    "BopDataset",
+    "Detection",
+    "Frame",
+    "Instance",
+    "Target",
+    "read_depth",
+    "read_detections",
+    "read_image",
+    "read_mask",
+]
+
+TARGET_FILES = ("test_targets_bop19.json", "test_targets_bop24.json")
+TARGET_VISIBILITY = 0.1
+"""BOP-19 asks for the instances of which at least this share is visible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``inst_count`` poses of an object are to be found in an image."""
+
+    scene_id: int
+    im_id: int
+    obj_id: int
+    inst_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """A detector's box ``[4]`` x, y, width, height in pixels; ``time`` in seconds, -1 where not known."""
+
+    scene_id: int
+    im_id: int
+    obj_id: int
+    score: float
+    bbox: Array
+    time: float
+
+
+class BopDataset:
+    """A split of a BOP data set; every annotation file is parsed once, images are read when asked for.
+
+    Args:
+        root: the folder that holds the split and the models.
+        split: the folder of scenes, such as ``test`` or ``train_pbr``.
+        scenes: scene numbers to read; all where None.
+        frames: a text file with one frame a line: an image id (``000003``), ``scene/id``, or the image's path. The
+            frames come in its order. A relative path may also start from ``root``.
+        obj_ids: keep the instances of these objects alone, and of annotated scenes the frames that hold one.
+
+    Raises:
+        DataError: a missing folder or file, json that is none, a missing key, a wrong count of numbers, a rotation
+            that is none, a listed frame that does not exist, an object absent from ``models_info.json``.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "test",
+        scenes: Iterable[int] | None = None,
+        frames: str | Path | None = None,
+        obj_ids: Collection[int] | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self.split = split
+        self.obj_ids = None if obj_ids is None else tuple(obj_ids)
+        self.scenes: list[Scene] = [load_scene(folder) for folder in scene_folders(self.root / split, scenes)]
+        if obj_ids is not None:
+            self.scenes = [scene.with_objects(obj_ids) for scene in self.scenes]
+        self.frames: list[Frame] = [frame for scene in self.scenes for frame in scene.frames()]
+        if frames is not None:
+            path = Path(frames)
+            self.frames = _listed_frames(path if path.exists() else self.root / path, self.frames)
+        self._is_part = scenes is not None or frames is not None
+        if find_models(self.root, EVAL_FOLDERS) is not None:
+            require_objects(self.models_info, self._annotated_objects(), self._models_info_path)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder of the coloured models; the evaluation models where there are no others."""
+        return self._models_folder(TRAIN_FOLDERS)
+
+    @property
+    def eval_models_dir(self) -> Path:
+        """The folder of the models that scores are defined on."""
+        return self._models_folder(EVAL_FOLDERS)
+
+    @cached_property
+    def models_info(self) -> dict[int, dict[str, Any]]:
+        """Object id -> diameter, box and symmetries (mm), of the evaluation models."""
+        return load_models_info(self._models_info_path)
+
+    def mesh_path(self, obj_id: int, eval: bool = False) -> Path:
+        """The mesh of an object, of the coloured or of the evaluation models.
+
+        Raises:
+            DataError: no such file.
+        """
+        folder = self.eval_models_dir if eval else self.models_dir
+        path = mesh_path(folder, obj_id)
+        if not path.exists():
+            raise DataError(describe(path, f"object {obj_id}", "no such file", "a mesh (.ply, .obj or .glb)"))
+        return path
+
+    def objects(self, obj_ids: Collection[int] | None = None) -> ObjectTable:
+        """The object table of these objects; by default of those the data set was opened with, or of all models."""
+        chosen = obj_ids or self.obj_ids or tuple(self.models_info)
+        require_objects(self.models_info, set(chosen), self._models_info_path)
+        return ObjectTable.from_models_info(self.models_info, tuple(chosen))
+
+    def frame(self, scene_id: int, im_id: int) -> Frame:
+        """The frame with these ids; ``DataError`` where the data set has none."""
+        try:
+            return self._frames_by_id[scene_id, im_id]
+        except KeyError:
+            found = f"no frame {im_id} in scene {scene_id}"
+            raise DataError(describe(self.root / self.split, "im_id", found, "an annotated image")) from None
+
+    def targets(self) -> list[Target]:
+        """What to estimate: the data set's target file, restricted to the chosen scenes, frames and objects.
+
+        Where there is no target file, for splits other than ``test...`` (the file is not about them), and for files
+        without objects (BOP-24 detection), every annotated instance of which a tenth is visible is a target, as in
+        the BOP-19 definition.
+        """
+        found = self._target_file
+        if found is None:
+            return self._targets_of(self.frames)
+        targets = found if not isinstance(found, set) else self._targets_of(self._frames_among(found))
+        return [
+            target
+            for target in targets
+            if (not self._is_part or (target.scene_id, target.im_id) in self._frames_by_id)
+            and (self.obj_ids is None or target.obj_id in self.obj_ids)
+        ]
+
+    @cached_property
+    def _target_file(self) -> "list[Target] | set[tuple[int, int]] | None":
+        names = TARGET_FILES if self.split.startswith("test") else ()
+        paths = [self.root / name for name in names if (self.root / name).exists()]
+        return load_targets(paths[0]) if paths else None
+
+    @cached_property
+    def _frames_by_id(self) -> dict[tuple[int, int], Frame]:
+        return {(frame.scene_id, frame.im_id): frame for frame in self.frames}
+
+    @cached_property
+    def _models_info_path(self) -> Path:
+        return self.eval_models_dir / "models_info.json"
+
+    def _models_folder(self, folders: tuple[str, ...]) -> Path:
+        folder = find_models(self.root, folders)
+        if folder is None:
+            raise DataError(describe(self.root, "models", "no such folder", f"one of {', '.join(folders)}"))
+        return folder
+
+    def _annotated_objects(self) -> set[int]:
+        tables = [scene.annotations for scene in self.scenes if scene.annotations is not None]
+        return {int(obj_id) for table in tables for obj_id in np.unique(table.obj_ids)}
+
+    def _frames_among(self, images: set[tuple[int, int]]) -> list[Frame]:
+        return [frame for frame in self.frames if (frame.scene_id, frame.im_id) in images]
+
+    def _targets_of(self, frames: Iterable[Frame]) -> list[Target]:
+        targets = []
+        for frame in frames:
+            seen = [inst.obj_id for inst in frame.instances if inst.visib_fract >= TARGET_VISIBILITY]
+            targets += [Target(frame.scene_id, frame.im_id, obj_id, seen.count(obj_id)) for obj_id in sorted(set(seen))]
+        return targets
+
+
+def scene_folders(split: Path, scenes: Iterable[int] | None = None) -> list[Path]:
+    """The numbered scene folders of a split, ordered by number.
+
+    Raises:
+        DataError: no such split, no scenes in it, or a chosen scene that does not exist.
+    """
+    if not split.is_dir():
+        raise DataError(describe(split.parent, split.name, "no such folder", "a folder of scenes"))
+    folders = {int(path.name): path for path in split.iterdir() if path.name.isdecimal() and path.is_dir()}
+    if not folders:
+        raise DataError(describe(split, "scenes", "no numbered folder", "at least one, such as 000001"))
+    if scenes is None:
+        return [folders[scene] for scene in sorted(folders)]
+    chosen = sorted(set(scenes))
+    absent = [scene for scene in chosen if scene not in folders]
+    if absent:
+        raise DataError(describe(split, "scenes", f"no scene {absent}", f"some of {sorted(folders)}"))
+    return [folders[scene] for scene in chosen]
+
+
+def load_targets(path: Path, on_fault: OnFault = raise_fault) -> list[Target] | set[tuple[int, int]]:
+    """A BOP target file: targets, or the (scene, image) pairs alone where it names no objects (BOP-24)."""
+    entries = load_json_list(path, on_fault)
+    keys = ["scene_id", "im_id", "obj_id", "inst_count"]
+    names_objects = any(isinstance(entry, dict) and "obj_id" in entry for _, entry in entries)
+    columns = [parse_numbers(path, entries, key, 1, on_fault) for key in (keys if names_objects else keys[:2])]
+    table = np.concatenate(columns, axis=1)
+    rows = table[~np.isnan(table).any(axis=1)].astype(np.int64).tolist()
+    return [Target(*row) for row in rows] if names_objects else {(scene_id, im_id) for scene_id, im_id in rows}
+
+
+def read_detections(path: str | Path) -> list[Detection]:
+    """Read detections in the BOP (COCO) json format; segmentations are left out.
+
+    Raises:
+        DataError: json that is none, a missing key, a wrong count of numbers.
+    """
+    path = Path(path)
+    entries = load_json_list(path)
+    columns = [parse_numbers(path, entries, key, 1) for key in ("scene_id", "image_id", "category_id")]
+    ids = np.concatenate(columns, axis=1).astype(np.int64).tolist()
+    scores = parse_numbers(path, entries, "score", 1)[:, 0].tolist()
+    boxes = parse_numbers(path, entries, "bbox", 4)
+    times = parse_numbers(path, with_default(entries, "time", -1.0), "time", 1)[:, 0].tolist()
+    rows = zip(ids, scores, boxes, times, strict=True)
+    return [Detection(scene, image, obj, score, box, time) for (scene, image, obj), score, box, time in rows]
+
+
+def read_depth(frame: Frame) -> NDArray[np.float32]:
+    """A frame's depth in mm, float32 ``[H, W]``, 0 where nothing was measured; ``DataError`` where it has none."""
+    if frame.depth is None:
+        path = frame.scene.folder / "depth"
+        raise DataError(describe(path, f"{frame.im_id:06d}", "no such file", "a depth image"))
+    return read_depth_image(frame.depth, frame.depth_scale)
+
+
+def _listed_frames(path: Path, frames: list[Frame]) -> list[Frame]:
+    """The frames a list names, in its order, each once."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise DataError(describe(path, "file", error.strerror, "a list of frames")) from None
+    candidates: dict[int, list[Frame]] = {}
+    for frame in frames:
+        candidates.setdefault(frame.im_id, []).append(frame)
+    listed: dict[Frame, None] = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        scene_id, im_id = _parse_listed(path, number, line)
+        matches = [f for f in candidates.get(im_id, []) if scene_id in (None, f.scene_id)]
+        if len(matches) != 1:
+            found = (
+                f"{line!r}, which is in scenes {[f.scene_id for f in matches]}" if matches else f"{line!r}, no frame"
+            )
+            expected = "one frame of the chosen scenes and objects (scene/id names the scene)"
+            raise DataError(describe(path, f"line {number}", found, expected))
+        listed[matches[0]] = None
+    return list(listed)
+
+
+def _parse_listed(path: Path, number: int, line: str) -> tuple[int | None, int]:
+    """Scene (None where the line names none) and image id of a line such as ``000006/rgb/000003.jpg``."""
+    parts = list(PurePosixPath(line.replace("\\", "/")).with_suffix("").parts)
+    name = parts.pop()
+    if not name.isdecimal():
+        raise DataError(describe(path, f"line {number}", repr(line), "an image id or path, such as 000003"))
+    if parts and not parts[-1].isdecimal():  # the image folder
+        parts.pop()
+    return (int(parts[-1]) if parts and parts[-1].isdecimal() else None), int(name)

@@ -1,0 +1,67 @@
+"""The model folders of a BOP data set and their ``models_info.json``."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posedistill.data.faults import FaultKind, OnFault, raise_fault
+from posedistill.data.formats.bop_parse import load_keyed_json, parse_numbers
+from posedistill.errors import DataError, describe
+
+INFO_KEYS = ("diameter", "min_x", "min_y", "min_z", "size_x", "size_y", "size_z")
+EVAL_FOLDERS = ("models_eval", "models", "models_cad")
+TRAIN_FOLDERS = ("models", "models_cad", "models_eval")
+MESH_SUFFIXES = (".ply", ".obj", ".glb")
+
+
+def find_models(root: Path, folders: tuple[str, ...]) -> Path | None:
+    """The first of the folders that exists under ``root``."""
+    return next((root / name for name in folders if (root / name).is_dir()), None)
+
+
+def mesh_path(folder: Path, obj_id: int) -> Path:
+    """The mesh file of an object; the ``.ply`` name where no file exists."""
+    names = [folder / f"obj_{obj_id:06d}{suffix}" for suffix in MESH_SUFFIXES]
+    return next((path for path in names if path.exists()), names[0])
+
+
+def load_models_info(path: Path, on_fault: OnFault = raise_fault) -> dict[int, dict[str, Any]]:
+    """Parse ``models_info.json``: object id -> diameter, box (mm) and symmetries as they stand in the file.
+
+    Raises:
+        DataError: no json, a missing key, a diameter or size that is not positive, a symmetry of a wrong shape.
+    """
+    content = load_keyed_json(path, on_fault)
+    entries = [(str(obj_id), info) for obj_id, info in content.items()]
+    columns = {key: parse_numbers(path, entries, key, 1, on_fault)[:, 0] for key in INFO_KEYS}
+    valid = ~np.isnan(np.array(list(columns.values())).reshape(len(INFO_KEYS), -1)).any(axis=0)
+    for key in ("diameter", "size_x", "size_y", "size_z"):
+        lowest = 0.0 if key == "diameter" else -1e-9  # a flat card has one size of 0
+        for row in np.flatnonzero(columns[key] <= lowest).tolist():
+            message = describe(path, f"{entries[row][0]}.{key}", columns[key][row], "a positive length in mm")
+            on_fault(FaultKind.WRONG_COUNT, path, message)
+            valid[row] = False
+    for row in np.flatnonzero(valid).tolist():
+        valid[row] = _symmetries_valid(path, *entries[row], on_fault)
+    return {obj_id: info for (obj_id, info), keep in zip(content.items(), valid, strict=True) if keep}
+
+
+def _symmetries_valid(path: Path, label: str, info: dict[str, Any], on_fault: OnFault) -> bool:
+    discrete = [
+        (f"{label}[{i}]", {"symmetries_discrete": s}) for i, s in enumerate(info.get("symmetries_discrete", []))
+    ]
+    turns = parse_numbers(path, discrete, "symmetries_discrete", 16, on_fault)
+    continuous = [
+        (f"{label}.symmetries_continuous[{i}]", s) for i, s in enumerate(info.get("symmetries_continuous", []))
+    ]
+    axes = parse_numbers(path, continuous, "axis", 3, on_fault)
+    offsets = parse_numbers(path, continuous, "offset", 3, on_fault)
+    return not any(np.isnan(values).any() for values in (turns, axes, offsets))
+
+
+def require_objects(models_info: dict[int, dict[str, Any]], obj_ids: set[int], path: Path) -> None:
+    """Raise ``DataError`` where an annotated object is absent from ``models_info.json``."""
+    absent = sorted(obj_ids - models_info.keys())
+    if absent:
+        raise DataError(describe(path, ", ".join(map(str, absent)), "no such object", f"one of {sorted(models_info)}"))

@@ -1,0 +1,53 @@
+"""open_cameras: a scene of photographs with poses, in whichever of the known formats it is."""
+
+from pathlib import Path
+
+from posedistill.data.faults import OnFault, raise_fault
+from posedistill.data.formats import cambridge, seven_scenes
+from posedistill.data.formats.camera_parse import Split
+from posedistill.data.formats.colmap import find_colmap, read_colmap
+from posedistill.data.formats.scene import CameraDataset
+from posedistill.data.formats.transforms_json import read_transforms
+from posedistill.errors import DataError, describe
+
+FORMATS = {
+    "7-Scenes": "TrainSplit.txt or seq-XX folders",
+    "Cambridge Landmarks": "dataset_train.txt or dataset_test.txt",
+    "transforms.json": "transforms.json (or transforms_train.json)",
+    "COLMAP": "sparse/0/images.bin or images.txt",
+}
+"""The formats and what tells each."""
+
+
+def camera_format(path: str | Path) -> str | None:
+    """The format of a folder (or of a ``transforms.json``), one of ``FORMATS``; None where it is none of them."""
+    path = Path(path)
+    if path.is_file():
+        return "transforms.json" if path.suffix == ".json" else None
+    if any((path / name).is_file() for name in cambridge.SPLIT_FILES.values()):
+        return "Cambridge Landmarks"
+    if any((path / name).is_file() for name in seven_scenes.SPLIT_FILES.values()) or any(path.glob("seq-*/frame-*")):
+        return "7-Scenes"
+    if any(path.glob("transforms.json")) or any(path.glob("transforms_*.json")):
+        return "transforms.json"
+    return "COLMAP" if find_colmap(path) is not None else None
+
+
+def open_cameras(path: str | Path, split: Split = "train", on_fault: OnFault = raise_fault) -> CameraDataset:
+    """Read a split of a scene; see the reader of each format for what its options mean.
+
+    Raises:
+        DataError: a folder of none of the formats, or any fault of the data.
+    """
+    match camera_format(path):
+        case "7-Scenes":
+            return seven_scenes.read_seven_scenes(path, split, on_fault=on_fault)
+        case "Cambridge Landmarks":
+            return cambridge.read_cambridge(path, split, on_fault=on_fault)
+        case "transforms.json":
+            return read_transforms(path, split, on_fault=on_fault)
+        case "COLMAP":
+            return read_colmap(path, split, on_fault=on_fault)
+    found = "no such folder" if not Path(path).exists() else "files of another kind"
+    expected = "; ".join(f"{name}: {sign}" for name, sign in FORMATS.items())
+    raise DataError(describe(path, "scene", found, expected))

@@ -1,0 +1,125 @@
+"""Reader of 7-Scenes (Shotton et al., CVPR 2013): ``seq-XX/frame-XXXXXX.color.png`` with 4x4 camera-to-world poses."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from posedistill.data.faults import FaultKind, OnFault, raise_fault
+from posedistill.data.formats.camera_parse import (
+    FrameFault,
+    OneSize,
+    Split,
+    numbers,
+    pose_from_camera_to_world,
+    read_text,
+    reported,
+)
+from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array, scaled_camera
+
+K_STATED: Array = np.array([[585.0, 0.0, 320.0], [0.0, 585.0, 240.0], [0.0, 0.0, 1.0]])
+"""The camera the data set states, for 640x480. It is the depth sensor's; 525 is often assumed for the colour camera."""
+SIZE_STATED = (640, 480)
+SPLIT_FILES = {"train": "TrainSplit.txt", "test": "TestSplit.txt"}
+INTRINSICS = "camera-intrinsics.txt"
+_SUFFIXES = (".color.png", ".color.jpg", ".color.jpeg")
+_POSE = ".pose.txt"
+
+
+def read_seven_scenes(
+    root: str | Path, split: Split = "train", K: Array | None = None, on_fault: OnFault = raise_fault
+) -> CameraDataset:
+    """Read one scene.
+
+    Args:
+        root: folder with ``seq-XX`` and the split files.
+        split: ``all`` reads every ``seq-XX`` there is and needs no split file. A sequence that a split file names again
+            is read once, which ``notes`` tells.
+        K: ``[3, 3]`` for the images as they are. Default: ``camera-intrinsics.txt`` where the folder has one, else the
+            camera the data set states; both are for 640x480 and scaled to the images.
+        on_fault: called at a fault of a frame or sequence, which is then left out; raises by default.
+
+    Raises:
+        DataError: no such folder or split file; a missing sequence; an image without a pose, a pose without an image;
+            a pose that is none; an image of another size.
+    """
+    root, size_of = Path(root), OneSize()
+    stated = _intrinsics(root) if K is None else None
+    frames: list[CameraFrame] = []
+    named = split_folders(root, split, on_fault)
+    folders = dict.fromkeys(named)
+    for folder in folders:
+        for stem, image in _pictures(folder, on_fault).items():
+            with reported(on_fault):
+                size = size_of(image)
+                camera = np.asarray(K) if stated is None else scaled_camera(stated, SIZE_STATED, size)
+                frames.append(CameraFrame(image, folder.name, camera, *size, *_pose(folder / f"{stem}{_POSE}")))
+    repeats = len(named) - len(folders)
+    notes = (f"{repeats} sequences that the split names again, taken once",) if repeats else ()
+    return CameraDataset(root, split, tuple(frames), notes)
+
+
+def split_folders(root: Path, split: Split, on_fault: OnFault) -> list[Path]:
+    """The folders of a split, in the split file's order; ``all`` are whatever is there.
+
+    Raises:
+        DataError: no split file.
+    """
+    if split == "all":
+        return sorted((path for path in root.glob("seq-*") if path.is_dir()), key=lambda path: natural_order(path.name))
+    file = root / SPLIT_FILES[split]
+    folders = []
+    for line in read_text(file, "lines such as sequence1").splitlines():
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        with reported(on_fault):
+            number = re.search(r"\d+", text)
+            if number is None:
+                raise FrameFault(FaultKind.SPLIT, file, "sequence", repr(text), "a line such as sequence1")
+            folder = root / f"seq-{int(number[0]):02d}"
+            if not folder.is_dir():
+                hint = f" (unpack {folder.name}.zip)" if folder.with_suffix(".zip").exists() else ""
+                raise FrameFault(FaultKind.SPLIT, file, text, f"no folder {folder.name}", f"one in {root}{hint}")
+            folders.append(folder)
+    return folders
+
+
+def _pictures(folder: Path, on_fault: OnFault) -> dict[str, Path]:
+    """Images with a pose, by their frame's name, in the order of time; whatever lacks the other half is a fault."""
+    images: dict[str, Path] = {}
+    files = list(folder.glob("frame-*"))
+    for suffix in reversed(_SUFFIXES):
+        images |= {path.name[: -len(suffix)]: path for path in files if path.name.lower().endswith(suffix)}
+    poses = {path.name.removesuffix(_POSE): path for path in files if path.name.endswith(_POSE)}
+    for stem in sorted(images.keys() - poses.keys()):
+        with reported(on_fault):
+            raise FrameFault(FaultKind.NO_POSE, images[stem], "pose", f"no {stem}{_POSE}", "a pose of each image")
+    for stem in sorted(poses.keys() - images.keys()):
+        with reported(on_fault):
+            found = f"no {stem}{_SUFFIXES[0]} or {_SUFFIXES[1]}"
+            raise FrameFault(FaultKind.MISSING_IMAGE, poses[stem], "image", found, "an image of each pose")
+    if not images and not poses:
+        with reported(on_fault):
+            expected = f"frame-XXXXXX{_SUFFIXES[0]} and frame-XXXXXX{_POSE}"
+            raise FrameFault(FaultKind.SPLIT, folder, "frames", "none", expected)
+    return {stem: images[stem] for stem in sorted(images.keys() & poses.keys())}
+
+
+def _pose(path: Path) -> tuple[Array, Array]:
+    values = numbers(read_text(path, "a 4x4 pose", FaultKind.POSE).split(), path, "pose")
+    if values.size != 16:
+        raise FrameFault(FaultKind.POSE, path, "pose", f"{values.size} numbers", "16 (4x4, camera to world)")
+    return pose_from_camera_to_world(values.reshape(4, 4), path, "pose")
+
+
+def _intrinsics(root: Path) -> Array:
+    path = root / INTRINSICS
+    if not path.exists():
+        return K_STATED
+    values = numbers(read_text(path, "a 3x3 matrix").split(), path, "K")
+    if values.size != 9 or not (values[0] > 0 and values[4] > 0 and values[8] == 1):
+        raise DataError(describe(path, "K", f"{values.tolist()}", "3x3 intrinsics for 640x480"))
+    return values.reshape(3, 3)

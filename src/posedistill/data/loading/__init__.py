@@ -1,0 +1,1 @@
+"""Loading: frames -> packs -> batches."""

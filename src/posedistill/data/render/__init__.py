@@ -1,0 +1,1 @@
+"""Rendering: CAD models -> BOP data sets, by ray casting."""

@@ -1,0 +1,228 @@
+"""The recipe: the typed, validated configuration of one experiment."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from posedistill.distill import DistillSpec
+from posedistill.errors import RecipeError, describe
+from posedistill.estimators import FAMILIES
+from posedistill.recipe.data import KINDS, Data
+from posedistill.recipe.data import BopSource as BopSource
+from posedistill.recipe.data import DataSettings as DataSettings
+from posedistill.recipe.data import RenderSource as RenderSource
+from posedistill.recipe.data import SceneSettings as SceneSettings
+from posedistill.recipe.networks import NetworkSettings as NetworkSettings
+from posedistill.recipe.networks import Settings as Settings
+from posedistill.recipe.networks import TeacherSettings as TeacherSettings
+from posedistill.recipe.networks import TrainSettings as TrainSettings
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+class Recipe(Settings):
+    """One experiment: data, a teacher, a student, the distillation losses and a schedule."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    expected: str = Field("", description="What this recipe should give, in words.")
+    seed: int = 0
+    seeds: int = Field(1, ge=1, description="How many seeds of student and distilled are trained: seed, seed + 1, ...")
+    data: Data
+    teacher: TeacherSettings
+    student: NetworkSettings
+    distill: list[DistillSpec] = Field(min_length=1)
+    first_stage: float = Field(0.5, gt=0, lt=1, description="Share of the steps for losses with stage: first.")
+    train: TrainSettings = TrainSettings()
+    runs: Path = Path("runs")
+    silent: ClassVar[frozenset[str]] = frozenset({"first_stage"})
+    cache: Path | None = Field(None, description="Rendered and decoded frames; default: cache in runs.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _csv_labels_the_sources(cls, raw: Any) -> Any:
+        """Let the teacher's csv stand in for the annotations of every BOP folder that names no poses itself."""
+        try:
+            csv, train = raw["teacher"]["csv"], raw["data"]["train"]
+            labelled = [
+                source | {"poses": source.get("poses") or csv} if csv and "bop" in source else source
+                for source in train
+            ]
+        except (TypeError, KeyError, AttributeError):
+            return raw  # no csv; or a fault that is named when its own section is read
+        if csv and labelled == train and not any("bop" in source for source in train):
+            raise ValueError(
+                f"found teacher.csv {csv}, expected a training source with images that it can label (bop: DIR)"
+            )
+        return raw | {"data": raw["data"] | {"train": labelled}}
+
+    @model_validator(mode="after")
+    def _student_is_trained(self) -> "Recipe":
+        if self.student.checkpoint is not None:
+            raise ValueError(f"found student.checkpoint {self.student.checkpoint}, expected a student to train")
+        return self
+
+    @model_validator(mode="after")
+    def _families_of_the_data(self) -> "Recipe":
+        learned = "cameras" if isinstance(self.data, SceneSettings) else "objects"
+        sections: dict[str, NetworkSettings] = {"teacher": self.teacher, "student": self.student}
+        sections |= {f"teacher.ensemble.{place}": member for place, member in enumerate(self.teacher.members)}
+        for place, network in sections.items():
+            if self.teacher.csv is not None and place == "teacher":
+                continue
+            if FAMILIES[network.family].learns != learned:
+                fitting = sorted(family for family, estimator in FAMILIES.items() if estimator.learns == learned)
+                wanted = f"{' or '.join(fitting)}, which learns the poses of {learned}, as data asks"
+                raise ValueError(f"found {place}.family {network.family}, expected {wanted}")
+        if learned == "cameras" and self.teacher.csv is not None:
+            raise ValueError("found teacher.csv with data.scene, expected a network: a BOP csv holds poses of objects")
+        return self
+
+    @property
+    def objects_data(self) -> DataSettings:
+        """The data of a recipe about objects."""
+        if not isinstance(self.data, DataSettings):
+            raise RecipeError(describe(f"recipe {self.name}", "data", "a scene", "objects: this asks for their poses"))
+        return self.data
+
+    @property
+    def scene_data(self) -> SceneSettings:
+        """The data of a recipe about cameras in a scene."""
+        if not isinstance(self.data, SceneSettings):
+            raise RecipeError(describe(f"recipe {self.name}", "data", "objects", "a scene: this asks for its cameras"))
+        return self.data
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this recipe lands."""
+        return self.runs / self.name
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where rendered and decoded frames are kept, for every recipe that asks for the same."""
+        return self.cache or self.runs / "cache"
+
+    @property
+    def switch(self) -> int:
+        """The step at which the losses of the first stage end; 0 where there are none."""
+        if all(spec.stage == "whole" for spec in self.distill):
+            return 0
+        return max(1, round(self.first_stage * self.schedule(self.student).steps))
+
+    def schedule(self, network: NetworkSettings) -> TrainSettings:
+        """The schedule of a network: its own, or the recipe's."""
+        return network.train or self.train
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe, apply ``key=value`` overrides, expand ``${VARIABLES}`` and validate.
+
+    Raises:
+        RecipeError: naming the file, the key, what was found and what was expected.
+    """
+    raw = read_sections(path)
+    for override in overrides:
+        apply_override(raw, override, path)
+    return validated(raw, path, Recipe)
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """A YAML file as the mapping of sections that it holds.
+
+    Raises:
+        RecipeError: there is no such file, it is no YAML, or it holds no mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(describe(path, "recipe", "no such file", "a YAML recipe")) from None
+    except OSError as error:
+        raise RecipeError(describe(path, "recipe", error.strerror, "a YAML recipe")) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(describe(path, "recipe", f"not YAML ({error})", "a YAML recipe")) from None
+    if not isinstance(raw, dict):
+        raise RecipeError(describe(path, "recipe", type(raw).__name__, "a mapping of sections"))
+    return _unshared(raw)
+
+
+def validated(raw: dict[str, Any], path: Path, kind: type[Checked]) -> Checked:
+    """The sections of ``path`` with every ``${VARIABLE}`` filled in, as a recipe (or another file's settings).
+
+    Raises:
+        RecipeError: naming the file, the key, what was found and what was expected.
+    """
+    expanded = _expand(raw, path, ())
+    try:
+        return kind.model_validate(expanded)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from None
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of anything JSON can hold; tells whether a finished stage still belongs to the recipe."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _unshared(node: Any) -> Any:
+    """A copy in which what YAML anchors made one object is many: an override changes one place."""
+    if isinstance(node, dict):
+        return {key: _unshared(value) for key, value in node.items()}
+    return [_unshared(value) for value in node] if isinstance(node, list) else node
+
+
+def apply_override(raw: dict[str, Any], override: str, path: Path) -> None:
+    """Set what a ``key=value`` word names in the sections of ``path``, in place.
+
+    Raises:
+        RecipeError: it is no such word, or the sections have no such place.
+    """
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(describe(path, override, "no '='", "an override as key=value, e.g. train.steps=2000"))
+    *parents, last = key.split(".")
+    node: Any = raw
+    try:
+        for parent in parents:
+            if isinstance(node, list):
+                node = node[int(parent)]
+            else:
+                if node.get(parent) is None:
+                    node[parent] = {}
+                node = node[parent]
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
+    except (IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        raise RecipeError(describe(path, key, "no such place in the recipe", "a dotted key")) from None
+
+
+def _expand(node: Any, path: Path, key: tuple[str, ...]) -> Any:
+    if isinstance(node, dict):
+        return {name: _expand(value, path, (*key, str(name))) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_expand(value, path, (*key, str(index))) for index, value in enumerate(node)]
+    if not isinstance(node, str):
+        return node
+
+    def variable(match: re.Match[str]) -> str:
+        value = os.environ.get(match[1])
+        if value is None:
+            raise RecipeError(describe(path, ".".join(key), f"${{{match[1]}}}, which is not set", "the variable set"))
+        return value
+
+    return re.sub(r"\$\{(\w+)\}", variable, node)
+
+
+def _explain(path: Path, fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"] if part not in KINDS)
+    if fault["type"] == "extra_forbidden":
+        return describe(path, key, "an unknown key", "a key of the recipe (see docs/recipes.md)")
+    if fault["type"] == "value_error":  # from a check of ours, which says both
+        return f"{path}: '{key or 'recipe'}': {fault['ctx']['error']}"
+    return describe(path, key, repr(fault["input"])[:120], fault["msg"])

@@ -1,0 +1,204 @@
+"""Evaluation on a test split: boxes -> crops -> network -> decoder -> BOP csv -> scores."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Column, Table
+
+from posedistill.data.formats.bop import BopDataset, Detection, Frame, read_detections, read_image
+from posedistill.errors import DataError, TrainingError, describe
+from posedistill.files import write_file
+from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.objects import ObjectTable
+from posedistill.log import console, progress_bar
+from posedistill.metrics import Scores, score_estimates
+from posedistill.metrics.relocalisation import RelocalisationScores
+from posedistill.poses import PoseEstimates
+from posedistill.runtime import CameraPredictor, open_predictor
+from posedistill.runtime.predictor import Predictor
+from posedistill.tasks.scene_evaluation import evaluate_camera_file
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is sought in one frame: a box and an object id for each estimate, with the box's own score."""
+
+    frame: Frame
+    boxes: Array
+    obj_ids: list[int]
+    scores: Array
+
+
+def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[Wanted]:
+    """Boxes of the target instances, the most visible ones, from their true poses.
+
+    A box is the extent of the projected box corners, as in training.
+    """
+    wanted = []
+    for frame, counts in _targets_by_frame(dataset, objects):
+        seen = sorted(frame.instances, key=lambda instance: -instance.visib_fract)
+        instances = [i for obj_id, count in counts.items() for i in [s for s in seen if s.obj_id == obj_id][:count]]
+        corners = [project(objects.keypoints[objects.index(i.obj_id)], i.R, i.t, frame.K) for i in instances]
+        boxes = [np.concatenate([c.min(axis=0), np.ptp(c, axis=0)]) for c in corners]
+        wanted.append(_wanted(frame, boxes, [i.obj_id for i in instances], [1.0] * len(instances)))
+    return wanted
+
+
+def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[Wanted]:
+    """The best-scored detections of each target object, as many as the target has instances; no ground truth."""
+    by_image: dict[tuple[int, int], list[Detection]] = {}
+    for detection in read_detections(detections):
+        if min(detection.bbox[2:]) > 0 and min(detection.bbox[:2] + detection.bbox[2:]) > 0:  # it shows something
+            by_image.setdefault((detection.scene_id, detection.im_id), []).append(detection)
+    wanted = []
+    for frame, counts in _targets_by_frame(dataset, objects):
+        seen = sorted(by_image.get((frame.scene_id, frame.im_id), []), key=lambda d: -d.score)
+        chosen = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
+        wanted.append(_wanted(frame, [d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen]))
+    if not any(len(entry.boxes) for entry in wanted):
+        raise DataError(describe(detections, "detections", "none for the test images and objects", "some"))
+    return wanted
+
+
+def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections: Path | None) -> list[Wanted]:
+    """The boxes of one of the two named modes, ``gt`` or ``detector``; they are never mixed."""
+    if boxes == "gt":
+        return ground_truth_boxes(dataset, objects)
+    if boxes != "detector":
+        raise DataError(describe("--boxes", "boxes", repr(boxes), "'gt' or 'detector'"))
+    if detections is None:
+        raise DataError(describe("--detections", "detections", "no file", "a BOP json for boxes: detector"))
+    return detector_boxes(dataset, objects, detections)
+
+
+def estimate(predictor: Predictor, wanted: list[Wanted], title: str = "evaluate") -> PoseEstimates:
+    """Poses of everything wanted; an estimate's score is the pose's times the box's."""
+    rows: list[tuple[int, int, int, float, Array, Array, float]] = []
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=len(wanted), note="")
+        for entry in wanted:
+            image = read_image(entry.frame.rgb)
+            inside = np.flatnonzero((entry.boxes[:, :2] < [image.shape[1], image.shape[0]]).all(axis=1))
+            start = time.perf_counter()
+            sought = [entry.obj_ids[row] for row in inside]
+            prepared = predictor.prepare(image, entry.frame.K, entry.boxes[inside], sought)
+            outputs = predictor.run_network(prepared.crops, prepared.classes)
+            found = predictor.decode_outputs(outputs, prepared, time.perf_counter() - start)
+            for pose, box_score in zip(found, entry.scores[inside].tolist(), strict=True):
+                if pose is not None:
+                    ids = (entry.frame.scene_id, entry.frame.im_id, pose.obj_id)
+                    rows.append((*ids, pose.score * box_score, pose.R, pose.t, pose.seconds))
+            bar.advance(task)
+    if not rows:
+        return PoseEstimates.empty()
+    return PoseEstimates(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def evaluate_file(
+    model: Path,
+    dataset: Path,
+    split: str,
+    frames: Path | None,
+    boxes: str,
+    detections: Path | None,
+    csv: Path | None,
+    json_path: Path | None,
+    *,
+    scenes: list[int] | None = None,
+    legacy_diameters: bool = False,
+    metres_per_unit: float | None = None,
+    threads: int = 0,
+) -> Scores | RelocalisationScores:
+    """Measure an exported file on any BOP folder, or on a scene where it tells poses of cameras.
+
+    Prints the table, writes csv and json where asked.
+    """
+    predictor = open_predictor(model, threads=threads or None)
+    if isinstance(predictor, CameraPredictor):
+        given = {"--frames": frames, "--scene": scenes, "--detections": detections, "--boxes": boxes != "gt" and boxes}
+        for option, value in (given | {"--legacy-diameters": legacy_diameters}).items():
+            if value:
+                raise DataError(describe(option, "option", value, "none: a scene has no objects; see --split"))
+        return evaluate_camera_file(predictor, dataset, split, csv, json_path, metres_per_unit=metres_per_unit)
+    if metres_per_unit is not None:
+        raise DataError(
+            describe("--metres-per-unit", "option", metres_per_unit, "none: BOP folders are in millimetres")
+        )
+    objects = predictor.metadata.objects
+    opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
+    estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
+    if csv is not None:
+        estimates.to_bop_csv(csv)
+    return _report(
+        estimates,
+        opened,
+        json_path,
+        legacy_diameters=legacy_diameters,
+        about={"boxes": boxes},
+        source=csv or "estimates",
+    )
+
+
+def score_csv(
+    results: Path,
+    dataset: Path,
+    split: str,
+    frames: Path | None,
+    json_path: Path | None,
+    *,
+    scenes: list[int] | None = None,
+    vsd: bool = False,
+    legacy_diameters: bool = False,
+) -> Scores:
+    """Score anybody's BOP csv and print the table."""
+    estimates = PoseEstimates.from_bop_csv(results)
+    opened = open_bop(dataset, split, frames, None, scenes)
+    return _report(estimates, opened, json_path, vsd=vsd, legacy_diameters=legacy_diameters, about={}, source=results)
+
+
+def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: list[int] | None = None) -> BopDataset:
+    """A BOP folder; a frame list is looked for beside the caller and in the folder."""
+    if frames is not None and not frames.exists() and (root / frames).exists():
+        frames = root / frames
+    return BopDataset(root, split=split, scenes=scenes, frames=frames, obj_ids=obj_ids)
+
+
+def _report(
+    estimates: PoseEstimates, dataset: BopDataset, json_path: Path | None, about: dict[str, Any], **options: Any
+) -> Scores:
+    scores = score_estimates(estimates, dataset, **options)
+    if json_path is not None:
+        write_file(json_path, json.dumps({**about, **scores.to_dict()}, indent=1), TrainingError)
+    for note in scores.notes:
+        console.print(f"[yellow]{note}", highlight=False)
+    console.print(score_table(scores))
+    return scores
+
+
+def score_table(scores: Scores) -> Table:
+    """Scores a row for each object and one for all."""
+    entries = scores.to_dict()
+    names = list(entries["scores"])
+    table = Table("object", *(Column(name, overflow="fold") for name in names))  # names stay whole where it is narrow
+    for obj_id, values in entries["per_object"].items():
+        table.add_row(str(obj_id), *(f"{100 * values[name]:.1f}" if name in values else "" for name in names))
+    table.add_row("all", *(f"{100 * entries['scores'][name]:.1f}" for name in names), style="bold")
+    return table
+
+
+def _targets_by_frame(dataset: BopDataset, objects: ObjectTable) -> Iterator[tuple[Frame, dict[int, int]]]:
+    counts: dict[tuple[int, int], dict[int, int]] = {}
+    for target in dataset.targets():
+        if target.obj_id in objects.obj_ids:
+            counts.setdefault((target.scene_id, target.im_id), {})[target.obj_id] = target.inst_count
+    for (scene_id, im_id), wanted in counts.items():
+        yield dataset.frame(scene_id, im_id), wanted
+
+
+def _wanted(frame: Frame, boxes: list[Array], obj_ids: list[int], scores: list[float]) -> Wanted:
+    return Wanted(frame, np.array(boxes, dtype=np.float64).reshape(-1, 4), obj_ids, np.array(scores))

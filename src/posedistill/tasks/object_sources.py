@@ -1,0 +1,237 @@
+"""The data stage: from a recipe's sources to decoded frames, batches and a validation split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import yaml
+from pydantic import ValidationError
+
+from posedistill.data.formats.bop import BopDataset
+from posedistill.data.formats.bop_models import load_models_info
+from posedistill.data.loading.batch import LoaderOptions
+from posedistill.data.loading.crops import CropLoader
+from posedistill.data.loading.pack import FramePack, split_validation
+from posedistill.data.loading.pack_build import exclusive, read_fingerprint
+from posedistill.data.render.backgrounds import Backgrounds
+from posedistill.data.render.dataset import RENDERER, RenderReport, RenderSettings, render_dataset
+from posedistill.data.render.label import label_dataset
+from posedistill.data.render.shapes import code_models_info, code_objects
+from posedistill.errors import DataError, RecipeError, describe
+from posedistill.geometry.meshes import load_mesh
+from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+from posedistill.log import console, progress_bar
+from posedistill.recipe.recipe import BopSource, DataSettings, Recipe, RenderSource, fingerprint
+
+CODE = Path("code")
+"""The ``models`` of a render source that stands for the objects made in code."""
+SPLIT = "train_render"
+"""Folder of rendered scenes in a BOP folder."""
+MESH_SUFFIXES = (".ply", ".obj", ".glb")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Decoded training frames of a recipe, split into what trains and what selects the model."""
+
+    objects: ObjectTable
+    packs: list[FramePack]
+    train: np.ndarray
+    """Indices of the training instances, numbered through the packs."""
+    validation: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the decoded frames and the split."""
+        return fingerprint([read_fingerprint(pack.folder) for pack in self.packs], self.train.tolist())
+
+
+def open_source(
+    source: BopSource | RenderSource, objects: list[int], cache: Path, obj_ids: list[int] | None = None
+) -> BopDataset:
+    """A source as a BOP data set; a render source is rendered first, or found in the cache.
+
+    ``obj_ids`` keeps the annotations of these objects alone, as a test split wants it. In training all annotations
+    stay: other objects are foreground that hides the learned ones.
+    """
+    if isinstance(source, BopSource) and source.poses is not None:
+        return BopDataset(_labelled(source, source.poses, cache), split=source.split, obj_ids=obj_ids)
+    if isinstance(source, BopSource):
+        return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=obj_ids)
+    rendered = source.objects or objects
+    key = fingerprint(RENDERER, source.model_dump(mode="json"), _mesh_stamps(source, rendered))
+    root = cache / f"render-{key}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with exclusive(root.with_name(f".{root.name}.lock")):  # networks trained at the same time wait for one of them
+        if not (root / "complete").exists():
+            report = render(source, rendered, root)
+            console.print(f"rendered {report.images} images, {report.images_per_second_per_core:.1f} images/s per core")
+            (root / "complete").touch()
+    return BopDataset(root, split=SPLIT, obj_ids=obj_ids)
+
+
+def _labelled(source: BopSource, csv: Path, cache: Path) -> Path:
+    """The folder of a source's images under a csv's poses, made once."""
+    names = [path.read_text() if path is not None and path.exists() else None for path in (csv, _listed(source))]
+    root = cache / f"labels-{fingerprint(source.model_dump(mode='json'), names)}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with exclusive(root.with_name(f".{root.name}.lock")):
+        if not (root / "complete").exists():
+            dataset = BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames)
+            with progress_bar() as bar:
+                task = bar.add_task("label", total=len(dataset), note=str(root))
+                report = label_dataset(
+                    dataset,
+                    csv,
+                    root,
+                    min_score=source.min_score,
+                    ignore_unknown=source.ignore_unknown,
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+            console.print(f"{csv}: {report}")
+            (root / "complete").touch()
+    return root
+
+
+def _listed(source: BopSource) -> Path | None:
+    """The list of frames, which may start from the BOP folder."""
+    if source.frames is None or source.frames.exists():
+        return source.frames
+    return source.bop / source.frames
+
+
+def render(source: RenderSource, objects: list[int], root: Path, workers: int | None = None) -> RenderReport:
+    """Render a source into a BOP folder, going on with what an earlier call left there."""
+    with progress_bar() as bar:
+        task = bar.add_task("render", total=source.count, note=str(root))
+        return render_dataset(
+            _meshes(source, objects),
+            _models_info(source),
+            root,
+            source.settings,
+            source.count,
+            source.seed,
+            workers=workers,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+
+
+def render_folder(
+    models: Path, out: Path, count: int, seed: int, objects: list[int] | None, overrides: list[str], workers: int | None
+) -> RenderReport:
+    """What ``posedistill data render`` does: settings come as ``key=value``, objects default to all meshes.
+
+    Raises:
+        RecipeError: a setting that does not exist or cannot be. DataError: a missing or damaged mesh.
+    """
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise RecipeError(describe("--set", override, "no such setting", "key=value, e.g. distance=[400,900]"))
+    try:
+        source = RenderSource(models=models, count=count, seed=seed, settings=RenderSettings(**settings))
+    except ValidationError as error:
+        faults = [describe("--set", ".".join(map(str, f["loc"])), f["input"], f["msg"]) for f in error.errors()]
+        raise RecipeError("\n".join(faults)) from None
+    found = code_objects().keys() if models == CODE else _mesh_ids(models)
+    if not found:
+        raise DataError(describe(models, "meshes", "none", "obj_XXXXXX.ply, .obj or .glb, XXXXXX the object's id"))
+    return render(source, objects or sorted(found), out, workers)
+
+
+def prepare(recipe: Recipe) -> TrainingData:
+    """Render, decode and split the training data, or find it in the cache."""
+    data, cache = recipe.objects_data, recipe.cache_folder
+    datasets = [open_source(source, data.objects, cache) for source in data.train]
+    objects = datasets[0].objects(data.objects)
+    packs = [pack_of(dataset, data, cache) for dataset in datasets]
+    train, validation = split_validation(packs, data.validation, recipe.seed)
+    return TrainingData(objects, packs, train, validation)
+
+
+def pack_of(dataset: BopDataset, data: DataSettings, cache: Path) -> FramePack:
+    """The decoded frames of a data set, made once."""
+    names = [str(frame.rgb.resolve()) for frame in dataset.frames]
+    folder = cache / f"pack-{fingerprint(names, data.objects, data.min_visible)}"
+    with progress_bar() as bar:
+        task = bar.add_task("decode", total=len(names), note=str(folder), visible=False)  # until there is something
+        return FramePack.build(
+            dataset,
+            folder,
+            data.objects,
+            min_visible=data.min_visible,
+            progress=lambda done, _: bar.update(task, completed=done, visible=True),
+        )
+
+
+def loader(recipe: Recipe, prepared: TrainingData, indices: np.ndarray, **options: Unpack[LoaderOptions]) -> CropLoader:
+    """A loader of the recipe's crops over some of its instances."""
+    data, varied = recipe.objects_data, options.get("augment", True)
+    return CropLoader(
+        prepared.packs,
+        prepared.objects,
+        data.augment,
+        data.crop_size,
+        indices=indices,
+        backgrounds=_pictures(data.backgrounds) if varied else None,
+        pack_weights=data.shares if varied else None,
+        **options,
+    )
+
+
+def _pictures(folder: Path | None, count: int = 128, size: int = 384) -> np.ndarray:
+    """``[count, size, size, 3]`` pictures to put behind and before objects; photographs where there is a folder."""
+    backgrounds, rng = Backgrounds(folder), np.random.default_rng(0)
+    return np.stack([backgrounds.picture(size, size, rng) for _ in range(count)])
+
+
+def _meshes(source: RenderSource, objects: list[int]) -> dict[int, Any]:
+    meshes = code_objects() if source.models == CODE else None
+    if meshes is not None:
+        missing = [obj_id for obj_id in objects if obj_id not in meshes]
+        if missing:
+            raise DataError(describe("code", "objects", missing, f"some of {sorted(meshes)}"))
+        return {obj_id: meshes[obj_id] for obj_id in objects}
+    return {obj_id: load_mesh(_mesh_path(source.models, obj_id)) for obj_id in objects}
+
+
+def _models_info(source: RenderSource) -> dict[int, dict[str, Any]] | None:
+    """Diameters and symmetries as the models' folder states them; symmetries cannot be seen in a mesh."""
+    if source.models == CODE:
+        return code_models_info()
+    path = source.models / "models_info.json"
+    return load_models_info(path) if path.exists() else None
+
+
+def _mesh_ids(folder: Path) -> set[int]:
+    paths = [path for suffix in MESH_SUFFIXES for path in folder.glob(f"obj_??????{suffix}")]
+    return {int(path.stem[4:]) for path in paths if path.stem[4:].isdecimal()}
+
+
+def _mesh_path(folder: Path, obj_id: int) -> Path:
+    for suffix in MESH_SUFFIXES:
+        path = folder / f"obj_{obj_id:06d}{suffix}"
+        if path.exists():
+            return path
+    raise DataError(describe(folder, f"obj_{obj_id:06d}", "no such file", "a .ply, .obj or .glb mesh"))
+
+
+def _mesh_stamps(source: RenderSource, objects: list[int]) -> list[tuple[str, int, int]]:
+    if source.models == CODE:
+        return [(str(obj_id), 0, 0) for obj_id in objects]
+    stamps = [(obj_id, _mesh_path(source.models, obj_id).stat()) for obj_id in objects]
+    return [(str(obj_id), stat.st_size, stat.st_mtime_ns) for obj_id, stat in stamps]
+
+
+def objects_of(recipe: Recipe) -> ObjectTable:
+    """The object table of a recipe, from its first training source; none of a scene."""
+    if not isinstance(recipe.data, DataSettings):
+        return NO_OBJECTS
+    data = recipe.data
+    return open_source(data.train[0], data.objects, recipe.cache_folder).objects(data.objects)

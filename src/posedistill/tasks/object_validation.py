@@ -1,0 +1,85 @@
+"""Validation on frames carved from the training data: what chooses the weights that are kept."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from posedistill.data.loading.batch import ObjectBatch
+from posedistill.deploy.export import torch_run
+from posedistill.estimators.base import Estimator
+from posedistill.geometry.objects import ObjectTable
+from posedistill.recipe.recipe import Recipe
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.predictor import Predictor
+from posedistill.tasks import object_sources as sources
+from posedistill.tasks.scene_validation import log_area
+from posedistill.training.loop import SELECT
+
+THRESHOLD = 0.1
+"""Keypoint error of a correct pose, in diameters."""
+BEST, WORST = 0.01, 10.0
+"""Keypoint errors between which the score falls from 1 to 0, in diameters."""
+
+
+class Validation:
+    """Decodes poses of a fixed set of unaugmented validation crops and scores them against ground truth.
+
+    The score is the area under the recall curve of the mean keypoint error over thresholds from 0.01 to 10 diameters,
+    on a logarithmic axis (symmetric objects: the best of their equivalent poses). It tells networks apart that do not
+    get a single pose right yet, as the short trainings of a sweep must be, and is smooth enough for few crops.
+    """
+
+    def __init__(self, recipe: Recipe, prepared: sources.TrainingData, device: torch.device, crops: int) -> None:
+        chosen = _draw(prepared, recipe.objects_data.shares, crops, np.random.default_rng(recipe.seed))
+        batch_size = min(64, len(chosen))
+        loader = sources.loader(
+            recipe, prepared, chosen, seed=recipe.seed, device=device, batch_size=batch_size, augment=False
+        )
+        self.batches = [loader.batch(step) for step in range(loader.steps)]
+        self.objects = prepared.objects
+
+    def __call__(self, estimator: Estimator) -> dict[str, float]:
+        """Score the estimator's weights as they are."""
+        device = next(estimator.parameters()).device
+        predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
+        errors = np.concatenate([_keypoint_errors(predictor, batch, self.objects) for batch in self.batches])
+        return {
+            SELECT: float(np.mean(log_area(errors, BEST, WORST))),
+            "val/keypoints_0.1d": float(np.mean(errors < THRESHOLD)),
+            "val/median_error": float(np.median(np.minimum(errors, 10.0))),
+        }
+
+
+def _draw(
+    prepared: sources.TrainingData, shares: list[float] | None, crops: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Validation instances, of each source as large a share as in training (as far as they last)."""
+    ends = np.cumsum([len(pack) for pack in prepared.packs])
+    parts = np.split(prepared.validation, np.searchsorted(prepared.validation, ends[:-1]))
+    weights = np.array([len(part) for part in parts] if shares is None else shares, dtype=np.float64)
+    counts = np.ceil(crops * weights / max(weights.sum(), 1e-9)).astype(np.int64).tolist()
+    return np.concatenate([rng.permutation(part)[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def metadata_of(estimator: Estimator, **extra: Any) -> ModelMetadata:
+    """What the decoder must know of an estimator."""
+    return ModelMetadata(decoder=estimator.decoder, objects=estimator.objects, **estimator.deployment(), **extra)
+
+
+def _keypoint_errors(predictor: Predictor, batch: ObjectBatch, objects: ObjectTable) -> np.ndarray:
+    """``[B]`` mean keypoint error in diameters; infinite where no pose was found."""
+    logits, votes = predictor.run(batch.images.cpu().numpy(), batch.classes.cpu().numpy())
+    K, R, t = (value.cpu().double().numpy() for value in (batch.K, batch.R, batch.t))
+    errors = np.full(len(batch), np.inf)
+    for row, label in enumerate(batch.classes.tolist()):
+        keypoints = objects.keypoints[label]
+        found = predictor.decoder(logits[row], votes[row], predictor.cells, K[row], keypoints, predictor.settings)
+        if found is None:
+            continue
+        symmetries = objects.symmetries[label]
+        turned = keypoints @ np.swapaxes(symmetries[:, :3, :3], 1, 2) + symmetries[:, None, :3, 3]
+        truth = turned @ R[row].T + t[row]
+        estimate = keypoints @ found.R.T + found.t
+        errors[row] = np.linalg.norm(truth - estimate, axis=-1).mean(axis=-1).min() / objects.diameters[label]
+    return errors

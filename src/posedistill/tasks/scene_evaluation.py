@@ -1,0 +1,146 @@
+"""Evaluation of cameras: photographs -> poses -> medians and recalls, beside trivial answers."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from posedistill.camera_poses import CameraEstimates
+from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.scene import CameraDataset
+from posedistill.data.images import read_image
+from posedistill.errors import DataError, TrainingError, describe
+from posedistill.files import fresh, write_file
+from posedistill.geometry.rotations import mean_rotation
+from posedistill.log import console, progress_bar
+from posedistill.metrics.relocalisation import (
+    CameraPoses,
+    RelocalisationScores,
+    constant_pose,
+    nearest_position,
+    score_cameras,
+)
+from posedistill.runtime.camera_predictor import CameraPredictor
+
+SPLITS = ("train", "test", "all")
+UNKNOWN_UNIT = "unit unknown: m stands for the scene's own"
+"""What is said of errors in a scene that knows no metres."""
+
+
+def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: str = "evaluate") -> CameraEstimates:
+    """Poses of photographs, with the time from photograph to pose; reading the file is not counted."""
+    found, seconds = [], []
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=len(split), note="")
+        for frame in split:
+            image = read_image(frame.image)
+            start = time.perf_counter()
+            try:
+                found.append(predictor.predict(image))
+            except DataError as error:
+                raise DataError(f"{frame.image}: {error}") from None
+            seconds.append(time.perf_counter() - start)
+            bar.advance(task)
+    R, t = np.stack([pose.R for pose in found]), np.stack([pose.t for pose in found])
+    return CameraEstimates(split.names, R, t, np.array(seconds))
+
+
+def kept_estimates(csv: Path, split: CameraDataset, *made_from: Path) -> CameraEstimates | None:
+    """What a file holds of these photographs; None where it is older than what made it, or about other ones."""
+    if not fresh(csv, *made_from):
+        return None
+    found = CameraEstimates.from_csv(csv)
+    return found if found.names == split.names else None
+
+
+def written(found: CameraEstimates, csv: Path) -> CameraEstimates:
+    """Keep estimates in a file; what it holds, so that they score the same now and when they are read again."""
+    found.to_csv(csv)
+    return CameraEstimates.from_csv(csv)
+
+
+def merged(members: Sequence[CameraEstimates]) -> CameraEstimates:
+    """What several networks say together: the mean of their centres, and of their rotations; their times added."""
+    centers = np.mean([member.centers for member in members], axis=0)
+    R = np.stack([mean_rotation(np.stack(turns)) for turns in zip(*(member.R for member in members), strict=True)])
+    seconds = np.sum([member.seconds for member in members], axis=0)
+    return CameraEstimates.of(members[0].names, R, centers, seconds)
+
+
+def evaluate_camera_file(
+    predictor: CameraPredictor,
+    scene: Path,
+    split: str,
+    csv: Path | None = None,
+    json_path: Path | None = None,
+    *,
+    metres_per_unit: float | None = None,
+) -> RelocalisationScores:
+    """Measure an exported file on the split of any scene; prints the table, writes csv and json where asked.
+
+    ``metres_per_unit`` of the scene must be that of the training.
+
+    Raises:
+        DataError: no such split, or any fault of the scene.
+    """
+    if split not in SPLITS:
+        raise DataError(describe("--split", "split", repr(split), f"one of {', '.join(SPLITS)}"))
+    dataset = open_cameras(scene, split)  # type: ignore[arg-type]
+    if metres_per_unit is not None:
+        dataset = dataset.in_metres(metres_per_unit)
+    found = estimate_cameras(predictor, dataset)
+    if csv is not None:
+        found.to_csv(csv)
+    scores = score_cameras(CameraPoses(found.R, found.t), CameraPoses(dataset.R, dataset.t))
+    if json_path is not None:
+        write_file(json_path, json.dumps(scores.to_dict(), indent=1), TrainingError)
+    trivial = {} if split != "test" else _trivial(dataset, scene, metres_per_unit)
+    console.print(camera_score_table(scores, trivial))
+    if not dataset.metric:
+        console.print(f"[yellow]{UNKNOWN_UNIT}: --metres-per-unit tells it[/]")
+    return scores
+
+
+def _trivial(dataset: CameraDataset, scene: Path, metres_per_unit: float | None) -> dict[str, RelocalisationScores]:
+    """Answers that ask no network, from the training frames of the same scene where it has any."""
+    try:
+        frames = open_cameras(scene, "train")
+    except DataError:
+        return {}
+    frames = frames if metres_per_unit is None else frames.in_metres(metres_per_unit)
+    train, truth = CameraPoses(frames.R, frames.t), CameraPoses(dataset.R, dataset.t)
+    answers = {"constant pose": constant_pose(train, len(dataset)), "nearest position": nearest_position(truth, train)}
+    return {name: score_cameras(poses, truth) for name, poses in answers.items()}
+
+
+def camera_score_table(
+    scores: RelocalisationScores, trivial: Mapping[str, RelocalisationScores] | None = None
+) -> Table:
+    """Medians with their intervals, means, percentiles and recalls, and the medians of trivial answers."""
+    table = Table("", "position, m", "orientation, °")
+    medians = zip((scores.position, scores.orientation), (3, 2), strict=True)
+    table.add_row("median", *(f"{m.value:.{d}f} [{m.low:.{d}f}, {m.high:.{d}f}]" for m, d in medians), style="bold")
+    rows: list[tuple[str, tuple[float, float]]] = [("mean", scores.mean)]
+    rows += [(f"{percent} %", pair) for percent, pair in scores.percentiles.items()]
+    for name, (metres, degrees) in rows:
+        table.add_row(name, f"{metres:.3f}", f"{degrees:.2f}")
+    for name, other in (trivial or {}).items():
+        table.add_row(f"median of {name}", f"{other.position.value:.3f}", f"{other.orientation.value:.2f}", style="dim")
+    shares = ", ".join(f"{m:g} m {deg:g}°: {100 * share:.1f} %" for (m, deg), share in scores.recall.items())
+    table.caption = f"{scores.count} images; within {shares}"
+    return table
+
+
+def places_of(poses: CameraPoses, split: CameraDataset) -> dict[str, Any]:
+    """Where cameras stand and were thought to stand, for the trajectory, to a millimetre."""
+    up = -split.R[:, 1].mean(axis=0)
+    return {"truth": rounded(split.centers), "estimate": rounded(poses.centers), "up": up.round(3).tolist()}
+
+
+def rounded(centers: np.ndarray) -> list[list[float]]:
+    """``[N, 3]`` metres to a millimetre, as plain numbers."""
+    return [[round(value, 3) for value in row] for row in centers.tolist()]

@@ -1,0 +1,248 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from posedistill.cli import app
+from posedistill.data.formats.bop import BopDataset
+from posedistill.decode.cells import CellLayout
+from posedistill.errors import DataError
+from posedistill.geometry.cameras import project
+from posedistill.metrics import score_estimates
+from posedistill.poses import PoseEstimates
+from posedistill.runtime.metadata import ModelMetadata
+from posedistill.runtime.model_file import PROPERTY
+from posedistill.runtime.predictor import Predictor
+from posedistill.tasks.object_evaluation import boxes_for, estimate, evaluate_file, open_bop, score_csv
+
+CROP, STRIDES = 64, (8, 16)
+
+
+@pytest.fixture
+def dataset(bop: Path) -> BopDataset:
+    return BopDataset(bop, split="test")
+
+
+@pytest.fixture
+def metadata(dataset: BopDataset) -> ModelMetadata:
+    return ModelMetadata(decoder="wdrnet", objects=dataset.objects(), crop_size=CROP, strides=STRIDES)
+
+
+class Oracle(Predictor):
+    """Votes for the true pose in every crop: of frames as they are asked for, one instance an object."""
+
+    def __init__(self, metadata: ModelMetadata, wanted) -> None:
+        super().__init__(self.answer, metadata)
+        self.frames = iter([entry.frame for entry in wanted])
+
+    def prepare(self, image, K, boxes, obj_ids):
+        self.frame, self.asked = next(self.frames), list(obj_ids)
+        self.cameras = (prepared := super().prepare(image, K, boxes, obj_ids)).cameras
+        return prepared
+
+    def answer(self, crops, classes):
+        count, cells = len(crops), len(self.cells)
+        votes = np.empty((count, cells, 8, 2), np.float32)
+        truths = {instance.obj_id: instance for instance in self.frame.instances}
+        for row, (obj_id, turn) in enumerate(zip(self.asked, self.cameras.rotation, strict=True)):
+            keypoints = self.metadata.objects.keypoints[classes[row]]
+            R, t = truths[obj_id].R, truths[obj_id].t
+            votes[row] = project(keypoints, turn @ R, turn @ t, self.cameras.K[row])
+        near = np.linalg.norm(self.cells.centers - CROP / 2, axis=1) < CROP / 4
+        return np.tile(np.where(near, 3.0, -6.0).astype(np.float32), (count, 1)), votes
+
+
+def detections_file(folder: Path, entries: list[tuple[int, int, float, list[float]]]) -> Path:
+    """``(im_id, obj_id, score, box)`` in the BOP json form."""
+    keys = ("image_id", "category_id", "score", "bbox")
+    path = folder / "detections.json"
+    path.write_text(json.dumps([{"scene_id": 1, **dict(zip(keys, e, strict=True)), "time": 0.1} for e in entries]))
+    return path
+
+
+def true_boxes(dataset: BopDataset) -> list[tuple[int, int, float, list[float]]]:
+    wanted = boxes_for(dataset, dataset.objects(), "gt", None)
+    pairs = [(entry.frame.im_id, *pair) for entry in wanted for pair in zip(entry.obj_ids, entry.boxes, strict=True)]
+    return [(im_id, obj_id, 0.9, box.tolist()) for im_id, obj_id, box in pairs]
+
+
+def test_ground_truth_boxes_hold_the_whole_object(dataset):
+    wanted = boxes_for(dataset, dataset.objects(), "gt", None)
+    assert [(entry.frame.im_id, entry.obj_ids, entry.scores.tolist()) for entry in wanted] == [
+        (im_id, [1, 2], [1.0, 1.0]) for im_id in range(3)
+    ]
+    for entry in wanted:
+        for box, instance in zip(entry.boxes, entry.frame.instances, strict=True):
+            np.testing.assert_allclose(box, instance.bbox_obj, atol=1.5)  # pixels of its mask, within rounding
+
+
+def test_true_votes_score_one(dataset, metadata):
+    wanted = boxes_for(dataset, dataset.objects(), "gt", None)
+    estimates = estimate(Oracle(metadata, wanted), wanted)
+    scores = score_estimates(estimates, dataset)
+    assert len(estimates) == scores.targets == 6
+    assert scores.total["AR"] == scores.total["add_0.02d"] == scores.total["cmdeg_5_5"] == 1.0
+    assert (estimates.time > 0).all() and (estimates.score > 0.9).all()
+    for im_id in range(3):  # the time is the image's
+        assert len(set(estimates.time[estimates.im_id == im_id])) == 1
+
+
+def test_detector_boxes(dataset, metadata, tmp_path):
+    """The best of each object, as many as there are instances; what shows nothing or is not sought is passed over."""
+    good = true_boxes(dataset)
+    others = [(im_id, obj_id, 0.3, [5.0, 5.0, 20.0, 20.0]) for im_id, obj_id, *_ in good]
+    nothing = [(0, 1, 1.0, [10.0, 10.0, 0.0, 5.0]), (0, 1, 1.0, [-50.0, 0.0, 20.0, 20.0])]
+    foreign = [(0, 7, 1.0, good[0][3]), (99, 1, 1.0, good[0][3])]
+    path = detections_file(tmp_path, [*others, *nothing, *foreign, *good])
+    wanted = boxes_for(dataset, dataset.objects(), "detector", path)
+    assert [(entry.frame.im_id, entry.obj_ids) for entry in wanted] == [(im_id, [1, 2]) for im_id in range(3)]
+    found = [box.tolist() for entry in wanted for box in entry.boxes]
+    assert found == [box for *_, box in good]
+    estimates = estimate(Oracle(metadata, wanted), wanted)
+    assert score_estimates(estimates, dataset).total["AR"] == 1.0
+
+
+def test_a_box_s_score_counts(dataset, metadata, tmp_path):
+    """Also where two objects were found in the same place."""
+    box = true_boxes(dataset)[0][3]
+    wanted = boxes_for(
+        dataset, dataset.objects(), "detector", detections_file(tmp_path, [(0, 1, 0.5, box), (0, 2, 0.25, box)])
+    )
+    estimates = estimate(Oracle(metadata, wanted), wanted)
+    assert estimates.obj_id.tolist() == [1, 2]
+    np.testing.assert_allclose(estimates.score[0], 2 * estimates.score[1], rtol=1e-6)
+
+
+def test_a_missing_detection_is_a_miss(dataset, metadata, tmp_path):
+    """One object of image 0, and everything in image 1: three of six targets are missed, nothing fails."""
+    kept = [entry for entry in true_boxes(dataset) if entry[0] != 1][1:]
+    wanted = boxes_for(dataset, dataset.objects(), "detector", detections_file(tmp_path, kept))
+    assert [len(entry.boxes) for entry in wanted] == [1, 0, 2]
+    scores = score_estimates(estimate(Oracle(metadata, wanted), wanted), dataset)
+    assert (scores.estimates, scores.targets) == (3, 6)
+    assert scores.total["add_0.1d"] == scores.total["AR"] == 0.5
+    missed = [(case.im_id, case.obj_id) for case in scores.cases if case.row < 0]
+    assert missed == [(0, 1), (1, 1), (1, 2)]
+
+
+def test_nothing_recognised_gives_an_empty_table(dataset, metadata):
+    wanted = boxes_for(dataset, dataset.objects(), "gt", None)
+    oracle = Oracle(metadata, wanted)
+    oracle.decoder = lambda *_: None
+    estimates = estimate(oracle, wanted)
+    assert len(estimates) == 0 and score_estimates(estimates, dataset).total["AR"] == 0.0
+
+
+def test_box_modes_are_named(dataset, tmp_path):
+    with pytest.raises(DataError, match="--boxes: 'boxes': found 'both', expected 'gt' or 'detector'"):
+        boxes_for(dataset, dataset.objects(), "both", None)
+    with pytest.raises(DataError, match="--detections: 'detections': found no file, expected a BOP json"):
+        boxes_for(dataset, dataset.objects(), "detector", None)
+    with pytest.raises(DataError, match=r"none\.json"):
+        boxes_for(dataset, dataset.objects(), "detector", tmp_path / "none.json")
+    path = detections_file(tmp_path, [(0, 7, 1.0, [0.0, 0.0, 9.0, 9.0])])
+    with pytest.raises(DataError, match=r"detections\.json: 'detections': found none for the test images and objects"):
+        boxes_for(dataset, dataset.objects(), "detector", path)
+
+
+@pytest.fixture
+def model(dataset: BopDataset, metadata: ModelMetadata, tmp_path: Path) -> Path:
+    """A file that votes, whatever it sees, for the true pose of object 1 in the first test frame's box."""
+    wanted = boxes_for(dataset, dataset.objects(), "gt", None)
+    oracle = Oracle(metadata, wanted)
+    prepared = oracle.prepare(np.zeros((120, 160, 3), np.uint8), wanted[0].frame.K, wanted[0].boxes[:1], [1])
+    logits, votes = oracle.answer(prepared.crops, prepared.classes)
+    constants = {"l": logits, "v": votes, "axes": np.array([1, 2, 3]), "no": np.zeros(1, np.float32)}
+    constants |= {"flat": np.array([-1, 1])}
+    nodes = [
+        helper.make_node("ReduceMean", ["images", "axes"], ["mean"], keepdims=1),
+        helper.make_node("Mul", ["mean", "no"], ["nothing"]),
+        helper.make_node("Reshape", ["nothing", "flat"], ["row"]),
+        helper.make_node("Add", ["row", "l"], ["logits"]),
+        helper.make_node("Add", ["nothing", "v"], ["votes"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, CROP, CROP])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("logits", "votes")]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "constant", [images], outputs, weights)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(made, {PROPERTY: metadata.to_json()})
+    onnx.save(made, tmp_path / "model.onnx")
+    assert len(CellLayout.build(STRIDES, CROP)) == logits.shape[1]
+    return tmp_path / "model.onnx"
+
+
+def test_a_file_is_measured_on_any_folder(model, bop, tmp_path):
+    csv, scores = tmp_path / "out" / "results.csv", tmp_path / "out" / "scores.json"
+    found = evaluate_file(model, bop, "test", None, "gt", None, csv, scores, threads=1)
+    assert (found.targets, found.estimates) == (6, 6)
+    first = next(case for case in found.cases if (case.im_id, case.obj_id) == (0, 1))
+    assert first.add_fraction < 0.01 and found.objects[1]["add_0.1d"] >= 1 / 3
+    written = json.loads(scores.read_text())
+    assert written["boxes"] == "gt" and written["targets"] == 6 and written["scores"] == found.total
+    again = score_csv(csv, bop, "test", None, tmp_path / "again.json")
+    assert again.total == pytest.approx(found.total)
+    assert "boxes" not in json.loads((tmp_path / "again.json").read_text())  # nobody knows where these came from
+
+
+def test_a_file_is_measured_with_a_detector_s_boxes(model, bop, dataset, tmp_path):
+    path = detections_file(tmp_path, true_boxes(dataset)[:2])
+    found = evaluate_file(model, bop, "test", None, "detector", path, None, None, threads=1)
+    assert (found.targets, found.estimates) == (6, 2)
+    assert found.objects[1]["add_0.1d"] == pytest.approx(1 / 3) and found.total["add_0.1d"] <= 2 / 6
+
+
+def test_only_the_frames_of_a_list(model, bop, tmp_path):
+    frames = tmp_path / "list.txt"
+    frames.write_text("000002\n")
+    found = evaluate_file(model, bop, "test", frames, "gt", None, None, None, threads=1)
+    assert {case.im_id for case in found.cases} == {2}
+
+
+def test_a_frame_list_may_lie_in_the_data_set(bop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (bop / "in_set.txt").write_text("000001\n")
+    try:
+        assert [frame.im_id for frame in open_bop(bop, "test", Path("in_set.txt"), None).frames] == [1]
+        (tmp_path / "in_set.txt").write_text("000000\n")  # what lies beside the caller comes first
+        assert [frame.im_id for frame in open_bop(bop, "test", Path("in_set.txt"), None).frames] == [0]
+    finally:
+        (bop / "in_set.txt").unlink()
+    with pytest.raises(DataError, match=r"nowhere\.txt"):
+        open_bop(bop, "test", Path("nowhere.txt"), None)
+
+
+def test_rows_that_cannot_count_are_told(dataset, bop, tmp_path, capsys):
+    truths = [(frame, instance) for frame in dataset.frames for instance in frame.instances]
+    ids = np.array([(1, frame.im_id, instance.obj_id) for frame, instance in truths])
+    R, t = (np.stack([getattr(instance, name) for _, instance in truths]) for name in ("R", "t"))
+    true = PoseEstimates(*ids.T, np.ones(6), R, t, np.full(6, 0.1))
+    stray = dataclasses.replace(true.select(np.array([0])), im_id=np.array([77]))
+    PoseEstimates.concatenate([true, stray]).to_bop_csv(tmp_path / "results.csv")
+    scores = score_csv(tmp_path / "results.csv", bop, "test", None, None)
+    assert scores.total["AR"] == 1.0 and len(scores.notes) == 1 and "lines 8" in scores.notes[0]
+    printed = capsys.readouterr().err
+    assert "lines 8" in printed and "100.0" in printed
+
+
+def test_from_the_command_line(model, bop, dataset, tmp_path):
+    csv, scores, again = (tmp_path / name for name in ("results.csv", "scores.json", "again.json"))
+
+    def invoke(*words: object):
+        result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    invoke("evaluate", model, "--dataset", bop, "--csv", csv, "--json", scores, "--threads", 1)
+    invoke("score", csv, "--dataset", bop, "--json", again)
+    assert json.loads(scores.read_text())["scores"] == pytest.approx(json.loads(again.read_text())["scores"])
+    path = detections_file(tmp_path, true_boxes(dataset)[:1])
+    invoke("evaluate", model, "--dataset", bop, "--boxes", "detector", "--detections", path, "--json", scores)
+    written = json.loads(scores.read_text())
+    assert (written["boxes"], written["estimates"]) == ("detector", 1)
+    with pytest.raises(DataError, match="found 'both', expected 'gt' or 'detector'"):
+        invoke("evaluate", model, "--dataset", bop, "--boxes", "both")

@@ -1,0 +1,203 @@
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from posedistill.data.formats.bop import BopDataset
+from posedistill.data.loading.crops import CropLoader
+from posedistill.data.render.dataset import RenderReport
+from posedistill.data.render.shapes import code_objects
+from posedistill.errors import DataError, RecipeError
+from posedistill.geometry.meshes import save_ply
+from posedistill.recipe.recipe import BopSource, RenderSource
+from posedistill.tasks import object_sources as sources
+from posedistill.tasks.object_sources import loader, objects_of, open_source, prepare, render_folder
+
+SMALL = [
+    "width=96",
+    "height=72",
+    "distance=[400, 900]",
+    "objects_per_image=[1,1]",
+    "distractors=[0,0]",
+    "ambient_occlusion=false",
+    "depth=false",
+]
+"""One image in one process: the cheapest call of the renderer."""
+
+
+@pytest.fixture
+def renders(bop, monkeypatch) -> list[Path]:
+    """The folders that were rendered, by a renderer that copies the drawn frames."""
+    calls = []
+
+    def fake(meshes, infos, out, *_, **__):
+        calls.append(out)
+        if not out.exists():
+            shutil.copytree(bop / "train", out / "train_render")
+            shutil.copytree(bop / "models", out / "models")
+        return RenderReport(8, 1.0, 1)
+
+    monkeypatch.setattr(sources, "render_dataset", fake)
+    return calls
+
+
+def test_a_bop_folder_is_opened(bop, tmp_path):
+    source = BopSource(bop=bop, split="train", scenes=[1])
+    assert len(open_source(source, [1, 2], tmp_path).frames) == 8
+    assert [len(frame.instances) for frame in open_source(source, [1, 2], tmp_path, [2]).frames] == [1] * 8
+    with pytest.raises(DataError, match="none"):
+        open_source(BopSource(bop=bop, split="none"), [1], tmp_path)
+
+
+def test_a_source_is_rendered_once(renders, tmp_path):
+    source = RenderSource(models=Path("code"), count=8)
+    for _ in range(3):
+        assert len(open_source(source, [1, 2], tmp_path).frames) == 8
+    assert len(renders) == 1 and renders[0].parent == tmp_path
+
+
+def test_a_broken_off_rendering_goes_on_in_its_folder(renders, tmp_path):
+    source = RenderSource(models=Path("code"), count=8)
+    open_source(source, [1, 2], tmp_path)
+    (renders[0] / "complete").unlink()
+    open_source(source, [1, 2], tmp_path)
+    assert len(renders) == 2 and renders[0] == renders[1]
+
+
+def test_what_is_rendered_decides_the_folder(renders, tmp_path, monkeypatch):
+    """Another count, seed, setting, object, mesh or renderer: other frames."""
+    monkeypatch.setattr(sources, "BopDataset", lambda *_, **__: None)
+    models = tmp_path / "models"
+    models.mkdir()
+    save_ply(code_objects()[1], models / "obj_000001.ply")
+    base = {"models": Path("code"), "count": 8}
+    changes = [{}, {"count": 9}, {"seed": 1}, {"settings": {"width": 320}}, {"objects": [1, 2]}, {"models": models}]
+    for change in changes:
+        open_source(RenderSource.model_validate(base | change), [1], tmp_path)
+    save_ply(code_objects()[2], models / "obj_000001.ply")
+    open_source(RenderSource.model_validate(base | {"models": models}), [1], tmp_path)
+    monkeypatch.setattr(sources, "RENDERER", sources.RENDERER + 1)
+    open_source(RenderSource.model_validate(base), [1], tmp_path)
+    assert len(set(renders)) == len(renders) == len(changes) + 2
+
+
+def test_meshes_that_are_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"code: 'objects': found \[9\], expected some of \[1, 2, 3\]"):
+        open_source(RenderSource(models=Path("code"), count=1), [1, 9], tmp_path)
+    with pytest.raises(DataError, match=r"obj_000004': found no such file, expected a \.ply, \.obj or \.glb mesh"):
+        open_source(RenderSource(models=tmp_path, count=1), [4], tmp_path)
+
+
+def test_render_folder(tmp_path):
+    """What ``data render`` does, on meshes of a folder that also holds a texture and a note."""
+    models, out = tmp_path / "models", tmp_path / "out"
+    models.mkdir()
+    for obj_id in (2, 5):
+        save_ply(code_objects()[1], models / f"obj_{obj_id:06d}.ply")
+    (models / "obj_000002.png").write_bytes(b"")
+    (models / "obj_readme.ply").write_text("")
+    report = render_folder(models, out, 1, 0, None, SMALL, 1)
+    assert report.images == 1
+    dataset = BopDataset(out, split="train_render")
+    assert len(dataset.frames) == 1 and sorted(dataset.models_info) == [2, 5]
+    assert (out / "train_render_preview.jpg").exists()
+    assert render_folder(models, out, 1, 0, None, SMALL, 1).images == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("distance", "--set: 'distance': found no such setting, expected key=value"),
+        ("distance=[400", "--set: 'distance=[400': found no such setting, expected key=value"),
+        ("distanec=[400, 900]", "--set: 'distanec': found [400, 900], expected Extra inputs"),
+        ("width=wide", "--set: 'width': found wide, expected Input should be a valid integer"),
+        ("distance=[900, 400]", "render: 'distance': found (900.0, 400.0), expected (lowest, highest)"),
+    ],
+)
+def test_render_settings_are_refused(tmp_path, setting: str, expected: str):
+    with pytest.raises(RecipeError) as caught:
+        render_folder(Path("code"), tmp_path / "out", 1, 0, [1], [setting], 1)
+    assert str(caught.value).startswith(expected) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["empty", "nowhere"])
+def test_a_folder_without_meshes_is_refused(tmp_path, name: str):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=rf"{name}: 'meshes': found none, expected obj_XXXXXX\.ply"):
+        render_folder(tmp_path / name, tmp_path / "out", 1, 0, None, [], 1)
+
+
+def test_validation_frames_are_never_trained_on(recipe):
+    prepared = prepare(recipe())
+    frames = prepared.packs[0].instances.frame
+    train, held = set(frames[prepared.train]), set(frames[prepared.validation])
+    assert len(train) == 6 and len(held) == 2 and not train & held
+    assert sorted([*prepared.train, *prepared.validation]) == list(range(16))
+    again, other = prepare(recipe()), prepare(recipe("seed=1"))
+    assert (again.validation == prepared.validation).all()
+    assert set(other.validation) != set(prepared.validation) or set(prepare(recipe("seed=2")).validation) != held
+
+
+def test_the_pack_is_made_once(recipe):
+    first, second = prepare(recipe()), prepare(recipe("train.steps=9"))
+    assert first.packs[0].folder == second.packs[0].folder
+    assert first.packs[0].folder != prepare(recipe("data.min_visible=0.5")).packs[0].folder
+
+
+def test_objects_come_in_the_order_of_the_recipe(recipe):
+    assert objects_of(recipe("data.objects=[2, 1]")).obj_ids == (2, 1)
+    turned, straight = prepare(recipe("data.objects=[2, 1]")).objects, prepare(recipe()).objects
+    np.testing.assert_array_equal(turned.keypoints, straight.keypoints[::-1])
+    with pytest.raises(DataError, match="7"):
+        prepare(recipe("data.objects=[1, 7]"))
+
+
+def test_batches_are_a_function_of_seed_and_step(recipe):
+    loaded = recipe()
+    prepared = prepare(loaded)
+
+    def make(seed: int, **options) -> CropLoader:
+        return loader(loaded, prepared, prepared.train, seed=seed, device="cpu", batch_size=4, **options)
+
+    first, again, other, half = make(0), make(0), make(1), make(0, rank=1, world_size=2)
+    images = first.batch(3).images
+    assert torch.equal(images, again.batch(3).images)
+    assert not torch.equal(images, first.batch(4).images) and not torch.equal(images, other.batch(3).images)
+    assert len(half.batch(3)) == 2
+    with pytest.raises(RecipeError, match="'batch_size': found 4, expected a multiple of 3 processes"):
+        make(0, rank=0, world_size=3)
+
+
+def test_shares_of_the_sources(recipe, raw_recipe):
+    """Three quarters from the second source, though both are equally large."""
+    two = "data.train=[{bop: '%s', split: train}, {bop: '%s', split: test}]" % (
+        (raw_recipe["data"]["train"][0]["bop"],) * 2
+    )
+    loaded = recipe(two, "data.shares=[0.25, 0.75]")
+    prepared = prepare(loaded)
+    first = len(prepared.packs[0])
+    made = loader(loaded, prepared, prepared.train, seed=0, device="cpu", batch_size=8)
+    for step in range(3):
+        assert int((made.batch(step).ids >= first).sum()) == 6
+
+
+def test_one_frame_cannot_be_split(recipe, bop, tmp_path):
+    frames = tmp_path / "one.txt"
+    frames.write_text("000000\n")
+    prepared = prepare(recipe(f"data.train.0.frames={frames}"))
+    assert len(prepared.train) == 2 and len(prepared.validation) == 0
+
+
+def test_backgrounds_that_are_not_there(recipe, tmp_path):
+    loaded = recipe(f"data.backgrounds={tmp_path / 'nowhere'}")
+    prepared = prepare(loaded)
+    with pytest.raises(DataError, match="nowhere"):
+        loader(loaded, prepared, prepared.train, seed=0, device="cpu", batch_size=4)
+
+
+def test_prepared_data_does_not_change(recipe):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        prepare(recipe()).train = np.arange(3)

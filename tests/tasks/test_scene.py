@@ -1,0 +1,421 @@
+"""Cameras from recipe to record: a made scene, small regressors, trivial answers beside."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from posedistill.camera_poses import CameraEstimates
+from posedistill.compare.compare import measure_references
+from posedistill.compare.trial import Trial
+from posedistill.data.formats.camera_writer import write_made_scene
+from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.scene import CameraDataset
+from posedistill.data.images import read_image
+from posedistill.deploy.camera_export import camera_run
+from posedistill.errors import DataError, RecipeError
+from posedistill.metrics.relocalisation import CameraPoses, constant_pose, position_errors
+from posedistill.recipe.comparison import load_comparison
+from posedistill.recipe.recipe import Recipe, load_recipe
+from posedistill.runtime import CameraPredictor
+from posedistill.tasks import scene_sources as camera_sources
+from posedistill.tasks.object_evaluation import evaluate_file
+from posedistill.tasks.scene import CameraTask
+from posedistill.tasks.scene_evaluation import estimate_cameras
+from posedistill.tasks.scene_sources import mean_crop, prepare_scene, scene_loader
+from posedistill.tasks.scene_validation import CameraValidation
+from posedistill.training import shipping, stages
+from posedistill.training.networks import build_network, load_network
+from posedistill.training.stages import signature_of
+
+POSENET = {"family": "posenet", "settings": {"backbone": "mobilenetv3_small_050", "hidden": 32, "dropout": 0.0}}
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three walks of 30 frames through a made room; the last is the test split."""
+    root = tmp_path_factory.mktemp("scenes") / "room"
+    write_made_scene(root, "7-Scenes", sequences=3, frames=30)
+    return root
+
+
+@pytest.fixture
+def raw(scene: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "name": "room",
+        "data": {"scene": str(scene), "short_side": 64, "crop": 64, "gap": 1, "validation": 0.2},
+        "teacher": POSENET,
+        "student": POSENET,
+        "distill": [{"name": "relate"}, {"name": "match", "options": {"form": "regression"}}],
+        "train": {"steps": 4, "batch_size": 8, "precision": "float32", "validate_every": 2, "checkpoint_every": 2},
+        "runs": str(tmp_path / "runs"),
+    }
+
+
+@pytest.fixture
+def recipe(raw: dict[str, Any], tmp_path: Path):
+    """``recipe("data.crop=48")``: the recipe of the room with overrides."""
+    path = tmp_path / "room.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return lambda *overrides: load_recipe(path, overrides)
+
+
+@pytest.fixture(scope="module")
+def trained(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Teacher and distilled student after a few steps. Read-only."""
+    folder = tmp_path_factory.mktemp("trained")
+    schedule = {"steps": 120, "batch_size": 16, "lr": 3e-3, "precision": "float32", "ema": 0.9, "validate_every": 60}
+    raw = {
+        "name": "room",
+        "data": {
+            "scene": str(scene),
+            "short_side": 64,
+            "crop": 64,
+            "gap": 1,
+            "validation": 0.2,
+            "views": dict.fromkeys(("reach", "roll", "colour", "gamma", "blur", "motion", "noise"), 0),
+        },
+        "teacher": POSENET,
+        "student": POSENET,
+        "distill": [{"name": "relate"}],
+        "train": schedule,
+        "runs": str(folder / "runs"),
+    }
+    (folder / "room.yaml").write_text(yaml.safe_dump(raw))
+    loaded = load_recipe(folder / "room.yaml")
+    for variant in ("teacher", "distilled"):
+        stages.train_variant(loaded, variant, 0)
+    return loaded
+
+
+def test_a_few_steps_beat_a_constant_pose(trained: Recipe, scene: Path) -> None:
+    """On the frames it was trained on: a hundred steps tell nothing about another walk."""
+    task, prepared = CameraTask(), prepare_scene(trained)
+    seen = open_cameras(scene, "train")
+    truth = CameraPoses(seen.R, seen.t)
+    found = estimate_cameras(task.predictor(trained, load_network(trained, "teacher", 0)[0]), seen)
+    ours, constant = (
+        np.median(position_errors(poses, truth))
+        for poses in (CameraPoses(found.R, found.t), constant_pose(prepared.poses(prepared.train), len(seen)))
+    )
+    assert ours < 0.6 * constant, ours / constant
+
+
+def test_a_measured_network(trained: Recipe) -> None:
+    task = CameraTask()
+    split = task.split(trained)
+    record = task.measure(trained, "teacher", 0, split)
+    assert record["dataset"] == "room/test" and record["seconds_per_image"] > 0
+    assert len(record["places"]["truth"]) == len(record["places"]["estimate"]) == len(split) == 30
+    assert len(record["places"]["train"]) == len(prepare_scene(trained).train)
+    found = CameraEstimates.from_csv(trained.folder / "teacher" / "seed0" / "results.csv")
+    assert found.names[0] == "seq-03/frame-000000.color.png"
+    errors = position_errors(CameraPoses(found.R, found.t), CameraPoses(split.R, split.t))
+    np.testing.assert_allclose(record["outcomes"]["position_m"], errors, atol=1e-5)
+
+
+def test_targets_are_fitted_before_training(trained: Recipe) -> None:
+    prepared = prepare_scene(trained)
+    network = load_network(trained, "distilled", 0)[0].network
+    centers = prepared.poses(prepared.train).centers
+    np.testing.assert_allclose(network.center.numpy(), centers.mean(axis=0), atol=1e-5)
+    assert float(network.radius) == pytest.approx(prepared.spread, rel=1e-5) and prepared.spread > 0.3
+
+
+def test_an_evaluation_is_not_made_twice(trained: Recipe, monkeypatch) -> None:
+    task = CameraTask()
+    split = task.split(trained)
+    first = task.measure(trained, "distilled", 0, split)
+    monkeypatch.setattr("posedistill.tasks.scene.estimate_cameras", None)
+    assert task.measure(trained, "distilled", 0, split) == first
+
+
+def test_trivial_answers_beside_the_networks(trained: Recipe) -> None:
+    shipping.evaluate_run(trained.folder)
+    records = {record["variant"]: record for record in json.loads((trained.folder / "evaluation.json").read_text())}
+    assert list(records) == ["teacher", "distilled", "constant pose", "nearest image", "nearest position"]
+    assert records["teacher"]["parameters"] > 200_000 and records["teacher"]["gmacs"] > 0
+    position = {name: record["scores"]["position_m"] for name, record in records.items()}
+    assert position["nearest position"] < min(position["nearest image"], position["constant pose"])
+    assert "parameters" not in records["constant pose"]
+
+
+def test_the_exported_file_is_the_network(trained: Recipe, scene: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "room.onnx"
+    parity = shipping.export_variant(trained, "distilled", 0, path)
+    assert parity["images"] == 8 and parity["max_m"] < 1e-4
+    task = CameraTask()
+    split = task.split(trained)
+    ours = task.measure(trained, "distilled", 0, split)
+    theirs = task.measure_file(trained, path, tmp_path / "results.csv", split)
+    assert theirs["scores"] == pytest.approx(ours["scores"], abs=1e-4)
+    metadata = CameraPredictor.from_onnx(path).metadata
+    assert metadata.training.startswith("room: distilled, seed 0, step") and metadata.shape == (64, 64)
+    scores = evaluate_file(path, scene, "test", None, "gt", None, tmp_path / "a.csv", tmp_path / "a.json")
+    assert scores.position.value == pytest.approx(ours["scores"]["position_m"], abs=1e-4)
+    assert json.loads((tmp_path / "a.json").read_text())["count"] == 30 and (tmp_path / "a.csv").exists()
+    with pytest.raises(DataError, match="'split': found 'val', expected one of train, test, all"):
+        evaluate_file(path, scene, "val", None, "gt", None, None, None)
+    with pytest.raises(DataError, match=r"--frames: 'option': found few\.txt, expected none"):
+        evaluate_file(path, scene, "test", Path("few.txt"), "gt", None, None, None)
+
+
+@pytest.mark.parametrize("overrides", [("data.mean_image=true",), ("data.crop=[48, 96]",), ("data.crop=null",)])
+def test_the_runtime_sees_what_validation_sees(recipe, overrides: tuple[str, ...]) -> None:
+    """Middle crops of the pack, with and without a mean image, are the runtime's pictures of the photographs."""
+    loaded = recipe(*overrides)
+    task, prepared = CameraTask(), prepare_scene(loaded)
+    torch.manual_seed(0)
+    estimator = build_network(loaded, loaded.student, prepared.objects).eval()
+    task.begin(estimator, prepared)
+    rows = prepared.validation[:4]
+    loader = scene_loader(loaded, prepared, rows, seed=0, device="cpu", batch_size=4, augment=False)
+    with torch.no_grad():
+        expected = estimator.network(loader.batch(0).images)[0].numpy()
+    metadata, mean = task.metadata(loaded, estimator, "")
+    assert (mean is None) == (not loaded.scene_data.mean_image)
+    predictor = CameraPredictor(camera_run(estimator.network, "cpu", mean), metadata)
+    photographs = open_cameras(loaded.scene_data.scene, "train").take(rows)
+    found = [predictor.predict(read_image(frame.image)).center for frame in photographs]
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert task.inputs(loaded, torch.device("cpu"))[0].shape[2:] == loader.shape
+
+
+def test_a_mean_image_is_that_of_the_training_frames(recipe) -> None:
+    prepared = prepare_scene(recipe("data.mean_image=true", "data.crop=48"))
+    frames = prepared.pack.frames[prepared.train][..., :3]
+    np.testing.assert_allclose(prepared.mean, frames.mean(axis=0), atol=1e-2)
+    loader = scene_loader(
+        recipe("data.mean_image=true", "data.crop=48"), prepared, prepared.train, seed=0, device="cpu", batch_size=2
+    )
+    top, left = (64 - 48) // 2, (prepared.mean.shape[1] - 48) // 2
+    crop = mean_crop(loader)
+    assert crop is not None and np.abs(crop - prepared.mean[top : top + 48, left : left + 48]).max() < 8
+
+
+def test_validation_frames_are_blocks_that_training_never_sees(recipe) -> None:
+    prepared = prepare_scene(recipe())
+    assert not set(prepared.train) & set(prepared.validation) and len(prepared.validation) == 12
+    assert min(abs(int(a) - int(b)) for a in prepared.train for b in prepared.validation) > 1
+    assert prepared.fingerprint != prepare_scene(recipe("seed=1")).fingerprint
+
+
+def test_validation_scores_rise_with_precision(recipe) -> None:
+    loaded = recipe()
+    prepared = prepare_scene(loaded)
+    loader = scene_loader(loaded, prepared, prepared.validation, seed=0, device="cpu", batch_size=5, augment=False)
+    validate = CameraValidation(loader, prepared.spread)
+    estimator = build_network(loaded, loaded.student, prepared.objects).eval()
+    CameraTask().begin(estimator, prepared)
+    answers, off = iter(validate.batches), 0.0
+
+    class Off(torch.nn.Module):
+        """Every answer off by so many metres; the rotation as it is."""
+
+        reference = estimator.network.reference
+
+        def forward(self, images):
+            batch = next(answers)
+            six = (batch.R @ self.reference.T)[:, :, :2].transpose(1, 2).flatten(1)
+            return batch.camera_centers() + torch.tensor([off, 0.0, 0.0]), six
+
+    estimator.network = Off()
+    found = []
+    for off in (2.0, 0.2, 0.0):  # noqa: B007 - Off looks at it
+        answers = iter(validate.batches)
+        found.append(validate(estimator))
+    assert [round(scores["val/median_position"], 3) for scores in found] == [2.0, 0.2, 0.0]
+    assert all(scores["val/median_orientation"] < 0.1 for scores in found)
+    assert found[0]["val/score"] < found[1]["val/score"] < found[2]["val/score"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["student.family=wdrnet", "student.settings={}"], "found student.family wdrnet, expected posenet"),
+        (["data.crop=128"], "found crop 128, expected sides of 32 to 64 pixels"),
+        (["data.objects=[1]"], "data.objects"),
+        (["data.validation=0.001"], "found 0.001 of 60 frames, expected at least one frame"),
+        (["data.scene=/nowhere"], "found no such folder"),
+    ],
+)
+def test_recipes_that_cannot_be(recipe, overrides: list[str], message: str) -> None:
+    with pytest.raises((RecipeError, DataError), match=message):
+        prepare_scene(recipe(*overrides))
+
+
+def test_a_recipe_about_objects_wants_families_that_know_them(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["data"] = {"objects": [1], "train": [{"models": "code", "count": 2}], "test": {"source": {"bop": "x"}}}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=r"found teacher\.family posenet, expected wdrnet"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_a_csv_of_objects_cannot_teach_cameras(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["teacher"] = {"csv": "poses.csv"}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=r"found teacher\.csv with data\.scene"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_references_of_a_comparison_are_kept(trained: Recipe, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "room.yaml"
+    path.write_text(yaml.safe_dump(trained.model_dump(mode="json")))
+    comparison = load_comparison([path], ["name=versus", f"runs={tmp_path}"])
+    assert [answer["variant"] for answer in measure_references(comparison, None)] == [
+        "constant pose",
+        "nearest position",
+    ]
+    teacher = Trial("teacher", trained, "teacher", 0)
+    teacher.record.write_text("{}")
+    made = measure_references(comparison, teacher)
+    assert [answer["variant"] for answer in made] == ["constant pose", "nearest image", "nearest position"]
+    monkeypatch.setattr(CameraTask, "references", None)
+    assert measure_references(comparison, teacher) == made
+
+
+def test_poses_of_other_photographs_are_not_scored(trained: Recipe) -> None:
+    """A csv newer than all it was made from, but about other frames, as when the test split has changed."""
+    task = CameraTask()
+    split = task.split(trained)
+    first = task.measure(trained, "teacher", 0, split)
+    csv = trained.folder / "teacher" / "seed0" / "results.csv"
+    kept = CameraEstimates.from_csv(csv)
+    others = tuple(f"seq-09/{number}.png" for number in range(len(kept)))
+    CameraEstimates(others, kept.R, 2 * kept.t, kept.seconds).to_csv(csv)
+    assert task.measure(trained, "teacher", 0, split)["scores"] == pytest.approx(first["scores"])
+
+
+def test_a_capture_by_its_relative_path(tmp_path: Path, scene: Path, monkeypatch) -> None:
+    """Images that lie beside the folder which names them."""
+    frames = open_cameras(scene, "test").frames[:2]
+    root = tmp_path / "poses"
+    (root / "here").mkdir(parents=True)
+    from_inside = CameraDataset(Path("poses"), "test", tuple(frames))
+    monkeypatch.chdir(tmp_path)
+    assert [Path(tmp_path / "poses" / name).resolve() for name in from_inside.names] == [
+        frame.image.resolve() for frame in frames
+    ]
+
+
+def test_an_ensemble_of_cameras_says_the_mean(trained: Recipe) -> None:
+    members = [str(trained.folder / variant / "seed0" / "model.safetensors") for variant in ("teacher", "distilled")]
+    raw = trained.model_dump(mode="json")
+    raw["teacher"] = POSENET | {"ensemble": members}
+    raw["name"], raw["distill"] = "ensemble", [{"name": "match", "options": {"form": "regression"}}]
+    path = trained.runs.parent / "ensemble.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    loaded, task = load_recipe(path), CameraTask()
+    stages.write_recipe(loaded)
+    split = task.split(loaded)
+    record = shipping.measure_network(loaded, "teacher", 0, split)
+    single = [task.measure(trained, variant, 0, split)["places"]["estimate"] for variant in ("teacher", "distilled")]
+    np.testing.assert_allclose(record["places"]["estimate"], np.mean(single, axis=0), atol=1e-3)
+    assert record["parameters"] == 2 * 281_833
+    assert [answer["variant"] for answer in task.references(loaded, split)] == ["constant pose", "nearest position"]
+
+
+def test_a_teacher_that_measures_in_other_units_is_refused(trained: Recipe) -> None:
+    """A metre of one is a spread of the other."""
+    raw = trained.model_dump(mode="json")
+    raw["student"]["settings"]["normalise"] = False
+    raw["teacher"]["checkpoint"] = str(trained.folder / "teacher" / "seed0" / "model.safetensors")
+    raw["name"], raw["distill"] = "units", [{"name": "match", "options": {"form": "regression"}}]
+    path = trained.runs.parent / "units.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match="off for the same poses, expected the student's units"):
+        stages.train_variant(load_recipe(path), "distilled", 0)
+
+
+def test_a_first_stage_that_leaves_nothing_to_train_is_refused(trained: Recipe) -> None:
+    raw = trained.model_dump(mode="json")
+    raw["teacher"]["checkpoint"] = str(trained.folder / "teacher" / "seed0" / "model.safetensors")
+    raw["name"] = "nothing_left"
+    raw["distill"] = [{"name": "match", "stage": "first", "options": {"form": "regression"}}]
+    path = trained.runs.parent / "nothing_left.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match="teach the whole network"):
+        stages.train_variant(load_recipe(path), "distilled", 0)
+
+
+def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, tmp_path: Path, capsys) -> None:
+    """The same scene in units of 4 m: told as such, or in metres where the recipe says what a unit is."""
+    folder = tmp_path / "capture"
+    folder.mkdir()
+    for split in ("train", "test"):
+        frames = [
+            {
+                "file_path": str(frame.image),
+                "transform_matrix": np.block(
+                    [[frame.R.T * (1, -1, -1), frame.center[:, None] / 4], [np.zeros((1, 3)), 1]]
+                ).tolist(),
+            }
+            for frame in open_cameras(scene, split).frames
+        ]
+        K, size = open_cameras(scene, split).K[0], (114, 64)
+        camera = {
+            "fl_x": K[0, 0],
+            "fl_y": K[1, 1],
+            "cx": K[0, 2] + 0.5,
+            "cy": K[1, 2] + 0.5,
+            "w": size[0],
+            "h": size[1],
+        }
+        (folder / f"transforms_{split}.json").write_text(json.dumps(camera | {"frames": frames}))
+    task = CameraTask()
+
+    def constant(*overrides: str) -> dict[str, Any]:
+        loaded = recipe(f"data.scene={folder}", *overrides)
+        return dict(task.references(loaded, task.split(loaded))[0])
+
+    original = dict(task.references(trained, task.split(trained))[0])
+    metres, units = constant("data.metres_per_unit=4"), constant()
+    unscaled = recipe(f"data.scene={folder}")
+    model = build_network(unscaled, unscaled.student, task.prepare(unscaled).objects)
+    assert not task.metadata(unscaled, model, "")[0].metric
+    assert metres["scores"] == pytest.approx(original["scores"], rel=1e-3)
+    assert units["scores"]["position_m"] == pytest.approx(original["scores"]["position_m"] / 4, rel=1e-3)
+    assert metres["dataset"] == "capture/test"
+    assert units["dataset"] == "capture/test, unit unknown: m stands for the scene's own"
+    path = tmp_path / "room.onnx"
+    shipping.export_variant(trained, "distilled", 0, path)
+    arguments = (path, folder, "test", None, "gt", None, None, None)
+    assert CameraPredictor.from_onnx(path).metadata.metric
+    told = evaluate_file(*arguments, metres_per_unit=4.0)
+    printed = capsys.readouterr().err
+    assert "unit unknown" not in printed
+    train, test = (open_cameras(scene, split) for split in ("train", "test"))
+    middle = constant_pose(CameraPoses(train.R, train.t), len(test))
+    median = np.median(position_errors(middle, CameraPoses(test.R, test.t)))
+    assert f"{median:.3f}" in printed.split("median of constant pose")[1].splitlines()[0]
+    untold = evaluate_file(*arguments)
+    assert "unit unknown" in capsys.readouterr().err
+    for wrong in (0.0, -2.0, float("nan")):
+        with pytest.raises(DataError, match=r"metres per unit.*expected a positive number"):
+            evaluate_file(*arguments, metres_per_unit=wrong)
+    known = evaluate_file(path, scene, "test", None, "gt", None, None, None)
+    assert told.position.value == pytest.approx(known.position.value, rel=1e-3) != untold.position.value
+
+
+def test_a_recording_that_is_all_for_testing(recipe, scene: Path) -> None:
+    task = CameraTask()
+    part, whole = recipe(f"data.test={scene}"), recipe(f"data.test={scene}", "data.test_split=all")
+    assert (len(task.split(part)), len(task.split(whole))) == (30, 90)
+    assert signature_of(whole, "student", 0) == signature_of(recipe(), "student", 0), "what is tested trains nothing"
+    with pytest.raises(RecipeError, match="expected a folder of its own for it"):
+        recipe("data.test_split=all")
+
+
+def test_a_scene_is_read_once(trained: Recipe, monkeypatch) -> None:
+    task = CameraTask()
+    split = task.split(trained)
+    (trained.folder / "distilled" / "seed0" / "results.csv").unlink(missing_ok=True)
+    reads = []
+    monkeypatch.setattr(camera_sources, "open_cameras", lambda *about: reads.append(about) or open_cameras(*about))
+    task.prepare(trained)
+    task.measure(trained, "distilled", 0, split)
+    assert len(reads) == 1
