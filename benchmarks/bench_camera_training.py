@@ -25,8 +25,8 @@ from posedistill.deploy.bench import bench
 from posedistill.deploy.camera_export import export_camera_onnx
 from posedistill.deploy.quantise import quantise
 from posedistill.distill import DistillSpec, build_distiller
-from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.machine import processor
 from posedistill.runtime.camera_metadata import CameraMetadata

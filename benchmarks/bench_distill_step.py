@@ -15,7 +15,7 @@ import torch
 from posedistill.data.loading.batch import ObjectBatch
 from posedistill.data.render.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
-from posedistill.estimators import build_estimator
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.training.loop import Teaching, Untouched, losses
 from posedistill.training.teachers import NetworkTeacher

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from posedistill.data.loading.batch import ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, Example, build_distiller
-from posedistill.estimators import build_estimator
-from posedistill.estimators.base import Estimator, Prediction
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.registry import build_estimator
+from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import ObjectTable, box_corners
 
 FORMS = {

@@ -28,7 +28,7 @@ from posedistill.data.loading.batch import ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, Example, build_distiller
 from posedistill.distill.base import DISTILLERS
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import VIEWS, Prediction, Votes, cell_ids
+from posedistill.estimators.views import VIEWS, Prediction, Votes, cell_ids
 from posedistill.machine import processor
 
 CROP, STRIDES, KEYPOINTS = 128, (8, 16, 32), 8

@@ -19,7 +19,7 @@ from posedistill.data.images import read_image
 from posedistill.deploy.bench_calls import noise_photograph
 from posedistill.deploy.camera_export import export_camera_onnx
 from posedistill.deploy.quantise import drift, quantise
-from posedistill.estimators import build_estimator
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.draw import Image
 from posedistill.machine import cores, processor
 from posedistill.runtime import CameraMetadata, CameraPredictor

@@ -23,7 +23,7 @@ from torch.nn import functional
 from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.functional.relations import rkd_angle
-from posedistill.estimators.base import Prediction
+from posedistill.estimators.views import Prediction
 from posedistill.geometry.rotations import random_rotations
 
 VIEWS = frozenset({"embedding", "features"})

@@ -16,7 +16,7 @@ import torch
 
 from posedistill.deploy.bench_calls import synthetic_outputs
 from posedistill.deploy.export import export_onnx, noise_request, torch_run
-from posedistill.estimators import build_estimator
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.machine import cores, processor
 from posedistill.runtime.metadata import ModelMetadata

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from posedistill.estimators import WDRNetSettings
-from posedistill.estimators.wdrnet import WDRNetNetwork
+from posedistill.estimators.wdrnet import WDRNetNetwork, WDRNetSettings
 
 NETWORKS = {
     "DarkNet-53": WDRNetSettings(backbone="darknet53"),

@@ -16,7 +16,7 @@ import torch
 from bench_distill_step import made_batch, timed
 from posedistill.data.render.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
-from posedistill.estimators import build_estimator
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.training.loop import Teaching, Untouched, losses
 from posedistill.training.teacher_cache import CachedTeacher, views_of

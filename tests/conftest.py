@@ -14,8 +14,8 @@ import yaml
 
 from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
 from posedistill.data.loading.batch import ObjectBatch
-from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import project
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable, box_corners

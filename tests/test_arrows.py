@@ -1,6 +1,8 @@
 """Arrows go one way: what each room may lean on, as docs/architecture.md states it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,26 @@ def test_arrows(room):
 
 
 def test_losses_know_no_estimator():
-    for path in (SOURCE / "distill").glob("*.py"):
+    for path in (SOURCE / "distill").rglob("*.py"):
         families = {module for module in imported(path) if module.startswith("posedistill.estimators")}
-        assert families <= {"posedistill.estimators.base"}, path
+        assert families <= {"posedistill.estimators.views"}, path
+
+
+def test_views_know_no_family():
+    assert not [module for module in imported(SOURCE / "estimators/views.py") if module.startswith("posedistill")]
+
+
+@pytest.mark.parametrize(
+    ("room", "without"),
+    [
+        ("distill", ["posedistill.estimators.base", "posedistill.estimators.wdrnet", "timm"]),
+        ("estimators.registry", ["posedistill.distill", "posedistill.training"]),
+        ("decode.wdrnet", ["torch", "posedistill.estimators"]),
+        ("decode.posenet", ["torch", "posedistill.estimators"]),
+        ("runtime", ["torch", "posedistill.estimators", "posedistill.data"]),
+    ],
+)
+def test_importing_a_room_loads_nothing_above_it(room, without):
+    code = f"import sys, posedistill.{room}; print(*[name for name in {without} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert loaded.split() == []

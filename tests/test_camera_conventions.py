@@ -12,7 +12,7 @@ from posedistill.data.loading.camera_loader import CameraLoader
 from posedistill.data.loading.camera_pack import CameraPack, mean_image
 from posedistill.data.loading.camera_views import ViewSettings
 from posedistill.deploy.camera_export import camera_run
-from posedistill.estimators import build_estimator
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import Camera
 from posedistill.geometry.photographs import middle_crop
 from posedistill.geometry.rotations import angle_between

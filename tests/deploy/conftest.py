@@ -9,8 +9,8 @@ import torch
 
 from posedistill.deploy.camera_export import export_camera_onnx
 from posedistill.deploy.export import export_onnx
-from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import Camera
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import axis_angle

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from posedistill.data.loading.batch import ObjectBatch
-from posedistill.estimators.base import Prediction, Votes, cell_ids
+from posedistill.estimators.views import Prediction, Votes, cell_ids
 
 SIDE = 256
 MakeVotes = Callable[..., Votes]

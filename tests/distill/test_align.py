@@ -9,7 +9,7 @@ from posedistill.distill import DistillSpec, build_distiller
 from posedistill.distill.align import Align, cell_places
 from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Prediction, Votes, cell_ids
+from posedistill.estimators.views import Prediction, Votes, cell_ids
 
 VIEWS = frozenset({"votes"})
 Pair = tuple[Prediction, Prediction]

@@ -10,7 +10,7 @@ from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.distill.base import object_sizes, paired_votes
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Prediction
+from posedistill.estimators.views import Prediction
 
 ALL = frozenset({"votes", "cells", "features"})
 

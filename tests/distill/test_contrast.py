@@ -12,7 +12,7 @@ from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.contrast import Contrast, Weighting, crd_nce, nce, negative_weights, pose_distances, unit
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Prediction
+from posedistill.estimators.views import Prediction
 from posedistill.geometry.rotations import axis_angle, random_rotations
 
 VIEWS = frozenset({"embedding"})

@@ -11,7 +11,7 @@ import yaml
 from posedistill.data.loading.batch import ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, Example, build_distiller
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Prediction
+from posedistill.estimators.views import Prediction
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
 VIEWS = frozenset({"features"})

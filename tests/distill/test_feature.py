@@ -10,8 +10,8 @@ from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.feature import Feature, Guided
 from posedistill.distill.functional import maps
 from posedistill.errors import RecipeError
-from posedistill.estimators import build_estimator
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.registry import build_estimator
+from posedistill.estimators.views import Prediction, Votes
 from posedistill.geometry.objects import ObjectTable, box_corners
 
 VIEWS = frozenset({"features"})

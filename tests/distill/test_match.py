@@ -9,7 +9,7 @@ from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.functional.response import bit_divergence, divergence, logit, single_shot_loss
 from posedistill.distill.match import Match, counterparts
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Prediction, Votes, cell_ids
+from posedistill.estimators.views import Prediction, Votes, cell_ids
 
 VIEWS = frozenset({"votes", "cells", "regression", "logits"})
 VOTES = ["same_cell", "cluster_mean", "response"]

@@ -21,8 +21,9 @@ from posedistill.data.loading.batch import Batch, ObjectBatch
 from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.distill.base import DISTILLERS
 from posedistill.errors import RecipeError
-from posedistill.estimators import SETTINGS, build_estimator
-from posedistill.estimators.base import VIEWS, Estimator
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.registry import SETTINGS, build_estimator
+from posedistill.estimators.views import VIEWS
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import random_rotations

@@ -23,7 +23,7 @@ from posedistill.distill.functional.relations import (
 )
 from posedistill.distill.relate import OPTIONS, Relate, RelateSettings
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Prediction
+from posedistill.estimators.views import Prediction
 from posedistill.geometry.rotations import random_rotations
 
 VIEWS = frozenset({"embedding", "features", "regression"})

@@ -14,7 +14,7 @@ from posedistill.distill.trust import (
     trust_weights,
 )
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.views import Prediction, Votes
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from posedistill.data.loading.batch import Batch
 from posedistill.decode import get_settings
 from posedistill.decode.posenet import ROTATION_SIZES, decode
 from posedistill.errors import RecipeError
-from posedistill.estimators import PoseNet, PoseNetSettings, build_estimator
-from posedistill.estimators.base import VIEWS
-from posedistill.estimators.posenet import PoseNetNetwork
+from posedistill.estimators.posenet import PoseNet, PoseNetNetwork, PoseNetSettings
+from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.rotations import from_matrix
+from posedistill.estimators.views import VIEWS
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.geometry.rotations import angle_between, axis_angle, random_rotations
 from posedistill.metrics.relocalisation import CameraPoses, orientation_errors, position_errors

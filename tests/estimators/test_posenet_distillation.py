@@ -10,7 +10,8 @@ from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example
 from posedistill.distill.base import build_distiller
 from posedistill.errors import RecipeError
-from posedistill.estimators import PoseNet, build_estimator
+from posedistill.estimators.posenet import PoseNet
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.geometry.rotations import axis_angle, random_rotations
 

@@ -9,10 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from posedistill.data.loading.batch import ObjectBatch
 from posedistill.decode.wdrnet import decode, select_cells
 from posedistill.errors import RecipeError
-from posedistill.estimators import WDRNet, WDRNetSettings, build_estimator
-from posedistill.estimators.base import VIEWS, Prediction
 from posedistill.estimators.losses import focal_loss, line_of_sight_loss
-from posedistill.estimators.wdrnet import WDRNetNetwork
+from posedistill.estimators.registry import build_estimator
+from posedistill.estimators.views import VIEWS, Prediction
+from posedistill.estimators.wdrnet import WDRNet, WDRNetNetwork, WDRNetSettings
 from posedistill.geometry.objects import ObjectTable
 
 Objects = Callable[..., ObjectTable]

@@ -7,7 +7,7 @@ import yaml
 
 from posedistill.distill import build_distiller
 from posedistill.errors import RecipeError
-from posedistill.estimators import FAMILIES
+from posedistill.estimators.registry import FAMILIES
 from posedistill.recipe.comparison import Comparison, load_comparison
 from posedistill.recipe.recipe import Recipe
 from posedistill.training.stages import signature_of

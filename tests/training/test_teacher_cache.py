@@ -9,7 +9,7 @@ import torch
 
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.errors import CheckpointError, TrainingError
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.views import Prediction, Votes
 from posedistill.training import teacher_cache
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.stages import train_variant

@@ -10,7 +10,7 @@ import yaml
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import CheckpointError, DataError, RecipeError, TrainingError
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.views import Prediction, Votes
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.poses import PoseEstimates
 from posedistill.recipe.recipe import load_recipe

@@ -16,7 +16,7 @@ from posedistill.distill.base import Distiller, mean_over, object_sizes, paired_
 from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.distill.trust import trust_weights
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.views import Prediction, Votes
 
 
 class AlignSettings(BaseModel):
@@ -170,7 +170,7 @@ class Align(Distiller):
 def cell_places(cells: Tensor, side: int) -> Tensor:
     """``[..., 2]``: centres (x, y) of the cells that ``cell_ids`` numbers so, in sides of a crop of ``side`` pixels.
 
-    >>> from posedistill.estimators.base import cell_ids
+    >>> from posedistill.estimators.views import cell_ids
     >>> cell_places(cell_ids(16, 2, 2), 32).tolist()
     [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     """

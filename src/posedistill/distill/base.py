@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from posedistill.data.loading.batch import Batch, of_objects
 from posedistill.distill.trust import TrustSettings
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.views import Prediction, Votes
 
 DISTILLERS = {
     "align": "posedistill.distill.align:Align",

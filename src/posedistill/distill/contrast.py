@@ -21,7 +21,7 @@ from posedistill.distill.base import Distiller, DistillSpec, Example
 from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_bank, refuse_beyond_memory
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Prediction
+from posedistill.estimators.views import Prediction
 
 Weighting = Literal["linear", "sqrt", "square", "sin", "sinsin"]
 COLDEST, WARMEST = 0.02, 0.5

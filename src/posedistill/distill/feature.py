@@ -26,7 +26,7 @@ from posedistill.distill.functional import maps
 from posedistill.distill.functional.layers import Layers, paired_layers, teacher_layers
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Prediction
+from posedistill.estimators.views import Prediction
 
 Maps = tuple[Tensor, Tensor, Tensor]
 """A student's map, a teacher's, and the weights of their positions."""

@@ -30,7 +30,7 @@ from posedistill.distill.functional.response import (
 )
 from posedistill.distill.trust import annotated_keypoints, image_trust, projected_origins, trust_weights, weighted_mean
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.views import Prediction, Votes
 
 Form = Literal["same_cell", "cluster_mean", "response", "regression", "logits", "bits"]
 _POINTS = {"norm", "beta", "gate", "margin"}

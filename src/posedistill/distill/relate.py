@@ -30,7 +30,7 @@ from posedistill.distill.functional.relations import (
 )
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Prediction
+from posedistill.estimators.views import Prediction
 
 OPTIONS: dict[str, set[str]] = {
     "self_cross": {"profile", "reference", "temperature", "rows_weight", "full"},

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from posedistill.data.loading.batch import Batch, of_objects
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.views import Prediction, Votes
 
 PERCENTILE = 0.95
 """Of the errors of a batch, where ``eta: percentile`` ends trust."""

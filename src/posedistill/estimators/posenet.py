@@ -16,7 +16,7 @@ from torch.nn import functional
 from posedistill.backbones.timm_trunk import POOLED, TimmTrunk
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.posenet import ROTATION_SIZES
-from posedistill.estimators.base import Estimator, Prediction
+from posedistill.estimators.base import Estimator
 from posedistill.estimators.pose_losses import (
     Norm,
     Sign,
@@ -28,6 +28,7 @@ from posedistill.estimators.pose_losses import (
     squared_pose_loss,
 )
 from posedistill.estimators.rotations import chordal_distance, from_matrix, geodesic_angle, to_matrix
+from posedistill.estimators.views import Prediction
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 from posedistill.geometry.rotations import mean_rotation

@@ -16,10 +16,11 @@ from posedistill.backbones import FeaturePyramid, build_backbone
 from posedistill.data.loading.batch import Batch, ObjectBatch, of_objects
 from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors
 from posedistill.decode.wdrnet import WDRNetDecoding
-from posedistill.estimators.base import Estimator, Prediction, Votes, cell_ids
+from posedistill.estimators.base import Estimator
 from posedistill.estimators.cells import IGNORED, Selection, draw_positives, level_budgets, select_per_level
 from posedistill.estimators.heads import CellHead
 from posedistill.estimators.losses import focal_loss, line_of_sight_loss, masked_mean
+from posedistill.estimators.views import Prediction, Votes, cell_ids
 from posedistill.geometry.objects import ObjectTable
 
 _NARROW = ("darknet_tiny_h", "darknet_tiny_q")

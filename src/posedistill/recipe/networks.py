@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from posedistill.estimators import SETTINGS
+from posedistill.estimators.registry import SETTINGS
 
 
 class Settings(BaseModel):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from posedistill.distill import DistillSpec
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators import FAMILIES
+from posedistill.estimators.registry import FAMILIES
 from posedistill.recipe.data import KINDS, Data
 from posedistill.recipe.data import BopSource as BopSource
 from posedistill.recipe.data import DataSettings as DataSettings

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
 from posedistill.errors import CheckpointError, TrainingError, describe
-from posedistill.estimators.base import Estimator, Prediction
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.views import Prediction
 from posedistill.log import TrainingLog, console
 from posedistill.recipe.recipe import TrainSettings
 from posedistill.training.checkpoints import (

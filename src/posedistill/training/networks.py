@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from posedistill.errors import CheckpointError, describe
-from posedistill.estimators import build_estimator
 from posedistill.estimators.base import Estimator
+from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.recipe import NetworkSettings, Recipe
 from posedistill.tasks.object_sources import objects_of

@@ -21,7 +21,7 @@ from posedistill.data.formats.bop_parse import load_json
 from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller
 from posedistill.errors import CheckpointError, DataError, TrainingError, describe
-from posedistill.estimators.base import Prediction, Votes
+from posedistill.estimators.views import Prediction, Votes
 from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.recipe.recipe import fingerprint
@@ -40,7 +40,7 @@ class CachedTeacher:
 
     Args:
         about: what the predictions depend on, in words and hashes a reader can compare.
-        views: of ``estimators.base.VIEWS``, or single maps as ``features.NAME``.
+        views: of ``estimators.views.VIEWS``, or single maps as ``features.NAME``.
         steps: of the schedule, for the size that is told beforehand.
 
     Raises:

@@ -11,7 +11,8 @@ from posedistill.data.loading.batch import Batch, ObjectBatch, of_objects
 from posedistill.distill.match import counterparts
 from posedistill.distill.trust import weighted_mean
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Estimator, Prediction, Votes
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.views import Prediction, Votes
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, Example
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Estimator, Prediction
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.views import Prediction
 from posedistill.training.checkpoints import load_strictly, section
 from posedistill.training.teachers import Teacher, all_finite
 

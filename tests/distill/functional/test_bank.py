@@ -9,7 +9,7 @@ from posedistill.distill import Example
 from posedistill.distill.functional import bank as bank_module
 from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_bank, free_bytes, refuse_beyond_memory
 from posedistill.errors import RecipeError
-from posedistill.estimators.base import Prediction
+from posedistill.estimators.views import Prediction
 
 WIDTH = 3
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from posedistill.distill.functional.response import (
     responsible_cells,
     single_shot_loss,
 )
-from posedistill.estimators.base import Votes, cell_ids
+from posedistill.estimators.views import Votes, cell_ids
 
 GRID, SIDE = 13, 416
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from posedistill.estimators.base import Votes
+from posedistill.estimators.views import Votes
 
 Norm = Literal["smooth_l1", "l1", "l2", "bce"]
 Gate = Literal["none", "min", "upper_bound"]

@@ -1,0 +1,41 @@
+"""The pose families by their name in a recipe."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from posedistill.errors import RecipeError
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.posenet import PoseNet, PoseNetSettings
+from posedistill.estimators.wdrnet import WDRNet, WDRNetSettings
+from posedistill.geometry.objects import ObjectTable
+
+_FAMILIES: dict[str, tuple[type[BaseModel], type[Estimator]]] = {
+    "posenet": (PoseNetSettings, PoseNet),
+    "wdrnet": (WDRNetSettings, WDRNet),
+}
+FAMILIES: dict[str, type[Estimator]] = {family: estimator for family, (_, estimator) in _FAMILIES.items()}
+"""The estimators by their name in a recipe."""
+SETTINGS: dict[str, type[BaseModel]] = {family: settings for family, (settings, _) in _FAMILIES.items()}
+"""The settings of each family, by its name in a recipe."""
+
+
+def build_estimator(
+    family: str, objects: ObjectTable, settings: Mapping[str, Any] | BaseModel, crop_size: int
+) -> Estimator:
+    """An estimator by family name; families that know a scene look at no objects (``NO_OBJECTS`` will do).
+
+    Raises:
+        RecipeError: an unknown family, or settings it does not have; the message names key and value.
+    """
+    if family not in SETTINGS:
+        raise RecipeError(f"family: found {family!r}, expected one of {sorted(SETTINGS)}")
+    values = settings.model_dump() if isinstance(settings, BaseModel) else dict(settings)
+    try:
+        kind, estimator = _FAMILIES[family]
+        build: Callable[[ObjectTable, Any, int], Estimator] = estimator
+        return build(objects, kind.model_validate(values), crop_size)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: found {e['input']!r}, {e['msg']}" for e in error.errors())
+        raise RecipeError(f"{family}: {faults}") from error
