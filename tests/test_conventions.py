@@ -10,13 +10,13 @@ from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.crops import CropLoader
 from posedistill.data.loading.pack import FramePack
 from posedistill.data.render.shapes import code_models_info, code_objects
+from posedistill.deploy.evaluate import ground_truth_boxes
 from posedistill.geometry.cameras import project
 from posedistill.geometry.meshes import hull_corners
 from posedistill.geometry.rotations import angle_between, random_rotations
 from posedistill.geometry.symmetries import equivalent_poses
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import Predictor
-from posedistill.tasks.object_evaluation import ground_truth_boxes
 
 K = np.array([[520.0, 0.0, 161.0], [0.0, 525.0, 118.0], [0.0, 0.0, 1.0]])
 WIDTH, HEIGHT = 320, 240
@@ -60,7 +60,7 @@ def test_the_loader_and_the_predictor_see_the_same(dataset, tmp_path, size):
     predictor = Predictor(run, ModelMetadata("wdrnet", objects, size, (size // 4,)))
     for frame, wanted in enumerate(ground_truth_boxes(dataset, objects)):
         rows = slice(3 * frame, 3 * frame + 3)
-        prepared = predictor.prepare(read_image(wanted.frame.rgb), wanted.frame.K, wanted.boxes, wanted.obj_ids)
+        prepared = predictor.prepare(read_image(wanted.frame.rgb), wanted.frame.K, wanted.boxes, wanted.labels)
         np.testing.assert_array_equal(prepared.classes, batch.classes.numpy()[rows])
         np.testing.assert_allclose(prepared.cameras.K, batch.K.numpy()[rows], rtol=1e-6, atol=1e-4)
         difference = np.abs(prepared.crops - batch.images.numpy()[rows])

@@ -122,12 +122,13 @@ def evaluate(
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
 ) -> None:
     """Measure a run or an exported file on its own test data, or on any BOP folder or scene."""
-    from posedistill.log import console
-    from posedistill.report import result_table
-    from posedistill.tasks.object_evaluation import evaluate_file
-    from posedistill.training.shipping import evaluate_run
+    from posedistill.deploy.evaluate import evaluate_file
 
     if model.is_dir() and dataset is None:
+        from posedistill.log import console
+        from posedistill.report import result_table
+        from posedistill.training.shipping import evaluate_run
+
         about: dict[str, Any] = {"--split": split != "test", "--scene": scene, "--frames": frames, "--csv": csv}
         about |= {"--boxes": boxes != "gt", "--detections": detections, "--json": json, "--threads": threads}
         about |= {"--legacy-diameters": legacy_diameters, "--metres-per-unit": metres_per_unit}
@@ -166,7 +167,7 @@ def score(
     legacy_diameters: Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")] = False,
 ) -> None:
     """Score anybody's BOP csv: average recall over MSSD, MSPD (and VSD), and ADD(-S), per object."""
-    from posedistill.tasks.object_evaluation import score_csv
+    from posedistill.deploy.evaluate import score_csv
 
     score_csv(results, dataset, split, frames, json, vsd=vsd, legacy_diameters=legacy_diameters, scenes=scene or None)
 

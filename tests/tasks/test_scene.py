@@ -17,15 +17,15 @@ from posedistill.data.formats.open_scene import open_cameras
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
 from posedistill.deploy.camera_export import camera_run
+from posedistill.deploy.evaluate import evaluate_file
+from posedistill.deploy.evaluate_scene import estimate_cameras
 from posedistill.errors import DataError, RecipeError
 from posedistill.metrics.relocalisation import CameraPoses, constant_pose, position_errors
 from posedistill.recipe.comparison import load_comparison
 from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.runtime import CameraPredictor
 from posedistill.tasks import scene_sources as camera_sources
-from posedistill.tasks.object_evaluation import evaluate_file
 from posedistill.tasks.scene import CameraTask
-from posedistill.tasks.scene_evaluation import estimate_cameras
 from posedistill.tasks.scene_sources import mean_crop, prepare_scene, scene_loader
 from posedistill.tasks.scene_validation import CameraValidation
 from posedistill.training import shipping, stages

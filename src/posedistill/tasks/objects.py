@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from posedistill.data.formats.bop import BopDataset, Frame, read_image
 from posedistill.data.loading.batch import LoaderOptions
 from posedistill.data.loading.crops import CropLoader
+from posedistill.deploy.evaluate import FrameQuery, boxes_for, estimate
 from posedistill.deploy.export import check_parity, export_onnx, torch_run
 from posedistill.deploy.shapes import coarse_shape
 from posedistill.estimators.base import Estimator
@@ -25,7 +26,6 @@ from posedistill.report.gallery import Case, save_cases
 from posedistill.runtime.predictor import Predictor, Request
 from posedistill.tasks import object_sources as sources
 from posedistill.tasks.base import Record, Task
-from posedistill.tasks.object_evaluation import Wanted, boxes_for, estimate
 from posedistill.tasks.object_validation import Validation, metadata_of
 from posedistill.training.loop import Validate
 from posedistill.training.networks import load_network, variant_folder, weights_of
@@ -35,7 +35,7 @@ from posedistill.training.teacher_poses import csv_poses, ensemble_poses
 PARITY_FRAMES = 8
 """Test frames on which an exported file must agree with its network."""
 
-TestFrames = tuple[BopDataset, list[Wanted]]
+TestFrames = tuple[BopDataset, list[FrameQuery]]
 """The frames, and the boxes that objects are sought in."""
 
 
@@ -117,7 +117,7 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
         camera = Camera(frame.K, width, height)
         export_onnx(estimator.network, path, metadata_of(estimator, camera=camera, training=training, shapes=surfaces))
         requests = [
-            Request(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.obj_ids)
+            Request(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.labels)
             for entry in [entry for entry in wanted if len(entry.boxes)][:PARITY_FRAMES]
         ]
         parity = check_parity(estimator.network, path, requests)

@@ -15,6 +15,15 @@ from posedistill.data.loading.batch import LoaderOptions
 from posedistill.data.loading.camera_loader import CameraLoader
 from posedistill.data.loading.camera_pack import PUBLISHED_SIZE
 from posedistill.deploy.camera_export import camera_run, check_camera_parity, export_camera_onnx
+from posedistill.deploy.evaluate_scene import (
+    UNKNOWN_UNIT,
+    estimate_cameras,
+    kept_estimates,
+    merged,
+    places_of,
+    rounded,
+    written,
+)
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.posenet import PoseNet, PoseNetNetwork
 from posedistill.geometry.cameras import Camera
@@ -32,15 +41,6 @@ from posedistill.runtime.camera_metadata import CameraMetadata
 from posedistill.runtime.camera_predictor import CameraPredictor
 from posedistill.runtime.model_file import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.tasks.base import Record, Task
-from posedistill.tasks.scene_evaluation import (
-    UNKNOWN_UNIT,
-    estimate_cameras,
-    kept_estimates,
-    merged,
-    places_of,
-    rounded,
-    written,
-)
 from posedistill.tasks.scene_sources import (
     SceneData,
     mean_crop,

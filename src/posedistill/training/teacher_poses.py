@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from posedistill.data.formats.bop import BopDataset
+from posedistill.deploy.evaluate import FrameQuery, estimate
 from posedistill.deploy.export import torch_run
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.poses import PoseEstimates
 from posedistill.recipe.recipe import BopSource, Recipe
 from posedistill.runtime.predictor import Predictor
-from posedistill.tasks.object_evaluation import Wanted, estimate
 from posedistill.tasks.object_validation import metadata_of
 
 SAME_PLACE = 0.5
@@ -37,7 +37,7 @@ def csv_poses(recipe: Recipe, dataset: BopDataset) -> PoseEstimates | None:
     return table.select(chosen) if chosen.any() else None
 
 
-def ensemble_poses(members: list[Estimator], wanted: list[Wanted], objects: ObjectTable) -> PoseEstimates:
+def ensemble_poses(members: list[Estimator], wanted: list[FrameQuery], objects: ObjectTable) -> PoseEstimates:
     """Of all members' poses those with the best scores, as many of an object as are sought in the image."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tables = [
@@ -47,12 +47,12 @@ def ensemble_poses(members: list[Estimator], wanted: list[Wanted], objects: Obje
     return best_poses(PoseEstimates.concatenate(tables), wanted, objects)
 
 
-def best_poses(table: PoseEstimates, wanted: list[Wanted], objects: ObjectTable) -> PoseEstimates:
+def best_poses(table: PoseEstimates, wanted: list[FrameQuery], objects: ObjectTable) -> PoseEstimates:
     """The best-scored poses, no two of one object in one place, and no more of it than there are boxes."""
     sought = {
-        (entry.frame.scene_id, entry.frame.im_id, obj_id): entry.obj_ids.count(obj_id)
+        (entry.frame.scene_id, entry.frame.im_id, obj_id): entry.labels.count(obj_id)
         for entry in wanted
-        for obj_id in set(entry.obj_ids)
+        for obj_id in set(entry.labels)
     }
     kept: dict[tuple[int, int, int], list[int]] = {}
     for row in np.argsort(-table.score, kind="stable").tolist():

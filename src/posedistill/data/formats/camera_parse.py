@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from posedistill.data.faults import FaultKind, OnFault
 from posedistill.data.images import IMAGE_SUFFIXES
@@ -97,6 +96,8 @@ def pose_from_camera_to_world(matrix: Array, file: Path, key: str) -> tuple[Arra
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height of an image, from its header."""
+    from PIL import Image  # here, so that evaluating objects needs none
+
     try:
         with Image.open(path) as image:
             return image.width, image.height

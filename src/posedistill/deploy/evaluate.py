@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Column, Table
 
 from posedistill.data.formats.bop import BopDataset, Detection, Frame, read_detections, read_image
+from posedistill.deploy.evaluate_scene import evaluate_camera_file
 from posedistill.errors import DataError, TrainingError, describe
 from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, project
@@ -21,20 +22,19 @@ from posedistill.metrics.relocalisation import RelocalisationScores
 from posedistill.poses import PoseEstimates
 from posedistill.runtime import CameraPredictor, open_predictor
 from posedistill.runtime.predictor import Predictor
-from posedistill.tasks.scene_evaluation import evaluate_camera_file
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is sought in one frame: a box and an object id for each estimate, with the box's own score."""
+class FrameQuery:
+    """What is sought in one frame: ``boxes`` ``[n, 4]``, the object id expected in each, and the box's own score."""
 
     frame: Frame
     boxes: Array
-    obj_ids: list[int]
+    labels: list[int]
     scores: Array
 
 
-def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[Wanted]:
+def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQuery]:
     """Boxes of the target instances, the most visible ones, from their true poses.
 
     A box is the extent of the projected box corners, as in training.
@@ -45,11 +45,11 @@ def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[Wanted
         instances = [i for obj_id, count in counts.items() for i in [s for s in seen if s.obj_id == obj_id][:count]]
         corners = [project(objects.keypoints[objects.index(i.obj_id)], i.R, i.t, frame.K) for i in instances]
         boxes = [np.concatenate([c.min(axis=0), np.ptp(c, axis=0)]) for c in corners]
-        wanted.append(_wanted(frame, boxes, [i.obj_id for i in instances], [1.0] * len(instances)))
+        wanted.append(_query(frame, boxes, [i.obj_id for i in instances], [1.0] * len(instances)))
     return wanted
 
 
-def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[Wanted]:
+def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[FrameQuery]:
     """The best-scored detections of each target object, as many as the target has instances; no ground truth."""
     by_image: dict[tuple[int, int], list[Detection]] = {}
     for detection in read_detections(detections):
@@ -59,13 +59,13 @@ def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) 
     for frame, counts in _targets_by_frame(dataset, objects):
         seen = sorted(by_image.get((frame.scene_id, frame.im_id), []), key=lambda d: -d.score)
         chosen = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
-        wanted.append(_wanted(frame, [d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen]))
+        wanted.append(_query(frame, [d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen]))
     if not any(len(entry.boxes) for entry in wanted):
         raise DataError(describe(detections, "detections", "none for the test images and objects", "some"))
     return wanted
 
 
-def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections: Path | None) -> list[Wanted]:
+def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections: Path | None) -> list[FrameQuery]:
     """The boxes of one of the two named modes, ``gt`` or ``detector``; they are never mixed."""
     if boxes == "gt":
         return ground_truth_boxes(dataset, objects)
@@ -76,7 +76,7 @@ def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections:
     return detector_boxes(dataset, objects, detections)
 
 
-def estimate(predictor: Predictor, wanted: list[Wanted], title: str = "evaluate") -> PoseEstimates:
+def estimate(predictor: Predictor, wanted: list[FrameQuery], title: str = "evaluate") -> PoseEstimates:
     """Poses of everything wanted; an estimate's score is the pose's times the box's."""
     rows: list[tuple[int, int, int, float, Array, Array, float]] = []
     with progress_bar() as bar:
@@ -85,7 +85,7 @@ def estimate(predictor: Predictor, wanted: list[Wanted], title: str = "evaluate"
             image = read_image(entry.frame.rgb)
             inside = np.flatnonzero((entry.boxes[:, :2] < [image.shape[1], image.shape[0]]).all(axis=1))
             start = time.perf_counter()
-            sought = [entry.obj_ids[row] for row in inside]
+            sought = [entry.labels[row] for row in inside]
             prepared = predictor.prepare(image, entry.frame.K, entry.boxes[inside], sought)
             outputs = predictor.run_network(prepared.crops, prepared.classes)
             found = predictor.decode_outputs(outputs, prepared, time.perf_counter() - start)
@@ -200,5 +200,5 @@ def _targets_by_frame(dataset: BopDataset, objects: ObjectTable) -> Iterator[tup
         yield dataset.frame(scene_id, im_id), wanted
 
 
-def _wanted(frame: Frame, boxes: list[Array], obj_ids: list[int], scores: list[float]) -> Wanted:
-    return Wanted(frame, np.array(boxes, dtype=np.float64).reshape(-1, 4), obj_ids, np.array(scores))
+def _query(frame: Frame, boxes: list[Array], labels: list[int], scores: list[float]) -> FrameQuery:
+    return FrameQuery(frame, np.array(boxes, dtype=np.float64).reshape(-1, 4), labels, np.array(scores))

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from posedistill.cli import app
 from posedistill.data.formats.bop import BopDataset
 from posedistill.decode.cells import CellLayout
+from posedistill.deploy.evaluate import boxes_for, estimate, evaluate_file, open_bop, score_csv
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
 from posedistill.metrics import score_estimates
@@ -18,7 +19,6 @@ from posedistill.poses import PoseEstimates
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.model_file import PROPERTY
 from posedistill.runtime.predictor import Predictor
-from posedistill.tasks.object_evaluation import boxes_for, estimate, evaluate_file, open_bop, score_csv
 
 CROP, STRIDES = 64, (8, 16)
 
@@ -67,13 +67,13 @@ def detections_file(folder: Path, entries: list[tuple[int, int, float, list[floa
 
 def true_boxes(dataset: BopDataset) -> list[tuple[int, int, float, list[float]]]:
     wanted = boxes_for(dataset, dataset.objects(), "gt", None)
-    pairs = [(entry.frame.im_id, *pair) for entry in wanted for pair in zip(entry.obj_ids, entry.boxes, strict=True)]
+    pairs = [(entry.frame.im_id, *pair) for entry in wanted for pair in zip(entry.labels, entry.boxes, strict=True)]
     return [(im_id, obj_id, 0.9, box.tolist()) for im_id, obj_id, box in pairs]
 
 
 def test_ground_truth_boxes_hold_the_whole_object(dataset):
     wanted = boxes_for(dataset, dataset.objects(), "gt", None)
-    assert [(entry.frame.im_id, entry.obj_ids, entry.scores.tolist()) for entry in wanted] == [
+    assert [(entry.frame.im_id, entry.labels, entry.scores.tolist()) for entry in wanted] == [
         (im_id, [1, 2], [1.0, 1.0]) for im_id in range(3)
     ]
     for entry in wanted:
@@ -100,7 +100,7 @@ def test_detector_boxes(dataset, metadata, tmp_path):
     foreign = [(0, 7, 1.0, good[0][3]), (99, 1, 1.0, good[0][3])]
     path = detections_file(tmp_path, [*others, *nothing, *foreign, *good])
     wanted = boxes_for(dataset, dataset.objects(), "detector", path)
-    assert [(entry.frame.im_id, entry.obj_ids) for entry in wanted] == [(im_id, [1, 2]) for im_id in range(3)]
+    assert [(entry.frame.im_id, entry.labels) for entry in wanted] == [(im_id, [1, 2]) for im_id in range(3)]
     found = [box.tolist() for entry in wanted for box in entry.boxes]
     assert found == [box for *_, box in good]
     estimates = estimate(Oracle(metadata, wanted), wanted)
