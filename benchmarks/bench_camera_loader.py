@@ -4,7 +4,7 @@ The naive side does what data loaders usually do: decode the png, scale its shor
 changes of colour, blur and noise in float with OpenCV. On a busy machine the rate per second of processor time tells
 more than the clock on the wall. Aim: 500 pictures of 224 px a second on 2 cores.
 
-    python benchmarks/bench_camera_loader.py [--size 224] [--batch 32] [--threads 2] [--seconds 5] [--device cpu]
+    PYTHONPATH=. python benchmarks/bench_camera_loader.py [--size 224] [--batch 32] [--threads 2] [--device cpu]
 """
 
 import argparse
@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from tests.data.room_writer import write_made_scene
 
-from posedistill.data.formats.camera_writer import write_made_scene
 from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.data.formats.seven_scenes import read_seven_scenes
 from posedistill.data.images import read_image

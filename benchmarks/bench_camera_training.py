@@ -1,6 +1,6 @@
 """Images a second of a camera teacher's step, a student's, and a distilled one; data, and poses from files.
 
-    python benchmarks/bench_camera_training.py [--teacher resnet34] [--student mobilenetv3_small_100] [--size 112]
+    PYTHONPATH=. python benchmarks/bench_camera_training.py [--teacher resnet34] [--student ...] [--size 112]
 
 Steps are timed by turns in one process on views of a made room, which the loader makes as in training; then each
 network is exported and timed from photograph to pose by ONNX Runtime in a process of its own, as float32 and int8.
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tests.data.room_writer import write_made_scene
 
-from posedistill.data.formats.camera_writer import write_made_scene
 from posedistill.data.formats.open_scene import open_cameras
 from posedistill.data.loading.camera_loader import CameraLoader
 from posedistill.data.loading.camera_pack import CameraPack

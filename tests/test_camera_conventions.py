@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from tests.data.room_writer import write_made_scene
 
-from posedistill.data.formats.camera_writer import write_made_scene
 from posedistill.data.formats.open_scene import open_cameras
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.data.images import read_image

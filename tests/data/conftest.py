@@ -11,10 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from tests.data.room import Recording, Room, pinhole
+from tests.data.room_writer import write_cambridge, write_seven_scenes
 
-from posedistill.data.camera_room import Recording, Room, pinhole
 from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
-from posedistill.data.formats.camera_writer import write_cambridge, write_seven_scenes
 from posedistill.data.formats.scene import CameraFrame
 from posedistill.geometry.cameras import project
 from posedistill.geometry.meshes import Mesh

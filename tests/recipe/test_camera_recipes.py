@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.data.room_writer import write_made_scene
 from typer.testing import CliRunner
 
 from posedistill.cli import app
-from posedistill.data.formats.camera_writer import write_made_scene
 from posedistill.errors import RecipeError
 from posedistill.recipe.recipe import load_recipe
 from posedistill.runtime import CameraPredictor

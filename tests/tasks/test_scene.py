@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tests.data.room_writer import write_made_scene
 
 from posedistill.camera_poses import CameraEstimates
 from posedistill.compare.compare import measure_references
 from posedistill.compare.trial import Trial
-from posedistill.data.formats.camera_writer import write_made_scene
 from posedistill.data.formats.open_scene import open_cameras
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.room import pinhole, walk
 
-from posedistill.data.camera_room import pinhole, walk
 from posedistill.data.check.poses import concerns, extent, far_off, near_training, steps_of
 from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_every
 from posedistill.geometry.rotations import angle_between, axis_angle

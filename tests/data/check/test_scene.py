@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.data.room_writer import write_made_scene
 
 from posedistill.data.check.dataset import check_dataset
 from posedistill.data.check.report import SHOWN
 from posedistill.data.check.scene import check_scene
 from posedistill.data.faults import FaultKind
-from posedistill.data.formats.camera_writer import write_made_scene
 from posedistill.data.formats.open_scene import open_cameras
 from posedistill.data.images import read_image, write_image
 from posedistill.errors import DataError

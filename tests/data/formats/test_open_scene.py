@@ -3,8 +3,8 @@ import shutil
 
 import numpy as np
 import pytest
+from tests.data.room_writer import write_made_scene
 
-from posedistill.data.formats.camera_writer import write_made_scene
 from posedistill.data.formats.open_scene import camera_format, open_cameras
 from posedistill.errors import DataError
 

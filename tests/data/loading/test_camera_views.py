@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from tests.data.room import pinhole
 
-from posedistill.data.camera_room import pinhole
 from posedistill.data.loading.camera_views import ViewSettings, plan_views, warp
 from posedistill.geometry.cameras import Camera, project
 from posedistill.geometry.rotations import angle_between, is_rotation

@@ -1,11 +1,15 @@
-"""Writers of recordings in the layouts of 7-Scenes and Cambridge Landmarks; they never write over anything."""
+"""Writers of the room's recordings in the layouts of 7-Scenes and Cambridge Landmarks.
 
+python -m tests.data.room_writer my_room
+"""
+
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from tests.data.room import Preset, Recording, Room, pinhole
 
-from posedistill.data.camera_room import Preset, Recording, Room, pinhole
 from posedistill.data.formats import cambridge, seven_scenes
 from posedistill.data.formats.camera_parse import invert_pose
 from posedistill.data.images import write_image
@@ -106,3 +110,7 @@ def _empty(root: Path) -> Path:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(describe(root, "folder", "files already", "an empty or new folder: nothing is written over"))
     return root
+
+
+if __name__ == "__main__":
+    write_made_scene(sys.argv[1])

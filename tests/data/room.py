@@ -1,6 +1,6 @@
 """A made scene for camera relocalisation: a textured room, ray-cast by a pinhole camera that walks through it.
 
-Everything follows from a seed, so tests, examples and trial runs need no data set.
+Everything follows from a seed, so tests and benchmarks need no data set.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from tests.data.room import Room, pinhole, walk
+from tests.data.room_writer import write_cambridge, write_made_scene, write_seven_scenes
 
-from posedistill.data.camera_room import Room, pinhole, walk
-from posedistill.data.formats.camera_writer import write_cambridge, write_made_scene, write_seven_scenes
 from posedistill.errors import DataError
 from posedistill.geometry.rotations import is_rotation, matrix_to_quaternion, quaternion_to_matrix, random_rotations
 
