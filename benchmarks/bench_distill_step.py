@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.data.render.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators.registry import build_estimator
@@ -21,7 +21,7 @@ from posedistill.training.loop import Teaching, Untouched, losses
 from posedistill.training.teachers import NetworkTeacher
 
 
-def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device) -> ObjectBatch:
+def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device) -> Batch:
     """Noise with an object in the middle of every crop: a step costs the same on any picture."""
     K = torch.tensor([[2.5 * size, 0.0, size / 2], [0.0, 2.5 * size, size / 2], [0.0, 0.0, 1.0]])
     keypoints3d = torch.tensor(objects.keypoints[0], dtype=torch.float32)
@@ -29,10 +29,10 @@ def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device
     pixels = (keypoints3d + t) @ K.T
     masks = torch.zeros(count, size, size, dtype=torch.bool)
     masks[:, size // 4 : -size // 4, size // 4 : -size // 4] = True
-    batch = ObjectBatch(
+    batch = Batch.single(
         images=torch.randn(count, 3, size, size).contiguous(memory_format=torch.channels_last),
         masks=masks,
-        classes=torch.zeros(count, dtype=torch.int64),
+        label=torch.zeros(count, dtype=torch.int64),
         K=K.expand(count, 3, 3),
         R=torch.eye(3).expand(count, 3, 3),
         t=t.expand(count, 3),

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, DistillSpec, Example, build_distiller
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import build_estimator
@@ -46,19 +46,19 @@ def make_student(crop: int, device: str) -> Estimator:
     return build_estimator("wdrnet", objects, settings, crop).to(device).to(memory_format=torch.channels_last)
 
 
-def make_batch(images: int, crop: int, device: str) -> ObjectBatch:
+def make_batch(images: int, crop: int, device: str) -> Batch:
     rng = torch.Generator().manual_seed(0)
     corners = torch.rand(images, 8, 3, generator=rng) * 80 - 40
     pixels = crop * (0.3 + 0.4 * torch.rand(images, 8, 2, generator=rng))
     focal = 4.0 * crop
-    return ObjectBatch(
+    return Batch.single(
         images=torch.randn(images, 3, crop, crop, generator=rng).contiguous(memory_format=torch.channels_last),
         K=torch.tensor([[focal, 0, crop / 2], [0, focal, crop / 2], [0, 0, 1]]).expand(images, 3, 3),
         R=torch.eye(3).expand(images, 3, 3),
         t=torch.tensor([0.0, 0.0, 800.0]).expand(images, 3),
         ids=torch.arange(images),
         masks=torch.ones(images, crop, crop, dtype=torch.bool),
-        classes=torch.zeros(images, dtype=torch.int64),
+        label=torch.zeros(images, dtype=torch.int64),
         keypoints3d=corners,
         keypoints=pixels,
         diameters=torch.full((images,), 141.0),

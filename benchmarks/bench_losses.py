@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, DistillSpec, Example, build_distiller
 from posedistill.distill.base import DISTILLERS
 from posedistill.errors import RecipeError
@@ -54,7 +54,7 @@ def variants(verb: str) -> list[dict[str, Any]]:
     return found
 
 
-def make_batch(images: int, device: str, seed: int = 0) -> ObjectBatch:
+def make_batch(images: int, device: str, seed: int = 0) -> Batch:
     rng = torch.Generator().manual_seed(seed)
     corners = torch.rand(images, KEYPOINTS, 3, generator=rng) * 100 - 50
     camera = torch.tensor([[600.0, 0, CROP / 2], [0, 600.0, CROP / 2], [0, 0, 1]]).repeat(images, 1, 1)
@@ -62,21 +62,21 @@ def make_batch(images: int, device: str, seed: int = 0) -> ObjectBatch:
     R = R * torch.linalg.det(R)[:, None, None]
     t = torch.tensor([0.0, 0.0, 800.0]).repeat(images, 1)
     points = (corners @ R.transpose(1, 2) + t[:, None]) @ camera.transpose(1, 2)
-    return ObjectBatch(
+    return Batch.single(
         images=torch.randn(images, 3, CROP, CROP, generator=rng),
         K=camera,
         R=R,
         t=t,
         ids=torch.arange(images) + images * seed,
         masks=torch.rand(images, CROP, CROP, generator=rng) < 0.5,
-        classes=torch.zeros(images, dtype=torch.int64),
+        label=torch.zeros(images, dtype=torch.int64),
         keypoints3d=corners,
         keypoints=points[..., :2] / points[..., 2:],
         diameters=torch.full((images,), 150.0),
     ).to(device)
 
 
-def prediction(batch: ObjectBatch, form: str, *, teacher: bool, seed: int) -> tuple[Prediction, list[Tensor]]:
+def prediction(batch: Batch, form: str, *, teacher: bool, seed: int) -> tuple[Prediction, list[Tensor]]:
     """What one side predicts, and, of a student, the tensors its network would be taught through."""
     device, images = batch.images.device, len(batch)
     rng = torch.Generator().manual_seed(seed)
@@ -92,7 +92,7 @@ def prediction(batch: ObjectBatch, form: str, *, teacher: bool, seed: int) -> tu
 
     ids = torch.cat([cell_ids(stride, CROP // stride, CROP // stride) for stride in STRIDES])
     noise = 0.02 * torch.randn(images, len(ids), KEYPOINTS, 2, generator=rng)
-    truth = batch.keypoints.cpu()[:, None] / CROP
+    truth = batch.targets["keypoints"].cpu()[:, None] / CROP
     cells = Votes(
         leaf(truth + noise),
         leaf(torch.rand(images, len(ids), generator=rng) * 0.9 + 0.05),
@@ -122,7 +122,7 @@ def build(verb: str, options: dict[str, Any], images: int, device: str) -> tuple
     student, leaves = prediction(batch, form, teacher=False, seed=1)
     teacher, _ = prediction(batch, form, teacher=True, seed=2)
 
-    def gallery() -> Iterator[tuple[Prediction, ObjectBatch]]:
+    def gallery() -> Iterator[tuple[Prediction, Batch]]:
         for number in range(GALLERY // GALLERY_BATCH):
             pictures = make_batch(GALLERY_BATCH, device, seed=number)
             yield Prediction({}, embedding=torch.randn(GALLERY_BATCH, 1280, device=device)), pictures

@@ -54,7 +54,7 @@ def scene(count: int, device: str) -> Batch:
     rng = np.random.default_rng(0)
     R, t = random_rotations(count, rng), 2 * rng.normal(size=(count, 3))
     rotations, translations = torch.from_numpy(R).float(), torch.from_numpy(t).float()
-    batch = Batch(
+    batch = Batch.single(
         torch.zeros(count, 3, 8, 8), torch.eye(3).expand(count, 3, 3), rotations, translations, torch.arange(count)
     )
     return batch.to(device)

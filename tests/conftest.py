@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import project
@@ -164,12 +164,12 @@ def network() -> Callable[..., Estimator]:
 
 
 @pytest.fixture
-def batch() -> Callable[..., ObjectBatch]:
+def batch() -> Callable[..., Batch]:
     """``batch(count=4, seed=0)``: crops filled by a drawn box each."""
     return make_batch
 
 
-def make_batch(count: int = 4, seed: int = 0) -> ObjectBatch:
+def make_batch(count: int = 4, seed: int = 0) -> Batch:
     rng, objects = np.random.default_rng(seed), boxes()
     camera = np.array([[300.0, 0, CROP / 2], [0, 300.0, CROP / 2], [0, 0, 1]])
     classes = np.arange(count) % 2
@@ -182,10 +182,10 @@ def make_batch(count: int = 4, seed: int = 0) -> ObjectBatch:
     def tensor(values: object) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values), dtype=torch.float32)
 
-    return ObjectBatch(
+    return Batch.single(
         images=tensor(pixels).permute(0, 3, 1, 2),
         masks=torch.as_tensor(np.stack(masks)),
-        classes=torch.as_tensor(classes),
+        label=torch.as_tensor(classes),
         K=tensor(camera).repeat(count, 1, 1),
         R=tensor(R),
         t=tensor(t),

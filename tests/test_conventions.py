@@ -52,7 +52,7 @@ def test_the_loader_and_the_predictor_see_the_same(dataset, tmp_path, size):
     pack = FramePack.build(dataset, tmp_path / "pack", list(objects.obj_ids))
     loader = CropLoader([pack], objects, AugmentSettings(), size, 6, 0, "cpu", augment=False, threads=1)
     batch = loader.batch(0)
-    keypoints = batch.keypoints.numpy()
+    keypoints = batch.targets["keypoints"].numpy()
 
     def run(crops, classes):
         return np.full((len(crops), 16), 4.0, np.float32), np.repeat(keypoints[rows, None], 16, axis=1)
@@ -61,7 +61,7 @@ def test_the_loader_and_the_predictor_see_the_same(dataset, tmp_path, size):
     for frame, wanted in enumerate(ground_truth_boxes(dataset, objects)):
         rows = slice(3 * frame, 3 * frame + 3)
         prepared = predictor.prepare(read_image(wanted.frame.rgb), wanted.frame.K, wanted.boxes, wanted.labels)
-        np.testing.assert_array_equal(prepared.classes, batch.classes.numpy()[rows])
+        np.testing.assert_array_equal(prepared.classes, batch.label.numpy()[rows])
         np.testing.assert_allclose(prepared.cameras.K, batch.K.numpy()[rows], rtol=1e-6, atol=1e-4)
         difference = np.abs(prepared.crops - batch.images.numpy()[rows])
         assert difference.max() < 0.02  # a grey level

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.estimators.views import Prediction, Votes, cell_ids
 
 SIDE = 256
@@ -14,14 +14,14 @@ MakeVotes = Callable[..., Votes]
 
 
 @pytest.fixture
-def batch() -> ObjectBatch:
+def batch() -> Batch:
     """Four crops; the objects are 130 mm, half a crop wide."""
     count, rng = 4, torch.Generator().manual_seed(0)
     camera = torch.tensor([[500.0, 0, SIDE / 2], [0, 500.0, SIDE / 2], [0, 0, 1]]).expand(count, 3, 3)
-    return ObjectBatch(
+    return Batch.single(
         images=torch.zeros(count, 3, SIDE, SIDE),
         masks=torch.ones(count, SIDE, SIDE, dtype=torch.bool),
-        classes=torch.zeros(count, dtype=torch.int64),
+        label=torch.zeros(count, dtype=torch.int64),
         K=camera,
         R=torch.eye(3).expand(count, 3, 3),
         t=torch.tensor([0.0, 0.0, 507.8125]).expand(count, 3),
@@ -33,13 +33,13 @@ def batch() -> ObjectBatch:
 
 
 @pytest.fixture
-def make_votes(batch: ObjectBatch) -> MakeVotes:
+def make_votes(batch: Batch) -> MakeVotes:
     """``make_votes(count, spread, score, seed)``: votes scattered about the keypoints, ready for gradients."""
 
     def make(count: int, spread: float = 0.02, score: float = 0.5, seed: int = 0) -> Votes:
         rng = torch.Generator().manual_seed(seed)
         noise = spread * torch.randn(len(batch), count, 8, 2, generator=rng)
-        values: Tensor = (batch.keypoints[:, None] / SIDE + noise).requires_grad_()
+        values: Tensor = (batch.targets["keypoints"][:, None] / SIDE + noise).requires_grad_()
         weights = torch.full((len(batch), count), score).requires_grad_()
         ids = cell_ids(16, 8, 8)[:count].expand(len(batch), -1)
         return Votes(values, weights, torch.ones(len(batch), count, dtype=torch.bool), ids)

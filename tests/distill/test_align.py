@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.distill.align import Align, cell_places
 from posedistill.distill.functional.transport import sinkhorn_divergence
@@ -42,7 +42,7 @@ def gradients(pair: Pair, loss: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("options", [{}, {"joint": True}, {"reach": None}, {"measure": "uniform"}, PUBLISHED])
 def test_it_vanishes_where_the_student_says_what_the_teacher_says(
-    predictions: Pair, batch: ObjectBatch, options: dict[str, Any]
+    predictions: Pair, batch: Batch, options: dict[str, Any]
 ) -> None:
     student, teacher = predictions
     loss = align(**options)
@@ -53,7 +53,7 @@ def test_it_vanishes_where_the_student_says_what_the_teacher_says(
 
 @pytest.mark.parametrize("options", [{}, {"joint": True}, {"reach": None}, PUBLISHED])
 def test_descending_it_brings_the_votes_to_the_teacher(
-    predictions: Pair, batch: ObjectBatch, options: dict[str, Any]
+    predictions: Pair, batch: Batch, options: dict[str, Any]
 ) -> None:
     student, teacher = predictions
     votes = votes_of(student)
@@ -67,7 +67,7 @@ def test_descending_it_brings_the_votes_to_the_teacher(
     assert (votes.values.detach().mean(1) - target).norm(dim=-1).mean() < before / 3
 
 
-def test_gradients_reach_the_student_alone(predictions: Pair, batch: ObjectBatch) -> None:
+def test_gradients_reach_the_student_alone(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     align()(student, teacher, batch).backward()
     for name in ("values", "weights"):
@@ -75,7 +75,7 @@ def test_gradients_reach_the_student_alone(predictions: Pair, batch: ObjectBatch
         assert ours.abs().max() > 0 and theirs is None
 
 
-def test_scores_below_the_teachers_are_raised_unless_detached(predictions: Pair, batch: ObjectBatch) -> None:
+def test_scores_below_the_teachers_are_raised_unless_detached(predictions: Pair, batch: Batch) -> None:
     _, by_score = gradients(predictions, align()(*predictions, batch))
     assert (by_score.sum(1) < 0).all()
     loss = align(detach_scores=True)(*predictions, batch)
@@ -84,7 +84,7 @@ def test_scores_below_the_teachers_are_raised_unless_detached(predictions: Pair,
     assert only_masses.item() == pytest.approx(0.2 * (0.5**0.5 - 0.9**0.5) ** 2, rel=1e-5)
 
 
-def test_positions_weigh_about_as_much_as_the_supervised_loss(predictions: Pair, batch: ObjectBatch) -> None:
+def test_positions_weigh_about_as_much_as_the_supervised_loss(predictions: Pair, batch: Batch) -> None:
     """The line-of-sight loss pulls a vote off by more than 0.02 diameters with 1 / (B N K 3) per coordinate."""
     _, teacher = predictions
     off = votes_of(teacher).values.detach()[:, :10] + 0.5 * 0.03
@@ -94,7 +94,7 @@ def test_positions_weigh_about_as_much_as_the_supervised_loss(predictions: Pair,
     assert 0.5 < by_position.mean() / supervised < 2
 
 
-def test_it_is_a_mean_over_images_with_both_sides(predictions: Pair, batch: ObjectBatch) -> None:
+def test_it_is_a_mean_over_images_with_both_sides(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     loss = align()
     whole = loss(student, teacher, batch)
@@ -105,7 +105,7 @@ def test_it_is_a_mean_over_images_with_both_sides(predictions: Pair, batch: Obje
     parts = []
     for row in range(4):
         rows = slice(row, row + 1)
-        one = ObjectBatch(**{name: getattr(batch, name)[rows] for name in batch.__dataclass_fields__})
+        one = batch.select(rows)
         parts.append(
             loss(Prediction({}, keep(votes_of(student), rows)), Prediction({}, keep(votes_of(teacher), rows)), one)
         )
@@ -116,7 +116,7 @@ def test_it_is_a_mean_over_images_with_both_sides(predictions: Pair, batch: Obje
 
 
 @pytest.mark.parametrize("options", [{}, {"coupled": True}, {"reach": None}, PUBLISHED])
-def test_nothing_to_align_costs_nothing(predictions: Pair, batch: ObjectBatch, options: dict[str, Any]) -> None:
+def test_nothing_to_align_costs_nothing(predictions: Pair, batch: Batch, options: dict[str, Any]) -> None:
     student, teacher = predictions
     votes_of(teacher).mask[:] = False
     loss = align(**options)(student, teacher, batch)
@@ -124,7 +124,7 @@ def test_nothing_to_align_costs_nothing(predictions: Pair, batch: ObjectBatch, o
     assert loss == 0 and (by_position == 0).all() and (by_score == 0).all()
 
 
-def test_padding_may_hold_anything(predictions: Pair, batch: ObjectBatch) -> None:
+def test_padding_may_hold_anything(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     before = align()(student, teacher, batch)
     for prediction in predictions:
@@ -137,7 +137,7 @@ def test_padding_may_hold_anything(predictions: Pair, batch: ObjectBatch) -> Non
     torch.testing.assert_close(after, before, rtol=1e-4, atol=0)
 
 
-def test_the_published_form_takes_one_schedule_an_image(predictions: Pair, batch: ObjectBatch) -> None:
+def test_the_published_form_takes_one_schedule_an_image(predictions: Pair, batch: Batch) -> None:
     student, teacher = (votes_of(prediction) for prediction in predictions)
     expected = []
     for x, a, y, b in zip(student.values, student.weights, teacher.values, teacher.weights, strict=True):
@@ -146,7 +146,7 @@ def test_the_published_form_takes_one_schedule_an_image(predictions: Pair, batch
     torch.testing.assert_close(align(**PUBLISHED)(*predictions, batch), torch.stack(expected).mean())
 
 
-def test_trust_scales_images_or_votes(predictions: Pair, batch: ObjectBatch) -> None:
+def test_trust_scales_images_or_votes(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     plain = align()(student, teacher, batch)
     scaled = align({"by": "score"})(student, teacher, batch)
@@ -157,7 +157,7 @@ def test_trust_scales_images_or_votes(predictions: Pair, batch: ObjectBatch) -> 
     assert robust < align()(student, teacher, batch)
 
 
-def test_units(predictions: Pair, batch: ObjectBatch) -> None:
+def test_units(predictions: Pair, batch: Batch) -> None:
     """Objects are half a crop: lengths double, and with them blur and reach."""
     by_object = align(mass_weight=0.0)(*predictions, batch)
     by_crop = align(mass_weight=0.0, unit="crop", blur=0.01, reach=0.15)(*predictions, batch)
@@ -171,7 +171,7 @@ def coded(votes: Votes, bits: int = 16) -> Votes:
     return Votes(values.requires_grad_(), votes.weights, votes.mask, votes.cells)
 
 
-def test_codes_are_moved_as_whole_vectors(predictions: Pair, batch: ObjectBatch) -> None:
+def test_codes_are_moved_as_whole_vectors(predictions: Pair, batch: Batch) -> None:
     """Against the divergence itself: mean squares over bits, and the squared distance of the cells."""
     x, y = (coded(votes_of(prediction)) for prediction in predictions)
     pair = Prediction({}, x), Prediction({}, y)
@@ -190,7 +190,7 @@ def test_codes_are_moved_as_whole_vectors(predictions: Pair, batch: ObjectBatch)
     assert y.values.grad is None and by_score.isfinite().all()
 
 
-def test_places_tell_where_a_code_is_read(predictions: Pair, batch: ObjectBatch) -> None:
+def test_places_tell_where_a_code_is_read(predictions: Pair, batch: Batch) -> None:
     """The same codes in other cells: equal as sets, but not in the picture."""
     teacher = coded(votes_of(predictions[1]))
     assert teacher.cells is not None
@@ -210,7 +210,7 @@ def test_cells_of_two_strides_share_one_picture() -> None:
     torch.testing.assert_close(fine.view(4, 4, 2)[:2, :2].mean((0, 1)), coarse[0])
 
 
-def test_coarse_bits_can_weigh_more(predictions: Pair, batch: ObjectBatch) -> None:
+def test_coarse_bits_can_weigh_more(predictions: Pair, batch: Batch) -> None:
     """A wrong first bit against a wrong last one."""
     teacher = coded(votes_of(predictions[1]))
     losses = {}
@@ -224,7 +224,7 @@ def test_coarse_bits_can_weigh_more(predictions: Pair, batch: ObjectBatch) -> No
     assert losses[15, 0.8] < 0.5 * losses[15, 1.0]
 
 
-def test_codes_have_no_object_unit(predictions: Pair, batch: ObjectBatch) -> None:
+def test_codes_have_no_object_unit(predictions: Pair, batch: Batch) -> None:
     pair = tuple(Prediction({}, coded(votes_of(prediction))) for prediction in predictions)
     with pytest.raises(RecipeError, match="image points, or unit: crop or code"):
         align()(*pair, batch)
@@ -247,7 +247,7 @@ def test_settings_that_contradict_each_other(options: dict[str, Any], told: str)
         align(**options)
 
 
-def test_joint_keeps_the_corners_of_a_cell_together(predictions: Pair, batch: ObjectBatch) -> None:
+def test_joint_keeps_the_corners_of_a_cell_together(predictions: Pair, batch: Batch) -> None:
     """Votes that swap single corners among the cells are the same clouds, but not the same votes."""
     teacher = votes_of(predictions[1])
     values = teacher.values.detach().clone()
@@ -257,7 +257,7 @@ def test_joint_keeps_the_corners_of_a_cell_together(predictions: Pair, batch: Ob
     assert align(joint=True)(*pair, batch) > 1e-4
 
 
-def test_joint_has_the_scale_of_its_corners(predictions: Pair, batch: ObjectBatch) -> None:
+def test_joint_has_the_scale_of_its_corners(predictions: Pair, batch: Batch) -> None:
     """All votes of all corners off by the same: the cost of moving them is that of one corner."""
     teacher = votes_of(predictions[1])
     shifted = Votes(teacher.values.detach() + 0.05, teacher.weights, teacher.mask)
@@ -269,7 +269,7 @@ def test_joint_has_the_scale_of_its_corners(predictions: Pair, batch: ObjectBatc
     assert joint.item() == pytest.approx(0.1, rel=1e-3)
 
 
-def test_balanced_transport_gives_up_no_vote(predictions: Pair, batch: ObjectBatch) -> None:
+def test_balanced_transport_gives_up_no_vote(predictions: Pair, batch: Batch) -> None:
     """One vote far off pulls with its whole distance when balanced, and hardly at all beyond the reach."""
     with torch.no_grad():
         votes_of(predictions[0]).values[:, 0] += 1.0
@@ -280,7 +280,7 @@ def test_balanced_transport_gives_up_no_vote(predictions: Pair, batch: ObjectBat
     assert pulls[1] < 0.1 * pulls[0]
 
 
-def test_unweighted_votes_forget_the_scores(predictions: Pair, batch: ObjectBatch) -> None:
+def test_unweighted_votes_forget_the_scores(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     rng = torch.Generator().manual_seed(5)
     before = align(measure="uniform")(student, teacher, batch)
@@ -293,8 +293,8 @@ def test_unweighted_votes_forget_the_scores(predictions: Pair, batch: ObjectBatc
     assert align(measure="uniform", transport_weight=0.0)(student, teacher, batch) == 0
 
 
-def test_one_image_is_a_batch(predictions: Pair, batch: ObjectBatch) -> None:
-    one = ObjectBatch(**{name: getattr(batch, name)[:1] for name in batch.__dataclass_fields__})
+def test_one_image_is_a_batch(predictions: Pair, batch: Batch) -> None:
+    one = batch.select(slice(1))
     pair = [
         Prediction({}, Votes(*(getattr(votes_of(p), n)[:1] for n in ("values", "weights", "mask"))))
         for p in predictions
@@ -307,7 +307,7 @@ def test_one_image_is_a_batch(predictions: Pair, batch: ObjectBatch) -> None:
 
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"joint": True}, {"coupled": True}, {"measure": "uniform"}])
-def test_no_vote_slots_at_all(predictions: Pair, batch: ObjectBatch, side: int, options: dict[str, Any]) -> None:
+def test_no_vote_slots_at_all(predictions: Pair, batch: Batch, side: int, options: dict[str, Any]) -> None:
     votes = votes_of(predictions[side])
     predictions[side].votes = Votes(votes.values[:, :0], votes.weights[:, :0], votes.mask[:, :0])
     loss = align(**options)(*predictions, batch)
@@ -320,7 +320,7 @@ def test_no_vote_slots_at_all(predictions: Pair, batch: ObjectBatch, side: int, 
 @pytest.mark.parametrize("name", ["values", "weights"])
 @pytest.mark.parametrize("options", [{}, {"coupled": True}, {"solver": "faithful"}])
 def test_a_teacher_that_says_nan_is_told_by_the_loss(
-    predictions: Pair, batch: ObjectBatch, name: str, options: dict[str, Any]
+    predictions: Pair, batch: Batch, name: str, options: dict[str, Any]
 ) -> None:
     """Training stops at a loss that is NaN; an image must not be left out in silence."""
     with torch.no_grad():
@@ -331,7 +331,7 @@ def test_a_teacher_that_says_nan_is_told_by_the_loss(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("options", [{}, {"joint": True}, {"solver": "faithful"}])
 def test_half_precision_votes_are_compared_in_single(
-    predictions: Pair, batch: ObjectBatch, dtype: torch.dtype, options: dict[str, Any]
+    predictions: Pair, batch: Batch, dtype: torch.dtype, options: dict[str, Any]
 ) -> None:
     votes = [votes_of(prediction) for prediction in predictions]
     halves = [Votes(v.values.detach().to(dtype), v.weights.detach().to(dtype), v.mask, v.cells) for v in votes]
@@ -345,7 +345,7 @@ def test_half_precision_votes_are_compared_in_single(
     assert grad is not None and grad.dtype == dtype and grad.isfinite().all() and grad.abs().max() > 0
 
 
-def test_autocast_changes_nothing(predictions: Pair, batch: ObjectBatch) -> None:
+def test_autocast_changes_nothing(predictions: Pair, batch: Batch) -> None:
     plain = align()(*predictions, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert align()(*predictions, batch) == plain

@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.distill.base import object_sizes, paired_votes
 from posedistill.errors import RecipeError
@@ -87,5 +87,5 @@ def test_votes_of_different_things_are_refused(predictions: tuple[Prediction, Pr
         paired_votes("align", student, Prediction({}))
 
 
-def test_object_sizes_are_projected_diameters(batch: ObjectBatch) -> None:
+def test_object_sizes_are_projected_diameters(batch: Batch) -> None:
     torch.testing.assert_close(object_sizes(batch), torch.full((4,), 0.5))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.contrast import Contrast, Weighting, crd_nce, nce, negative_weights, pose_distances, unit
 from posedistill.errors import RecipeError
@@ -37,15 +37,15 @@ def labelled(*labels: tuple[float, float, float]) -> Tensor:
     return torch.tensor(np.stack(turns), dtype=torch.float32)
 
 
-def rotated(batch: ObjectBatch, seed: int = 0) -> ObjectBatch:
+def rotated(batch: Batch, seed: int = 0) -> Batch:
     R = torch.tensor(random_rotations(len(batch), np.random.default_rng(seed)), dtype=torch.float32)
     return replace(batch, R=R)
 
 
-def scene_of(batch: ObjectBatch) -> Batch:
+def scene_of(batch: Batch) -> Batch:
     rng = torch.Generator().manual_seed(1)
     t = 5 * torch.randn(len(batch), 3, generator=rng)
-    return Batch(batch.images, batch.K, rotated(batch).R, t, batch.ids)
+    return Batch.single(batch.images, batch.K, rotated(batch).R, t, batch.ids)
 
 
 def embedded(batch: Batch, width: int, seed: int) -> Prediction:
@@ -65,7 +65,7 @@ def example_of(batch: Batch, student: Prediction, teacher: Prediction, parts: in
     def gallery() -> Iterator[tuple[Prediction, Batch]]:
         for part in range(parts):
             pictures = replace(batch, ids=batch.ids + part * len(batch))
-            if isinstance(pictures, ObjectBatch):
+            if "diameters" in pictures.targets:
                 pictures = rotated(pictures, seed=part)
             assert teacher.embedding is not None
             yield embedded(batch, teacher.embedding.shape[1], 100 + part), pictures
@@ -187,7 +187,7 @@ def test_a_vector_of_zeros_has_a_finite_gradient() -> None:
 
 @pytest.mark.parametrize("options", ALL_FORMS, ids=str)
 def test_gradients_reach_the_student_and_what_is_learned_and_not_the_teacher(
-    options: dict[str, Any], batch: ObjectBatch
+    options: dict[str, Any], batch: Batch
 ) -> None:
     distiller, student, teacher = prepared(rotated(batch), **options, learn_temperature=True)
     loss = distiller(student, teacher, rotated(batch))
@@ -204,7 +204,7 @@ def test_gradients_reach_the_student_and_what_is_learned_and_not_the_teacher(
 
 
 @pytest.mark.parametrize("options", ALL_FORMS, ids=str)
-def test_half_precision_embeddings(options: dict[str, Any], batch: ObjectBatch) -> None:
+def test_half_precision_embeddings(options: dict[str, Any], batch: Batch) -> None:
     values = []
     for dtype in (torch.float32, torch.bfloat16):
         distiller, student, teacher = prepared(rotated(batch), **options, temperature=0.1)
@@ -223,11 +223,11 @@ def test_half_precision_embeddings(options: dict[str, Any], batch: ObjectBatch) 
 
 
 @pytest.mark.parametrize("options", ALL_FORMS, ids=str)
-def test_a_batch_of_one_and_degenerate_embeddings(options: dict[str, Any], batch: ObjectBatch) -> None:
+def test_a_batch_of_one_and_degenerate_embeddings(options: dict[str, Any], batch: Batch) -> None:
     """Zero vectors, equal rows and a single picture give a finite loss and finite gradients."""
     given = rotated(batch)
     distiller, _, _ = prepared(given, **options, temperature=0.01)
-    one = ObjectBatch(**{name: value[:1] for name, value in vars(given).items()})
+    one = given.select(slice(1))
     for pictures, fill in ((given, 0.0), (given, 3.0), (one, 0.0), (one, 1.0)):
         sides = [torch.full((len(pictures), width), fill, requires_grad=True) for width in (STUDENT, TEACHER)]
         loss = distiller(*(Prediction({}, embedding=side) for side in sides), pictures)
@@ -238,24 +238,24 @@ def test_a_batch_of_one_and_degenerate_embeddings(options: dict[str, Any], batch
 
 
 @pytest.mark.parametrize("form", ["info_nce", "pose_weighted_info_nce"])
-def test_the_order_of_the_batch_does_not_matter(form: str, batch: ObjectBatch) -> None:
+def test_the_order_of_the_batch_does_not_matter(form: str, batch: Batch) -> None:
     given = rotated(batch)
     distiller, student, teacher = prepared(given, form=form)
     order = torch.tensor([2, 0, 3, 1])
-    shuffled = ObjectBatch(**{name: value[order] for name, value in vars(given).items()})
+    shuffled = given.select(order)
     assert student.embedding is not None and teacher.embedding is not None
     mixed = Prediction({}, embedding=student.embedding[order]), Prediction({}, embedding=teacher.embedding[order])
     torch.testing.assert_close(distiller(*mixed, shuffled), distiller(student, teacher, given))
 
 
-def test_pictures_of_one_pose_are_not_pushed_apart(batch: ObjectBatch) -> None:
+def test_pictures_of_one_pose_are_not_pushed_apart(batch: Batch) -> None:
     """All four crops show the same pose: the plain form pushes, the weighted one has nothing to say."""
     for form, silent in (("info_nce", False), ("pose_weighted_info_nce", True)):
         distiller, student, teacher = prepared(batch, form=form)
         assert (distiller(student, teacher, batch).item() == 0) is silent
 
 
-def test_training_brings_the_student_to_the_teachers_neighbourhoods(batch: ObjectBatch) -> None:
+def test_training_brings_the_student_to_the_teachers_neighbourhoods(batch: Batch) -> None:
     """Retrieval: after some steps each picture's nearest key is its own."""
     given = rotated(batch)
     distiller, student, teacher = prepared(given, form="pose_weighted_info_nce", teacher_side="fixed")
@@ -272,7 +272,7 @@ def test_training_brings_the_student_to_the_teachers_neighbourhoods(batch: Objec
     assert (unit(distiller.student(student.embedding)) @ keys.T).argmax(1).tolist() == [0, 1, 2, 3]
 
 
-def test_the_fixed_teacher_side_has_the_teachers_width_and_learns_nothing(batch: ObjectBatch) -> None:
+def test_the_fixed_teacher_side_has_the_teachers_width_and_learns_nothing(batch: Batch) -> None:
     distiller, _, _ = prepared(rotated(batch), teacher_side="fixed")
     assert {name: list(value.shape) for name, value in distiller.named_parameters()} == {
         "student.weight": [TEACHER, STUDENT],
@@ -282,7 +282,7 @@ def test_the_fixed_teacher_side_has_the_teachers_width_and_learns_nothing(batch:
     assert list(distiller.student.weight.shape) == [32, STUDENT]
 
 
-def test_the_learned_temperature_keeps_its_limits(batch: ObjectBatch) -> None:
+def test_the_learned_temperature_keeps_its_limits(batch: Batch) -> None:
     distiller, _, _ = prepared(rotated(batch), temperature=0.07, learn_temperature=True)
     assert distiller.warmth is not None
     with torch.no_grad():
@@ -310,7 +310,7 @@ def test_options_that_do_nothing_together_are_refused(options: dict[str, Any], t
         build(**options)
 
 
-def test_embeddings_that_are_no_vectors_are_refused(batch: ObjectBatch) -> None:
+def test_embeddings_that_are_no_vectors_are_refused(batch: Batch) -> None:
     distiller = build()
     maps = Prediction({}, embedding=torch.zeros(4, 6, 2, 2))
     with pytest.raises(
@@ -321,7 +321,7 @@ def test_embeddings_that_are_no_vectors_are_refused(batch: ObjectBatch) -> None:
         distiller.prepare(example_of(batch, embedded(batch, 6, 0), Prediction({})))
 
 
-def test_trust_weighs_pictures(batch: ObjectBatch, make_votes: Callable[..., Any]) -> None:
+def test_trust_weighs_pictures(batch: Batch, make_votes: Callable[..., Any]) -> None:
     given = rotated(batch)
     distiller, student, teacher = prepared(given, {"by": "score"})
     teacher.votes = make_votes(5, score=1.0)
@@ -334,7 +334,7 @@ def test_trust_weighs_pictures(batch: ObjectBatch, make_votes: Callable[..., Any
 # --- scenes -----------------------------------------------------------------------------------------------------------
 
 
-def test_in_scenes_the_median_distance_of_cameras_counts_90_degrees(batch: ObjectBatch) -> None:
+def test_in_scenes_the_median_distance_of_cameras_counts_90_degrees(batch: Batch) -> None:
     scene = scene_of(batch)
     distiller, student, teacher = prepared(scene)
     lengths = torch.pdist(scene.camera_centers())
@@ -346,7 +346,7 @@ def test_in_scenes_the_median_distance_of_cameras_counts_90_degrees(batch: Objec
     assert float(prepared(beside)[0].degrees) == 0
 
 
-def test_scenes_refuse_weights_that_forget_the_farthest(batch: ObjectBatch) -> None:
+def test_scenes_refuse_weights_that_forget_the_farthest(batch: Batch) -> None:
     with pytest.raises(RecipeError, match=r"distill.contrast.weighting': found sin, expected linear, sqrt or square"):
         prepared(scene_of(batch), weighting="sin")
 
@@ -354,7 +354,7 @@ def test_scenes_refuse_weights_that_forget_the_farthest(batch: ObjectBatch) -> N
 # --- crd --------------------------------------------------------------------------------------------------------------
 
 
-def test_crd_compares_with_all_pictures_but_its_own(batch: ObjectBatch) -> None:
+def test_crd_compares_with_all_pictures_but_its_own(batch: Batch) -> None:
     """A bank smaller than ``negatives`` is taken whole; the loss is that of the formula, written out."""
     given = rotated(batch, seed=7)
     distiller, student, teacher = prepared(given, form="crd", weighting="sqrt", temperature=0.2)
@@ -372,7 +372,7 @@ def test_crd_compares_with_all_pictures_but_its_own(batch: ObjectBatch) -> None:
     torch.testing.assert_close(distiller(student, teacher, given), torch.stack(expected).mean())
 
 
-def test_the_positive_may_come_from_the_bank(batch: ObjectBatch) -> None:
+def test_the_positive_may_come_from_the_bank(batch: Batch) -> None:
     given = rotated(batch)
     distiller, student, teacher = prepared(given, form="crd", positive="bank")
     before = distiller(student, teacher, given)
@@ -385,14 +385,14 @@ def test_the_positive_may_come_from_the_bank(batch: ObjectBatch) -> None:
     assert same_pixels(student, other, given) != same_pixels(student, teacher, given)
 
 
-def test_the_exact_bank_is_not_saved_and_the_momentum_banks_are(batch: ObjectBatch) -> None:
+def test_the_exact_bank_is_not_saved_and_the_momentum_banks_are(batch: Batch) -> None:
     exact, _, _ = prepared(rotated(batch), form="crd")
     assert exact.state_dict().keys() == {"center", "degrees", *dict(exact.named_parameters())}
     published, _, _ = prepared(rotated(batch), form="crd", faithful=True)
     assert published.state_dict().keys() >= {"banks.student", "banks.teacher", "banks.log_z"}
 
 
-def test_the_published_crd_written_out(batch: ObjectBatch) -> None:
+def test_the_published_crd_written_out(batch: Batch) -> None:
     given = rotated(batch)
     distiller, student, teacher = prepared(given, form="crd", faithful=True, temperature=0.07, dim=8)
     banks, pictures = distiller.banks, distiller.pictures

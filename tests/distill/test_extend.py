@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, DistillSpec, Example, build_distiller
 from posedistill.errors import RecipeError
 from posedistill.estimators.views import Prediction
@@ -33,13 +33,13 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DistillSpec:
     return DistillSpec.model_validate(entry)
 
 
-def side(batch: ObjectBatch, channels: int, seed: int) -> Prediction:
+def side(batch: Batch, channels: int, seed: int) -> Prediction:
     rng = torch.Generator().manual_seed(seed)
     maps = {name: torch.randn(len(batch), channels, size, size, generator=rng) for name, size in (("p3", 8), ("p4", 4))}
     return Prediction({}, features={name: values.requires_grad_() for name, values in maps.items()})
 
 
-def test_the_example_learns(spec: DistillSpec, batch: ObjectBatch) -> None:
+def test_the_example_learns(spec: DistillSpec, batch: Batch) -> None:
     distiller: Distiller = build_distiller(spec, VIEWS, VIEWS)
     student, teacher = side(batch, 4, 0), side(batch, 6, 1)
     distiller.prepare(Example(student, teacher, batch, lambda: iter(())))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.feature import Feature, Guided
 from posedistill.distill.functional import maps
@@ -56,7 +56,7 @@ def feature(trust: Any = "none", **options: Any) -> Feature:
     return distiller
 
 
-def prepared(pair: Pair, batch: ObjectBatch, trust: Any = "none", **options: Any) -> Feature:
+def prepared(pair: Pair, batch: Batch, trust: Any = "none", **options: Any) -> Feature:
     torch.manual_seed(0)
     distiller = feature(trust, **options)
     distiller.prepare(Example(pair[0], pair[1], batch, lambda: iter(())))
@@ -68,12 +68,12 @@ def of(prediction: Prediction, *images: int, dtype: torch.dtype = torch.float32)
     return Prediction({}, features={name: x[list(images)].to(dtype) for name, x in prediction.features.items()})
 
 
-def some(batch: ObjectBatch, *images: int) -> ObjectBatch:
-    return ObjectBatch(**{name: value[list(images)] for name, value in vars(batch).items()})
+def some(batch: Batch, *images: int) -> Batch:
+    return batch.select(torch.tensor(images))
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_gradients_reach_student_and_adapters_alone(pair: Pair, batch: ObjectBatch, name: str) -> None:
+def test_gradients_reach_student_and_adapters_alone(pair: Pair, batch: Batch, name: str) -> None:
     student, teacher = pair
     for level in teacher.features.values():
         level.requires_grad_()
@@ -92,7 +92,7 @@ def test_gradients_reach_student_and_adapters_alone(pair: Pair, batch: ObjectBat
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_adapters_keep_learning(pair: Pair, batch: ObjectBatch, name: str) -> None:
+def test_adapters_keep_learning(pair: Pair, batch: Batch, name: str) -> None:
     """On fixed maps: an adapter that is made anew, or never given to the optimizer, would stay where it is."""
     distiller = prepared(pair, batch, **FORMS[name])
     optimizer = torch.optim.AdamW(distiller.parameters(), lr=1e-2)
@@ -107,7 +107,7 @@ def test_adapters_keep_learning(pair: Pair, batch: ObjectBatch, name: str) -> No
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_student_learns(pair: Pair, batch: ObjectBatch, name: str) -> None:
+def test_a_student_learns(pair: Pair, batch: Batch, name: str) -> None:
     distiller = prepared(pair, batch, **FORMS[name])
     optimizer = torch.optim.Adam(pair[0].features.values(), lr=5e-2)
     first = distiller(*pair, batch)
@@ -119,7 +119,7 @@ def test_a_student_learns(pair: Pair, batch: ObjectBatch, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_half_precision(pair: Pair, batch: ObjectBatch, name: str) -> None:
+def test_half_precision(pair: Pair, batch: Batch, name: str) -> None:
     distiller = prepared(pair, batch, **FORMS[name])
     full = distiller(*pair, batch)
     student, teacher = (of(side, 0, 1, 2, 3, dtype=torch.bfloat16) for side in pair)
@@ -129,7 +129,7 @@ def test_half_precision(pair: Pair, batch: ObjectBatch, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_one_image_with_one_position(pair: Pair, batch: ObjectBatch, name: str) -> None:
+def test_one_image_with_one_position(pair: Pair, batch: Batch, name: str) -> None:
     small = [{level: maps.pooled(x, (1, 1)) for level, x in side.features.items()} for side in pair]
     student, teacher = (Prediction({}, features=side) for side in small)
     distiller = prepared((student, teacher), batch, **FORMS[name])
@@ -140,30 +140,30 @@ def test_one_image_with_one_position(pair: Pair, batch: ObjectBatch, name: str) 
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_order_of_images_does_not_matter(pair: Pair, batch: ObjectBatch, name: str) -> None:
+def test_the_order_of_images_does_not_matter(pair: Pair, batch: Batch, name: str) -> None:
     distiller = prepared(pair, batch, **FORMS[name])
     turned = distiller(of(pair[0], 3, 1, 0, 2), of(pair[1], 3, 1, 0, 2), batch)
     torch.testing.assert_close(turned, distiller(*pair, batch), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_only_images_that_show_the_object_count(pair: Pair, batch: ObjectBatch, name: str) -> None:
+def test_only_images_that_show_the_object_count(pair: Pair, batch: Batch, name: str) -> None:
     distiller = prepared(pair, batch, region="object", **FORMS[name])
     distiller.eval()  # batch norm would let images meet
-    batch.masks[:2] = False
+    batch.targets["masks"][:2] = False
     loss = distiller(*pair, batch)
     gradients = torch.autograd.grad(loss, [pair[0].features[level] for level in SIZES], retain_graph=True)
     assert all((gradient[:2] == 0).all() and gradient[2:].abs().max() > 0 for gradient in gradients)
     torch.testing.assert_close(loss, distiller(of(pair[0], 2, 3), of(pair[1], 2, 3), some(batch, 2, 3)))
-    batch.masks[:] = False
+    batch.targets["masks"][:] = False
     nothing = distiller(*pair, batch)
     gradients = torch.autograd.grad(nothing, [pair[0].features[level] for level in SIZES])
     assert nothing == 0 and all((gradient == 0).all() for gradient in gradients)
 
 
-def test_the_background_does_not_count_for_the_region_of_the_object(pair: Pair, batch: ObjectBatch) -> None:
-    batch.masks[:] = False
-    batch.masks[:, 128:, 128:] = True
+def test_the_background_does_not_count_for_the_region_of_the_object(pair: Pair, batch: Batch) -> None:
+    batch.targets["masks"][:] = False
+    batch.targets["masks"][:, 128:, 128:] = True
     distiller = prepared(pair, batch, region="object")
     distiller(*pair, batch).backward()
     gradient = pair[0].features["p4"].grad
@@ -171,7 +171,7 @@ def test_the_background_does_not_count_for_the_region_of_the_object(pair: Pair, 
     assert (gradient[:, :, :4] == 0).all() and (gradient[:, :, 4:, 4:].abs().amax(1) > 0).all()
 
 
-def test_the_loss_is_a_mean_over_pairs(pair: Pair, batch: ObjectBatch) -> None:
+def test_the_loss_is_a_mean_over_pairs(pair: Pair, batch: Batch) -> None:
     both = prepared(pair, batch, form="attention_transfer", layers={"p4": "p4", "p5": "p6"})
     single = [
         prepared(pair, batch, form="attention_transfer", layers=layers) for layers in ({"p4": "p4"}, {"p5": "p6"})
@@ -179,7 +179,7 @@ def test_the_loss_is_a_mean_over_pairs(pair: Pair, batch: ObjectBatch) -> None:
     torch.testing.assert_close(both(*pair, batch), sum(one(*pair, batch) for one in single) / 2)
 
 
-def test_trust_weighs_images(pair: Pair, batch: ObjectBatch) -> None:
+def test_trust_weighs_images(pair: Pair, batch: Batch) -> None:
     scores = torch.tensor([0.9, 0.0, 0.3, 0.6])
     pair[1].votes = Votes(torch.zeros(4, 1, 8, 2), scores[:, None], torch.ones(4, 1, dtype=torch.bool))
     distiller = prepared(pair, batch, trust="score")
@@ -188,7 +188,7 @@ def test_trust_weighs_images(pair: Pair, batch: ObjectBatch) -> None:
     torch.testing.assert_close(distiller(*pair, batch), (losses * scores).mean())
 
 
-def test_standardised_targets_forget_the_teachers_scale(pair: Pair, batch: ObjectBatch) -> None:
+def test_standardised_targets_forget_the_teachers_scale(pair: Pair, batch: Batch) -> None:
     scaled = Prediction({}, features={name: 100 * x - 7 for name, x in pair[1].features.items()})
     for options in (FORMS[name] for name in ("sckd-plus", "fkd", "vid", "ft", "fsp")):
         plain, other = prepared(pair, batch, **options), prepared((pair[0], scaled), batch, **options)
@@ -200,7 +200,7 @@ def test_standardised_targets_forget_the_teachers_scale(pair: Pair, batch: Objec
         assert torch.nn.functional.softplus(alpha)[0].item() == pytest.approx(start, abs=1e-4)
 
 
-def test_relative_and_faithful_flows(pair: Pair, batch: ObjectBatch) -> None:
+def test_relative_and_faithful_flows(pair: Pair, batch: Batch) -> None:
     """Published, equal widths need no adapter, so the loss is the flows' alone."""
     student = Prediction({}, features={name: x.clone() for name, x in pair[1].features.items()})
     relative, faithful = (prepared((student, pair[1]), batch, **FORMS[name]) for name in ("fsp", "fsp, faithful"))
@@ -214,7 +214,7 @@ def test_relative_and_faithful_flows(pair: Pair, batch: ObjectBatch) -> None:
     torch.testing.assert_close(relative(student, pair[1], batch), torch.tensor(1.0))
 
 
-def test_published_hints_compare_equal_widths_as_they_are(pair: Pair, batch: ObjectBatch) -> None:
+def test_published_hints_compare_equal_widths_as_they_are(pair: Pair, batch: Batch) -> None:
     other = Prediction({}, features={name: noise(*x.shape, seed=5) for name, x in pair[1].features.items()})
     for profile, distance in (("sckd-head", "mse"), ("sckd-pub", "channel_kl")):
         distiller = prepared((other, pair[1]), batch, form="hint", profile=profile, layers={"p4": "p4"})
@@ -225,7 +225,7 @@ def test_published_hints_compare_equal_widths_as_they_are(pair: Pair, batch: Obj
 
 
 @pytest.mark.parametrize("profile", ["fitnet", "sckd-head"])
-def test_adapters_rectify_where_the_teachers_maps_are(pair: Pair, batch: ObjectBatch, profile: str) -> None:
+def test_adapters_rectify_where_the_teachers_maps_are(pair: Pair, batch: Batch, profile: str) -> None:
     """Maps of both signs, as of a pyramid, could not be reached through a ReLU."""
     signed = prepared(pair, batch, form="hint", profile=profile)
     rectified = Prediction({}, features={name: x.relu() for name, x in pair[1].features.items()})
@@ -234,7 +234,7 @@ def test_adapters_rectify_where_the_teachers_maps_are(pair: Pair, batch: ObjectB
     assert outputs[0].min() < 0 == outputs[1].min()
 
 
-def test_faithful_guidance_takes_norms_and_published_weights(pair: Pair, batch: ObjectBatch) -> None:
+def test_faithful_guidance_takes_norms_and_published_weights(pair: Pair, batch: Batch) -> None:
     plain = prepared(pair, batch, form="attention_guided", layers={"p5": "p5"}, temperature=0.1)
     weights = {"guided_weight": 0.0, "attention_weight": 0.0, "relation_weight": 0.0}
     student, teacher = pair[0].features["p5"], pair[1].features["p5"]
@@ -253,7 +253,7 @@ def test_faithful_guidance_takes_norms_and_published_weights(pair: Pair, batch: 
     assert equal(*pair, batch) == 0
 
 
-def test_the_paraphraser_learns_by_reconstruction_alone(pair: Pair, batch: ObjectBatch) -> None:
+def test_the_paraphraser_learns_by_reconstruction_alone(pair: Pair, batch: Batch) -> None:
     distiller = prepared(pair, batch, form="factor_transfer", layers={"p5": "p5"})
     factors: Any = distiller.learned[0]
     standard, weights = factors.standardise(pair[1].features["p5"]), torch.ones(4, 1, 4, 4)
@@ -267,7 +267,7 @@ def test_the_paraphraser_learns_by_reconstruction_alone(pair: Pair, batch: Objec
     assert factor.requires_grad
 
 
-def test_what_was_learned_is_stored(pair: Pair, batch: ObjectBatch) -> None:
+def test_what_was_learned_is_stored(pair: Pair, batch: Batch) -> None:
     for options in FORMS.values():
         first, second = prepared(pair, batch, **options), feature(**options)
         torch.manual_seed(1)
@@ -276,7 +276,7 @@ def test_what_was_learned_is_stored(pair: Pair, batch: ObjectBatch) -> None:
         assert second(*pair, batch).item() == first(*pair, batch).item()
 
 
-def test_maps_that_cannot_be_paired_are_refused(pair: Pair, batch: ObjectBatch) -> None:
+def test_maps_that_cannot_be_paired_are_refused(pair: Pair, batch: Batch) -> None:
     with pytest.raises(RecipeError, match=r"distill.feature.layers.*expected p4: p9 among them"):
         prepared(pair, batch, layers={"p4": "p9"})
     with pytest.raises(RecipeError, match="two pairs or more for solution_flow"):
@@ -311,10 +311,10 @@ def networks(size: int, teacher: dict[str, Any], student: dict[str, Any]) -> tup
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_networks_of_other_widths_and_levels(batch: ObjectBatch, name: str) -> None:
+def test_networks_of_other_widths_and_levels(batch: Batch, name: str) -> None:
     teacher = {"backbone": "darknet_tiny_q", "width": 64, "strides": [8, 16, 32]}
     student = {"backbone": "darknet_tiny_q", "head": "slim", "width": 32, "strides": [16, 32, 64]}
-    batch.images, batch.masks = noise(4, 3, 64, 64), batch.masks[:, :64, :64]
+    batch.images, batch.targets["masks"] = noise(4, 3, 64, 64), batch.targets["masks"][:, :64, :64]
     ours, theirs = networks(64, teacher, student)
     with torch.no_grad():
         example = (ours(batch), theirs(batch))
@@ -324,10 +324,10 @@ def test_networks_of_other_widths_and_levels(batch: ObjectBatch, name: str) -> N
     assert all(value.grad is not None for value in ours.network.backbone.parameters() if value.dim() == 4)
 
 
-def test_the_networks_of_the_cat(batch: ObjectBatch) -> None:
+def test_the_networks_of_the_cat(batch: Batch) -> None:
     """Another backbone, equal widths: the teacher of recipes/linemod_cat_cpu.yaml and its student."""
     teacher = {"backbone": "tf_efficientnet_lite0", "width": 128, "strides": [16, 32, 64]}
-    batch.images, batch.masks = noise(4, 3, 128, 128), batch.masks[:, :128, :128]
+    batch.images, batch.targets["masks"] = noise(4, 3, 128, 128), batch.targets["masks"][:, :128, :128]
     ours, theirs = networks(128, teacher, {"backbone": "darknet_tiny_h", "head": "slim"})
     with torch.no_grad():
         example = (ours(batch), theirs(batch))

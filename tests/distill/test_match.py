@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.functional.response import bit_divergence, divergence, logit, single_shot_loss
 from posedistill.distill.match import Match, counterparts
@@ -27,7 +27,7 @@ def match(trust: Any = "none", **options: Any) -> Match:
 def scenes() -> Batch:
     """Four pictures without objects."""
     eye = torch.eye(3).expand(4, 3, 3)
-    return Batch(torch.zeros(4, 3, 8, 8), eye, eye, torch.zeros(4, 3), torch.arange(4))
+    return Batch.single(torch.zeros(4, 3, 8, 8), eye, eye, torch.zeros(4, 3), torch.arange(4))
 
 
 def all_of(votes: Votes | None) -> Votes:
@@ -49,7 +49,7 @@ def test_each_vote_meets_the_one_of_its_own_cell(predictions: Pair) -> None:
     assert same.values[expected].equal(cells.values[:, :10][expected])
 
 
-def test_same_cell_is_the_mean_over_cells_weighted_by_the_teacher(predictions: Pair, batch: ObjectBatch) -> None:
+def test_same_cell_is_the_mean_over_cells_weighted_by_the_teacher(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     votes, cells = all_of(student.votes), all_of(teacher.cells)
     cells.weights = torch.linspace(0.1, 0.9, 50).expand(4, -1)
@@ -59,7 +59,7 @@ def test_same_cell_is_the_mean_over_cells_weighted_by_the_teacher(predictions: P
     torch.testing.assert_close(loss, (distance * cells.weights[:, :10])[votes.mask].mean())
 
 
-def test_same_cell_scores_learn_the_teachers(predictions: Pair, batch: ObjectBatch) -> None:
+def test_same_cell_scores_learn_the_teachers(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     loss = match(position_weight=0.0, score_weight=1.0)
     weights = all_of(student.votes).weights
@@ -71,7 +71,7 @@ def test_same_cell_scores_learn_the_teachers(predictions: Pair, batch: ObjectBat
     assert gradient.abs().max() < 1e-6
 
 
-def test_cluster_mean_compares_weighted_means_in_object_sizes(predictions: Pair, batch: ObjectBatch) -> None:
+def test_cluster_mean_compares_weighted_means_in_object_sizes(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     with torch.no_grad():
         all_of(teacher.votes).weights[:, ::2] = 0.3
@@ -87,7 +87,7 @@ def test_cluster_mean_compares_weighted_means_in_object_sizes(predictions: Pair,
 
 @pytest.mark.parametrize("form", VOTES)
 @pytest.mark.parametrize("norm", ["smooth_l1", "l1", "l2"])
-def test_gradients_reach_the_student_alone(predictions: Pair, batch: ObjectBatch, form: str, norm: str) -> None:
+def test_gradients_reach_the_student_alone(predictions: Pair, batch: Batch, form: str, norm: str) -> None:
     student, teacher = predictions
     match(form=form, norm=norm)(student, teacher, batch).backward()
     assert all_of(student.cells if form == "response" else student.votes).values.grad is not None
@@ -96,7 +96,7 @@ def test_gradients_reach_the_student_alone(predictions: Pair, batch: ObjectBatch
 
 
 @pytest.mark.parametrize("options", [*({"form": form} for form in VOTES), {"form": "response", "faithful": True}])
-def test_nothing_to_match_costs_nothing(predictions: Pair, batch: ObjectBatch, options: dict[str, Any]) -> None:
+def test_nothing_to_match_costs_nothing(predictions: Pair, batch: Batch, options: dict[str, Any]) -> None:
     student, teacher = predictions
     votes = all_of(student.cells if options["form"] == "response" else student.votes)
     votes.mask[:] = False
@@ -108,7 +108,7 @@ def test_nothing_to_match_costs_nothing(predictions: Pair, batch: ObjectBatch, o
 
 
 @pytest.mark.parametrize("form", VOTES)
-def test_trust_in_images(predictions: Pair, batch: ObjectBatch, form: str) -> None:
+def test_trust_in_images(predictions: Pair, batch: Batch, form: str) -> None:
     student, teacher = predictions
     plain = match(form=form)(student, teacher, batch)
     torch.testing.assert_close(match({"by": "score"}, form=form)(student, teacher, batch), 0.9 * plain)
@@ -118,7 +118,7 @@ def test_trust_in_images(predictions: Pair, batch: ObjectBatch, form: str) -> No
 
 
 @pytest.mark.parametrize("form", VOTES)
-def test_trust_in_votes(predictions: Pair, batch: ObjectBatch, form: str) -> None:
+def test_trust_in_votes(predictions: Pair, batch: Batch, form: str) -> None:
     """A cell that is plainly wrong teaches nothing."""
     student, teacher = predictions
     off, right = Prediction({}, all_of(teacher.votes), cells=all_of(teacher.cells)), all_of(teacher.cells)
@@ -133,7 +133,7 @@ def test_trust_in_votes(predictions: Pair, batch: ObjectBatch, form: str) -> Non
     assert robust.abs() < 0.1 * fooled
 
 
-def test_votes_without_cells_are_refused(predictions: Pair, batch: ObjectBatch) -> None:
+def test_votes_without_cells_are_refused(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     all_of(student.votes).cells = None
     with pytest.raises(RecipeError, match="votes with cells, or cluster_mean"):
@@ -143,7 +143,7 @@ def test_votes_without_cells_are_refused(predictions: Pair, batch: ObjectBatch) 
         match(form="response")(student, teacher, batch)
 
 
-def test_cells_of_other_things_are_refused(predictions: Pair, batch: ObjectBatch) -> None:
+def test_cells_of_other_things_are_refused(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     cells = all_of(teacher.cells)
     cells.values = cells.values[:, :, :7]
@@ -151,7 +151,7 @@ def test_cells_of_other_things_are_refused(predictions: Pair, batch: ObjectBatch
         match(form="response")(student, teacher, batch)
 
 
-def test_response_takes_positions_from_sure_cells_and_scores_from_all(predictions: Pair, batch: ObjectBatch) -> None:
+def test_response_takes_positions_from_sure_cells_and_scores_from_all(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     ours, theirs = all_of(student.cells), all_of(teacher.cells)
     theirs.weights = torch.linspace(0.0, 1.0, 50).expand(4, -1)
@@ -171,18 +171,18 @@ def test_response_takes_positions_from_sure_cells_and_scores_from_all(prediction
 
 @pytest.mark.parametrize("options", [{}, {"faithful": True}])
 def test_response_is_a_mean_over_images_with_shared_cells(
-    predictions: Pair, batch: ObjectBatch, options: dict[str, Any]
+    predictions: Pair, batch: Batch, options: dict[str, Any]
 ) -> None:
     student, teacher = predictions
     for votes in (all_of(student.cells), all_of(teacher.cells)):
         votes.values = votes.values[:1].expand(4, -1, -1, -1)
-    batch.keypoints = batch.keypoints[:1].expand(4, -1, -1)
+    batch.targets["keypoints"] = batch.targets["keypoints"][:1].expand(4, -1, -1)
     before = match(form="response", **options)(student, teacher, batch)
     all_of(student.cells).mask[2] = False
     torch.testing.assert_close(match(form="response", **options)(student, teacher, batch), before)
 
 
-def test_response_needs_no_teacher_that_is_sure_of_anything(predictions: Pair, batch: ObjectBatch) -> None:
+def test_response_needs_no_teacher_that_is_sure_of_anything(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     with torch.no_grad():
         all_of(teacher.cells).weights.fill_(0.01)
@@ -190,19 +190,19 @@ def test_response_needs_no_teacher_that_is_sure_of_anything(predictions: Pair, b
     assert loss == 0 and torch.autograd.grad(loss, all_of(student.cells).values)[0].eq(0).all()
 
 
-def test_response_in_the_published_form_is_a_mean_over_images(predictions: Pair, batch: ObjectBatch) -> None:
+def test_response_in_the_published_form_is_a_mean_over_images(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     ours, theirs = all_of(student.cells), all_of(teacher.cells)
     origins = torch.full((4, 2), 0.5)
     same = counterparts(ours, theirs)
-    expected = single_shot_loss(ours, same, batch.keypoints / 256, origins, 256)
+    expected = single_shot_loss(ours, same, batch.targets["keypoints"] / 256, origins, 256)
     loss = match(form="response", faithful=True)
     torch.testing.assert_close(loss(student, teacher, batch), expected.mean())
     trusted = match("score", form="response", faithful=True)
     torch.testing.assert_close(trusted(student, teacher, batch), 0.9 * expected.mean())
 
 
-def test_the_response_of_a_single_shot_head_starts_with_the_origin(predictions: Pair, batch: ObjectBatch) -> None:
+def test_the_response_of_a_single_shot_head_starts_with_the_origin(predictions: Pair, batch: Batch) -> None:
     """It votes for nine points where the batch has eight corners."""
     student, teacher = predictions
     for prediction in predictions:
@@ -212,13 +212,13 @@ def test_the_response_of_a_single_shot_head_starts_with_the_origin(predictions: 
     assert match(form="response", faithful=True)(student, teacher, batch) > 0
     with torch.no_grad():
         all_of(student.cells).values[:, :, 0] = 0.5
-        all_of(student.cells).values[:, :, 1:] = batch.keypoints[:, None] / 256
+        all_of(student.cells).values[:, :, 1:] = batch.targets["keypoints"][:, None] / 256
     gated = match(form="response", gate="upper_bound", score_weight=0.0)
     assert gated(student, teacher, batch) == 0
 
 
 @pytest.mark.parametrize("form", VOTES)
-def test_equal_votes_cost_nothing(predictions: Pair, batch: ObjectBatch, form: str) -> None:
+def test_equal_votes_cost_nothing(predictions: Pair, batch: Batch, form: str) -> None:
     _, teacher = predictions
     votes, cells = all_of(teacher.votes), all_of(teacher.cells)
     votes.values, votes.cells = cells.values[:, :12].detach(), all_of(cells).cells[:, :12]  # type: ignore[index]
@@ -227,17 +227,17 @@ def test_equal_votes_cost_nothing(predictions: Pair, batch: ObjectBatch, form: s
 
 
 @pytest.mark.parametrize("form", VOTES)
-def test_a_student_that_has_passed_its_teacher_is_let_alone(predictions: Pair, batch: ObjectBatch, form: str) -> None:
+def test_a_student_that_has_passed_its_teacher_is_let_alone(predictions: Pair, batch: Batch, form: str) -> None:
     student, teacher = predictions
     options = {"form": form, "gate": "upper_bound"} | ({} if form == "cluster_mean" else SCORES_OFF)
     assert match(**options)(student, teacher, batch) > 0
     with torch.no_grad():
         for votes in (student.votes, student.cells):
-            all_of(votes).values[:] = batch.keypoints[:, None] / 256
+            all_of(votes).values[:] = batch.targets["keypoints"][:, None] / 256
     assert match(**options)(student, teacher, batch) == 0
 
 
-def test_codes_are_compared_bit_by_bit(predictions: Pair, batch: ObjectBatch) -> None:
+def test_codes_are_compared_bit_by_bit(predictions: Pair, batch: Batch) -> None:
     """Votes of one keypoint in sixteen dimensions: the probabilities of a surface code's bits."""
     codes = []
     for seed, prediction in enumerate(predictions):
@@ -423,7 +423,7 @@ def test_each_form_asks_for_its_views() -> None:
 
 @pytest.mark.parametrize("form", [*VOTES, "regression", "logits"])
 def test_half_precision_and_autocast(
-    predictions: Pair, regressors: Pair, classifiers: Pair, batch: ObjectBatch, form: str
+    predictions: Pair, regressors: Pair, classifiers: Pair, batch: Batch, form: str
 ) -> None:
     pair = {"regression": regressors, "logits": classifiers}.get(form, predictions)
     loss = match(form=form, **({"heads": ["azimuth"]} if form == "logits" else {}))
@@ -443,7 +443,7 @@ def test_half_precision_and_autocast(
 
 
 def test_one_image_is_enough(regressors: Pair, classifiers: Pair, scenes: Batch) -> None:
-    alone = Batch(*(getattr(scenes, name)[:1] for name in ("images", "K", "R", "t", "ids")))
+    alone = Batch.single(*(getattr(scenes, name)[:1] for name in ("images", "K", "R", "t", "ids")))
     for pair, form in ((regressors, "regression"), (classifiers, "bits")):
         for prediction in pair:
             prediction.logits = {name: value[:1] for name, value in prediction.logits.items()}

@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.distill.base import DISTILLERS
 from posedistill.errors import RecipeError
@@ -95,11 +95,11 @@ def make_batch(seed: int, *, scene: bool) -> Batch:
         "ids": torch.arange(COUNT) + COUNT * seed,
     }
     if scene:
-        return Batch(**pictures)
-    return ObjectBatch(
+        return Batch.single(**pictures)
+    return Batch.single(
         **pictures,
         masks=torch.as_tensor(disc),
-        classes=torch.arange(COUNT) % 2,
+        label=torch.arange(COUNT) % 2,
         keypoints3d=tensor(corners).repeat(COUNT, 1, 1),
         keypoints=tensor([project(corners, R[i], t[i], K) for i in range(COUNT)]),
         diameters=tensor(objects().diameters[:1]).repeat(COUNT),
@@ -114,13 +114,10 @@ def network(family: str, seed: int) -> Estimator:
 
 @cache
 def batches(family: str) -> list[Batch]:
-    """Three batches of what the family looks at: scenes, or where it refuses these objects."""
-    scenes = [make_batch(seed, scene=True) for seed in range(3)]
-    try:
-        copy.deepcopy(network(family, 0)).eval()(scenes[0])
-    except RecipeError:
-        return [make_batch(seed, scene=False) for seed in range(3)]
-    return scenes
+    """Three batches with the targets that the family needs."""
+    given = [make_batch(seed, scene=not network(family, 0).targets) for seed in range(3)]
+    network(family, 0).check_targets(frozenset(given[0].targets))
+    return given
 
 
 @pytest.fixture(autouse=True, scope="module")

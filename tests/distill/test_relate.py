@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.functional.kernels import centered, comparable_pairs, off_diagonal, pose_kernel, pose_labels
 from posedistill.distill.functional.relations import (
@@ -43,7 +43,7 @@ def scene(count: int = 6) -> Batch:
     rng = np.random.default_rng(0)
     R = torch.from_numpy(random_rotations(count, rng)).float()
     t = torch.from_numpy(rng.normal(size=(count, 3))).float()
-    return Batch(torch.zeros(count, 3, 8, 8), torch.eye(3).expand(count, 3, 3), R, t, torch.arange(count))
+    return Batch.single(torch.zeros(count, 3, 8, 8), torch.eye(3).expand(count, 3, 3), R, t, torch.arange(count))
 
 
 def prediction(
@@ -205,9 +205,9 @@ def test_needed_views_depend_on_the_options() -> None:
     assert (wants.needs, wants.needs_teacher) == ({"embedding", "regression"}, {"embedding"})
 
 
-def test_poses_of_different_objects_are_not_related(batch: ObjectBatch) -> None:
+def test_poses_of_different_objects_are_not_related(batch: Batch) -> None:
     batch.R, batch.t = scene(4).R, scene(4).t
-    batch.classes[:] = torch.tensor([0, 0, 0, 1])
+    batch.label[:] = torch.tensor([0, 0, 0, 1])
     student, teacher = prediction(4), prediction(4, seed=1)
     loss = relate(form="pose_rows")(student, teacher, batch)
     loss.backward()

@@ -3,7 +3,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.base import object_sizes
 from posedistill.distill.trust import (
     TrustSettings,
@@ -18,21 +18,21 @@ from posedistill.estimators.views import Prediction, Votes
 
 
 @pytest.fixture
-def votes(batch: ObjectBatch) -> Votes:
+def votes(batch: Batch) -> Votes:
     """Three exact votes; the last one is off by 0.05 diameters in image 1, by 2 diameters in image 2."""
-    values = (batch.keypoints[:, None] / 256).repeat(1, 3, 1, 1)
+    values = (batch.targets["keypoints"][:, None] / 256).repeat(1, 3, 1, 1)
     values[1, 2, :, 0] += 0.5 * 0.05
     values[2, 2, :, 0] += 0.5 * 2
     weights = torch.tensor([0.2, 0.6, 0.2]).repeat(4, 1)
     return Votes(values, weights, torch.ones(4, 3, dtype=torch.bool))
 
 
-def test_none_trusts_all(batch: ObjectBatch, votes: Votes) -> None:
+def test_none_trusts_all(batch: Batch, votes: Votes) -> None:
     images, single = trust_weights(TrustSettings(), votes, batch, object_sizes(batch))
     assert (images == 1).all() and (single == 1).all()
 
 
-def test_score(batch: ObjectBatch, votes: Votes) -> None:
+def test_score(batch: Batch, votes: Votes) -> None:
     votes.mask[3, 1] = False
     images, single = trust_weights(TrustSettings(by="score"), votes, batch, object_sizes(batch))
     torch.testing.assert_close(images, torch.tensor([0.6, 0.6, 0.6, 0.2]))
@@ -42,7 +42,7 @@ def test_score(batch: ObjectBatch, votes: Votes) -> None:
     torch.testing.assert_close(single[0], torch.tensor([0.2, 0.6, 0.2]))
 
 
-def test_error_falls_to_zero_at_the_limit_and_stays_there(batch: ObjectBatch, votes: Votes) -> None:
+def test_error_falls_to_zero_at_the_limit_and_stays_there(batch: Batch, votes: Votes) -> None:
     sizes = object_sizes(batch)
     _, single = trust_weights(TrustSettings(by="error", per="vote"), votes, batch, sizes)
     torch.testing.assert_close(single[:, 2], torch.tensor([1.0, 0.5, 0.0, 1.0]), atol=1e-4, rtol=0)
@@ -52,7 +52,7 @@ def test_error_falls_to_zero_at_the_limit_and_stays_there(batch: ObjectBatch, vo
     torch.testing.assert_close(images[2], torch.tensor(0.3))
 
 
-def test_masked_votes_may_hold_anything(batch: ObjectBatch, votes: Votes) -> None:
+def test_masked_votes_may_hold_anything(batch: Batch, votes: Votes) -> None:
     votes.mask[:, 2] = False
     votes.values[:, 2] = torch.nan
     votes.weights[:, 2] = torch.nan
@@ -62,7 +62,7 @@ def test_masked_votes_may_hold_anything(batch: ObjectBatch, votes: Votes) -> Non
         torch.testing.assert_close(images, torch.ones(4), atol=1e-4, rtol=0)
 
 
-def test_error_needs_votes_for_the_annotated_keypoints(batch: ObjectBatch, votes: Votes) -> None:
+def test_error_needs_votes_for_the_annotated_keypoints(batch: Batch, votes: Votes) -> None:
     codes = Votes(votes.values.reshape(4, 3, 1, 16), votes.weights, votes.mask)
     with pytest.raises(RecipeError, match="annotated keypoints"):
         trust_weights(TrustSettings(by="error"), codes, batch, object_sizes(batch))
@@ -105,7 +105,7 @@ def test_equal_errors_are_trusted_alike(eta: str, errors: Tensor) -> None:
 
 @pytest.mark.parametrize("eta", ["percentile", "faithful"])
 @pytest.mark.parametrize("per", ["image", "vote"])
-def test_the_range_of_a_batch_ranks_images_or_votes(batch: ObjectBatch, votes: Votes, eta: str, per: str) -> None:
+def test_the_range_of_a_batch_ranks_images_or_votes(batch: Batch, votes: Votes, eta: str, per: str) -> None:
     settings = TrustSettings(by="error", eta=eta, per=per)  # type: ignore[arg-type]
     images, single = trust_weights(settings, votes, batch, object_sizes(batch))
     if per == "image":
@@ -116,7 +116,7 @@ def test_the_range_of_a_batch_ranks_images_or_votes(batch: ObjectBatch, votes: V
         assert single[0, 0] == 1 and single[2, 2] == 0 and (images == 1).all()
 
 
-def test_an_image_without_votes_says_nothing_of_the_range(batch: ObjectBatch, votes: Votes) -> None:
+def test_an_image_without_votes_says_nothing_of_the_range(batch: Batch, votes: Votes) -> None:
     settings = TrustSettings(by="error", eta="percentile")
     votes.values[2, 2, :, 0] -= 0.5 * 1.8
     before, _ = trust_weights(settings, votes, batch, object_sizes(batch))
@@ -128,7 +128,7 @@ def test_an_image_without_votes_says_nothing_of_the_range(batch: ObjectBatch, vo
     assert trust_weights(settings, votes, batch, object_sizes(batch))[0].isfinite().all()
 
 
-def test_padding_says_nothing_of_the_range(batch: ObjectBatch, votes: Votes) -> None:
+def test_padding_says_nothing_of_the_range(batch: Batch, votes: Votes) -> None:
     votes.values[2, 2, :, 0] -= 0.5 * 1.92  # 0.08 diameters off, the farthest of all
     votes.mask[0, 0] = False
     settings = TrustSettings(by="error", eta="faithful", per="vote")
@@ -136,7 +136,7 @@ def test_padding_says_nothing_of_the_range(batch: ObjectBatch, votes: Votes) -> 
     torch.testing.assert_close(single[1:3, 2], torch.tensor([1 - (5 / 8) ** 2, 0.0]), atol=1e-4, rtol=0)
 
 
-def test_images_are_trusted_by_their_votes(batch: ObjectBatch, votes: Votes) -> None:
+def test_images_are_trusted_by_their_votes(batch: Batch, votes: Votes) -> None:
     teacher = Prediction({}, votes, logits={"class": torch.zeros(4, 2)})
     assert image_trust(TrustSettings(), teacher, batch).eq(1).all()
     assert image_trust(TrustSettings(by="score", per="vote"), teacher, batch).eq(0.6).all()
@@ -144,7 +144,7 @@ def test_images_are_trusted_by_their_votes(batch: ObjectBatch, votes: Votes) -> 
     torch.testing.assert_close(by_error, torch.tensor([1.0, 0.9, 0.0, 1.0]), atol=1e-4, rtol=0)
 
 
-def test_classifiers_are_trusted_by_their_top_probability(batch: ObjectBatch) -> None:
+def test_classifiers_are_trusted_by_their_top_probability(batch: Batch) -> None:
     sure, unsure = torch.tensor([[0.0, 50.0]]).expand(4, 2), torch.zeros(4, 2)
     heads = {"azimuth": sure, "roll": unsure, "mask": torch.zeros(4, 1, 2, 2)}
     trusted = image_trust(TrustSettings(by="score"), Prediction({}, logits=heads), batch)
@@ -156,8 +156,8 @@ def test_classifiers_are_trusted_by_their_top_probability(batch: ObjectBatch) ->
 
 
 def test_regressors_are_trusted_by_their_error() -> None:
-    scenes = Batch(
-        torch.zeros(3, 3, 8, 8), torch.zeros(3, 3, 3), torch.zeros(3, 3, 3), torch.zeros(3, 3), torch.ones(3)
+    scenes = Batch.single(
+        torch.zeros(3, 3, 8, 8), torch.zeros(3, 3, 3), torch.zeros(3, 3, 3), torch.zeros(3, 3), torch.arange(3)
     )
     off = torch.zeros(3, 7)
     off[1, 0], off[2, :2] = 0.05, torch.tensor([3.0, 4.0])
@@ -172,7 +172,7 @@ def test_regressors_are_trusted_by_their_error() -> None:
         image_trust(TrustSettings(by="error"), teacher, scenes)
 
 
-def test_ensembles_are_trusted_where_they_agree(batch: ObjectBatch, votes: Votes) -> None:
+def test_ensembles_are_trusted_where_they_agree(batch: Batch, votes: Votes) -> None:
     settings, spread = TrustSettings(by="spread", floor=0.2), torch.tensor([0.0, 0.1, 9.0, torch.nan])
     expected = torch.tensor([1.0, torch.tensor(-1.0).exp().item(), 0.2, 0.2])
     torch.testing.assert_close(image_trust(settings, Prediction({}, spread=spread), batch), expected)
@@ -184,7 +184,7 @@ def test_ensembles_are_trusted_where_they_agree(batch: ObjectBatch, votes: Votes
             asked()
 
 
-def _alone(settings: TrustSettings, votes: Votes, batch: ObjectBatch) -> tuple[Tensor, Tensor]:
+def _alone(settings: TrustSettings, votes: Votes, batch: Batch) -> tuple[Tensor, Tensor]:
     return trust_weights(settings, votes, batch, object_sizes(batch))
 
 
@@ -196,14 +196,14 @@ def test_settings_that_would_do_nothing_are_refused(settings: dict[str, str]) ->
 
 @pytest.mark.parametrize("by", ["score", "error"])
 @pytest.mark.parametrize("per", ["image", "vote"])
-def test_no_gradient_reaches_the_teacher_through_trust(batch: ObjectBatch, votes: Votes, by: str, per: str) -> None:
+def test_no_gradient_reaches_the_teacher_through_trust(batch: Batch, votes: Votes, by: str, per: str) -> None:
     votes.values.requires_grad_()
     votes.weights.requires_grad_()
     for weights in trust_weights(TrustSettings(by=by, per=per), votes, batch, object_sizes(batch)):  # type: ignore[arg-type]
         assert not weights.requires_grad
 
 
-def test_nine_points_are_the_origin_and_the_corners(batch: ObjectBatch, votes: Votes) -> None:
+def test_nine_points_are_the_origin_and_the_corners(batch: Batch, votes: Votes) -> None:
     batch.t = batch.t + torch.tensor([10.0, -5.0, 0.0])
     origins = projected_origins(batch)
     expected = torch.tensor([0.5 + 500 * 10 / 507.8125 / 256, 0.5 - 500 * 5 / 507.8125 / 256])

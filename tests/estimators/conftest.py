@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
 
@@ -39,7 +39,7 @@ def draw(R: np.ndarray, t: np.ndarray, K: np.ndarray, size: int) -> tuple[np.nda
     return image, mask.astype(bool)
 
 
-def make_batch(count: int, size: int, seed: int = 0, classes: int = 1) -> ObjectBatch:
+def make_batch(count: int, size: int, seed: int = 0, classes: int = 1) -> Batch:
     rng = np.random.default_rng(seed)
     objects = make_objects(classes)
     images, masks, poses, points = [], [], [], []
@@ -59,10 +59,10 @@ def make_batch(count: int, size: int, seed: int = 0, classes: int = 1) -> Object
     def tensor(values: object) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values), dtype=torch.float32)
 
-    return ObjectBatch(
+    return Batch.single(
         images=tensor(normalised).permute(0, 3, 1, 2),
         masks=torch.as_tensor(np.stack(masks)),
-        classes=torch.arange(count) % classes,
+        label=torch.arange(count) % classes,
         K=tensor(K).repeat(count, 1, 1),
         R=tensor([R for R, _ in poses]),
         t=tensor([t for _, t in poses]),
@@ -80,6 +80,6 @@ def objects() -> Callable[..., ObjectTable]:
 
 
 @pytest.fixture
-def batch() -> Callable[..., ObjectBatch]:
+def batch() -> Callable[..., Batch]:
     """``batch(count, size, seed=0, classes=1)``: crops of a box in random poses."""
     return make_batch

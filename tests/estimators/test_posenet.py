@@ -50,7 +50,7 @@ def make_batch(count: int, size: int = 64, seed: int = 0) -> Batch:
             picture[number % 3] += blob * (1.5 + 0.3 * C[number % 3])
     K = torch.tensor([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]]).repeat(count, 1, 1)
     tensors = [torch.as_tensor(array, dtype=torch.float32) for array in (images, R, t)]
-    return Batch(tensors[0], K, tensors[1], tensors[2], torch.arange(count))
+    return Batch.single(tensors[0], K, tensors[1], tensors[2], torch.arange(count))
 
 
 def generator(seed: int = 0) -> torch.Generator:

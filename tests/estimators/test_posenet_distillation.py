@@ -29,7 +29,7 @@ def batch() -> Batch:
     rng = np.random.default_rng(0)
     R = torch.as_tensor(random_rotations(6, rng), dtype=torch.float32)
     K = torch.tensor([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]]).repeat(6, 1, 1)
-    return Batch(torch.randn(6, 3, 64, 64), K, R, torch.randn(6, 3), torch.arange(6))
+    return Batch.single(torch.randn(6, 3, 64, 64), K, R, torch.randn(6, 3), torch.arange(6))
 
 
 PROFILES = {
@@ -110,7 +110,9 @@ def test_the_sides_turn_with_the_world(batch: Batch) -> None:
     """Another world frame changes no relation between poses that a loss looks at."""
     student, teacher = make("test_resnet", 0).eval(), make("test_resnet", 1).eval()
     turn = torch.as_tensor(axis_angle(np.array([1.0, 2.0, 3.0]), 1.0), dtype=torch.float32)
-    moved = Batch(batch.images, batch.K, batch.R @ turn, batch.t + (batch.R @ torch.tensor([5.0, -2, 3])), batch.ids)
+    moved = Batch.single(
+        batch.images, batch.K, batch.R @ turn, batch.t + (batch.R @ torch.tensor([5.0, -2, 3])), batch.ids
+    )
     distiller = build_distiller(
         DistillSpec(name="relate", options={"layers": ["layer3"]}), student.offers, teacher.offers
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.decode.wdrnet import decode, select_cells
 from posedistill.errors import RecipeError
 from posedistill.estimators.losses import focal_loss, line_of_sight_loss
@@ -16,7 +16,7 @@ from posedistill.estimators.wdrnet import WDRNet, WDRNetNetwork, WDRNetSettings
 from posedistill.geometry.objects import ObjectTable
 
 Objects = Callable[..., ObjectTable]
-Batches = Callable[..., ObjectBatch]
+Batches = Callable[..., Batch]
 SMALL = {"backbone": "darknet_tiny_q", "width": 32}
 
 
@@ -95,7 +95,7 @@ def test_labels_follow_the_visible_mask(objects: Objects, batch: Batches) -> Non
     estimator, crops = make(objects()), batch(2, 64)
     labels = estimator(crops, generator()).heads["labels"]
     for index, (x, y) in enumerate(estimator.cells.centers):
-        inside = crops.masks[:, min(int(y), 63), min(int(x), 63)]
+        inside = crops.targets["masks"][:, min(int(y), 63), min(int(x), 63)]
         assert torch.equal(labels[:, index] != 0, inside)
 
 
@@ -108,13 +108,15 @@ def test_loss_is_the_naive_sum_over_its_counts(objects: Objects, batch: Batches)
         heads = {name: value.detach() for name, value in prediction.heads.items()}
         score, vote, positives = 0.0, 0.0, 0
         for b in range(3):
-            points = crops.keypoints3d[b] @ crops.R[b].T + crops.t[b]
+            points = crops.targets["keypoints3d"][b] @ crops.R[b].T + crops.t[b]
             for index, label in enumerate(heads["labels"][b].tolist()):
                 if label >= 0:
                     score += float(focal_loss(heads["logits"][b, index], torch.tensor(label == 1)))
                 if label == 1:
                     cell = heads["votes"][b, index][None, None]
-                    loss = line_of_sight_loss(cell, points[None], crops.K[b : b + 1], crops.diameters[b : b + 1])
+                    loss = line_of_sight_loss(
+                        cell, points[None], crops.K[b : b + 1], crops.targets["diameters"][b : b + 1]
+                    )
                     vote, positives = vote + float(loss), positives + 1
         losses = {name: value.detach() for name, value in estimator.loss(prediction, crops).items()}
         assert float(losses["score"]) == pytest.approx(0.1 * score / (1 if faithful else 30), rel=1e-4)
@@ -125,7 +127,7 @@ def test_loss_is_the_naive_sum_over_its_counts(objects: Objects, batch: Batches)
 
 def test_loss_does_not_depend_on_the_batch_size(objects: Objects, batch: Batches) -> None:
     estimator, crops = make(objects()).eval(), batch(2, 64)
-    doubled = ObjectBatch(**{f.name: torch.cat([getattr(crops, f.name)] * 2) for f in dataclasses.fields(crops)})
+    doubled = crops.select(torch.tensor([0, 1, 0, 1]))
     once, twice = estimator(crops).heads, estimator(doubled).heads
     # The same draw on both: the draw of the one, repeated.
     targets = estimator.train()(crops, generator()).heads
@@ -142,7 +144,7 @@ def _with(heads: dict[str, torch.Tensor], more: dict[str, torch.Tensor]) -> Pred
 
 def test_without_a_positive_cell_the_vote_loss_is_zero_and_trains_on(objects: Objects, batch: Batches) -> None:
     estimator, crops = make(objects()), batch(2, 64)
-    crops.masks[:] = False
+    crops.targets["masks"][:] = False
     prediction = estimator(crops, generator())
     assert prediction.votes is not None
     assert not prediction.votes.mask.any()
@@ -156,7 +158,7 @@ def test_without_a_positive_cell_the_vote_loss_is_zero_and_trains_on(objects: Ob
 
 def test_only_the_crop_s_class_learns_unless_faithful(objects: Objects, batch: Batches) -> None:
     crops = batch(4, 64, classes=2)
-    crops.classes[:] = 1
+    crops.label[:] = 1
     for faithful in (False, True):
         estimator = make(objects(3), faithful=faithful)
         sum(estimator.loss(estimator(crops, generator()), crops).values()).backward()
@@ -186,10 +188,10 @@ def test_a_teacher_votes_without_ground_truth_as_the_decoder_would(objects: Obje
     estimator, crops = make(objects(), score_threshold=0.4).eval(), batch(3, 64)
     torch.nn.init.normal_(estimator.network.head.score.weight, std=0.3)
     torch.nn.init.zeros_(estimator.network.head.score.bias)
-    blind = dataclasses.replace(crops, masks=torch.zeros_like(crops.masks), keypoints=torch.zeros_like(crops.keypoints))
+    blind = dataclasses.replace(crops, targets={name: torch.zeros_like(value) for name, value in crops.targets.items()})
     with torch.no_grad():
         first, second = estimator(crops).votes, estimator(blind).votes
-        logits, votes = estimator.network(crops.images, crops.classes)
+        logits, votes = estimator.network(crops.images, crops.label)
     assert torch.equal(first.values, second.values)
     assert torch.equal(first.mask, second.mask)
     settings = dataclasses.replace(estimator.settings.decoding(), always_answer=False)
@@ -274,9 +276,9 @@ def test_a_step_never_waits_for_the_device(objects: Objects, batch: Batches, tra
             "keypoints": (8, 2),
         }
         values = {name: torch.zeros(B, *shape) for name, shape in shapes.items()}
-        crops = ObjectBatch(
+        crops = Batch.single(
             masks=torch.zeros(B, 64, 64, dtype=torch.bool),
-            classes=torch.zeros(B, dtype=torch.int64),
+            label=torch.zeros(B, dtype=torch.int64),
             diameters=torch.ones(B),
             ids=torch.zeros(B, dtype=torch.int64),
             **values,
@@ -336,7 +338,7 @@ def test_overfits_a_batch_down_to_its_poses(objects: Objects, batch: Batches) ->
     votes = prediction.votes
     assert votes is not None
     assert votes.mask.sum(1).min() >= 5
-    errors = (votes.values * 64 - crops.keypoints[:, None]).norm(dim=-1).mean(-1)
+    errors = (votes.values * 64 - crops.targets["keypoints"][:, None]).norm(dim=-1).mean(-1)
     assert float((errors * votes.mask).sum() / votes.mask.sum()) < 2.0
     table = objects()
     for b in range(4):

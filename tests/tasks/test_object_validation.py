@@ -26,9 +26,9 @@ def answering(network, monkeypatch):
 
         def forward(images, classes):
             batch = next(left)
-            assert torch.equal(images, batch.images) and torch.equal(classes, batch.classes)
+            assert torch.equal(images, batch.images) and torch.equal(classes, batch.label)
             cells = len(estimator.network.cells)
-            votes = change(batch.keypoints, batch)[:, None].expand(-1, cells, -1, -1)
+            votes = change(batch.targets["keypoints"], batch)[:, None].expand(-1, cells, -1, -1)
             return torch.full((len(batch), cells), logit), votes
 
         monkeypatch.setattr(estimator.network, "forward", forward)
@@ -49,7 +49,7 @@ def test_the_score_falls_with_the_error(recipe, prepared, answering):
 
     def aside(share: float):
         def shift(keypoints, batch):
-            pixels = share * batch.diameters * batch.K[:, 0, 0] / batch.t[:, 2]
+            pixels = share * batch.targets["diameters"] * batch.K[:, 0, 0] / batch.t[:, 2]
             return keypoints + torch.stack([pixels, torch.zeros_like(pixels)], 1)[:, None]
 
         return validate(answering(validate.batches, shift))
@@ -74,7 +74,7 @@ def test_an_equivalent_pose_is_no_error(recipe, prepared, answering):
 
     def turned(keypoints, batch):
         R = batch.R @ torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
-        pixels = (batch.keypoints3d @ R.transpose(1, 2) + batch.t[:, None]) @ batch.K.transpose(1, 2)
+        pixels = (batch.targets["keypoints3d"] @ R.transpose(1, 2) + batch.t[:, None]) @ batch.K.transpose(1, 2)
         return pixels[..., :2] / pixels[..., 2:]
 
     plain = Validation(recipe(), prepared, CPU, 4)

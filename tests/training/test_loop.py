@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from posedistill.distill import Distiller, DistillSpec, build_distiller
-from posedistill.errors import CheckpointError, TrainingError
+from posedistill.errors import CheckpointError, RecipeError, TrainingError
+from posedistill.estimators import WDRNet
 from posedistill.recipe.recipe import TrainSettings
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.loop import SELECT, Teaching, Untouched, losses, make_fabric, train
@@ -19,6 +20,8 @@ SIGNATURE = {"variant": "student", "seed": 0}
 
 class Batches:
     """The batches a function of the step makes; keeps them all."""
+
+    targets = WDRNet.targets
 
     def __init__(self, make) -> None:
         self.make, self.given = make, []
@@ -76,6 +79,15 @@ def run(fabric, network, batch, tmp_path):
         return tmp_path / folder
 
     return start
+
+
+def test_batches_without_a_target_of_the_family_are_refused_before_training(fabric, network, batch, tmp_path):
+    batches = Batches(lambda _: batch())
+    batches.targets = frozenset({"masks"})
+    expected = r"family: wdrnet.*the targets masks, expected .*\['diameters', 'keypoints', 'keypoints3d'\] missing"
+    with pytest.raises(RecipeError, match=expected):
+        train(fabric, network(), batches, schedule(), tmp_path / "run", seed=0, signature=SIGNATURE)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_few_steps_lower_the_loss(run):

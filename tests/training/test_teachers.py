@@ -94,7 +94,7 @@ def test_spread_is_the_disagreement_in_diameters(batch):
         Prediction({}, votes=votes([[[0.44, 0.5], [0.48, 0.5]]], [[1.0, 1.0]])),
         Prediction({}, votes=votes([[[0.58, 0.5], [9.9, 9.9]]], [[1.0, 1.0]], mask=[[True, False]])),
     ]
-    expected = (((0.04**2 + 0.04**2 + 0.08**2) / 3) ** 0.5) / float(crops.sizes()[0])
+    expected = (((0.04**2 + 0.04**2 + 0.08**2) / 3) ** 0.5) / float(crops.sizes("test")[0])
     assert joined(members, crops).spread.tolist() == pytest.approx([expected])
     assert joined(members[:1] * 3, crops).spread.tolist() == pytest.approx([0.0])
 
@@ -142,16 +142,18 @@ def test_an_ensemble_of_networks(network, batch):
 
 def test_labels_teach_one_vote_a_keypoint(batch):
     crops = batch(3)
-    crops.scores = torch.tensor([1.0, 0.5, 0.2])
+    crops.score = torch.tensor([1.0, 0.5, 0.2])
     prediction = LabelTeacher().predict(crops, 0)
     assert prediction.votes.values.shape == (3, 1, 8, 2) and prediction.votes.weights.tolist() == [
         [1.0],
         [0.5],
         [pytest.approx(0.2)],
     ]
-    torch.testing.assert_close(prediction.votes.values[:, 0] * 64, crops.keypoints)
+    torch.testing.assert_close(prediction.votes.values[:, 0] * 64, crops.targets["keypoints"])
     assert LabelTeacher.offers == {"votes"} and prediction.cells is None
-    with pytest.raises(RecipeError, match=r"'teacher\.csv': found pictures of scenes, expected crops of objects"):
+    with pytest.raises(
+        RecipeError, match=r"'teacher\.csv': found batches with no targets, expected the target 'keypoints'"
+    ):
         LabelTeacher().predict(noise_batch(NO_OBJECTS, 32), 0)
 
 
@@ -320,7 +322,7 @@ def test_a_csv_alone_may_teach_and_is_not_scored_on_other_frames(recipe_file, ra
     assert record["variant"] == "teacher" and "scores" not in record
     prepared = sources.prepare(loaded)
     crops = sources.loader(loaded, prepared, prepared.train, seed=0, device="cpu", batch_size=8).batch(0)
-    assert set(crops.scores.tolist()) == {0.25, 0.5, 0.75}
+    assert set(crops.score.tolist()) == {0.25, 0.5, 0.75}
     assert teacher_build.build_teacher(loaded, prepared.objects, CPU).predict(crops, 0).votes.weights.max() == 0.75
 
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from torch import Tensor, nn
 
-from posedistill.data.loading.batch import Batch, of_objects
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.trust import TrustSettings
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction, Votes
@@ -155,8 +155,8 @@ def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[V
 
 
 def object_sizes(batch: Batch) -> Tensor:
-    """``[B]`` projected diameters of the objects, in crop sides; a RecipeError for pictures without objects."""
-    return of_objects(batch, "distill.unit: object").sizes()
+    """``[B]`` projected diameters of the objects, in crop sides; a RecipeError for batches without diameters."""
+    return batch.sizes("distill.unit: object")
 
 
 def mean_over(values: Tensor, counted: Tensor) -> Tensor:

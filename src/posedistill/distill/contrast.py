@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.base import Distiller, DistillSpec, Example
 from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_bank, refuse_beyond_memory
 from posedistill.distill.trust import image_trust
@@ -192,7 +192,7 @@ class Contrast(Distiller):
         return ours.float(), theirs.detach().float()
 
     def _degrees_per_unit(self, batch: Batch) -> Tensor:
-        of_objects, given = isinstance(batch, ObjectBatch), self.settings.degrees_per_unit
+        of_objects, given = "diameters" in batch.targets, self.settings.degrees_per_unit
         if not of_objects and self.settings.weighting in ("sin", "sinsin"):
             expected = "linear, sqrt or square for scenes, where the farthest camera would not count"
             raise RecipeError(describe("recipe", f"distill.{self.name}.weighting", self.settings.weighting, expected))

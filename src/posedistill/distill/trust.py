@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, of_objects
+from posedistill.data.loading.batch import Batch
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction, Votes
 
@@ -97,7 +97,7 @@ def image_trust(settings: TrustSettings, teacher: Prediction, batch: Batch) -> T
     if settings.by == "spread":
         return _by_spread(settings, teacher.spread)
     if teacher.votes is not None:
-        sizes = of_objects(batch, "distill.trust").sizes()
+        sizes = batch.sizes("distill.trust")
         return trust_weights(settings.model_copy(update={"per": "image"}), teacher.votes, batch, sizes)[0]
     if settings.by == "score":
         return top_probability(teacher.logits).clamp(settings.floor, 1)
@@ -157,8 +157,7 @@ def annotated_keypoints(batch: Batch, votes: Votes) -> Tensor:
     Raises:
         RecipeError: the votes are not for the batch's keypoints.
     """
-    crops = of_objects(batch, "distill: annotated keypoints")
-    truth = crops.keypoints / batch.images.shape[-1]
+    truth = batch.target("keypoints", "distill: annotated keypoints") / batch.images.shape[-1]
     keypoints, dimensions = votes.values.shape[2:]
     if dimensions == 2 and keypoints == truth.shape[1] + 1:
         return torch.cat([projected_origins(batch)[:, None], truth], 1)
@@ -171,7 +170,7 @@ def annotated_keypoints(batch: Batch, votes: Votes) -> Tensor:
 
 def projected_origins(batch: Batch) -> Tensor:
     """``[B, 2]`` where the origin of each object appears, in crop sides."""
-    points = (batch.K @ batch.t[:, :, None]).squeeze(2)
+    points = (batch.cameras() @ batch.t[:, :, None]).squeeze(2)
     return points[:, :2] / points[:, 2:].clamp(min=1e-6) / batch.images.shape[-1]
 
 

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from posedistill.data.loading.batch import Batch
+from posedistill.data.loading.batch import Batch, listed
+from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import ObjectTable
 
@@ -21,10 +22,24 @@ class Estimator(nn.Module):
     """Whose poses: those of objects in crops, or those of cameras in a scene."""
     offers: ClassVar[frozenset[str]] = frozenset()
     """The views (of ``VIEWS``) that this family's Prediction carries."""
+    targets: ClassVar[frozenset[str]] = frozenset()
+    """What of ``Batch.targets`` its supervised loss needs."""
     decoder: ClassVar[str] = ""
     """Name of the module in ``posedistill.decode`` that turns the network's outputs into poses."""
     network: nn.Module
     objects: ObjectTable
+
+    def check_targets(self, provided: frozenset[str]) -> None:
+        """Refuse batches that lack what the loss needs.
+
+        Raises:
+            RecipeError: names what is missing.
+        """
+        if missing := self.targets - provided:
+            asked_by, found = f"family: {type(self).__name__.lower()}", f"batches with {listed(provided)}"
+            raise RecipeError(
+                describe("recipe", asked_by, found, f"{listed(self.targets)} ({sorted(missing)} missing)")
+            )
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; ``generator`` drives whatever the family draws at random in train mode."""

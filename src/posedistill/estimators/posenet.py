@@ -255,7 +255,7 @@ class PoseNet(Estimator):
         position, rotation = self._targets(batch)
         if settings.loss == "geometric":
             height, width = batch.images.shape[-2:]
-            points = frustum_points(batch.K, height, width, settings.depth)
+            points = frustum_points(batch.cameras(), height, width, settings.depth)
             return {"points": point_distance(heads["R"], heads["normalised"], batch.R, position, points).mean()}
         if settings.loss == "published":
             truth = from_matrix(rotation, "quaternion")

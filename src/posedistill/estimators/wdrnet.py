@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from posedistill.backbones import FeaturePyramid, build_backbone
-from posedistill.data.loading.batch import Batch, ObjectBatch, of_objects
+from posedistill.data.loading.batch import Batch
 from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors
 from posedistill.decode.wdrnet import WDRNetDecoding
 from posedistill.estimators.base import Estimator
@@ -173,6 +173,7 @@ class WDRNet(Estimator):
     """The estimator around :class:`WDRNetNetwork`."""
 
     offers: ClassVar[frozenset[str]] = frozenset({"votes", "cells", "features", "embedding"})
+    targets: ClassVar[frozenset[str]] = frozenset({"masks", "keypoints3d", "keypoints", "diameters"})
     decoder: ClassVar[str] = "wdrnet"
     network: WDRNetNetwork
     level_anchors: Tensor
@@ -215,8 +216,7 @@ class WDRNet(Estimator):
         ``heads``: logits ``[B, N]``, class_logits ``[B, N, C]``, votes ``[B, N, 8, 2]`` crop pixels; in train mode
         also labels ``[B, N]``, positive_index and positive_mask ``[B, M]``.
         """
-        crops = of_objects(batch, "family: wdrnet")
-        outputs = self.network.outputs(crops.images, crops.classes)
+        outputs = self.network.outputs(batch.images, batch.label)
         cells = self._all_votes(outputs)
         prediction = Prediction(
             {"logits": outputs.logits, "class_logits": outputs.class_logits, "votes": outputs.votes},
@@ -227,13 +227,13 @@ class WDRNet(Estimator):
         if not self.training:
             prediction.votes = self._votes_of(self._confident_cells(outputs), cells)
             return prediction
-        targets = self._targets(crops, generator)
+        targets = self._targets(batch, generator)
         prediction.heads |= {
             "labels": targets.labels,
             "positive_index": targets.positives.index,
             "positive_mask": targets.positives.mask,
         }
-        seen = targets.positives if self.settings.student_votes == "positives" else self._top_cells(outputs, crops)
+        seen = targets.positives if self.settings.student_votes == "positives" else self._top_cells(outputs, batch)
         prediction.votes = self._votes_of(seen, cells)
         return prediction
 
@@ -242,21 +242,22 @@ class WDRNet(Estimator):
 
         A prediction made in eval mode has no draw: its positives are drawn here, the same ones each time.
         """
-        crops, heads = of_objects(batch, "family: wdrnet"), prediction.heads
+        heads = prediction.heads
         if "labels" in heads:
             targets = _Targets(Selection(heads["positive_index"], heads["positive_mask"]), heads["labels"])
         else:
-            generator = torch.Generator(crops.images.device).manual_seed(0)
-            targets = self._targets(crops, generator)
-        score = self._score_loss(heads, targets.labels, crops.classes)
-        points = crops.keypoints3d @ crops.R.transpose(1, 2) + crops.t[:, None]
+            generator = torch.Generator(batch.images.device).manual_seed(0)
+            targets = self._targets(batch, generator)
+        score = self._score_loss(heads, targets.labels, batch.label)
+        keypoints3d, diameters = (batch.target(name, "family: wdrnet") for name in ("keypoints3d", "diameters"))
+        points = keypoints3d @ batch.R.transpose(1, 2) + batch.t[:, None]
         votes = targets.positives.gather(heads["votes"])
-        per_cell = line_of_sight_loss(votes, points, crops.K, crops.diameters, self.settings.vote_sharpness)
+        per_cell = line_of_sight_loss(votes, points, batch.cameras(), diameters, self.settings.vote_sharpness)
         mask = targets.positives.mask
         if self.settings.faithful:
             vote = torch.where(mask, per_cell, 0.0).sum()
         else:
-            score, vote = score / (len(crops) * self.settings.positives), masked_mean(per_cell, mask)
+            score, vote = score / (len(batch) * self.settings.positives), masked_mean(per_cell, mask)
         return {"score": self.settings.score_weight * score, "votes": self.settings.vote_weight * vote}
 
     def _score_loss(self, heads: dict[str, Tensor], labels: Tensor, classes: Tensor) -> Tensor:
@@ -274,17 +275,18 @@ class WDRNet(Estimator):
         losses = focal_loss(logits, targets, settings.focal_gamma, settings.focal_alpha)
         return torch.where((labels != IGNORED)[:, :, None], losses, 0.0).sum()
 
-    def _targets(self, batch: ObjectBatch, generator: torch.Generator | None) -> _Targets:
+    def _targets(self, batch: Batch, generator: torch.Generator | None) -> _Targets:
         """Positive cells among those whose centre lies in the visible mask, as many a level as the size asks for."""
-        inside = batch.masks.flatten(1).index_select(1, self.center_pixels)
+        inside = batch.target("masks", "family: wdrnet").flatten(1).index_select(1, self.center_pixels)
         budgets = self._training_budgets(batch)
         return _Targets(*draw_positives(inside, budgets, self.cells, self.settings.positives, generator))
 
-    def _training_budgets(self, batch: ObjectBatch) -> Tensor:
-        spans = (batch.keypoints.amax(1) - batch.keypoints.amin(1)).amax(1) + 1
+    def _training_budgets(self, batch: Batch) -> Tensor:
+        keypoints = batch.target("keypoints", "family: wdrnet")
+        spans = (keypoints.amax(1) - keypoints.amin(1)).amax(1) + 1
         return level_budgets(spans, self.level_anchors, self.settings.positives, self.settings.scale_lambda)
 
-    def _top_cells(self, outputs: NetworkOutputs, batch: ObjectBatch) -> Selection:
+    def _top_cells(self, outputs: NetworkOutputs, batch: Batch) -> Selection:
         """The most confident cells of each level, for an object of the known size; no threshold."""
         scores = outputs.logits.detach().sigmoid()
         return select_per_level(scores, self._training_budgets(batch), self.cells, self.settings.positives)

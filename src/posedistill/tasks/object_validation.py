@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.deploy.export import torch_run
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
@@ -67,12 +67,12 @@ def metadata_of(estimator: Estimator, **extra: Any) -> ModelMetadata:
     return ModelMetadata(decoder=estimator.decoder, objects=estimator.objects, **estimator.deployment(), **extra)
 
 
-def _keypoint_errors(predictor: Predictor, batch: ObjectBatch, objects: ObjectTable) -> np.ndarray:
+def _keypoint_errors(predictor: Predictor, batch: Batch, objects: ObjectTable) -> np.ndarray:
     """``[B]`` mean keypoint error in diameters; infinite where no pose was found."""
-    logits, votes = predictor.run(batch.images.cpu().numpy(), batch.classes.cpu().numpy())
+    logits, votes = predictor.run(batch.images.cpu().numpy(), batch.label.cpu().numpy())
     K, R, t = (value.cpu().double().numpy() for value in (batch.K, batch.R, batch.t))
     errors = np.full(len(batch), np.inf)
-    for row, label in enumerate(batch.classes.tolist()):
+    for row, label in enumerate(batch.label.tolist()):
         keypoints = objects.keypoints[label]
         found = predictor.decoder(logits[row], votes[row], predictor.cells, K[row], keypoints, predictor.settings)
         if found is None:

@@ -35,6 +35,11 @@ SELECT = "val/score"
 class Batches(Protocol):
     """What the loop asks of a loader: the batch of a step is a function of the seed and the step alone."""
 
+    @property
+    def targets(self) -> frozenset[str]:
+        """What of ``Batch.targets`` its batches hold."""
+        ...
+
     def batch(self, step: int) -> Batch:
         """The batch of one step."""
         ...
@@ -81,9 +86,11 @@ def train(
     them and must be the same on resume.
 
     Raises:
+        RecipeError: the batches lack a target that the estimator learns from.
         TrainingError: the loss is NaN or infinite (the last good checkpoint is kept), or the disk is full.
         CheckpointError: the folder holds the run of another recipe or architecture.
     """
+    estimator.check_targets(batches.targets)
     estimator.to(fabric.device).to(memory_format=torch.channels_last)
     parameters = list(estimator.parameters())
     if teaching is not None:
@@ -142,7 +149,7 @@ def train(
                 names = dict.fromkeys(name for terms in recent for name in terms)
                 means = {n: float(torch.stack([terms[n] for terms in recent if n in terms]).mean()) for n in names}
                 speed = log.rate(done)
-                images = speed * len(batch) * fabric.world_size
+                images = speed * len(batch.images) * fabric.world_size
                 log.write(done, means | {"lr": rate, "steps_per_second": speed, "images_per_second": images})
                 recent = []
             if validate is not None and (done % settings.validate_every == 0 or done == settings.steps):

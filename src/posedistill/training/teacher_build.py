@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
@@ -134,11 +134,16 @@ def noise_batch(objects: ObjectTable, size: int, count: int = 2) -> Batch:
     K = torch.tensor([[2.5 * size, 0.0, size / 2], [0.0, 2.5 * size, size / 2], [0.0, 0.0, 1.0]]).repeat(count, 1, 1)
     R, ids = torch.eye(3).repeat(count, 1, 1), torch.arange(count)
     if not len(objects):
-        return Batch(images, K, R, torch.zeros(count, 3), ids)
-    classes = ids % len(objects)
-    keypoints3d = torch.as_tensor(objects.keypoints, dtype=torch.float32)[classes]
-    diameters = torch.as_tensor(objects.diameters, dtype=torch.float32)[classes]
+        return Batch.single(images, K, R, torch.zeros(count, 3), ids)
+    label = ids % len(objects)
+    keypoints3d = torch.as_tensor(objects.keypoints, dtype=torch.float32)[label]
+    diameters = torch.as_tensor(objects.diameters, dtype=torch.float32)[label]
     t = diameters[:, None] * torch.tensor([0.0, 0.0, 4.0])
     pixels = (keypoints3d + t[:, None]) @ K.transpose(1, 2)
-    masks = torch.ones(count, size, size, dtype=torch.bool)
-    return ObjectBatch(images, K, R, t, ids, masks, classes, keypoints3d, pixels[..., :2] / pixels[..., 2:], diameters)
+    targets = {
+        "masks": torch.ones(count, size, size, dtype=torch.bool),
+        "keypoints3d": keypoints3d,
+        "keypoints": pixels[..., :2] / pixels[..., 2:],
+        "diameters": diameters,
+    }
+    return Batch.single(images, K, R, t, ids, label, **targets)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch, of_objects
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.match import counterparts
 from posedistill.distill.trust import weighted_mean
 from posedistill.errors import RecipeError, describe
@@ -61,11 +61,10 @@ class LabelTeacher:
         """``votes`` ``[B, 1, K, 2]``: the keypoints under the labelled pose, in crop sides.
 
         Raises:
-            RecipeError: the pictures show no objects.
+            RecipeError: the batches have no keypoints.
         """
-        crops = of_objects(batch, "teacher.csv")
-        values = crops.keypoints[:, None] / crops.images.shape[-1]
-        weights = crops.scores[:, None].float()
+        values = batch.target("keypoints", "teacher.csv")[:, None] / batch.images.shape[-1]
+        weights = batch.score[:, None].float()
         return Prediction({}, votes=Votes(values, weights, torch.ones_like(weights, dtype=torch.bool)))
 
 
@@ -114,8 +113,8 @@ def joined(predictions: Sequence[Prediction], batch: Batch) -> Prediction:
     if len(votes) == len(predictions):
         _require_alike("votes", [each.values[0, 0] for each in votes])
         whole.votes = _side_by_side(votes)
-        if isinstance(batch, ObjectBatch):
-            whole.spread = _disagreement(votes, batch.sizes())
+        if "diameters" in batch.targets:
+            whole.spread = _disagreement(votes, batch.sizes("teacher.ensemble"))
     if len(grids) == len(predictions):
         whole.cells = _mean_cells(grids)
     embeddings = [each.embedding for each in predictions if each.embedding is not None]

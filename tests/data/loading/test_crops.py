@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.loading.augment import AugmentSettings
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.crops import CropLoader
 from posedistill.data.loading.pack import FramePack, Instances, split_validation
 from posedistill.data.loading.warp import DeviceFrames
@@ -78,18 +78,25 @@ def load(pack, objects, chosen=None, **changes):
     return CropLoader(packs, objects, chosen or AugmentSettings(), **values)
 
 
-def same(a: ObjectBatch, b: ObjectBatch) -> bool:
-    return all(torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(ObjectBatch))
+def same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    """All that a batch holds."""
+    columns = [getattr(batch, field.name) for field in fields(Batch) if field.name != "targets"]
+    return columns + [batch.targets[name] for name in sorted(batch.targets)]
 
 
 def test_shapes_and_types(pack, objects):
     batch = load(pack, objects).batch(0)
     assert batch.images.shape == (5, 3, SIZE, SIZE) and batch.images.dtype == torch.float32
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert batch.masks.shape == (5, SIZE, SIZE) and batch.masks.dtype == torch.bool
-    assert batch.classes.dtype == batch.ids.dtype == torch.int64
-    assert batch.keypoints.shape == (5, 8, 2) and batch.keypoints3d.shape == (5, 8, 3)
-    assert all(getattr(batch, name).dtype == torch.float32 for name in ("K", "R", "t", "keypoints", "diameters"))
+    assert batch.targets["masks"].shape == (5, SIZE, SIZE) and batch.targets["masks"].dtype == torch.bool
+    assert batch.label.dtype == batch.ids.dtype == torch.int64
+    assert batch.targets["keypoints"].shape == (5, 8, 2) and batch.targets["keypoints3d"].shape == (5, 8, 3)
+    assert all(getattr(batch, name).dtype == torch.float32 for name in ("K", "R", "t", "score"))
+    assert all(batch.targets[name].dtype == torch.float32 for name in ("keypoints3d", "keypoints", "diameters"))
 
 
 @settings(max_examples=25, deadline=None)
@@ -119,8 +126,8 @@ def test_equivalent_poses_give_the_same_targets(pack, objects):
     other = FramePack(pack.folder, pack.frames, Instances(**(vars(pack.instances) | {"R": turned})))
     for step in range(3):
         a, b = (load(p, objects, batch_size=12).batch(step) for p in (pack, other))
-        assert (a.classes == 1).any()
-        torch.testing.assert_close(a.keypoints, b.keypoints, atol=1e-3, rtol=0)
+        assert (a.label == 1).any()
+        torch.testing.assert_close(a.targets["keypoints"], b.targets["keypoints"], atol=1e-3, rtol=0)
         torch.testing.assert_close(a.R, b.R, atol=1e-5, rtol=0)
 
 
@@ -129,7 +136,9 @@ def test_masks_are_the_objects_own(pack, objects):
     batch = load(pack, objects, chosen, batch_size=12).batch(0)
     colour = batch.images * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     colour += torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-    for image, mask, cls, corners in zip(colour, batch.masks, batch.classes, batch.keypoints, strict=True):
+    for image, mask, cls, corners in zip(
+        colour, batch.targets["masks"], batch.label, batch.targets["keypoints"], strict=True
+    ):
         own = image[int(cls)] > 0.6
         assert (own == mask).float().mean() > 0.97
         hull = cv2.convexHull(corners.numpy().round().astype(np.int32))
@@ -143,7 +152,7 @@ def test_keypoints_follow_the_picture(objects):
     pack = make_pack(objects, 5)
     front = np.flatnonzero(pack.instances.slot == 2)
     batch = load(pack, objects, AugmentSettings.none(), augment=False, indices=front, batch_size=6).batch(0)
-    for mask, corners in zip(batch.masks.numpy(), batch.keypoints.numpy(), strict=True):
+    for mask, corners in zip(batch.targets["masks"].numpy(), batch.targets["keypoints"].numpy(), strict=True):
         y, x = np.nonzero(mask)
         low, high = corners.min(axis=0), corners.max(axis=0)
         inside = (low > 1).all() and (high < SIZE - 2).all()
@@ -172,9 +181,11 @@ def test_every_instance_once_an_epoch(pack, objects):
 def test_processes_share_the_global_batch(pack, objects):
     whole = load(pack, objects, batch_size=6).batch(2)
     parts = [load(pack, objects, batch_size=6, rank=rank, world_size=2).batch(2) for rank in range(2)]
-    for field in fields(ObjectBatch):
-        together = torch.cat([getattr(part, field.name) for part in parts])
-        torch.testing.assert_close(together, getattr(whole, field.name), atol=1e-5, rtol=0)
+    for name in ("images", "K", "R", "t", "label", "score", "ids"):
+        together = torch.cat([getattr(part, name) for part in parts])
+        torch.testing.assert_close(together, getattr(whole, name), atol=1e-5, rtol=0)
+    for name, values in whole.targets.items():
+        torch.testing.assert_close(torch.cat([part.targets[name] for part in parts]), values, atol=1e-5, rtol=0)
     with pytest.raises(RecipeError, match="batch_size"):
         load(pack, objects, batch_size=5, world_size=2)
 
@@ -185,7 +196,7 @@ def test_evaluation_crops_are_plain(pack, objects):
     assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(12))
     assert [len(batch) for batch in batches] == [5, 5, 2]
     for batch in batches:
-        low, high = batch.keypoints.amin(1), batch.keypoints.amax(1)
+        low, high = batch.targets["keypoints"].amin(1), batch.targets["keypoints"].amax(1)
         torch.testing.assert_close((high - low).amax(1), torch.full((len(batch),), SIZE / 1.5), atol=1e-2, rtol=0)
         torch.testing.assert_close((low + high) / 2, torch.full((len(batch), 2), SIZE / 2), atol=1e-2, rtol=0)
     with pytest.raises(IndexError):
@@ -229,7 +240,7 @@ def test_backgrounds_change_what_is_behind(pack, objects):
     ids = loader._cut(loader.plan(0))[1] > 0
     assert torch.equal(changed.images.permute(0, 2, 3, 1)[ids], plain.images.permute(0, 2, 3, 1)[ids])
     assert (changed.images.permute(0, 2, 3, 1)[~ids] > 2).all()
-    assert torch.equal(changed.masks, plain.masks)
+    assert torch.equal(changed.targets["masks"], plain.targets["masks"])
 
 
 def test_the_path_of_an_accelerator_makes_the_same_crops(objects):
@@ -247,9 +258,9 @@ def test_the_path_of_an_accelerator_makes_the_same_crops(objects):
         if where is not None:
             gathered._frames = where
         one, other = expected.batch(0), gathered.batch(0)
-        assert (one.masks == other.masks).float().mean() > 0.99
+        assert (one.targets["masks"] == other.targets["masks"]).float().mean() > 0.99
         assert (one.images - other.images).abs().median() < 0.03
-        assert torch.equal(one.keypoints, other.keypoints)
+        assert torch.equal(one.targets["keypoints"], other.targets["keypoints"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -258,9 +269,9 @@ def test_cuda_makes_the_same_crops(pack, objects):
     one, other = (load(pack, objects, device=device, backgrounds=photos).batch(1) for device in ("cpu", "cuda"))
     assert other.images.is_cuda and other.images.is_contiguous(memory_format=torch.channels_last)
     other = other.to("cpu")
-    assert (one.masks == other.masks).float().mean() > 0.99
+    assert (one.targets["masks"] == other.targets["masks"]).float().mean() > 0.99
     assert (one.images - other.images).abs().median() < 0.05
-    torch.testing.assert_close(one.keypoints, other.keypoints)
+    torch.testing.assert_close(one.targets["keypoints"], other.targets["keypoints"])
     ahead = [batch.to("cpu") for batch in load(pack, objects, device="cuda", backgrounds=photos).prefetch(0, 3)]
     torch.testing.assert_close(ahead[1].images, other.images)
 
@@ -282,7 +293,7 @@ def test_objects_outside_the_table_are_left_out(pack, objects):
     cube = ObjectTable((3,), objects.keypoints[1:], objects.diameters[1:], objects.symmetries[1:])
     loader = load(pack, cube)
     assert len(loader) == 6
-    assert (loader.batch(0).classes == 0).all() and (loader.batch(0).ids % 2 == 1).all()
+    assert (loader.batch(0).label == 0).all() and (loader.batch(0).ids % 2 == 1).all()
     with pytest.raises(RecipeError, match="no instance"):
         load(pack, objects, indices=np.array([], dtype=np.int64))
 
@@ -347,7 +358,7 @@ def test_real_frames(real_data, tmp_path):
     loader = load(pack, dataset.objects([6]), augment=False, crop_size=128, batch_size=32)
     assert len(loader) == 63
     batch = loader.batch(0)
-    corners, masks = batch.keypoints.numpy(), batch.masks.numpy()
+    corners, masks = batch.targets["keypoints"].numpy(), batch.targets["masks"].numpy()
     for mask, points in zip(masks, corners, strict=True):
         hull = cv2.fillConvexPoly(np.zeros((128, 128), np.uint8), cv2.convexHull(points.round().astype(np.int32)), 1)
         assert mask[hull == 0].sum() < 0.01 * mask.sum() and 0.2 < mask.sum() / hull.sum() < 1

@@ -86,8 +86,8 @@ def test_scores_travel_to_the_batch(truth, unlabelled, tmp_path):
     pack = FramePack.build(made, tmp_path / "pack", [2, 7], workers=1)
     loader = CropLoader([pack], made.objects([2, 7]), AugmentSettings(), 32, 10, 0, "cpu", threads=1)
     batch = loader.batch(0)
-    assert batch.scores.dtype == torch.float32
-    assert batch.scores.tolist() == pytest.approx([[0.4, 0.9][label] for label in batch.classes.tolist()])
+    assert batch.score.dtype == torch.float32
+    assert batch.score.tolist() == pytest.approx([[0.4, 0.9][label] for label in batch.label.tolist()])
     with np.load(tmp_path / "pack" / "instances.npz") as columns:
         old = {name: values for name, values in columns.items() if name != "score"}
     np.savez(tmp_path / "pack" / "instances.npz", allow_pickle=False, **old)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill import Example
 from posedistill.distill.functional import bank as bank_module
 from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_bank, free_bytes, refuse_beyond_memory
@@ -15,7 +15,7 @@ WIDTH = 3
 CPU = torch.device("cpu")
 
 
-def example(batch: ObjectBatch, parts: int = 3, pictures: int | None = None, width: int = WIDTH) -> Example:
+def example(batch: Batch, parts: int = 3, pictures: int | None = None, width: int = WIDTH) -> Example:
     """A gallery whose picture ``i`` has id ``100 - 5 i``, and all that is stored of it tells that id."""
 
     def gallery() -> Iterator[tuple[Prediction, Batch]]:
@@ -31,7 +31,7 @@ def example(batch: ObjectBatch, parts: int = 3, pictures: int | None = None, wid
     return Example(Prediction({}), Prediction({}), batch, gallery, count)
 
 
-def test_each_picture_finds_its_own_row(batch: ObjectBatch) -> None:
+def test_each_picture_finds_its_own_row(batch: Batch) -> None:
     bank = fill_bank("contrast", example(batch), WIDTH)
     assert len(bank) == 12 and bank.ids.tolist() != sorted(bank.ids.tolist(), reverse=True)  # shuffled
     assert bank.embeddings.dtype == torch.float32 and not bank.embeddings.requires_grad
@@ -44,12 +44,12 @@ def test_each_picture_finds_its_own_row(batch: ObjectBatch) -> None:
     torch.testing.assert_close(bank.centers[:, 0], -(bank.ids.float() ** 2))
 
 
-def test_a_bank_of_poses_alone(batch: ObjectBatch) -> None:
+def test_a_bank_of_poses_alone(batch: Batch) -> None:
     bank = fill_bank("contrast", example(batch), 0)
     assert bank.embeddings.shape == (12, 0) and len(bank) == 12
 
 
-def test_draws_repeat_and_vary(batch: ObjectBatch) -> None:
+def test_draws_repeat_and_vary(batch: Batch) -> None:
     """The same batch draws the same rows, after a resume too; another batch others; over time all are drawn."""
     bank, again = (fill_bank("contrast", example(batch), WIDTH) for _ in range(2))
     ids = torch.tensor([100, 45, 60, 50])
@@ -61,9 +61,7 @@ def test_draws_repeat_and_vary(batch: ObjectBatch) -> None:
     assert sorted(bank.draw(ids, 100).tolist()) == list(range(12))
 
 
-def test_a_bank_beyond_memory_is_refused_before_it_is_filled(
-    batch: ObjectBatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bank_beyond_memory_is_refused_before_it_is_filled(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_module, "free_bytes", lambda device: 1000)
     fill_bank("contrast", example(batch, width=20), 20)  # 12 x 20 x 4 = 960
 
@@ -83,7 +81,7 @@ def test_no_machine_has_a_petabyte() -> None:
 
 
 @pytest.mark.parametrize(("told", "found"), [(0, "no pictures"), (11, "over 11 pictures"), (13, "of 12 pictures")])
-def test_a_gallery_of_another_size_is_refused(batch: ObjectBatch, told: int, found: str) -> None:
+def test_a_gallery_of_another_size_is_refused(batch: Batch, told: int, found: str) -> None:
     with pytest.raises(RecipeError, match=found):
         fill_bank("contrast", example(batch, pictures=told), WIDTH)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.functional.kernels import (
     centered,
     centered_cosines,
@@ -28,7 +28,7 @@ def scene(count: int = 6, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     R = torch.from_numpy(random_rotations(count, rng)).float()
     t = torch.from_numpy(rng.normal(size=(count, 3))).float()
-    return Batch(torch.zeros(count, 3, 8, 8), torch.eye(3).expand(count, 3, 3), R, t, torch.arange(count))
+    return Batch.single(torch.zeros(count, 3, 8, 8), torch.eye(3).expand(count, 3, 3), R, t, torch.arange(count))
 
 
 def from_label_angles(azimuth: float, elevation: float, inplane: float) -> Tensor:
@@ -115,16 +115,16 @@ def test_equal_poses_are_alike(count: int) -> None:
     assert kernel.equal(torch.ones(count, count))
 
 
-def test_poses_of_different_objects_are_not_compared(batch: ObjectBatch) -> None:
-    batch.classes[:] = torch.tensor([0, 1, 0, 1])
+def test_poses_of_different_objects_are_not_compared(batch: Batch) -> None:
+    batch.label[:] = torch.tensor([0, 1, 0, 1])
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[0, 2] = expected[2, 0] = expected[1, 3] = expected[3, 1] = True
     assert comparable_pairs(batch).equal(expected)
     assert comparable_pairs(scene(4)).equal(off_diagonal(4))
 
 
-def test_centring_is_by_groups_where_pairs_are_given(batch: ObjectBatch) -> None:
-    batch.classes[:] = torch.tensor([0, 1, 0, 1])
+def test_centring_is_by_groups_where_pairs_are_given(batch: Batch) -> None:
+    batch.label[:] = torch.tensor([0, 1, 0, 1])
     features = torch.tensor([[1.0], [10.0], [3.0], [20.0]])
     expected = torch.tensor([-1.0, -1.0, 1.0, 1.0])  # of the differences -1, -5, 1, 5
     torch.testing.assert_close(centered_cosines(features, comparable_pairs(batch)), expected[:, None] * expected)

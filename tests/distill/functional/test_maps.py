@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.distill.functional import maps
 from posedistill.errors import RecipeError
 
@@ -213,10 +213,10 @@ def test_larger_maps_are_averaged_and_the_teacher_learns_nothing() -> None:
         maps.aligned(noise(3, 3, 4, 4), teacher)
 
 
-def test_weights_are_the_objects_share_of_a_position(batch: ObjectBatch) -> None:
-    batch.masks[0] = False
-    batch.masks[0, :96, :64] = True  # a quarter of the width, one and a half cells high
-    batch.masks[1] = False
+def test_weights_are_the_objects_share_of_a_position(batch: Batch) -> None:
+    batch.targets["masks"][0] = False
+    batch.targets["masks"][0, :96, :64] = True  # a quarter of the width, one and a half cells high
+    batch.targets["masks"][1] = False
     weights = maps.position_weights(batch, (4, 4), "object")
     assert weights.shape == (4, 1, 4, 4)
     expected = torch.zeros(4, 4)
@@ -226,8 +226,8 @@ def test_weights_are_the_objects_share_of_a_position(batch: ObjectBatch) -> None
     assert (maps.position_weights(batch, (2, 3), "all") == torch.ones(4, 1, 2, 3)).all()
 
 
-def test_scenes_have_no_object_region(batch: ObjectBatch) -> None:
-    scene = Batch(batch.images, batch.K, batch.R, batch.t, batch.ids)
+def test_scenes_have_no_object_region(batch: Batch) -> None:
+    scene = Batch.single(batch.images, batch.K, batch.R, batch.t, batch.ids)
     assert maps.position_weights(scene, (2, 2), "all").shape == (4, 1, 2, 2)
-    with pytest.raises(RecipeError, match=r"region: object.*pictures of scenes"):
+    with pytest.raises(RecipeError, match=r"region: object.*no targets, expected the target 'masks'"):
         maps.position_weights(scene, (2, 2), "object")

@@ -1,6 +1,7 @@
-"""Batch: what a training step consumes. Every picture has its own camera and its own pose."""
+"""Batch: what a training step consumes: pictures with their cameras, and rows of instances with their poses."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from typing import NotRequired, Self, TypedDict
 
 import torch
@@ -15,7 +16,7 @@ class LoaderOptions(TypedDict):
     seed: int
     """Of the order and of the variations."""
     batch_size: int
-    """Pictures of the global batch, a multiple of ``world_size``."""
+    """Rows of the global batch, a multiple of ``world_size``."""
     device: torch.device | str
     augment: NotRequired[bool]
     """Shuffled and varied without end (the default), or in order, once, as they are."""
@@ -27,71 +28,99 @@ class LoaderOptions(TypedDict):
 
 @dataclass
 class Batch:
-    """``B`` pictures with one annotated pose each.
+    """``P`` pictures and the ``I`` annotated instances in them.
+
+    Votes, trust and poses are per instance, feature maps and embeddings per picture. In crops and in photographs of
+    scenes the two are the same rows; what mixes both indexes the pictures' side by ``picture``.
 
     Attributes:
-        images: ``[B, 3, H, W]`` float32, RGB, ImageNet-normalised, channels-last memory.
-        K: ``[B, 3, 3]`` intrinsics of the picture's camera (a crop is a camera; full-image pixels never appear).
-        R: ``[B, 3, 3]``, t: ``[B, 3]``: from the frame of the object (mm) or the scene (m) to the picture's camera.
-        ids: ``[B]`` int64, the number of the picture in the training data (for caches, banks and logs).
+        images: ``[P, 3, H, W]`` float32, RGB, ImageNet-normalised, channels-last memory.
+        K: ``[P, 3, 3]`` intrinsics of the picture's camera (a crop is a camera; full-image pixels never appear).
+        picture: ``[I]`` int64, in which picture an instance is.
+        R: ``[I, 3, 3]``, t: ``[I, 3]``: from the frame of the object (mm) or the scene (m) to the picture's camera;
+            of symmetric objects the canonical pose.
+        label: ``[I]`` int64, class index into the recipe's ObjectTable; 0 for a scene.
+        score: ``[I]`` 0..1, of the estimator that made the pose; 1 where a person annotated it.
+        ids: ``[I]`` int64, the number of the instance in the training data (for caches, banks and logs).
+        targets: what only some families need (``Estimator.targets``), under these names:
+            masks ``[I, H, W]`` bool, the visible mask; keypoints3d ``[I, K, 3]`` mm, object frame;
+            keypoints ``[I, K, 2]`` their projections, picture pixels; diameters ``[I]`` mm.
     """
 
     images: Tensor
     K: Tensor
+    picture: Tensor
     R: Tensor
     t: Tensor
+    label: Tensor
+    score: Tensor
     ids: Tensor
+    targets: dict[str, Tensor]
+
+    @classmethod
+    def single(
+        cls,
+        images: Tensor,
+        K: Tensor,
+        R: Tensor,
+        t: Tensor,
+        ids: Tensor,
+        label: Tensor | None = None,
+        score: Tensor | None = None,
+        **targets: Tensor,
+    ) -> Self:
+        """Pictures with one instance each, of label 0 and annotated by a person where nothing else is said."""
+        label = torch.zeros_like(ids) if label is None else label
+        score = torch.ones_like(t[:, 0]) if score is None else score
+        return cls(images, K, torch.arange(len(ids), device=ids.device), R, t, label, score, ids, targets)
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return type(self)(**{entry.name: getattr(self, entry.name).to(device) for entry in fields(self)})
-
-    def camera_centers(self) -> Tensor:
-        """``[B, 3]`` where each camera stands, in the frame of the object or the scene."""
-        return -(self.R.transpose(1, 2) @ self.t[:, :, None]).squeeze(2)
+        tensors = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "targets"}
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return type(self)(**moved, targets={name: tensor.to(device) for name, tensor in self.targets.items()})
 
     def __len__(self) -> int:
-        return len(self.images)
+        """Number of instances."""
+        return len(self.ids)
 
+    def select(self, rows: Tensor | slice) -> Self:
+        """The batch of some instances, each with a picture of its own."""
+        pictures, targets = self.picture[rows], {name: tensor[rows] for name, tensor in self.targets.items()}
+        columns = (tensor[rows] for tensor in (self.R, self.t, self.ids, self.label, self.score))
+        return self.single(self.images[pictures], self.K[pictures], *columns, **targets)
 
-@dataclass
-class ObjectBatch(Batch):
-    """Square crops of side ``S`` pixels, one object each; poses of symmetric objects are in canonical form.
+    def target(self, name: str, asked_by: str) -> Tensor:
+        """The target of that name.
 
-    Attributes:
-        masks: ``[B, S, S]`` bool, the visible mask of the object.
-        classes: ``[B]`` int64, class index into the recipe's ObjectTable.
-        keypoints3d: ``[B, K, 3]`` mm, object frame.
-        keypoints: ``[B, K, 2]`` their projections, crop pixels.
-        diameters: ``[B]`` mm.
-        scores: ``[B]`` 0..1, of the estimator that made the pose; 1 where a person annotated it.
-    """
+        Raises:
+            RecipeError: the batch has none; ``asked_by`` is the setting that needs it.
+        """
+        if name not in self.targets:
+            found = f"batches with {listed(self.targets)}"
+            raise RecipeError(describe("recipe", asked_by, found, f"the target {name!r}"))
+        return self.targets[name]
 
-    masks: Tensor
-    classes: Tensor
-    keypoints3d: Tensor
-    keypoints: Tensor
-    diameters: Tensor
-    scores: Tensor = field(default_factory=lambda: torch.ones(()))
+    def camera_centers(self) -> Tensor:
+        """``[I, 3]`` where each instance's camera stands, in the frame of the object or the scene."""
+        return -(self.R.transpose(1, 2) @ self.t[:, :, None]).squeeze(2)
 
-    def __post_init__(self) -> None:
-        """One score for all becomes one each."""
-        if not self.scores.ndim:
-            self.scores = self.scores.to(self.images.device).expand(len(self.images))
+    def cameras(self) -> Tensor:
+        """``[I, 3, 3]`` intrinsics of each instance's picture."""
+        return self.K[self.picture]
 
-    def sizes(self) -> Tensor:
-        """``[B]`` projected diameters of the objects, in crop sides."""
-        focal = (self.K[:, 0, 0] + self.K[:, 1, 1]).abs() / 2
-        pixels = focal * self.diameters / self.t[:, 2].clamp(min=1e-6)
+    def sizes(self, asked_by: str) -> Tensor:
+        """``[I]`` projected diameters of the objects, in picture widths; needs the target ``diameters``."""
+        K = self.cameras()
+        focal = (K[:, 0, 0] + K[:, 1, 1]).abs() / 2
+        pixels = focal * self.target("diameters", asked_by) / self.t[:, 2].clamp(min=1e-6)
         return (pixels / self.images.shape[-1]).clamp(min=1e-3)
 
 
-def of_objects(batch: Batch, asked_by: str) -> ObjectBatch:
-    """The batch, known to show objects.
+def listed(targets: Collection[str]) -> str:
+    """Names of targets in words.
 
-    Raises:
-        RecipeError: it does not, as that of a camera family; ``asked_by`` names who needs objects.
+    >>> listed({"masks", "diameters"}), listed(())
+    ('the targets diameters, masks', 'no targets')
     """
-    if not isinstance(batch, ObjectBatch):
-        raise RecipeError(describe("recipe", asked_by, "pictures of scenes", "crops of objects"))
-    return batch
+    return f"the targets {', '.join(sorted(targets))}" if targets else "no targets"

@@ -54,6 +54,8 @@ class CameraLoader:
         DataError: frames smaller than the crop, or of several sizes where they must have one.
     """
 
+    targets: frozenset[str] = frozenset()
+
     def __init__(
         self,
         pack: CameraPack,
@@ -112,7 +114,7 @@ class CameraLoader:
         R, t = turn @ self.pack.R[plan.rows], np.einsum("bij,bj->bi", turn, self.pack.t[plan.rows])
         floats = [torch.from_numpy(array.astype(np.float32)) for array in (plan.views.K, R, t)]
         K, R_view, t_view, ids = (pixels.move(x, self.device) for x in (*floats, torch.from_numpy(plan.rows)))
-        return Batch(images, K, R_view, t_view, ids)
+        return Batch.single(images, K, R_view, t_view, ids)
 
     def prefetch(self, start: int, stop: int, depth: int = 2) -> Iterator[Batch]:
         """Batches ``start`` to ``stop``, made ahead in a background thread; see ``threads.prefetch``."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posedistill.data.loading.augment import AugmentSettings, Draws, apply
-from posedistill.data.loading.batch import ObjectBatch
+from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.pack import FramePack, Indices
 from posedistill.data.loading.pack_build import cores
 from posedistill.data.loading.pixels import move
@@ -44,6 +44,8 @@ class CropLoader:
         rank, world_size: this process's part of the global batch under DDP.
         threads: for cutting on the CPU; all cores where None.
     """
+
+    targets = frozenset({"masks", "keypoints3d", "keypoints", "diameters"})
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class CropLoader:
         """Batches that see every instance once."""
         return -(-len(self) // self.batch_size)
 
-    def batch(self, step: int) -> ObjectBatch:
+    def batch(self, step: int) -> Batch:
         """The batch of a step (this rank's part of it); without augmentation the last one may be short."""
         plan = self._pool.submit(self.plan, step).result()
         size, count = self.crop_size, len(plan.rows)
@@ -115,9 +117,10 @@ class CropLoader:
         floats = (plan.K, plan.R, plan.t, plan.keypoints3d, plan.keypoints, plan.diameters, plan.rows.scores)
         K, R, t, keypoints3d, keypoints, diameters, scores = (self._send(array.astype(np.float32)) for array in floats)
         classes, numbers = self._send(plan.rows.classes), self._send(plan.rows.ids)
-        return ObjectBatch(images, K, R, t, numbers, masks, classes, keypoints3d, keypoints, diameters, scores)
+        targets = {"masks": masks, "keypoints3d": keypoints3d, "keypoints": keypoints, "diameters": diameters}
+        return Batch.single(images, K, R, t, numbers, classes, scores, **targets)
 
-    def prefetch(self, start: int, stop: int, depth: int = 2) -> Iterator[ObjectBatch]:
+    def prefetch(self, start: int, stop: int, depth: int = 2) -> Iterator[Batch]:
         """Batches ``start`` to ``stop``, made ahead in a background thread.
 
         What goes wrong there is raised here; closing the iterator ends the thread.

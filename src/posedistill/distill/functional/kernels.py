@@ -8,7 +8,7 @@ without gradient: the cosine of a zero row is 0, and rows that are all equal cou
 import torch
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch, ObjectBatch
+from posedistill.data.loading.batch import Batch
 
 ROUNDING = 1e-5
 """What is smaller than this share of its origin is rounding: amplified by a division it would teach noise."""
@@ -93,10 +93,7 @@ def off_diagonal(count: int, device: torch.device | str = "cpu") -> Tensor:
 
 def comparable_pairs(batch: Batch) -> Tensor:
     """``[B, B]`` bool: two different pictures whose poses have a frame in common, of the scene or of one object."""
-    pairs = off_diagonal(len(batch), batch.R.device)
-    if isinstance(batch, ObjectBatch):
-        pairs = pairs & (batch.classes[:, None] == batch.classes)
-    return pairs
+    return off_diagonal(len(batch), batch.R.device) & (batch.label[:, None] == batch.label)
 
 
 def rotation_distances(rotations: Tensor) -> Tensor:

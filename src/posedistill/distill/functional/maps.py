@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from posedistill.data.loading.batch import Batch, of_objects
+from posedistill.data.loading.batch import Batch
 from posedistill.errors import RecipeError, describe
 
 Distance = Literal["smooth_l1", "cosine", "mse", "channel_kl"]
@@ -46,11 +46,11 @@ def position_weights(batch: Batch, size: tuple[int, int], region: Literal["all",
     An image in which nothing of the object is visible has weights of 0.
 
     Raises:
-        RecipeError: ``object`` for pictures without objects.
+        RecipeError: ``object`` for batches without masks.
     """
     if region == "all":
-        return torch.ones(len(batch), 1, *size, device=batch.images.device)
-    masks = of_objects(batch, "distill.feature.region: object").masks
+        return torch.ones(len(batch.images), 1, *size, device=batch.images.device)
+    masks = batch.target("masks", "distill.feature.region: object")
     cover = functional.adaptive_avg_pool2d(masks[:, None].float(), size)
     return cover / cover.mean((2, 3), keepdim=True).clamp(min=1e-12)
 
