@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
-from posedistill.estimators import WDRNet
+from posedistill.estimators.wdrnet import WDRNet
 from posedistill.recipe.recipe import TrainSettings
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.loop import SELECT, Teaching, Untouched, losses, make_fabric, train
