@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tests.data.room_writer import write_made_scene
 
-from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.loading.camera_loader import CameraLoader
 from posedistill.data.loading.camera_pack import CameraPack
 from posedistill.data.loading.camera_views import ViewSettings
@@ -37,7 +37,7 @@ from posedistill.training.teachers import NetworkTeacher
 def made_loader(folder: Path, size: int, batch: int, device: torch.device) -> CameraLoader:
     """Views of a made room, from frames of 4:3."""
     write_made_scene(folder / "room", "7-Scenes", sequences=2, frames=60, size=(2 * size, 3 * size // 2))
-    pack = CameraPack.build(open_cameras(folder / "room", "train"), folder / "pack", 8 * size // 7)
+    pack = CameraPack.build(open_scene(folder / "room", "train"), folder / "pack", 8 * size // 7)
     return CameraLoader(pack, ViewSettings(), size, batch, 0, device)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.data.room_writer import write_made_scene
 
-from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.data.images import read_image
 from posedistill.data.loading.camera_loader import CameraLoader
@@ -25,7 +25,7 @@ SHAPE = (48, 64)
 def dataset(tmp_path_factory):
     root = tmp_path_factory.mktemp("conventions") / "scene"
     write_made_scene(root, sequences=2, frames=6, size=(160, 120))
-    return open_cameras(root)
+    return open_scene(root)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 from tests.data.room import Preset, Recording, Room, pinhole
 
 from posedistill.data.formats import cambridge, seven_scenes
-from posedistill.data.formats.camera_parse import invert_pose
+from posedistill.data.formats.scene_parse import invert_pose
 from posedistill.data.images import write_image
 from posedistill.errors import DataError, describe
 from posedistill.files import write_file

@@ -13,7 +13,7 @@ from tests.data.room_writer import write_made_scene
 from posedistill.camera_poses import CameraEstimates
 from posedistill.compare.compare import measure_references
 from posedistill.compare.trial import Trial
-from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
 from posedistill.deploy.camera_export import camera_run
@@ -95,7 +95,7 @@ def trained(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_a_few_steps_beat_a_constant_pose(trained: Recipe, scene: Path) -> None:
     """On the frames it was trained on: a hundred steps tell nothing about another walk."""
     task, prepared = CameraTask(), prepare_scene(trained)
-    seen = open_cameras(scene, "train")
+    seen = open_scene(scene, "train")
     truth = CameraPoses(seen.R, seen.t)
     found = estimate_cameras(task.predictor(trained, load_network(trained, "teacher", 0)[0]), seen)
     ours, constant = (
@@ -179,7 +179,7 @@ def test_the_runtime_sees_what_validation_sees(recipe, overrides: tuple[str, ...
     metadata, mean = task.metadata(loaded, estimator, "")
     assert (mean is None) == (not loaded.scene_data.mean_image)
     predictor = CameraPredictor(camera_run(estimator.network, "cpu", mean), metadata)
-    photographs = open_cameras(loaded.scene_data.scene, "train").take(rows)
+    photographs = open_scene(loaded.scene_data.scene, "train").take(rows)
     found = [predictor.predict(read_image(frame.image)).center for frame in photographs]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert task.inputs(loaded, torch.device("cpu"))[0].shape[2:] == loader.shape
@@ -292,7 +292,7 @@ def test_poses_of_other_photographs_are_not_scored(trained: Recipe) -> None:
 
 def test_a_capture_by_its_relative_path(tmp_path: Path, scene: Path, monkeypatch) -> None:
     """Images that lie beside the folder which names them."""
-    frames = open_cameras(scene, "test").frames[:2]
+    frames = open_scene(scene, "test").frames[:2]
     root = tmp_path / "poses"
     (root / "here").mkdir(parents=True)
     from_inside = CameraDataset(Path("poses"), "test", tuple(frames))
@@ -354,9 +354,9 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
                     [[frame.R.T * (1, -1, -1), frame.center[:, None] / 4], [np.zeros((1, 3)), 1]]
                 ).tolist(),
             }
-            for frame in open_cameras(scene, split).frames
+            for frame in open_scene(scene, split).frames
         ]
-        K, size = open_cameras(scene, split).K[0], (114, 64)
+        K, size = open_scene(scene, split).K[0], (114, 64)
         camera = {
             "fl_x": K[0, 0],
             "fl_y": K[1, 1],
@@ -388,7 +388,7 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
     told = evaluate_file(*arguments, metres_per_unit=4.0)
     printed = capsys.readouterr().err
     assert "unit unknown" not in printed
-    train, test = (open_cameras(scene, split) for split in ("train", "test"))
+    train, test = (open_scene(scene, split) for split in ("train", "test"))
     middle = constant_pose(CameraPoses(train.R, train.t), len(test))
     median = np.median(position_errors(middle, CameraPoses(test.R, test.t)))
     assert f"{median:.3f}" in printed.split("median of constant pose")[1].splitlines()[0]
@@ -415,7 +415,7 @@ def test_a_scene_is_read_once(trained: Recipe, monkeypatch) -> None:
     split = task.split(trained)
     (trained.folder / "distilled" / "seed0" / "results.csv").unlink(missing_ok=True)
     reads = []
-    monkeypatch.setattr(camera_sources, "open_cameras", lambda *about: reads.append(about) or open_cameras(*about))
+    monkeypatch.setattr(camera_sources, "open_scene", lambda *about: reads.append(about) or open_scene(*about))
     task.prepare(trained)
     task.measure(trained, "distilled", 0, split)
     assert len(reads) == 1

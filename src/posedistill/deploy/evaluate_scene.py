@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from posedistill.camera_poses import CameraEstimates
-from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
 from posedistill.errors import DataError, TrainingError, describe
@@ -89,7 +89,7 @@ def evaluate_camera_file(
     """
     if split not in SPLITS:
         raise DataError(describe("--split", "split", repr(split), f"one of {', '.join(SPLITS)}"))
-    dataset = open_cameras(scene, split)  # type: ignore[arg-type]
+    dataset = open_scene(scene, split)  # type: ignore[arg-type]
     if metres_per_unit is not None:
         dataset = dataset.in_metres(metres_per_unit)
     found = estimate_cameras(predictor, dataset)
@@ -108,7 +108,7 @@ def evaluate_camera_file(
 def _trivial(dataset: CameraDataset, scene: Path, metres_per_unit: float | None) -> dict[str, RelocalisationScores]:
     """Answers that ask no network, from the training frames of the same scene where it has any."""
     try:
-        frames = open_cameras(scene, "train")
+        frames = open_scene(scene, "train")
     except DataError:
         return {}
     frames = frames if metres_per_unit is None else frames.in_metres(metres_per_unit)

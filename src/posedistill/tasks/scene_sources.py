@@ -7,9 +7,9 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.formats.camera_parse import Split
-from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_blocks
+from posedistill.data.formats.scene_parse import Split
 from posedistill.data.loading.batch import LoaderOptions
 from posedistill.data.loading.camera_loader import CameraLoader
 from posedistill.data.loading.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image
@@ -71,9 +71,9 @@ def photographs(recipe: Recipe, split: Split) -> CameraDataset:
     """
     data = recipe.scene_data
     if split == "test" and data.test is not None:
-        dataset = open_cameras(data.test, data.test_split)
+        dataset = open_scene(data.test, data.test_split)
     else:
-        dataset = open_cameras(data.scene, split)
+        dataset = open_scene(data.scene, split)
     return dataset.in_metres(data.metres_per_unit) if data.metres_per_unit else dataset
 
 

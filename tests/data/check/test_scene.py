@@ -14,7 +14,7 @@ from posedistill.data.check.dataset import check_dataset
 from posedistill.data.check.report import SHOWN
 from posedistill.data.check.scene import check_scene
 from posedistill.data.faults import FaultKind
-from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.images import read_image, write_image
 from posedistill.errors import DataError
 from posedistill.geometry.rotations import matrix_to_quaternion
@@ -45,7 +45,7 @@ def cambridge(_made: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def transforms(seven: Path, tmp_path: Path) -> Path:
     """The first walk as a capture with a transforms.json."""
-    frames, root = open_cameras(seven, "train").frames[:24], tmp_path / "capture"
+    frames, root = open_scene(seven, "train").frames[:24], tmp_path / "capture"
     shutil.copytree(seven / "seq-01", root / "images", ignore=shutil.ignore_patterns("*.txt"))
     entries = []
     for frame in frames:
@@ -60,7 +60,7 @@ def transforms(seven: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def colmap(seven: Path, tmp_path: Path) -> Path:
     """The first walk as a binary COLMAP model."""
-    frames, root = open_cameras(seven, "train").frames[:24], tmp_path / "colmap"
+    frames, root = open_scene(seven, "train").frames[:24], tmp_path / "colmap"
     shutil.copytree(seven / "seq-01", root / "images", ignore=shutil.ignore_patterns("*.txt"))
     model = root / "sparse" / "0"
     model.mkdir(parents=True)

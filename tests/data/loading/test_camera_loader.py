@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.loading.camera_loader import CameraLoader
 from posedistill.data.loading.camera_pack import CameraPack, mean_image
 from posedistill.data.loading.camera_views import ViewSettings
@@ -13,7 +13,7 @@ from posedistill.geometry.cameras import Camera
 
 @pytest.fixture(scope="module")
 def pack(_scene_templates, tmp_path_factory):
-    dataset = open_cameras(_scene_templates / "seven_scenes")
+    dataset = open_scene(_scene_templates / "seven_scenes")
     return CameraPack.build(dataset, tmp_path_factory.mktemp("pack") / "pack", 60)
 
 

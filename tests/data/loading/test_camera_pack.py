@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.formats.open_scene import open_cameras
+from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.data.images import read_image, write_image
 from posedistill.data.loading.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image, one_size
@@ -14,7 +14,7 @@ from posedistill.geometry.cameras import project
 
 @pytest.fixture
 def dataset(seven_scenes_root):
-    return open_cameras(seven_scenes_root)
+    return open_scene(seven_scenes_root)
 
 
 def test_the_shorter_side_is_scaled_and_the_camera_with_it(dataset, tmp_path):
@@ -32,7 +32,7 @@ def test_the_shorter_side_is_scaled_and_the_camera_with_it(dataset, tmp_path):
 
 def test_scaled_points_stay_on_their_pixels(tmp_path, cambridge_root):
     """A dot drawn in the photographs lies where the pack's camera sees it."""
-    dataset = open_cameras(cambridge_root)
+    dataset = open_scene(cambridge_root)
     points = [frame.center + 3 * frame.R[2] + 0.4 * frame.R[0] - 0.2 * frame.R[1] for frame in dataset.frames[:3]]
     for frame, point in zip(dataset.frames, points, strict=False):
         x, y = project(point[None], frame.R, frame.t, frame.K)[0]

@@ -18,7 +18,7 @@ from posedistill.data.formats.bop import TARGET_FILES, Frame, Target, load_targe
 from posedistill.data.formats.bop_models import EVAL_FOLDERS
 from posedistill.data.formats.bop_parse import load_scene
 from posedistill.data.formats.bop_scene import Scene
-from posedistill.data.formats.open_scene import FORMATS, camera_format
+from posedistill.data.formats.open_scene import FORMATS, scene_format
 from posedistill.errors import DataError, describe
 from posedistill.machine import cores
 
@@ -48,7 +48,7 @@ def check_dataset(
     """
     root = Path(root)
     require_some(root, limit)
-    if camera_format(root) is not None:
+    if scene_format(root) is not None:
         return check_scene(root, split, overlay, limit, progress)
     faults = Faults()
     splits = [split] if split is not None else _splits(root)

@@ -15,9 +15,9 @@ from posedistill.data.check.poses import Concern, concerns, extent, recordings, 
 from posedistill.data.check.report import CheckReport, Faults, require_some, shown_sizes
 from posedistill.data.check.scene_overlay import draw_scene
 from posedistill.data.faults import FaultKind, OnFault
-from posedistill.data.formats.camera_parse import Split
-from posedistill.data.formats.open_scene import camera_format, open_cameras
+from posedistill.data.formats.open_scene import open_scene, scene_format
 from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
+from posedistill.data.formats.scene_parse import Split
 from posedistill.data.formats.seven_scenes import split_folders
 from posedistill.data.images import read_image
 from posedistill.errors import DataError, describe
@@ -81,7 +81,7 @@ def check_scene(
     Raises:
         DataError: a folder of no known format, another split, a limit below 1, or the overlay cannot be written.
     """
-    root, form = Path(root), camera_format(root)
+    root, form = Path(root), scene_format(root)
     require_some(root, limit)
     faults, told = Faults(), set[str]()
 
@@ -115,7 +115,7 @@ def _read(root: Path, split: str | None, on_fault: OnFault) -> dict[str, CameraD
     found = {}
     for part in parts if split is None else [one for one in get_args(Split) if one == split]:
         try:
-            found[part] = open_cameras(root, part, on_fault)
+            found[part] = open_scene(root, part, on_fault)
         except DataError as error:
             on_fault(FaultKind.SCENE_FILE, root, str(error))
     return found

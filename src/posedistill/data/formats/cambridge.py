@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from posedistill.data.faults import FaultKind, OnFault, raise_fault
-from posedistill.data.formats.camera_parse import (
+from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
+from posedistill.data.formats.scene_parse import (
     FARTHEST,
     FrameFault,
     OneSize,
@@ -22,7 +23,6 @@ from posedistill.data.formats.camera_parse import (
     reported,
     rotation_from_quaternion,
 )
-from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 

@@ -1,12 +1,12 @@
-"""open_cameras: a scene of photographs with poses, in whichever of the known formats it is."""
+"""open_scene: a scene of photographs with poses, in whichever of the known formats it is."""
 
 from pathlib import Path
 
 from posedistill.data.faults import OnFault, raise_fault
 from posedistill.data.formats import cambridge, seven_scenes
-from posedistill.data.formats.camera_parse import Split
 from posedistill.data.formats.colmap import find_colmap, read_colmap
 from posedistill.data.formats.scene import CameraDataset
+from posedistill.data.formats.scene_parse import Split
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.errors import DataError, describe
 
@@ -19,7 +19,7 @@ FORMATS = {
 """The formats and what tells each."""
 
 
-def camera_format(path: str | Path) -> str | None:
+def scene_format(path: str | Path) -> str | None:
     """The format of a folder (or of a ``transforms.json``), one of ``FORMATS``; None where it is none of them."""
     path = Path(path)
     if path.is_file():
@@ -33,13 +33,13 @@ def camera_format(path: str | Path) -> str | None:
     return "COLMAP" if find_colmap(path) is not None else None
 
 
-def open_cameras(path: str | Path, split: Split = "train", on_fault: OnFault = raise_fault) -> CameraDataset:
+def open_scene(path: str | Path, split: Split = "train", on_fault: OnFault = raise_fault) -> CameraDataset:
     """Read a split of a scene; see the reader of each format for what its options mean.
 
     Raises:
         DataError: a folder of none of the formats, or any fault of the data.
     """
-    match camera_format(path):
+    match scene_format(path):
         case "7-Scenes":
             return seven_scenes.read_seven_scenes(path, split, on_fault=on_fault)
         case "Cambridge Landmarks":

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from posedistill.data.faults import FaultKind, OnFault, raise_fault
-from posedistill.data.formats.camera_parse import (
+from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
+from posedistill.data.formats.scene_parse import (
     FrameFault,
     OneSize,
     Split,
@@ -15,7 +16,6 @@ from posedistill.data.formats.camera_parse import (
     read_text,
     reported,
 )
-from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, scaled_camera
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from posedistill.data.faults import FaultKind, OnFault, raise_fault
-from posedistill.data.formats.camera_parse import (
+from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_every, natural_order
+from posedistill.data.formats.scene_parse import (
     FrameFault,
     Split,
     image_size,
@@ -19,7 +20,6 @@ from posedistill.data.formats.camera_parse import (
     read_text,
     reported,
 )
-from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_every, natural_order
 from posedistill.data.images import IMAGE_SUFFIXES
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
