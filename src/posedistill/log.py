@@ -1,24 +1,58 @@
-"""What a training run tells: a progress bar with rate and time left, metrics.jsonl and TensorBoard."""
+"""The console that all messages go to, and the progress of everything that takes long."""
 
-import json
-import time
-from contextlib import suppress
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+import threading
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from posedistill.errors import TrainingError, describe
-from posedistill.files import write_file
+LINE_SECONDS = 25.0
+"""Between two lines of progress in a log file."""
 
 console = Console(stderr=True)
 
 
-def progress_bar() -> Progress:
-    """The bar every long stage shows: what, how far, how fast, how long still."""
-    return Progress(
+class ProgressBar(Progress):
+    """Bars in a terminal; in a log file, where nobody sees a bar move, a line every half minute."""
+
+    def start(self) -> None:
+        """Show the bars, or begin to print lines."""
+        super().start()
+        self._stopped = threading.Event()
+        if not self.console.is_terminal:
+            threading.Thread(target=self._print_lines, daemon=True).start()
+
+    def stop(self) -> None:
+        """Leave the bars as they are now."""
+        self._stopped.set()
+        super().stop()
+
+    def _print_lines(self) -> None:
+        while not self._stopped.wait(LINE_SECONDS):
+            for task in self.tasks:
+                if task.visible and not task.finished:
+                    self.console.print(progress_line(task), highlight=False, markup=False, soft_wrap=True)
+
+
+def progress_line(task: Task) -> str:
+    """How far a task is, in one line: ``teacher seed 0: 200 of 1000, 0:01:40 left, loss 0.31``."""
+    words = [f"{task.completed:g}" + ("" if task.total is None else f" of {task.total:g}")]
+    if task.speed and task.total is not None:
+        words.append(f"{timedelta(seconds=round(task.remaining / task.speed))} left")  # type: ignore[operator]
+    return f"{task.description}: " + ", ".join([*words, *filter(None, [task.fields.get("note")])])
+
+
+def progress_bar() -> ProgressBar:
+    """The progress of a long stage: what, how far, how long still; ``note`` is a task's text at the end."""
+    return ProgressBar(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -27,78 +61,3 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console,
     )
-
-
-class TrainingLog:
-    """Writes one JSON line a call to ``metrics.jsonl``, the same to TensorBoard, and drives the progress bar.
-
-    After a resume the lines past the resumed step are dropped, so the file reads as if nothing had happened.
-    """
-
-    def __init__(self, folder: Path, title: str, steps: int, start: int, quiet: bool = False) -> None:
-        self.path = folder / "metrics.jsonl"
-        self.steps, self.step, self.quiet = steps, start, quiet
-        self.clock, self.clock_step = time.perf_counter(), start
-        if quiet:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._drop_lines_after(start)
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, only needed here
-
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
-        self.bar = progress_bar()
-        self.task = self.bar.add_task(title, total=steps, completed=start, note="")
-
-    def __enter__(self) -> Self:
-        if not self.quiet:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self.quiet:
-            self.bar.stop()
-            with suppress(OSError):  # a full disk, which has been told before or does not matter any more
-                self.writer.close()
-
-    def advance(self, step: int) -> None:
-        """Move the bar to ``step`` finished steps."""
-        if not self.quiet:
-            self.bar.update(self.task, completed=step)
-
-    def rate(self, step: int) -> float:
-        """Steps a second since the last call."""
-        now = time.perf_counter()
-        rate = (step - self.clock_step) / max(now - self.clock, 1e-9)
-        self.clock, self.clock_step = now, step
-        return rate
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Record values at a step (the number of finished steps)."""
-        if self.quiet:
-            return
-        try:
-            with self.path.open("a") as file:
-                file.write(
-                    json.dumps({"step": step} | {name: round(value, 6) for name, value in values.items()}) + "\n"
-                )
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-        except OSError as error:
-            expected = "a disk with room; the last checkpoint is kept"
-            raise TrainingError(describe(self.path, "save", error.strerror, expected)) from None
-        if "loss" in values:
-            self.bar.update(self.task, note=f"loss {values['loss']:.4f}  {values['steps_per_second']:.1f} steps/s")
-
-    def _drop_lines_after(self, step: int) -> None:
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (json.JSONDecodeError, KeyError):
-                continue  # the line a kill cut short
-        write_file(self.path, "".join(line + "\n" for line in kept), TrainingError)

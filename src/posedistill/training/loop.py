@@ -14,7 +14,7 @@ from posedistill.data.loading.batch import Batch
 from posedistill.errors import CheckpointError, TrainingError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.views import Prediction
-from posedistill.log import TrainingLog, console
+from posedistill.log import console
 from posedistill.recipe.recipe import TrainSettings
 from posedistill.training.checkpoints import (
     load_strictly,
@@ -24,6 +24,7 @@ from posedistill.training.checkpoints import (
     save_tensors,
     section,
 )
+from posedistill.training.log import TrainingLog
 from posedistill.training.schedule import AveragedWeights, learning_rate
 from posedistill.training.teaching import Teaching as Teaching
 
@@ -143,7 +144,7 @@ def train(
             recent.append({"loss": total.detach(), "gradient": norm})
             recent[-1] |= {f"loss/{name}": value.detach() for name, value in terms.items()}
             done = step + 1
-            log.advance(done)
+            log.advance(done, total.detach())
             if done % settings.log_every == 0 or done == settings.steps:
                 _stop_at_nan(bool(bad), done, last, teaching)
                 names = dict.fromkeys(name for terms in recent for name in terms)
