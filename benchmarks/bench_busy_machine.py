@@ -33,7 +33,9 @@ def steps_per_second(seconds: float, threads: int, backbone: str, crop: int, bat
 
     torch.set_num_threads(threads)
     half = np.array([40.0, 30.0, 50.0])
-    objects = ObjectTable((1,), box_corners(-half, half)[None], np.array([2 * np.linalg.norm(half)]), (np.eye(4)[None],))
+    objects = ObjectTable(
+        (1,), box_corners(-half, half)[None], np.array([2 * np.linalg.norm(half)]), (np.eye(4)[None],)
+    )
     estimator = build_estimator("wdrnet", objects, {"backbone": backbone, "strides": [8, 16]}, crop)
     estimator.to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(list(estimator.parameters()), TrainSettings(), torch.device("cpu"))
