@@ -34,7 +34,7 @@ from posedistill.metrics.bop_scores import (
     vsd_hits,
 )
 from posedistill.metrics.vsd import DELTA, TAUS
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 
 K = np.array([[572.4114, 0.0, 325.2611], [0.0, 573.57043, 242.04899], [0.0, 0.0, 1.0]])
 WIDTH, HEIGHT = 640, 480
@@ -74,17 +74,17 @@ def make_dataset(root: Path, images: int) -> None:
     writer.finish_scene(1)
 
 
-def guesses(dataset: BopDataset) -> PoseEstimates:
+def guesses(dataset: BopDataset) -> Poses:
     """The true poses, disturbed as a good estimator would."""
-    truths, rng = find_candidates(PoseEstimates.empty(), dataset).truths, np.random.default_rng(2)
+    truths, rng = find_candidates(Poses.empty(), dataset).truths, np.random.default_rng(2)
     count = len(truths)
     turns = axis_angle(rng.normal(size=(count, 3)), rng.exponential(0.08, count))
     t = truths.t + rng.normal(size=(count, 3)) * [3.0, 3.0, 15.0]
     ids = (truths.scene_id, truths.im_id, truths.obj_id)
-    return PoseEstimates(*ids, rng.uniform(size=count), truths.R @ turns, t, np.full(count, -1.0))
+    return Poses(*ids, rng.uniform(size=count), truths.R @ turns, t, np.full(count, -1.0))
 
 
-def loop_mssd_mspd(estimates: PoseEstimates, candidates: Candidates, models: dict[int, ScoringModel]) -> Array:
+def loop_mssd_mspd(estimates: Poses, candidates: Candidates, models: dict[int, ScoringModel]) -> Array:
     """``[P, 2]`` MSSD and MSPD by their definition."""
     errors, truths = [], candidates.truths
     for e, g in zip(candidates.est, candidates.gt, strict=True):
@@ -103,7 +103,7 @@ def loop_mssd_mspd(estimates: PoseEstimates, candidates: Candidates, models: dic
     return np.array(errors)
 
 
-def loop_vsd(estimates: PoseEstimates, candidates: Candidates, models: dict[int, ScoringModel]) -> Array:
+def loop_vsd(estimates: Poses, candidates: Candidates, models: dict[int, ScoringModel]) -> Array:
     """``[P, 10]`` VSD by its definition, on whole images."""
     errors, truths = [], candidates.truths
     grid = np.stack([*np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), np.ones((HEIGHT, WIDTH))], axis=-1)

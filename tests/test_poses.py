@@ -1,3 +1,6 @@
+"""The table of poses: round trips of its three kinds of file, and files that are not a table."""
+
+import dataclasses
 import resource
 
 import numpy as np
@@ -7,21 +10,21 @@ from hypothesis import strategies as st
 
 from posedistill.errors import DataError
 from posedistill.geometry.rotations import random_rotations
-from posedistill.poses import HEADER, PoseEstimates
+from posedistill.poses import CAMERA_HEADER, HEADER, Poses
 
 ROW = "2,96,6,0.5,1 0 0 0 1 0 0 0 1,1 2 1000,0.1"
 
 
 def some_estimates(count, seed=0):
     rng = np.random.default_rng(seed)
-    return PoseEstimates(
+    return Poses(
         scene_id=rng.integers(0, 50, count),
         im_id=rng.integers(0, 5000, count),
         obj_id=rng.integers(1, 31, count),
         score=rng.uniform(size=count),
         R=random_rotations(count, rng),
         t=rng.normal(size=(count, 3)) * 300.0,
-        time=rng.uniform(-1, 5, count),
+        seconds=rng.uniform(-1, 5, count),
     )
 
 
@@ -31,32 +34,32 @@ def test_csv_keeps_every_bit(tmp_path_factory, count, seed):
     path = tmp_path_factory.mktemp("csv") / "results.csv"
     estimates = some_estimates(count, seed)
     estimates.to_bop_csv(path)
-    back = PoseEstimates.from_bop_csv(path)
-    for name in ("scene_id", "im_id", "obj_id", "score", "R", "t", "time"):
+    back = Poses.from_bop_csv(path)
+    for name in ("scene_id", "im_id", "obj_id", "score", "R", "t", "seconds"):
         np.testing.assert_array_equal(getattr(back, name), getattr(estimates, name))
         assert getattr(back, name).dtype == getattr(estimates, name).dtype
 
 
 def test_select_and_concatenate():
     estimates = some_estimates(5)
-    parts = [estimates.select(slice(0, 2)), PoseEstimates.empty(), estimates.select(np.array([2, 3, 4]))]
-    joined = PoseEstimates.concatenate(parts)
+    parts = [estimates.select(slice(0, 2)), Poses.empty(), estimates.select(np.array([2, 3, 4]))]
+    joined = Poses.concatenate(parts)
     np.testing.assert_array_equal(joined.R, estimates.R)
     np.testing.assert_array_equal(joined.select(joined.score > 2.0).t, np.zeros((0, 3)))
-    assert len(PoseEstimates.concatenate([])) == 0
+    assert len(Poses.concatenate([])) == 0
 
 
 def test_columns_of_unequal_length_are_refused():
     estimates = some_estimates(3)
-    with pytest.raises(ValueError, match=r"PoseEstimates\.t: found shape \(2, 3\), expected \(3, 3\)"):
-        PoseEstimates(
+    with pytest.raises(ValueError, match=r"Poses\.t: found shape \(2, 3\), expected \(3, 3\)"):
+        Poses(
             estimates.scene_id,
             estimates.im_id,
             estimates.obj_id,
             estimates.score,
             estimates.R,
             estimates.t[:2],
-            estimates.time,
+            estimates.seconds,
         )
 
 
@@ -72,17 +75,17 @@ def test_columns_of_unequal_length_are_refused():
         ([ROW.replace("2,96", "2,9.6")], "line 2: invalid literal for int"),
         (
             [ROW, ROW, ROW.replace("1 0 0 0 1", "2 0 0 0 1")],
-            r"'R': found 1 matrices that are no rotation \(lines \[4\]\)",
+            r"'R': found 1 invalid rotation matrices \(lines \[4\]\)",
         ),
-        ([ROW.replace("1 0 0 0 1", "-1 0 0 0 1")], "no rotation"),
-        (["", ROW], "line 2: found 1 columns"),
+        ([ROW.replace("1 0 0 0 1", "-1 0 0 0 1")], "invalid rotation"),
+        (["", ROW], "line 2: found 0 columns"),
     ],
 )
 def test_faulty_rows_are_named(tmp_path, rows, message):
     path = tmp_path / "results.csv"
     path.write_text("\n".join([HEADER, *rows]) + "\n")
     with pytest.raises(DataError, match=message) as error:
-        PoseEstimates.from_bop_csv(path)
+        Poses.from_bop_csv(path)
     assert str(path) in str(error.value)
 
 
@@ -91,30 +94,30 @@ def test_a_missing_header_is_refused(tmp_path, content):
     path = tmp_path / "results.csv"
     path.write_text(content)
     with pytest.raises(DataError, match=r"'line 1': found .* expected 'scene_id,im_id,obj_id,score,R,t,time'"):
-        PoseEstimates.from_bop_csv(path)
+        Poses.from_bop_csv(path)
 
 
 def test_no_file_and_no_text_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.csv"):
-        PoseEstimates.from_bop_csv(tmp_path / "nowhere.csv")
+        Poses.from_bop_csv(tmp_path / "nowhere.csv")
     (tmp_path / "image.csv").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(DataError, match="expected a BOP results csv"):
-        PoseEstimates.from_bop_csv(tmp_path / "image.csv")
+    with pytest.raises(DataError, match="expected a csv of scene_id,im_id"):
+        Poses.from_bop_csv(tmp_path / "image.csv")
 
 
 def test_many_faults_are_counted_and_some_shown(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text("\n".join([HEADER, *["1,2"] * 40]))
     with pytest.raises(DataError, match=r"found 40 faulty rows .*\.\.\."):
-        PoseEstimates.from_bop_csv(path)
+        Poses.from_bop_csv(path)
 
 
 def test_windows_line_ends_are_read(tmp_path):
     path = tmp_path / "results.csv"
     path.write_bytes((HEADER + "\r\n" + ROW + "\r\n").encode())
-    estimates = PoseEstimates.from_bop_csv(path)
+    estimates = Poses.from_bop_csv(path)
     assert len(estimates) == 1
-    assert estimates.time[0] == 0.1
+    assert estimates.seconds[0] == 0.1
 
 
 def test_a_full_disk_keeps_the_old_csv(tmp_path):
@@ -127,4 +130,109 @@ def test_a_full_disk_keeps_the_old_csv(tmp_path):
             some_estimates(100).to_bop_csv(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert len(PoseEstimates.from_bop_csv(path)) == 1
+    assert len(Poses.from_bop_csv(path)) == 1
+
+
+def some_cameras(count: int, seed: int = 0) -> Poses:
+    rng = np.random.default_rng(seed)
+    names = [f"seq-01/a, {row}.png" for row in range(count)]
+    R, t = random_rotations(count, rng), rng.normal(size=(count, 3))
+    return Poses.of_cameras(R, t, name=names, seconds=rng.uniform(size=count))
+
+
+def test_a_single_value_fills_a_column():
+    cameras = some_cameras(3)
+    assert cameras.scene_id.tolist() == cameras.obj_id.tolist() == [-1, -1, -1]
+    assert np.isnan(cameras.score).all() and cameras.category.tolist() == ["", "", ""]
+    np.testing.assert_allclose(Poses.of_cameras(cameras.R, centers=cameras.centers).t, cameras.t, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_named_photographs_return_from_a_csv(tmp_path_factory, seed: int) -> None:
+    path, cameras = tmp_path_factory.mktemp("csv") / "poses.csv", some_cameras(5, seed)
+    cameras.to_csv(path)
+    read = Poses.from_csv(path)
+    assert read.name.tolist() == cameras.name.tolist() and len(read) == 5
+    for column in ("R", "t", "centers", "seconds"):
+        np.testing.assert_allclose(getattr(read, column), getattr(cameras, column), atol=1e-7)
+
+
+def test_half_turns_survive(tmp_path) -> None:
+    turns = np.array([np.diag(signs) for signs in ([1.0, -1, -1], [-1, 1, -1], [-1, -1, 1])])
+    Poses.of_cameras(turns, np.zeros((3, 3)), name=["a", "b", "c"]).to_csv(tmp_path / "poses.csv")
+    np.testing.assert_allclose(Poses.from_csv(tmp_path / "poses.csv").R, turns, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "'line 1': found '', expected 'name,x,y,z"),
+        ("scene_id,im_id\n", "'line 1': found 'scene_id,im_id', expected 'name"),
+        (
+            CAMERA_HEADER + "\na.png,1,2,3,1,0,0,0,0.1\nb.png,1,2,here,1,0,0,0,0\n",
+            "line 3: could not convert .* 'here'",
+        ),
+        (CAMERA_HEADER + "\na.png,1,2\n", r"1 faulty rows \(line 2: found 3 columns, expected 9\)"),
+        (CAMERA_HEADER + "\na.png,1,2,3,0,0,0,0,0.1\n", "line 2: found inf or a quaternion of zeros"),
+        (CAMERA_HEADER + "\na.png,1,2,inf,1,0,0,0,0.1\n", "line 2: found inf"),
+    ],
+)
+def test_what_is_not_a_table_of_photographs_is_told(tmp_path, text: str, message: str) -> None:
+    path = tmp_path / "poses.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        Poses.from_csv(path)
+
+
+def test_a_csv_from_excel_is_read(tmp_path) -> None:
+    """With a byte-order mark."""
+    (tmp_path / "bop.csv").write_text("\ufeff" + HEADER + "\n" + ROW + "\n")
+    (tmp_path / "named.csv").write_text("\ufeff" + CAMERA_HEADER + "\na.png,1,2,3,1,0,0,0,0.1\n")
+    assert len(Poses.from_bop_csv(tmp_path / "bop.csv")) == len(Poses.from_csv(tmp_path / "named.csv")) == 1
+
+
+@pytest.mark.parametrize("parts", ["R", "t", "Rt"])
+def test_a_lost_pose_stays_lost(tmp_path, parts: str) -> None:
+    lost = some_cameras(3)
+    for part in parts:
+        getattr(lost, part)[1] = np.nan
+    lost.to_csv(tmp_path / "poses.csv")
+    lost.to_json(tmp_path / "poses.json")
+    for read in (Poses.from_csv(tmp_path / "poses.csv"), Poses.from_json(tmp_path / "poses.json")):
+        assert read.found.tolist() == [True, False, True] == lost.found.tolist()
+        assert read.name.tolist() == lost.name.tolist()
+        np.testing.assert_allclose(read.R[[0, 2]], lost.R[[0, 2]], atol=1e-7)
+
+
+def test_a_bop_csv_has_no_row_for_a_lost_pose(tmp_path) -> None:
+    lost = some_estimates(3)
+    lost.t[1] = np.nan
+    lost.to_bop_csv(tmp_path / "results.csv")
+    np.testing.assert_array_equal(Poses.from_bop_csv(tmp_path / "results.csv").t, lost.t[[0, 2]])
+
+
+def test_json_keeps_every_bit_of_every_family(tmp_path) -> None:
+    chairs = Poses.of_cameras(random_rotations(2, np.random.default_rng(0)), np.full((2, 3), np.nan), name=["a", "b"])
+    chairs = dataclasses.replace(chairs, category=np.array(["chair", "aeroplane"]))
+    table = Poses.concatenate([some_estimates(3), some_cameras(2), chairs])
+    table.to_json(tmp_path / "poses.json")
+    read = Poses.from_json(tmp_path / "poses.json")
+    for column in dataclasses.fields(Poses):
+        np.testing.assert_array_equal(getattr(read, column.name), getattr(table, column.name))
+    Poses.empty().to_json(tmp_path / "poses.json")
+    assert len(Poses.from_json(tmp_path / "poses.json")) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "'file': found"),
+        ("7", "'row 0': found 'int' object"),
+        ('[{"R": [1, 2, 3]}]', "'row 0': found .*, expected scene_id, im_id"),
+    ],
+)
+def test_what_is_not_json_of_poses_is_told(tmp_path, text: str, message: str) -> None:
+    (tmp_path / "poses.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        Poses.from_json(tmp_path / "poses.json")

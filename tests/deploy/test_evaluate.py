@@ -15,7 +15,7 @@ from posedistill.deploy.evaluate import boxes_for, estimate, evaluate_file, open
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
 from posedistill.metrics import score_estimates
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.model_file import PROPERTY
 from posedistill.runtime.predictor import Predictor
@@ -87,9 +87,9 @@ def test_true_votes_score_one(dataset, metadata):
     scores = score_estimates(estimates, dataset)
     assert len(estimates) == scores.targets == 6
     assert scores.total["AR"] == scores.total["add_0.02d"] == scores.total["cmdeg_5_5"] == 1.0
-    assert (estimates.time > 0).all() and (estimates.score > 0.9).all()
+    assert (estimates.seconds > 0).all() and (estimates.score > 0.9).all()
     for im_id in range(3):  # the time is the image's
-        assert len(set(estimates.time[estimates.im_id == im_id])) == 1
+        assert len(set(estimates.seconds[estimates.im_id == im_id])) == 1
 
 
 def test_detector_boxes(dataset, metadata, tmp_path):
@@ -221,9 +221,9 @@ def test_rows_that_cannot_count_are_told(dataset, bop, tmp_path, capsys):
     truths = [(frame, instance) for frame in dataset.frames for instance in frame.instances]
     ids = np.array([(1, frame.im_id, instance.obj_id) for frame, instance in truths])
     R, t = (np.stack([getattr(instance, name) for _, instance in truths]) for name in ("R", "t"))
-    true = PoseEstimates(*ids.T, np.ones(6), R, t, np.full(6, 0.1))
+    true = Poses(*ids.T, np.ones(6), R, t, np.full(6, 0.1))
     stray = dataclasses.replace(true.select(np.array([0])), im_id=np.array([77]))
-    PoseEstimates.concatenate([true, stray]).to_bop_csv(tmp_path / "results.csv")
+    Poses.concatenate([true, stray]).to_bop_csv(tmp_path / "results.csv")
     scores = score_csv(tmp_path / "results.csv", bop, "test", None, None)
     assert scores.total["AR"] == 1.0 and len(scores.notes) == 1 and "lines 8" in scores.notes[0]
     printed = capsys.readouterr().err

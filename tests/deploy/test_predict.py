@@ -7,7 +7,7 @@ import pytest
 
 from posedistill.deploy.predict import Box, overlay, parse_boxes, parse_camera, predict_images
 from posedistill.errors import DataError
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import PredictedPose, Predictor
 
@@ -34,7 +34,7 @@ def test_writes_overlays_and_csv(predictor, photos, tmp_path):
     table = predict_images(predictor, photos, boxes, K, out=tmp_path / "out")
     found = set(zip(table.scene_id.tolist(), table.im_id.tolist(), table.obj_id.tolist(), strict=True))
     assert found <= {(6, 12, 6), (6, 12, 9), (0, 1, 6), (0, 1, 9)} and len(found) == len(table) > 0
-    again = PoseEstimates.from_bop_csv(tmp_path / "out" / "results.csv")
+    again = Poses.from_bop_csv(tmp_path / "out" / "results.csv")
     np.testing.assert_allclose(again.t, table.t, rtol=1e-5)
     for name in ("000012.png", "holiday.png"):
         assert cv2.imread(str(tmp_path / "out" / name)).shape == (240, 320, 3)
@@ -88,7 +88,7 @@ def test_a_damaged_image_loses_no_pose_found_before(predictor, photos, tmp_path)
     boxes = [Box(6, (100.0, 80.0, 60.0, 50.0))]
     with pytest.raises(DataError, match=r"cut\.png: 'image': found a file cut off"):
         predict_images(predictor, [*photos, tmp_path / "cut.png"], boxes, K, out=tmp_path / "out")
-    kept = PoseEstimates.from_bop_csv(tmp_path / "out" / "results.csv")
+    kept = Poses.from_bop_csv(tmp_path / "out" / "results.csv")
     assert len(kept) == len(predict_images(predictor, photos, boxes, K)) > 0
 
 

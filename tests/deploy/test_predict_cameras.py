@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from posedistill import cli
-from posedistill.camera_poses import CameraEstimates
 from posedistill.data.images import read_image, write_image
 from posedistill.deploy.predict_cameras import in_words, predict_cameras
 from posedistill.errors import DataError
 from posedistill.geometry.rotations import quaternion_to_matrix
+from posedistill.poses import Poses
 from posedistill.runtime import CameraMetadata, CameraPredictor
 
 
@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> list[Path]:
 def test_table_and_picture(predictor, photos, tmp_path):
     table = predict_cameras(predictor, photos, tmp_path / "new" / "out")
     np.testing.assert_allclose(table.centers, [[0.2 * number, 0.4, 1.0] for number in range(3)], atol=1e-6)
-    assert table.names == tuple(path.as_posix() for path in photos) and (table.seconds > 0).all()
+    assert table.name.tolist() == [path.as_posix() for path in photos] and (table.seconds > 0).all()
     rows = list(csv.DictReader((tmp_path / "new" / "out" / "poses.csv").open()))
     assert [float(rows[2][name]) for name in "xyz"] == pytest.approx([0.4, 0.4, 1.0], abs=1e-6)
     quaternion = np.array([float(rows[2][name]) for name in ("qw", "qx", "qy", "qz")])
@@ -70,7 +70,7 @@ def test_a_damaged_image_loses_no_pose_found_before(predictor, photos, tmp_path)
     (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:60])
     with pytest.raises(DataError, match=r"cut\.png: 'image': found a file cut off"):
         predict_cameras(predictor, [*photos[:2], tmp_path / "cut.png", photos[2]], tmp_path / "out")
-    assert len(CameraEstimates.from_csv(tmp_path / "out" / "poses.csv")) == 2
+    assert len(Poses.from_csv(tmp_path / "out" / "poses.csv")) == 2
     with pytest.raises(DataError, match=r"gone\.png"):
         predict_cameras(predictor, [tmp_path / "gone.png"], tmp_path / "none")
     assert not (tmp_path / "none").exists()

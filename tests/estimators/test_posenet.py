@@ -14,7 +14,8 @@ from posedistill.estimators.rotations import from_matrix
 from posedistill.estimators.views import VIEWS
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.geometry.rotations import angle_between, axis_angle, random_rotations
-from posedistill.metrics.relocalisation import CameraPoses, orientation_errors, position_errors
+from posedistill.metrics.relocalisation import orientation_errors, position_errors
+from posedistill.poses import Poses
 
 SMALL = "test_resnet"
 """Timm's own test network: a ResNet with 0.5 M parameters."""
@@ -232,10 +233,10 @@ def test_sixteen_pictures_can_be_learned_by_heart(settings: dict) -> None:
     found = decode(
         position.numpy(), rotation.numpy(), get_settings("posenet", estimator.deployment()["decode_settings"])
     )
-    truth = CameraPoses(batch.R.double().numpy(), batch.t.double().numpy())
+    truth = Poses.of_cameras(batch.R.double().numpy(), batch.t.double().numpy())
     extent = np.linalg.norm(np.ptp(truth.centers, axis=0))
-    assert np.median(position_errors(CameraPoses(*found), truth)) < 0.05 * extent
-    assert np.median(orientation_errors(CameraPoses(*found), truth)) < 4
+    assert np.median(position_errors(Poses.of_cameras(*found), truth)) < 0.05 * extent
+    assert np.median(orientation_errors(Poses.of_cameras(*found), truth)) < 4
 
 
 def test_dropout_follows_the_generator_and_eval_has_none() -> None:
@@ -278,7 +279,7 @@ def test_decoder_and_estimator_mean_the_same(kind: str) -> None:
     assert (set(deployment), estimator.decoder) == ({"decode_settings"}, "posenet")
     pose = decode(position.numpy(), rotation.numpy(), get_settings(estimator.decoder, deployment["decode_settings"]))
     np.testing.assert_allclose(pose.R, prediction.heads["R"], atol=1e-5)
-    np.testing.assert_allclose(CameraPoses(*pose).centers, prediction.heads["position"], atol=1e-4)
+    np.testing.assert_allclose(Poses.of_cameras(*pose).centers, prediction.heads["position"], atol=1e-4)
 
 
 def test_the_exported_network_gives_the_same(tmp_path) -> None:

@@ -12,7 +12,7 @@ import trimesh
 from posedistill.geometry.meshes import Mesh, model_info, save_ply
 from posedistill.geometry.rotations import random_rotations
 from posedistill.metrics import DepthCaster
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 
 K = np.array([[300.0, 0.0, 159.5], [0.0, 300.0, 119.5], [0.0, 0.0, 1.0]])
 HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -90,7 +90,7 @@ def estimates_of(rows):
     rows = list(rows)
     ids, objects, scores, rotations, translations = zip(*rows, strict=True)
     times = np.array(ids, dtype=float)
-    return PoseEstimates([4] * len(rows), ids, objects, scores, np.array(rotations), np.array(translations), times)
+    return Poses([4] * len(rows), ids, objects, scores, np.array(rotations), np.array(translations), times)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
 from posedistill.metrics import find_candidates, load_scoring_models, score_estimates
 from posedistill.metrics.bop_scores import image_widths, mspd_hits, mssd_hits, vsd_errors, vsd_hits
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 
 from .conftest import INFOS, WIDTH, estimates_of, write_dataset
 
@@ -21,14 +21,14 @@ def dataset(tmp_path, frames):
 
 
 def moved(estimates, shift):
-    return PoseEstimates(
+    return Poses(
         estimates.scene_id,
         estimates.im_id,
         estimates.obj_id,
         estimates.score,
         estimates.R,
         estimates.t + shift,
-        estimates.time,
+        estimates.seconds,
     )
 
 
@@ -59,7 +59,7 @@ def test_a_symmetric_pose_counts(dataset, perfect):
     bars = perfect.obj_id == 2
     R = perfect.R.copy()
     R[bars] = R[bars] @ np.diag([-1.0, -1.0, 1.0])
-    turned = PoseEstimates(perfect.scene_id, perfect.im_id, perfect.obj_id, perfect.score, R, perfect.t, perfect.time)
+    turned = Poses(perfect.scene_id, perfect.im_id, perfect.obj_id, perfect.score, R, perfect.t, perfect.seconds)
     scores = score_estimates(turned, dataset, vsd=True)
     assert scores.total["AR"] == pytest.approx(1.0, abs=0.01)
     assert scores.objects[2]["AR_MSSD"] == scores.objects[2]["AR_MSPD"] == 1.0
@@ -114,7 +114,7 @@ def test_several_estimates_of_several_instances(tmp_path, frames):
 
 def test_megapose_on_lmo_scores_as_the_reference_toolkit_says(real_data):
     dataset = BopDataset(real_data / "lmo")
-    estimates = PoseEstimates.from_bop_csv(real_data / "lmo/results/megapose-cnos_lmo-test.csv")
+    estimates = Poses.from_bop_csv(real_data / "lmo/results/megapose-cnos_lmo-test.csv")
     scores = score_estimates(estimates, dataset)
     assert scores.total["AR_MSSD"] == pytest.approx(0.4842398884, abs=1e-9)
     assert scores.total["AR_MSPD"] == pytest.approx(0.5870292887, abs=1e-9)
@@ -126,13 +126,13 @@ def test_megapose_on_lmo_scores_as_the_reference_toolkit_says(real_data):
 def test_vsd_on_real_depth(real_data, scene_id):
     dataset = BopDataset(real_data / "lm", scenes=[scene_id])
     images = [frame.im_id for frame in dataset.frames if frame.depth is not None]
-    truths = find_candidates(PoseEstimates.empty(), dataset).truths
+    truths = find_candidates(Poses.empty(), dataset).truths
     rows = [i for i in range(len(truths)) if truths.im_id[i] in images]
     models = load_scoring_models(dataset)
     means = []
     for shift in (0.0, 5.0, 20.0, 80.0):
         n = len(rows)
-        estimates = PoseEstimates(
+        estimates = Poses(
             *(column[rows] for column in (truths.scene_id, truths.im_id, truths.obj_id)),
             np.ones(n),
             truths.R[rows],

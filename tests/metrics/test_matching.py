@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
 from posedistill.metrics import find_candidates, unused_rows
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 
 from .conftest import estimates_of, write_dataset
 
@@ -55,7 +55,7 @@ def test_hardly_visible_instances_are_no_targets(tmp_path):
     for targets_file in (True, False):
         if not targets_file:
             (root / "test_targets_bop19.json").unlink()
-        candidates = find_candidates(PoseEstimates.empty(), BopDataset(root))
+        candidates = find_candidates(Poses.empty(), BopDataset(root))
         np.testing.assert_array_equal(np.sort(candidates.truths.t[:, 0]), [100.0, 200.0])
 
 
@@ -63,7 +63,7 @@ def test_the_target_file_s_count_decides_and_the_most_visible_are_taken(tmp_path
     root = write_dataset(tmp_path, row_of_blocks(3), visib={(3, 0): 0.05, (3, 1): 0.08, (3, 2): 0.02})
     target = {"scene_id": 4, "im_id": 3, "obj_id": 1, "inst_count": 2}
     (root / "test_targets_bop19.json").write_text(json.dumps([target]))
-    candidates = find_candidates(PoseEstimates.empty(), BopDataset(root))
+    candidates = find_candidates(Poses.empty(), BopDataset(root))
     np.testing.assert_array_equal(candidates.truths.t[:, 0], [100.0, 0.0])
 
 
@@ -72,20 +72,20 @@ def test_more_targets_than_instances_are_a_fault(tmp_path):
     target = {"scene_id": 4, "im_id": 3, "obj_id": 1, "inst_count": 2}
     (root / "test_targets_bop19.json").write_text(json.dumps([target]))
     with pytest.raises(DataError, match=r"scene_gt\.json: '3': found 1 instances, expected 2 of object 1"):
-        find_candidates(PoseEstimates.empty(), BopDataset(root))
+        find_candidates(Poses.empty(), BopDataset(root))
 
 
 def test_no_target_is_a_fault(tmp_path):
     root = write_dataset(tmp_path, row_of_blocks(1))
     (root / "test_targets_bop19.json").write_text("[]")
     with pytest.raises(DataError, match="'targets': found none"):
-        find_candidates(PoseEstimates.empty(), BopDataset(root))
+        find_candidates(Poses.empty(), BopDataset(root))
 
 
 def test_a_list_of_frames_restricts_the_targets(tmp_path, frames):
     root = write_dataset(tmp_path / "data", frames)
     (tmp_path / "list.txt").write_text("000007\n")
-    candidates = find_candidates(PoseEstimates.empty(), BopDataset(root, frames=tmp_path / "list.txt"))
+    candidates = find_candidates(Poses.empty(), BopDataset(root, frames=tmp_path / "list.txt"))
     assert candidates.truths.im_id.tolist() == [7, 7]
     assert [frame.im_id for frame in candidates.truths.frames] == [7]
 
@@ -138,4 +138,4 @@ def test_rows_that_cannot_count_are_named_with_their_lines(tmp_path, frames):
     ]
     many = estimates_of([(4, 1, 0.9, R, t)] * 30)
     assert "in 30 rows (lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...)" in unused_rows(many, dataset, "mine.csv")[0]
-    assert unused_rows(PoseEstimates.empty(), dataset, "mine.csv") == []
+    assert unused_rows(Poses.empty(), dataset, "mine.csv") == []

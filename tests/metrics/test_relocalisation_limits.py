@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from posedistill.metrics.relocalisation import THRESHOLDS, CameraPoses, recall, score_cameras
+from posedistill.metrics.relocalisation import THRESHOLDS, recall, score_cameras
+from posedistill.poses import Poses
 
 
 @pytest.mark.parametrize(("metres", "degrees"), THRESHOLDS)
@@ -19,7 +20,7 @@ def test_an_error_of_exactly_the_limit_lies_within(metres: float, degrees: float
 
 @pytest.mark.parametrize(("metres", "degrees"), THRESHOLDS)
 def test_a_record_counts_as_the_recall_does(metres: float, degrees: float) -> None:
-    still = CameraPoses(np.eye(3)[None], np.zeros((1, 3)))
+    still = Poses.of_cameras(np.eye(3)[None], np.zeros((1, 3)))
     scores = score_cameras(still, still)
     for position, orientation in ((metres, 0.0), (0.0, degrees)):
         errors = {"position_errors": np.array([position]), "orientation_errors": np.array([orientation])}

@@ -6,7 +6,7 @@ import pytest
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
 from posedistill.metrics import LEGACY_DIAMETERS, load_scoring_models, score_estimates
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 
 from .conftest import INFOS, estimates_of, write_dataset
 
@@ -42,7 +42,7 @@ def test_missed_detections_are_failures(dataset, perfect):
 
 
 def test_no_estimates_score_0(dataset):
-    scores = score_estimates(PoseEstimates.empty(), dataset, vsd=True)
+    scores = score_estimates(Poses.empty(), dataset, vsd=True)
     assert set(scores.total.values()) == {0.0}
     assert scores.seconds_per_image is None
 
@@ -95,7 +95,7 @@ def test_json_has_no_infinities(dataset, perfect):
 
 def test_every_score_is_the_mean_of_its_outcomes(dataset, frames):
     rows = shifted(frames, 6.0)
-    rows = PoseEstimates.concatenate([rows.select(slice(0, 2)), shifted(frames, 25.0).select(slice(2, 5))])
+    rows = Poses.concatenate([rows.select(slice(0, 2)), shifted(frames, 25.0).select(slice(2, 5))])
     content = score_estimates(rows, dataset, vsd=True).to_dict()
     assert content["outcomes"].keys() == content["scores"].keys() >= {"AR", "AR_VSD", "add_auc", "cmdeg_5_5"}
     for name, values in content["outcomes"].items():
@@ -109,7 +109,7 @@ def test_every_score_is_the_mean_of_its_outcomes(dataset, frames):
 
 def test_foreign_rows_are_noted_and_left_out(dataset, perfect):
     foreign = estimates_of([(3, 99, 1.0, np.eye(3), [0, 0, 500.0]), (999, 1, 1.0, np.eye(3), [0, 0, 500.0])])
-    scores = score_estimates(PoseEstimates.concatenate([perfect, foreign]), dataset, source="mine.csv")
+    scores = score_estimates(Poses.concatenate([perfect, foreign]), dataset, source="mine.csv")
     assert list(scores.total.values()) == pytest.approx([1.0] * len(scores.total))
     assert ["lines 8" in note or "lines 9" in note for note in scores.notes] == [True, True]
 
@@ -134,7 +134,7 @@ def test_the_cat_s_test_list(real_data):
     frames = real_data / "lm/cat_test.txt"
     dataset = BopDataset(real_data / "lm", scenes=[6], frames=frames)
     truths = [(frame.im_id, i) for frame in dataset.frames for i in frame.instances]
-    estimates = PoseEstimates(
+    estimates = Poses(
         np.full(len(truths), 6),
         [im_id for im_id, _ in truths],
         [instance.obj_id for _, instance in truths],

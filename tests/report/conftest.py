@@ -10,7 +10,8 @@ import pytest
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import box_corners
 from posedistill.geometry.rotations import axis_angle, random_rotations
-from posedistill.metrics.relocalisation import CameraPoses, constant_pose, nearest_position, score_cameras
+from posedistill.metrics.relocalisation import constant_pose, nearest_position, score_cameras
+from posedistill.poses import Poses
 from posedistill.report.gallery import Case, save_cases
 
 TARGETS = 60
@@ -110,12 +111,12 @@ METRES = {"teacher": 0.22, "student": 0.36, "distilled": 0.28, "exported": 0.28}
 """Median distance of the estimates."""
 
 
-def walk(count: int, phase: float) -> CameraPoses:
+def walk(count: int, phase: float) -> Poses:
     """A way around a room of 6 x 3 m, the camera at the height of the eyes; y points down, as cameras have it."""
     angle = np.linspace(0, 2 * np.pi, count) + phase
     centers = np.stack([3 * np.cos(angle), -1.6 + 0.1 * np.sin(5 * angle), 1.5 * np.sin(angle) + 0.3 * phase], axis=1)
     R: Array = axis_angle(np.array([0.0, 1.0, 0.0]), angle)
-    return CameraPoses(R, -np.einsum("nij,nj->ni", R, centers))
+    return Poses.of_cameras(R, centers=centers)
 
 
 def camera_evaluation(variant: str, seed: int, metres: float | None = None) -> dict:
@@ -127,7 +128,7 @@ def camera_evaluation(variant: str, seed: int, metres: float | None = None) -> d
     away = random_rotations(PHOTOGRAPHS, rng)[:, 0] * distances[:, None]
     turn = axis_angle(random_rotations(PHOTOGRAPHS, rng)[:, 0], np.deg2rad(25 * distances))
     R: Array = turn @ truth.R
-    found = CameraPoses(R, -np.einsum("nij,nj->ni", R, truth.centers + away))
+    found = Poses.of_cameras(R, centers=truth.centers + away)
     parameters, megabytes, gmacs, seconds = COST["teacher" if variant == "teacher" else "student"]
     return camera_record(variant, found, truth, train) | {
         "seed": seed,
@@ -138,7 +139,7 @@ def camera_evaluation(variant: str, seed: int, metres: float | None = None) -> d
     }
 
 
-def camera_record(variant: str, found: CameraPoses, truth: CameraPoses, train: CameraPoses) -> dict:
+def camera_record(variant: str, found: Poses, truth: Poses, train: Poses) -> dict:
     """Scores and places, without costs."""
     places = {"truth": truth.centers.tolist(), "estimate": found.centers.tolist(), "train": train.centers.tolist()}
     about = {"variant": variant, "seed": 0, "boxes": "", "dataset": "room/test", "places": places | {"up": [0, -1, 0]}}
@@ -149,7 +150,7 @@ def references() -> list[dict]:
     """The trivial answers; the training image that looks most alike is taken for one that stands near."""
     truth, train = walk(PHOTOGRAPHS, 0.4), walk(150, 0.0)
     near = nearest_position(truth, train)
-    alike = CameraPoses(np.roll(near.R, 5, axis=0), np.roll(near.t, 5, axis=0))
+    alike = Poses.of_cameras(np.roll(near.R, 5, axis=0), np.roll(near.t, 5, axis=0))
     answers = {"constant pose": constant_pose(train, PHOTOGRAPHS), "nearest image": alike, "nearest position": near}
     return [camera_record(name, poses, truth, train) for name, poses in answers.items()]
 

@@ -10,7 +10,6 @@ import torch
 import yaml
 from tests.data.room_writer import write_made_scene
 
-from posedistill.camera_poses import CameraEstimates
 from posedistill.compare.compare import measure_references
 from posedistill.compare.trial import Trial
 from posedistill.data.formats.open_scene import open_scene
@@ -20,7 +19,8 @@ from posedistill.deploy.camera_export import camera_run
 from posedistill.deploy.evaluate import evaluate_file
 from posedistill.deploy.evaluate_scene import estimate_cameras
 from posedistill.errors import DataError, RecipeError
-from posedistill.metrics.relocalisation import CameraPoses, constant_pose, position_errors
+from posedistill.metrics.relocalisation import constant_pose, position_errors
+from posedistill.poses import Poses
 from posedistill.recipe.comparison import load_comparison
 from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.runtime import CameraPredictor
@@ -96,11 +96,11 @@ def test_a_few_steps_beat_a_constant_pose(trained: Recipe, scene: Path) -> None:
     """On the frames it was trained on: a hundred steps tell nothing about another walk."""
     task, prepared = CameraTask(), prepare_scene(trained)
     seen = open_scene(scene, "train")
-    truth = CameraPoses(seen.R, seen.t)
+    truth = Poses.of_cameras(seen.R, seen.t)
     found = estimate_cameras(task.predictor(trained, load_network(trained, "teacher", 0)[0]), seen)
     ours, constant = (
         np.median(position_errors(poses, truth))
-        for poses in (CameraPoses(found.R, found.t), constant_pose(prepared.poses(prepared.train), len(seen)))
+        for poses in (found, constant_pose(prepared.poses(prepared.train), len(seen)))
     )
     assert ours < 0.6 * constant, ours / constant
 
@@ -112,9 +112,9 @@ def test_a_measured_network(trained: Recipe) -> None:
     assert record["dataset"] == "room/test" and record["seconds_per_image"] > 0
     assert len(record["places"]["truth"]) == len(record["places"]["estimate"]) == len(split) == 30
     assert len(record["places"]["train"]) == len(prepare_scene(trained).train)
-    found = CameraEstimates.from_csv(trained.folder / "teacher" / "seed0" / "results.csv")
-    assert found.names[0] == "seq-03/frame-000000.color.png"
-    errors = position_errors(CameraPoses(found.R, found.t), CameraPoses(split.R, split.t))
+    found = Poses.from_csv(trained.folder / "teacher" / "seed0" / "results.csv")
+    assert found.name[0] == "seq-03/frame-000000.color.png"
+    errors = position_errors(found, Poses.of_cameras(split.R, split.t))
     np.testing.assert_allclose(record["outcomes"]["position_m"], errors, atol=1e-5)
 
 
@@ -284,9 +284,9 @@ def test_poses_of_other_photographs_are_not_scored(trained: Recipe) -> None:
     split = task.split(trained)
     first = task.measure(trained, "teacher", 0, split)
     csv = trained.folder / "teacher" / "seed0" / "results.csv"
-    kept = CameraEstimates.from_csv(csv)
+    kept = Poses.from_csv(csv)
     others = tuple(f"seq-09/{number}.png" for number in range(len(kept)))
-    CameraEstimates(others, kept.R, 2 * kept.t, kept.seconds).to_csv(csv)
+    Poses.of_cameras(kept.R, 2 * kept.t, name=others, seconds=kept.seconds).to_csv(csv)
     assert task.measure(trained, "teacher", 0, split)["scores"] == pytest.approx(first["scores"])
 
 
@@ -389,8 +389,8 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
     printed = capsys.readouterr().err
     assert "unit unknown" not in printed
     train, test = (open_scene(scene, split) for split in ("train", "test"))
-    middle = constant_pose(CameraPoses(train.R, train.t), len(test))
-    median = np.median(position_errors(middle, CameraPoses(test.R, test.t)))
+    middle = constant_pose(Poses.of_cameras(train.R, train.t), len(test))
+    median = np.median(position_errors(middle, Poses.of_cameras(test.R, test.t)))
     assert f"{median:.3f}" in printed.split("median of constant pose")[1].splitlines()[0]
     untold = evaluate_file(*arguments)
     assert "unit unknown" in capsys.readouterr().err

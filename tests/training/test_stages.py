@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
 from posedistill.runtime.predictor import Predictor
 from posedistill.tasks import objects as object_task
@@ -128,7 +128,7 @@ def test_the_csv_scores_as_stated(finished: Path):
     folder = finished.parent / "runs" / "mini"
     with (folder / "results.csv").open() as file:
         assert next(csv.reader(file)) == ["scene_id", "im_id", "obj_id", "score", "R", "t", "time"]
-    estimates = PoseEstimates.from_bop_csv(folder / "results.csv")
+    estimates = Poses.from_bop_csv(folder / "results.csv")
     records = {record["variant"]: record for record in json.loads((folder / "evaluation.json").read_text())}
     assert len(estimates) == records["exported"]["estimates"] > 0
     assert set(estimates.obj_id.tolist()) <= {1, 2}

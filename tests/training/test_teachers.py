@@ -13,7 +13,7 @@ from posedistill.deploy.evaluate import FrameQuery
 from posedistill.errors import CheckpointError, DataError, RecipeError, TrainingError
 from posedistill.estimators.views import Prediction, Votes
 from posedistill.geometry.objects import NO_OBJECTS
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
 from posedistill.tasks import object_sources as sources
 from posedistill.tasks.objects import ObjectTask
@@ -53,7 +53,7 @@ def poses_csv(bop: Path, tmp_path: Path):
         scores = np.resize([0.25, 0.5, 0.75], len(rows))
         R, t = np.stack([i.R for _, i in rows]), np.stack([i.t for _, i in rows])
         path = path or tmp_path / f"{split}.csv"
-        PoseEstimates(*ids.T, scores, R, t, np.full(len(rows), -1.0)).to_bop_csv(path)
+        Poses(*ids.T, scores, R, t, np.full(len(rows), -1.0)).to_bop_csv(path)
         return path
 
     return write
@@ -258,7 +258,7 @@ def test_the_best_poses_of_an_ensemble(bop):
     places = np.array([[0.0, 0, 600], [5.0, 0, 600], [200.0, 0, 600], [0.0, 0, 600], [400.0, 0, 600]])
     rows = np.array([(frame.scene_id, frame.im_id, obj) for obj in (1, 1, 1, 2, 1)])
     scores = np.array([0.5, 0.9, 0.3, 0.1, 0.2])
-    table = PoseEstimates(*rows.T, scores, np.tile(np.eye(3), (5, 1, 1)), places, np.zeros(5))
+    table = Poses(*rows.T, scores, np.tile(np.eye(3), (5, 1, 1)), places, np.zeros(5))
     wanted = [FrameQuery(frame, np.zeros((3, 4)), [1, 2, 1], np.ones(3))]
     assert best_poses(table, wanted, objects).score.tolist() == [0.9, 0.3, 0.1]
 

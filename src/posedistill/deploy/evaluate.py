@@ -19,7 +19,7 @@ from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console, progress_bar
 from posedistill.metrics import Scores, score_estimates
 from posedistill.metrics.relocalisation import RelocalisationScores
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 from posedistill.runtime import CameraPredictor, open_predictor
 from posedistill.runtime.predictor import Predictor
 
@@ -76,7 +76,7 @@ def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections:
     return detector_boxes(dataset, objects, detections)
 
 
-def estimate(predictor: Predictor, wanted: list[FrameQuery], title: str = "evaluate") -> PoseEstimates:
+def estimate(predictor: Predictor, wanted: list[FrameQuery], title: str = "evaluate") -> Poses:
     """Poses of everything wanted; an estimate's score is the pose's times the box's."""
     rows: list[tuple[int, int, int, float, Array, Array, float]] = []
     with progress_bar() as bar:
@@ -95,8 +95,8 @@ def estimate(predictor: Predictor, wanted: list[FrameQuery], title: str = "evalu
                     rows.append((*ids, pose.score * box_score, pose.R, pose.t, pose.seconds))
             bar.advance(task)
     if not rows:
-        return PoseEstimates.empty()
-    return PoseEstimates(*(np.array(column) for column in zip(*rows, strict=True)))
+        return Poses.empty()
+    return Poses(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def evaluate_file(
@@ -156,7 +156,7 @@ def score_csv(
     legacy_diameters: bool = False,
 ) -> Scores:
     """Score anybody's BOP csv and print the table."""
-    estimates = PoseEstimates.from_bop_csv(results)
+    estimates = Poses.from_bop_csv(results)
     opened = open_bop(dataset, split, frames, None, scenes)
     return _report(estimates, opened, json_path, vsd=vsd, legacy_diameters=legacy_diameters, about={}, source=results)
 
@@ -169,7 +169,7 @@ def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: 
 
 
 def _report(
-    estimates: PoseEstimates, dataset: BopDataset, json_path: Path | None, about: dict[str, Any], **options: Any
+    estimates: Poses, dataset: BopDataset, json_path: Path | None, about: dict[str, Any], **options: Any
 ) -> Scores:
     scores = score_estimates(estimates, dataset, **options)
     if json_path is not None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from posedistill.camera_poses import CameraEstimates
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
@@ -18,12 +17,12 @@ from posedistill.files import fresh, write_file
 from posedistill.geometry.rotations import mean_rotation
 from posedistill.log import console, progress_bar
 from posedistill.metrics.relocalisation import (
-    CameraPoses,
     RelocalisationScores,
     constant_pose,
     nearest_position,
     score_cameras,
 )
+from posedistill.poses import Poses
 from posedistill.runtime.camera_predictor import CameraPredictor
 
 SPLITS = ("train", "test", "all")
@@ -31,7 +30,7 @@ UNKNOWN_UNIT = "unit unknown: m stands for the scene's own"
 """What is said of errors in a scene that knows no metres."""
 
 
-def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: str = "evaluate") -> CameraEstimates:
+def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: str = "evaluate") -> Poses:
     """Poses of photographs, with the time from photograph to pose; reading the file is not counted."""
     found, seconds = [], []
     with progress_bar() as bar:
@@ -46,29 +45,29 @@ def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: st
             seconds.append(time.perf_counter() - start)
             bar.advance(task)
     R, t = np.stack([pose.R for pose in found]), np.stack([pose.t for pose in found])
-    return CameraEstimates(split.names, R, t, np.array(seconds))
+    return Poses.of_cameras(R, t, name=split.names, seconds=np.array(seconds))
 
 
-def kept_estimates(csv: Path, split: CameraDataset, *made_from: Path) -> CameraEstimates | None:
+def kept_estimates(csv: Path, split: CameraDataset, *made_from: Path) -> Poses | None:
     """What a file holds of these photographs; None where it is older than what made it, or about other ones."""
     if not fresh(csv, *made_from):
         return None
-    found = CameraEstimates.from_csv(csv)
-    return found if found.names == split.names else None
+    found = Poses.from_csv(csv)
+    return found if tuple(found.name) == split.names else None
 
 
-def written(found: CameraEstimates, csv: Path) -> CameraEstimates:
+def written(found: Poses, csv: Path) -> Poses:
     """Keep estimates in a file; what it holds, so that they score the same now and when they are read again."""
     found.to_csv(csv)
-    return CameraEstimates.from_csv(csv)
+    return Poses.from_csv(csv)
 
 
-def merged(members: Sequence[CameraEstimates]) -> CameraEstimates:
+def merged(members: Sequence[Poses]) -> Poses:
     """What several networks say together: the mean of their centres, and of their rotations; their times added."""
     centers = np.mean([member.centers for member in members], axis=0)
     R = np.stack([mean_rotation(np.stack(turns)) for turns in zip(*(member.R for member in members), strict=True)])
     seconds = np.sum([member.seconds for member in members], axis=0)
-    return CameraEstimates.of(members[0].names, R, centers, seconds)
+    return Poses.of_cameras(R, centers=centers, name=members[0].name, seconds=seconds)
 
 
 def evaluate_camera_file(
@@ -95,7 +94,7 @@ def evaluate_camera_file(
     found = estimate_cameras(predictor, dataset)
     if csv is not None:
         found.to_csv(csv)
-    scores = score_cameras(CameraPoses(found.R, found.t), CameraPoses(dataset.R, dataset.t))
+    scores = score_cameras(found, Poses.of_cameras(dataset.R, dataset.t))
     if json_path is not None:
         write_file(json_path, json.dumps(scores.to_dict(), indent=1), TrainingError)
     trivial = {} if split != "test" else _trivial(dataset, scene, metres_per_unit)
@@ -112,7 +111,7 @@ def _trivial(dataset: CameraDataset, scene: Path, metres_per_unit: float | None)
     except DataError:
         return {}
     frames = frames if metres_per_unit is None else frames.in_metres(metres_per_unit)
-    train, truth = CameraPoses(frames.R, frames.t), CameraPoses(dataset.R, dataset.t)
+    train, truth = Poses.of_cameras(frames.R, frames.t), Poses.of_cameras(dataset.R, dataset.t)
     answers = {"constant pose": constant_pose(train, len(dataset)), "nearest position": nearest_position(truth, train)}
     return {name: score_cameras(poses, truth) for name, poses in answers.items()}
 
@@ -135,7 +134,7 @@ def camera_score_table(
     return table
 
 
-def places_of(poses: CameraPoses, split: CameraDataset) -> dict[str, Any]:
+def places_of(poses: Poses, split: CameraDataset) -> dict[str, Any]:
     """Where cameras stand and were thought to stand, for the trajectory, to a millimetre."""
     up = -split.R[:, 1].mean(axis=0)
     return {"truth": rounded(split.centers), "estimate": rounded(poses.centers), "up": up.round(3).tolist()}

@@ -12,7 +12,7 @@ from posedistill.data.images import read_image, write_image
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image, color_of, draw_pose
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import PredictedPose, Predictor
 
@@ -35,7 +35,7 @@ def predict_images(
     K: Array | None = None,
     obj_ids: Sequence[int] | None = None,
     out: Path | None = None,
-) -> PoseEstimates:
+) -> Poses:
     """Poses in photographs; with ``out`` also ``out/<name>.png`` overlays and ``out/results.csv``.
 
     Args:
@@ -56,7 +56,7 @@ def predict_images(
     ids = [frame_ids(path, position) for position, path in enumerate(images)]
     if isinstance(boxes, Mapping) and not boxes.keys() & set(ids):
         raise DataError(describe("detections", "scene_id, image_id", "none of these images", f"some of {ids[:5]}"))
-    tables: list[PoseEstimates] = []
+    tables: list[Poses] = []
     try:
         for path, name, frame in zip(images, names, ids, strict=True):
             image = read_image(path)
@@ -70,8 +70,8 @@ def predict_images(
                 write_image(out / f"{name}.png", overlay(image, camera, poses, predictor.metadata))
     finally:  # an unreadable image or an interrupt loses no pose found before
         if out is not None and tables:
-            PoseEstimates.concatenate(tables).to_bop_csv(out / "results.csv")
-    return PoseEstimates.concatenate(tables)
+            Poses.concatenate(tables).to_bop_csv(out / "results.csv")
+    return Poses.concatenate(tables)
 
 
 def parse_boxes(
@@ -149,17 +149,17 @@ def overlay(image: Image, K: Array, poses: Sequence[PredictedPose], metadata: Mo
     return image
 
 
-def to_table(poses: Sequence[PredictedPose], scene_id: int, im_id: int) -> PoseEstimates:
+def to_table(poses: Sequence[PredictedPose], scene_id: int, im_id: int) -> Poses:
     """The poses of one image as rows of a table."""
     count = len(poses)
-    return PoseEstimates(
+    return Poses(
         scene_id=np.full(count, scene_id, dtype=np.int64),
         im_id=np.full(count, im_id, dtype=np.int64),
         obj_id=np.array([pose.obj_id for pose in poses], dtype=np.int64),
         score=np.array([pose.score for pose in poses], dtype=np.float64),
         R=np.array([pose.R for pose in poses], dtype=np.float64).reshape(count, 3, 3),
         t=np.array([pose.t for pose in poses], dtype=np.float64).reshape(count, 3),
-        time=np.full(count, sum({pose.seconds for pose in poses})),
+        seconds=np.full(count, sum({pose.seconds for pose in poses})),
     )
 
 

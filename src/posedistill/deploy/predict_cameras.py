@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from posedistill.camera_poses import CameraEstimates
 from posedistill.data.images import read_image, write_image
 from posedistill.deploy.trajectory import draw_trajectory
 from posedistill.errors import DataError
+from posedistill.poses import Poses
 from posedistill.runtime.camera_predictor import CameraPredictor, PredictedCamera
 
 
-def predict_cameras(predictor: CameraPredictor, images: Sequence[Path], out: Path | None = None) -> CameraEstimates:
+def predict_cameras(predictor: CameraPredictor, images: Sequence[Path], out: Path | None = None) -> Poses:
     """Where each photograph was taken; with ``out`` also ``out/poses.csv`` and ``out/trajectory.png``.
 
     Args:
@@ -42,24 +42,24 @@ def predict_cameras(predictor: CameraPredictor, images: Sequence[Path], out: Pat
     return table
 
 
-def _table(found: Sequence[PredictedCamera], images: Sequence[Path]) -> CameraEstimates:
-    return CameraEstimates(
-        names=tuple(path.as_posix() for path in images),
+def _table(found: Sequence[PredictedCamera], images: Sequence[Path]) -> Poses:
+    return Poses.of_cameras(
+        name=[path.as_posix() for path in images],
         R=np.array([pose.R for pose in found]).reshape(-1, 3, 3),
         t=np.array([pose.t for pose in found]).reshape(-1, 3),
         seconds=np.array([pose.seconds for pose in found]),
     )
 
 
-def in_words(table: CameraEstimates, unit: str = "m") -> list[str]:
+def in_words(table: Poses, unit: str = "m") -> list[str]:
     """A line for each photograph: position and viewing direction in the world.
 
-    >>> one = CameraEstimates.of(["a.jpg"], np.eye(3)[None], np.array([[1.0, 2.0, 3.0]]), np.zeros(1))
+    >>> one = Poses.of_cameras(np.eye(3)[None], centers=np.array([[1.0, 2.0, 3.0]]), name=["a.jpg"])
     >>> in_words(one)
     ['a.jpg: at (1.00, 2.00, 3.00) m, looking along (0.00, 0.00, 1.00)']
     """
     lines = []
-    for name, center, R in zip(table.names, table.centers, table.R, strict=True):
+    for name, center, R in zip(table.name, table.centers, table.R, strict=True):
         place, ahead = (", ".join(f"{value + 0.0:.2f}" for value in row.round(2)) for row in (center, R[2]))
         lines.append(f"{name}: at ({place}) {unit}, looking along ({ahead})")
     return lines

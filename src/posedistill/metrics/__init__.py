@@ -13,13 +13,12 @@ from posedistill.metrics.pose_errors import (
     reprojection,
     translation_error,
 )
-from posedistill.metrics.relocalisation import CameraPoses, RelocalisationScores, score_cameras
+from posedistill.metrics.relocalisation import RelocalisationScores, score_cameras
 from posedistill.metrics.summary import LEGACY_DIAMETERS, Case, Scores, score_estimates
 from posedistill.metrics.vsd import DepthCaster, VisibleSurface
 
 __all__ = [
     "LEGACY_DIAMETERS",
-    "CameraPoses",
     "Candidates",
     "Case",
     "DepthCaster",

@@ -14,7 +14,7 @@ from posedistill.metrics.matching import Candidates
 from posedistill.metrics.models import ScoringModel
 from posedistill.metrics.pose_errors import mspd, mssd
 from posedistill.metrics.vsd import TAUS, VisibleSurface
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 
 MSSD_THRESHOLDS: Array = np.linspace(0.05, 0.5, 10)
 """Fractions of the diameter."""
@@ -25,9 +25,7 @@ VSD_THRESHOLDS: Array = np.linspace(0.05, 0.5, 10)
 REFERENCE_WIDTH = 640
 
 
-def mssd_hits(
-    estimates: PoseEstimates, candidates: Candidates, models: Mapping[int, ScoringModel]
-) -> NDArray[np.bool_]:
+def mssd_hits(estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel]) -> NDArray[np.bool_]:
     """``[M, 10]`` which true instances are found under each threshold of MSSD."""
     truths, est, gt = candidates.truths, candidates.est, candidates.gt
     errors = np.full(len(est), np.inf)
@@ -39,7 +37,7 @@ def mssd_hits(
 
 
 def mspd_hits(
-    estimates: PoseEstimates, candidates: Candidates, models: Mapping[int, ScoringModel], widths: Mapping[int, int]
+    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], widths: Mapping[int, int]
 ) -> NDArray[np.bool_]:
     """``[M, 10]`` which true instances are found under each threshold of MSPD; ``widths`` of images by scene."""
     truths, est, gt = candidates.truths, candidates.est, candidates.gt
@@ -53,7 +51,7 @@ def mspd_hits(
 
 
 def vsd_hits(
-    estimates: PoseEstimates, candidates: Candidates, models: Mapping[int, ScoringModel], workers: int | None = None
+    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], workers: int | None = None
 ) -> NDArray[np.bool_]:
     """``[M, 100]`` which true instances are found under each pair of tau (slow axis) and theta of VSD.
 
@@ -67,7 +65,7 @@ def vsd_hits(
 
 
 def vsd_errors(
-    estimates: PoseEstimates, candidates: Candidates, models: Mapping[int, ScoringModel], workers: int | None = None
+    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], workers: int | None = None
 ) -> Array:
     """``[P, 10]`` VSD of each candidate pair for each tau. Images are shared out among threads."""
     truths, est, gt = candidates.truths, candidates.est, candidates.gt

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from posedistill.data.formats.bop import BopDataset, Frame, Instance, Target
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 
 _SHOWN_ROWS = 10
 
@@ -91,7 +91,7 @@ class Candidates:
         return matched
 
 
-def find_candidates(estimates: PoseEstimates, dataset: BopDataset) -> Candidates:
+def find_candidates(estimates: Poses, dataset: BopDataset) -> Candidates:
     """Pair estimates with the targets of a data set (BOP-19: ``inst_count`` surest estimates a target).
 
     Estimates of other images or objects are left out: see ``unused_rows``.
@@ -114,7 +114,7 @@ def find_candidates(estimates: PoseEstimates, dataset: BopDataset) -> Candidates
     return Candidates(truths, est_rows, gt_rows, group, rank, slot)
 
 
-def unused_rows(estimates: PoseEstimates, dataset: BopDataset, source: str | Path) -> list[str]:
+def unused_rows(estimates: Poses, dataset: BopDataset, source: str | Path) -> list[str]:
     """A message for each kind of row that cannot count, with the lines of the csv (row ``i`` is line ``i + 2``)."""
     targets = dataset.targets()
     known = set(dataset.models_info)

@@ -5,28 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import angle_between, mean_rotation
+from posedistill.poses import Poses
 
 THRESHOLDS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
 """Metres and degrees of the recalls: 7-Scenes' own, and the three of long-term visual localisation."""
 _PERCENTILES = (75, 90, 95)
 _CURVE_METRES, _CURVE_DEGREES = np.geomspace(0.001, 100.0, 151), np.geomspace(0.1, 180.0, 99)
-
-
-class CameraPoses(NamedTuple):
-    """World to camera: ``R`` ``[N, 3, 3]``, ``t`` ``[N, 3]`` metres. A pose that was not found is nan."""
-
-    R: Array
-    t: Array
-
-    @property
-    def centers(self) -> Array:
-        """``[N, 3]`` where the cameras stand."""
-        return -np.einsum("nji,nj->ni", self.R, self.t)
 
 
 class Interval(NamedTuple):
@@ -95,18 +83,18 @@ class RelocalisationScores:
         }
 
 
-def position_errors(estimates: CameraPoses, truth: CameraPoses) -> Array:
+def position_errors(estimates: Poses, truth: Poses) -> Array:
     """``[N]`` distances of the camera centres, metres; inf where there is no pose.
 
-    >>> still = CameraPoses(np.eye(3)[None], np.zeros((1, 3)))
-    >>> position_errors(CameraPoses(still.R, np.array([[0.0, 3.0, 4.0]])), still)
+    >>> still = Poses.of_cameras(np.eye(3)[None], np.zeros((1, 3)))
+    >>> position_errors(Poses.of_cameras(still.R, np.array([[0.0, 3.0, 4.0]])), still)
     array([5.])
     """
     errors: Array = np.linalg.norm(estimates.centers - truth.centers, axis=1)
     return np.where(np.isnan(errors), np.inf, errors)
 
 
-def orientation_errors(estimates: CameraPoses, truth: CameraPoses) -> Array:
+def orientation_errors(estimates: Poses, truth: Poses) -> Array:
     """``[N]`` angles between the rotations, degrees in 0 .. 180; inf where there is no pose."""
     errors = np.rad2deg(angle_between(estimates.R, truth.R))
     return np.where(np.isnan(errors), np.inf, errors)
@@ -121,9 +109,7 @@ def recall(position: Array, orientation: Array, metres: float, degrees: float) -
     return float(((position <= metres) & (orientation <= degrees)).mean())
 
 
-def score_cameras(
-    estimates: CameraPoses, truth: CameraPoses, resamples: int = 2000, seed: int = 0
-) -> RelocalisationScores:
+def score_cameras(estimates: Poses, truth: Poses, resamples: int = 2000, seed: int = 0) -> RelocalisationScores:
     """All scores of a split.
 
     Args:
@@ -167,37 +153,33 @@ def median_interval(errors: Array, resamples: int = 2000, seed: int = 0) -> Inte
     return Interval(float(_median(errors)), low, high)
 
 
-def constant_pose(train: CameraPoses, count: int) -> CameraPoses:
+def constant_pose(train: Poses, count: int) -> Poses:
     """The mean position and mean rotation of the training images, for each of ``count`` images.
 
     A network that is not clearly better has learned nothing.
     """
     R = mean_rotation(train.R)
     t = -R @ train.centers.mean(axis=0)
-    return CameraPoses(np.tile(R, (count, 1, 1)), np.tile(t, (count, 1)))
+    return Poses.of_cameras(np.tile(R, (count, 1, 1)), np.tile(t, (count, 1)))
 
 
-def nearest_training_pose(embeddings: Array, train_embeddings: Array, train: CameraPoses) -> CameraPoses:
+def nearest_training_pose(embeddings: Array, train_embeddings: Array, train: Poses) -> Poses:
     """For each image the pose of the training image that looks most alike: retrieval.
 
     Args:
         embeddings: ``[N, D]``. train_embeddings: ``[M, D]``; alike is a large cosine.
     """
     similarity = _unit(embeddings) @ _unit(train_embeddings).T
-    return _taken(train, similarity.argmax(axis=1))
+    return train.select(similarity.argmax(axis=1))
 
 
-def nearest_position(truth: CameraPoses, train: CameraPoses) -> CameraPoses:
+def nearest_position(truth: Poses, train: Poses) -> Poses:
     """For each image the pose of the training image that stands nearest: no retrieval can do better in position.
 
     It looks at the truth, so it is a mark to read tables by and no method.
     """
     distances = np.linalg.norm(truth.centers[:, None] - train.centers, axis=2)
-    return _taken(train, distances.argmin(axis=1))
-
-
-def _taken(poses: CameraPoses, rows: NDArray[np.int64]) -> CameraPoses:
-    return CameraPoses(poses.R[rows], poses.t[rows])
+    return train.select(distances.argmin(axis=1))
 
 
 def _unit(vectors: Array) -> Array:

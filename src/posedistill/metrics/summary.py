@@ -25,7 +25,7 @@ from posedistill.metrics.pose_errors import (
     reprojection,
     translation_error,
 )
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 
 ADD_FRACTIONS = (0.02, 0.05, 0.1)
 AUC_FRACTION = 0.1
@@ -110,7 +110,7 @@ class Scores:
 
 
 def score_estimates(
-    estimates: PoseEstimates,
+    estimates: Poses,
     dataset: BopDataset,
     *,
     models: Mapping[int, ScoringModel] | None = None,
@@ -163,7 +163,7 @@ def score_estimates(
 
 
 def assigned_errors(
-    estimates: PoseEstimates,
+    estimates: Poses,
     candidates: Candidates,
     models: Mapping[int, ScoringModel],
     diameters: Mapping[int, float],
@@ -229,13 +229,13 @@ def _legacy(diameters: Mapping[int, float], dataset: BopDataset) -> dict[int, fl
     return {obj_id: LEGACY_DIAMETERS[obj_id] for obj_id in diameters}
 
 
-def _seconds_per_image(estimates: PoseEstimates) -> float | None:
+def _seconds_per_image(estimates: Poses) -> float | None:
     """Mean over images of the time that BOP states for each, which all its rows repeat."""
-    timed = estimates.select(estimates.time >= 0)
+    timed = estimates.select(estimates.seconds >= 0)
     if not len(timed):
         return None
     _, first = np.unique(np.stack([timed.scene_id, timed.im_id]), axis=1, return_index=True)
-    return float(timed.time[first].mean())
+    return float(timed.seconds[first].mean())
 
 
 def _plain(value: Any) -> Any:

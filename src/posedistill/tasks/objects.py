@@ -20,7 +20,7 @@ from posedistill.geometry.cameras import Array, Camera
 from posedistill.geometry.meshes import load_mesh
 from posedistill.log import console
 from posedistill.metrics import score_estimates
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, RenderSource
 from posedistill.report.gallery import Case, save_cases
 from posedistill.runtime.predictor import Predictor, Request
@@ -88,14 +88,14 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
                 return _about(recipe, dataset)
             csv.parent.mkdir(parents=True, exist_ok=True)
             found.to_bop_csv(csv)
-        return _record(PoseEstimates.from_bop_csv(csv), dataset, _about(recipe, dataset))
+        return _record(Poses.from_bop_csv(csv), dataset, _about(recipe, dataset))
 
     def measure_file(self, recipe: Recipe, path: Path, csv: Path, split: TestFrames) -> Record:
         """The same of a file."""
         dataset, wanted = split
         if not fresh(csv, path, recipe.folder / "recipe.yaml"):
             estimate(Predictor.from_onnx(path), wanted, "evaluate exported").to_bop_csv(csv)
-        return _record(PoseEstimates.from_bop_csv(csv), dataset, _about(recipe, dataset))
+        return _record(Poses.from_bop_csv(csv), dataset, _about(recipe, dataset))
 
     def references(self, recipe: Recipe, split: TestFrames) -> Sequence[Record]:
         """None: a mean pose of objects finds nothing."""
@@ -130,9 +130,9 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
         teacher = variant_folder(recipe, "teacher", recipe.seed) / "results.csv"
         for variant, csv in {"teacher": teacher, "exported": folder / "results.csv"}.items():
             if csv.exists():  # a csv may say nothing of the test frames
-                save_cases(folder / "cases", variant, list(_cases(PoseEstimates.from_bop_csv(csv), dataset, recipe)))
+                save_cases(folder / "cases", variant, list(_cases(Poses.from_bop_csv(csv), dataset, recipe)))
 
-    def _poses(self, recipe: Recipe, variant: str, seed: int, split: TestFrames) -> PoseEstimates | None:
+    def _poses(self, recipe: Recipe, variant: str, seed: int, split: TestFrames) -> Poses | None:
         """What a network, an ensemble or a csv says of the test frames."""
         dataset, wanted = split
         if variant == "teacher" and not recipe.teacher.is_network:
@@ -145,7 +145,7 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
         return estimate(predictor, wanted, f"evaluate {variant} seed {seed}")
 
 
-def _cases(estimates: PoseEstimates, dataset: BopDataset, recipe: Recipe) -> Iterator[Case]:
+def _cases(estimates: Poses, dataset: BopDataset, recipe: Recipe) -> Iterator[Case]:
     """One case for each target instance; a missed one has no predicted pose."""
     objects = sources.objects_of(recipe)
     for case in score_estimates(estimates, dataset).cases:
@@ -172,7 +172,7 @@ def _nearest_truth(
     return min(truths, key=lambda truth: float(np.linalg.norm(truth[1] - t) + 100 * np.linalg.norm(truth[0] - R)))
 
 
-def _record(estimates: PoseEstimates, dataset: BopDataset, about: dict[str, Any]) -> Record:
+def _record(estimates: Poses, dataset: BopDataset, about: dict[str, Any]) -> Record:
     return {**score_estimates(estimates, dataset).to_dict(), **about}
 
 

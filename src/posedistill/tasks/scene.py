@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from posedistill.camera_poses import CameraEstimates
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
 from posedistill.data.loading.batch import LoaderOptions
@@ -30,12 +29,12 @@ from posedistill.geometry.cameras import Camera
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.log import console, progress_bar
 from posedistill.metrics.relocalisation import (
-    CameraPoses,
     constant_pose,
     nearest_position,
     nearest_training_pose,
     score_cameras,
 )
+from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, fingerprint
 from posedistill.runtime.camera_metadata import CameraMetadata
 from posedistill.runtime.camera_predictor import CameraPredictor
@@ -79,7 +78,8 @@ class CameraTask(Task[SceneData, CameraDataset]):
     def begin(self, estimator: Estimator, prepared: SceneData) -> None:
         """Middle and spread of the training poses."""
         if isinstance(estimator, PoseNet):
-            estimator.fit_targets(*prepared.poses(prepared.train))
+            poses = prepared.poses(prepared.train)
+            estimator.fit_targets(poses.R, poses.t)
 
     def validation(self, recipe: Recipe, prepared: SceneData, device: torch.device, count: int) -> Validate:
         """Errors of the held-out photographs, evenly thinned to ``count``."""
@@ -120,7 +120,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
     def references(self, recipe: Recipe, split: CameraDataset) -> Sequence[Record]:
         """A constant pose, the training image that looks most alike to the teacher, and the one that stands nearest."""
         prepared = self._scene(recipe)
-        train, truth = prepared.poses(prepared.train), CameraPoses(split.R, split.t)
+        train, truth = prepared.poses(prepared.train), Poses.of_cameras(split.R, split.t)
         answers = {"constant pose": constant_pose(train, len(split))}
         if recipe.teacher.is_network and weights_of(recipe, "teacher", recipe.seed).exists():
             estimator, _ = load_network(recipe, "teacher", recipe.seed)
@@ -218,13 +218,12 @@ class CameraTask(Task[SceneData, CameraDataset]):
                 bar.advance(task)
         return torch.cat(theirs).float().cpu().numpy(), torch.cat(ours).float().cpu().numpy()
 
-    def _record(self, recipe: Recipe, found: CameraEstimates, split: CameraDataset) -> Record:
-        poses = CameraPoses(found.R, found.t)
+    def _record(self, recipe: Recipe, found: Poses, split: CameraDataset) -> Record:
         train = self._scene(recipe)
-        places = places_of(poses, split) | {"train": rounded(train.poses(train.train).centers)}
-        return self._scores(poses, split) | {"seconds_per_image": float(found.seconds.mean()), "places": places}
+        places = places_of(found, split) | {"train": rounded(train.poses(train.train).centers)}
+        return self._scores(found, split) | {"seconds_per_image": float(found.seconds.mean()), "places": places}
 
-    def _scores(self, poses: CameraPoses, split: CameraDataset) -> Record:
+    def _scores(self, poses: Poses, split: CameraDataset) -> Record:
         name = f"{split.root.name}/{split.split}"
         about = {"boxes": "", "dataset": name if split.metric else f"{name}, {UNKNOWN_UNIT}"}
-        return score_cameras(poses, CameraPoses(split.R, split.t)).to_record() | about
+        return score_cameras(poses, Poses.of_cameras(split.R, split.t)).to_record() | about

@@ -18,7 +18,7 @@ from posedistill.data.loading.pack_build import read_fingerprint
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 from posedistill.log import progress_bar
-from posedistill.metrics.relocalisation import CameraPoses
+from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, fingerprint
 
 
@@ -52,9 +52,9 @@ class SceneData:
         rows = hashlib.sha256(self.train.tobytes()).hexdigest()
         return fingerprint(read_fingerprint(self.pack.folder), rows)
 
-    def poses(self, rows: NDArray[np.int64]) -> CameraPoses:
+    def poses(self, rows: NDArray[np.int64]) -> Poses:
         """Of some of the photographs."""
-        return CameraPoses(self.pack.R[rows], self.pack.t[rows])
+        return Poses.of_cameras(self.pack.R[rows], self.pack.t[rows])
 
     @property
     def spread(self) -> float:

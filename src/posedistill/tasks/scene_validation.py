@@ -7,7 +7,8 @@ from posedistill.data.loading.camera_loader import CameraLoader
 from posedistill.decode import get_decoder, get_settings
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
-from posedistill.metrics.relocalisation import CameraPoses, orientation_errors, position_errors
+from posedistill.metrics.relocalisation import orientation_errors, position_errors
+from posedistill.poses import Poses
 from posedistill.training.loop import SELECT
 
 POSITION = (0.01, 10.0)
@@ -41,7 +42,9 @@ class CameraValidation:
             position, rotation = estimator.network(batch.images)
             found.append(decode(_numpy(position), _numpy(rotation), settings))
             truth.append((_numpy(batch.R), _numpy(batch.t)))
-        estimates, wanted = (CameraPoses(*map(np.concatenate, zip(*poses, strict=True))) for poses in (found, truth))
+        estimates, wanted = (
+            Poses.of_cameras(*map(np.concatenate, zip(*poses, strict=True))) for poses in (found, truth)
+        )
         metres, degrees = position_errors(estimates, wanted), orientation_errors(estimates, wanted)
         scores = log_area(metres / self.spread, *POSITION) + log_area(degrees, *ORIENTATION)
         return {

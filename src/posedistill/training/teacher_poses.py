@@ -10,7 +10,7 @@ from posedistill.deploy.evaluate import FrameQuery, estimate
 from posedistill.deploy.export import torch_run
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 from posedistill.recipe.recipe import BopSource, Recipe
 from posedistill.runtime.predictor import Predictor
 from posedistill.tasks.object_validation import metadata_of
@@ -19,7 +19,7 @@ SAME_PLACE = 0.5
 """Two poses of an object closer than this, in diameters, are taken for the same instance."""
 
 
-def csv_poses(recipe: Recipe, dataset: BopDataset) -> PoseEstimates | None:
+def csv_poses(recipe: Recipe, dataset: BopDataset) -> Poses | None:
     """The rows of the teacher's csv for the test frames; None where it says nothing of them.
 
     A csv names images by number. It is about the test frames where they lie in a folder that it labels for training.
@@ -28,7 +28,7 @@ def csv_poses(recipe: Recipe, dataset: BopDataset) -> PoseEstimates | None:
     trained = [source for source in recipe.objects_data.train if isinstance(source, BopSource) and source.poses == csv]
     if csv is None or not isinstance(test, BopSource) or all(_place(test) != _place(source) for source in trained):
         return None
-    table = PoseEstimates.from_bop_csv(csv)
+    table = Poses.from_bop_csv(csv)
     frames = {(frame.scene_id, frame.im_id) for frame in dataset.frames}
     pairs = zip(table.scene_id.tolist(), table.im_id.tolist(), strict=True)
     chosen = np.array([pair in frames for pair in pairs], dtype=bool) & np.isin(
@@ -37,17 +37,17 @@ def csv_poses(recipe: Recipe, dataset: BopDataset) -> PoseEstimates | None:
     return table.select(chosen) if chosen.any() else None
 
 
-def ensemble_poses(members: list[Estimator], wanted: list[FrameQuery], objects: ObjectTable) -> PoseEstimates:
+def ensemble_poses(members: list[Estimator], wanted: list[FrameQuery], objects: ObjectTable) -> Poses:
     """Of all members' poses those with the best scores, as many of an object as are sought in the image."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tables = [
         estimate(Predictor(torch_run(member.network, device), metadata_of(member)), wanted, f"evaluate member {place}")
         for place, member in enumerate(members, start=1)
     ]
-    return best_poses(PoseEstimates.concatenate(tables), wanted, objects)
+    return best_poses(Poses.concatenate(tables), wanted, objects)
 
 
-def best_poses(table: PoseEstimates, wanted: list[FrameQuery], objects: ObjectTable) -> PoseEstimates:
+def best_poses(table: Poses, wanted: list[FrameQuery], objects: ObjectTable) -> Poses:
     """The best-scored poses, no two of one object in one place, and no more of it than there are boxes."""
     sought = {
         (entry.frame.scene_id, entry.frame.im_id, obj_id): entry.labels.count(obj_id)

@@ -20,23 +20,23 @@ from posedistill.data.render.label import best_of_each, label_dataset, unit_scor
 from posedistill.errors import DataError
 from posedistill.files import link_file
 from posedistill.geometry.rotations import random_rotations
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
 from posedistill.tasks.objects import ObjectTask
 from posedistill.training import shipping
 from posedistill.training.stages import check_networks, train_variant
 
 
-def table(rows, R=None, t=None) -> PoseEstimates:
+def table(rows, R=None, t=None) -> Poses:
     """Rows ``(scene, image, object, score)``."""
     ids, scores = np.array([row[:3] for row in rows]), np.array([row[3] for row in rows])
     R = np.tile(np.eye(3), (len(rows), 1, 1)) if R is None else R
     t = np.tile([0.0, 0.0, 600.0], (len(rows), 1)) if t is None else t
-    return PoseEstimates(*ids.T, scores, R, t, np.full(len(rows), -1.0))
+    return Poses(*ids.T, scores, R, t, np.full(len(rows), -1.0))
 
 
 @pytest.fixture
-def truth(bop_root: Path) -> PoseEstimates:
+def truth(bop_root: Path) -> Poses:
     """The true poses of objects 7 and of the first object 2 in every image, scores 0.9 and 0.4."""
     rows = [(f, i) for f in BopDataset(bop_root).frames for i in f.instances[:2]]
     ids = [(f.scene_id, f.im_id, i.obj_id, {7: 0.9, 2: 0.4}[i.obj_id]) for f, i in rows]
@@ -53,7 +53,7 @@ def unlabelled(bop_root: Path, tmp_path: Path) -> BopDataset:
     return BopDataset(root)
 
 
-def write(estimates: PoseEstimates, path: Path) -> Path:
+def write(estimates: Poses, path: Path) -> Path:
     estimates.to_bop_csv(path)
     return path
 
@@ -120,12 +120,12 @@ def test_the_best_of_each_object_in_each_image():
     ids = zip(found.scene_id.tolist(), found.im_id.tolist(), found.obj_id.tolist(), found.score.tolist(), strict=True)
     assert list(ids) == [(1, 0, 2, 0.8), (1, 0, 7, 0.1), (1, 1, 2, 0.2), (4, 0, 2, 0.5)]
     assert found.t[0].tolist() == [3.0, 4.0, 5.0]  # of equals the first
-    assert len(best_of_each(PoseEstimates.empty())) == 0
+    assert len(best_of_each(Poses.empty())) == 0
 
 
 def test_poses_are_left_out_by_score_and_counted(truth, unlabelled, tmp_path):
     worse = truth.select(truth.obj_id == 7)
-    both = PoseEstimates.concatenate([PoseEstimates(**{**vars(worse), "score": worse.score * 0.8}), truth])
+    both = Poses.concatenate([Poses(**{**vars(worse), "score": worse.score * 0.8}), truth])
     report = label_dataset(unlabelled, write(both, tmp_path / "poses.csv"), tmp_path / "out", min_score=0.5)
     assert (report.frames, report.poses, report.surplus, report.rejected) == (5, 5, 5, 5)
     assert str(report) == "5 poses label 5 frames, 0 have none, 5 surplus, 5 below the least score"
@@ -137,7 +137,7 @@ def test_poses_are_left_out_by_score_and_counted(truth, unlabelled, tmp_path):
 
 
 def test_scores_outside_the_unit_interval_become_ranks(truth, unlabelled, tmp_path):
-    inliers = PoseEstimates(**{**vars(truth), "score": np.arange(10.0) * 100})
+    inliers = Poses(**{**vars(truth), "score": np.arange(10.0) * 100})
     report = label_dataset(unlabelled, write(inliers, tmp_path / "poses.csv"), tmp_path / "out")
     scores = {i.score for frame in BopDataset(tmp_path / "out").frames for i in frame.instances}
     assert scores == {round(k / 10, 1) for k in range(1, 11)} and "scores are ranks" in str(report)
@@ -155,7 +155,7 @@ def test_some_images_of_a_csv_that_names_all(truth, bop_root, tmp_path):
 
 def test_unknown_images_and_objects_are_named(truth, unlabelled, tmp_path):
     strange = table([(1, 50, 2, 0.5), (9, 0, 2, 0.5), (1, 0, 33, 0.5)])
-    csv = write(PoseEstimates.concatenate([truth, strange]), tmp_path / "poses.csv")
+    csv = write(Poses.concatenate([truth, strange]), tmp_path / "poses.csv")
     found = (
         r"poses\.csv: 'rows': found 3 poses of unknown objects \[33\] and of 2 unknown images \(1/50, 9/0\), expected "
         r"images of .*test and objects of \[2, 7\] \(--ignore-unknown"
@@ -168,7 +168,7 @@ def test_unknown_images_and_objects_are_named(truth, unlabelled, tmp_path):
 
 def test_a_rounded_rotation_becomes_one_again(truth, unlabelled, tmp_path):
     R = np.round(truth.R, 3)
-    label_dataset(unlabelled, write(PoseEstimates(**{**vars(truth), "R": R}), tmp_path / "poses.csv"), tmp_path / "out")
+    label_dataset(unlabelled, write(Poses(**{**vars(truth), "R": R}), tmp_path / "poses.csv"), tmp_path / "out")
     instance = BopDataset(tmp_path / "out").frames[0].instances[1]
     np.testing.assert_allclose(instance.R @ instance.R.T, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(instance.R, truth.R[1], atol=2e-3)
@@ -176,7 +176,7 @@ def test_a_rounded_rotation_becomes_one_again(truth, unlabelled, tmp_path):
 
 def test_a_pose_that_nothing_is_seen_of(truth, unlabelled, tmp_path):
     """Behind the camera, or beside the image: labelled, with an empty mask and nothing visible."""
-    hidden = PoseEstimates(**{**vars(truth), "t": np.where([[i % 2 == 0] for i in range(10)], -truth.t, truth.t)})
+    hidden = Poses(**{**vars(truth), "t": np.where([[i % 2 == 0] for i in range(10)], -truth.t, truth.t)})
     label_dataset(unlabelled, write(hidden, tmp_path / "poses.csv"), tmp_path / "out")
     first, second = BopDataset(tmp_path / "out").frames[0].instances
     assert first.visib_fract == 0 and not read_mask(first.mask_visib, allow_empty=True).any()

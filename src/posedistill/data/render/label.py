@@ -23,7 +23,7 @@ from posedistill.errors import DataError, describe
 from posedistill.files import link_file, write_file
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import load_mesh
-from posedistill.poses import PoseEstimates
+from posedistill.poses import Poses
 
 LABELS = "labels.json"
 """What a folder was labelled from."""
@@ -88,12 +88,12 @@ def label_dataset(
         DataError: a damaged csv; poses of unknown images or objects (named); no pose for any frame; a folder that holds
             something else; a full disk.
     """
-    estimates = PoseEstimates.from_bop_csv(csv)
+    estimates = Poses.from_bop_csv(csv)
     known = _known(dataset, estimates)
     if not known.all() and not ignore_unknown:
         raise DataError(describe(csv, "rows", _unknown(dataset, estimates.select(~known)), _expected(dataset)))
     scores, ranked = unit_scores(estimates.score)
-    table = PoseEstimates(**{**vars(estimates), "score": scores}).select(known)
+    table = Poses(**{**vars(estimates), "score": scores}).select(known)
     chosen = {(frame.scene_id, frame.im_id): frame for frame in dataset.frames}
     here = np.array([pair in chosen for pair in zip(table.scene_id.tolist(), table.im_id.tolist(), strict=True)], bool)
     good = here & (table.score >= min_score)
@@ -111,7 +111,7 @@ def label_dataset(
     return LabelReport(len(rows), len(best), len(dataset) - len(rows), surplus, rejected, elsewhere, ranked)
 
 
-def best_of_each(estimates: PoseEstimates) -> PoseEstimates:
+def best_of_each(estimates: Poses) -> Poses:
     """Of each object in each image the pose with the best score (the first of equals), ordered by image and object."""
     order = np.lexsort((-estimates.score, estimates.obj_id, estimates.im_id, estimates.scene_id))
     ids = np.column_stack([estimates.scene_id, estimates.im_id, estimates.obj_id])[order]
@@ -134,7 +134,7 @@ def unit_scores(scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]
 
 
 def _write(
-    dataset: BopDataset, table: PoseEstimates, rows: dict[Frame, list[int]], out: Path, progress: Progress | None
+    dataset: BopDataset, table: Poses, rows: dict[Frame, list[int]], out: Path, progress: Progress | None
 ) -> None:
     obj_ids = np.unique(table.obj_id).tolist()
     models = {obj_id: build_model(load_mesh(dataset.mesh_path(obj_id)), obj_id, ambient_rays=0) for obj_id in obj_ids}
@@ -211,7 +211,7 @@ def _claim(out: Path, dataset: BopDataset, csv: Path, min_score: float) -> None:
         write_file(path, json.dumps(about, indent=1))
 
 
-def _known(dataset: BopDataset, estimates: PoseEstimates) -> NDArray[np.bool_]:
+def _known(dataset: BopDataset, estimates: Poses) -> NDArray[np.bool_]:
     """``[N]`` whether the data set has the image and the object; scenes it was not opened with are not judged."""
     images = {scene.scene_id: scene.camera_rows for scene in dataset.scenes}
     others = {int(path.name) for path in (dataset.root / dataset.split).iterdir() if path.name.isdecimal()} - set(
@@ -222,7 +222,7 @@ def _known(dataset: BopDataset, estimates: PoseEstimates) -> NDArray[np.bool_]:
     return np.array(known, dtype=bool)
 
 
-def _unknown(dataset: BopDataset, estimates: PoseEstimates) -> str:
+def _unknown(dataset: BopDataset, estimates: Poses) -> str:
     objects = sorted(set(estimates.obj_id.tolist()) - dataset.models_info.keys())
     rows = estimates.select(np.isin(estimates.obj_id, list(dataset.models_info)))
     images = sorted(set(zip(rows.scene_id.tolist(), rows.im_id.tolist(), strict=True)))
