@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.draw import Image
+from posedistill.geometry.warp import affine_maps, warp
 
 
 def check_image(image: Image) -> None:
@@ -38,36 +37,13 @@ def check_request(image: Image, K: Array, boxes: Array, obj_ids: Sequence[int]) 
 def cut(image: Image, homography: Array, size: int, border: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0)) -> Image:
     """``[size, size, 3]`` crop of an image under a similarity; outside it is ``border`` (0..255).
 
-    Bilinear, as in training. Where that would skip pixels (a crop of twice ``size`` and more), the region is first
-    averaged down by a whole factor, so a 12-megapixel photograph does not alias.
+    Drawn as in training, see ``geometry.warp``.
 
     Args:
         image: ``[H, W, 3]``. homography: ``[3, 3]`` image pixels to crop pixels.
     """
-    inverse: Array = np.linalg.inv(homography)[:2].astype(np.float64)
-    factor = max(int(np.sqrt(np.abs(np.linalg.det(inverse[:, :2]))) + 1e-6), 1)
-    image, start = _window(image, inverse, size, factor)
-    inverse[:, 2] -= start
-    if min(image.shape[:2]) >= factor > 1:
-        height, width = (length // factor for length in image.shape[:2])
-        whole = image[: height * factor, : width * factor]
-        image = np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        inverse = (inverse - [0, 0, (factor - 1) / 2]) / factor
-    fill, flags = [float(value) for value in border], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(image, inverse, (size, size), flags=flags, borderValue=fill), dtype=np.uint8)
-
-
-def _window(image: Image, inverse: Array, size: int, factor: int) -> tuple[Image, NDArray[np.int64]]:
-    """The part of an image that a crop can touch, one pixel at least, and its first pixel (x, y).
-
-    It starts at a multiple of ``factor`` and holds a block more than is needed on every side, so that averages over
-    blocks are those of the whole image.
-    """
-    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ inverse.T
-    shape = np.array([image.shape[1], image.shape[0]])
-    low = np.clip(np.floor(corners.min(axis=0)) - factor, 0, shape - 1).astype(np.int64) // factor * factor
-    high = np.clip(np.ceil(corners.max(axis=0)) + 2 * factor, low + 1, shape).astype(np.int64)
-    return image[low[1] : high[1], low[0] : high[0]], low
+    out = np.empty((1, size, size, image.shape[2]), dtype=np.uint8)
+    return warp([image], affine_maps(homography[None]), out, border)[0]
 
 
 def scan_boxes(width: int, height: int, pad: float, levels: int = 3) -> Array:

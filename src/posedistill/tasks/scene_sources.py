@@ -13,10 +13,11 @@ from posedistill.data.formats.scene_parse import Split
 from posedistill.data.loading.batch import LoaderOptions
 from posedistill.data.loading.camera_loader import CameraLoader
 from posedistill.data.loading.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image
-from posedistill.data.loading.camera_views import ViewSettings, plan_views, warp
+from posedistill.data.loading.camera_views import ViewSettings, plan_views
 from posedistill.data.loading.pack_build import read_fingerprint
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+from posedistill.geometry.warp import warp
 from posedistill.log import progress_bar
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, fingerprint
@@ -121,6 +122,4 @@ def mean_crop(loader: CameraLoader) -> NDArray[np.float32] | None:
         return None
     first, chance = loader.rows[:1], np.full((1, 3), 0.5)
     views = plan_views(loader.pack.K[first], loader.pack.sizes[first], loader.shape, ViewSettings.none(), chance)
-    crop = np.empty((*loader.shape, 3), dtype=np.float32)
-    warp(loader.mean_image, views.homography[0], loader.shape, crop)
-    return crop
+    return warp([loader.mean_image], views.maps, np.empty((1, *loader.shape, 3), dtype=np.float32))[0]

@@ -3,9 +3,10 @@ import pytest
 from pydantic import ValidationError
 from tests.data.room import pinhole
 
-from posedistill.data.loading.camera_views import ViewSettings, plan_views, warp
+from posedistill.data.loading.camera_views import ViewSettings, plan_views
 from posedistill.geometry.cameras import Camera, project
 from posedistill.geometry.rotations import angle_between, is_rotation
+from posedistill.geometry.warp import warp
 
 SHAPE = (40, 48)
 
@@ -32,8 +33,7 @@ def test_a_view_is_what_its_camera_sees(frame, made_room, crops, chance):
     """The warped photograph equals the picture that the room gives to the view's camera at the view's pose."""
     _, R, t, picture = frame
     view = views(frame, ViewSettings(crops=crops, roll=12.0), [chance])
-    warped = np.empty((*SHAPE, 3), np.uint8)
-    warp(picture, view.homography[0], SHAPE, warped)
+    warped = warp([picture], view.maps, np.empty((1, *SHAPE, 3), np.uint8))[0]
     turn = view.rotation[0]
     seen = made_room.picture(Camera(view.K[0], SHAPE[1], SHAPE[0]), turn @ R, turn @ t)
     inside = (warped != (124, 116, 104)).any(axis=2)
@@ -50,7 +50,7 @@ def test_points_project_to_where_the_homography_moves_them(frame, crops):
     points = -R.T @ t + np.random.default_rng(0).uniform(-1, 1, (50, 3)) + 3 * R[2]
     view = views(frame, ViewSettings(crops=crops, roll=30.0), np.random.default_rng(1).random((8, 3)))
     old = np.concatenate([project(points, R, t, camera.K), np.ones((50, 1))], axis=1)
-    moved = np.einsum("bij,nj->bni", view.homography, old)
+    moved = np.einsum("bij,nj->bni", np.linalg.inv(view.maps), old)
     new = project(points, view.rotation @ R, view.rotation @ t, view.K)
     np.testing.assert_allclose(moved[..., :2] / moved[..., 2:], new, atol=1e-8)
 
@@ -86,16 +86,14 @@ def test_reach_keeps_crops_to_the_middle(frame):
 def test_the_plain_view_is_the_rounded_middle_crop_pixel_by_pixel(frame):
     picture = frame[3]
     view = views(frame, ViewSettings.none(), [(0.1, 0.9, 0.3)])
-    out = np.empty((*SHAPE, 3), np.uint8)
-    warp(picture, view.homography[0], SHAPE, out)
+    out = warp([picture], view.maps, np.empty((1, *SHAPE, 3), np.uint8))[0]
     np.testing.assert_array_equal(out, picture[18 : 18 + 40, 33 : 33 + 48])
 
 
 def test_beyond_the_frame_is_the_border_colour(frame):
-    homography = np.eye(3)
-    homography[0, 2] = 10.5
-    out = np.empty((*SHAPE, 3), np.uint8)
-    warp(frame[3], homography, SHAPE, out)
+    moved = np.eye(3)
+    moved[0, 2] = -10.5
+    out = warp([frame[3]], moved[None], np.empty((1, *SHAPE, 3), np.uint8))[0]
     assert (out[:, :10] == (124, 116, 104)).all()
     assert (out[:, 11:] != (124, 116, 104)).any()
 

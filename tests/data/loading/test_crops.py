@@ -14,8 +14,8 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.crops import CropLoader
+from posedistill.data.loading.device_frames import DeviceFrames
 from posedistill.data.loading.pack import FramePack, Instances, split_validation
-from posedistill.data.loading.warp import DeviceFrames
 from posedistill.errors import RecipeError
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners

@@ -13,8 +13,8 @@ from posedistill.data.formats.bop import BopDataset, read_image
 from posedistill.data.loading import pack_build
 from posedistill.data.loading.pack import FramePack
 from posedistill.data.loading.pack_build import OTHER
-from posedistill.data.loading.warp import BORDER
 from posedistill.errors import DataError
+from posedistill.geometry.warp import BORDER
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from posedistill.data.loading import pixels
 from posedistill.data.loading.augment import Draws, draw
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.camera_pack import CameraPack, one_size
-from posedistill.data.loading.camera_views import Views, ViewSettings, plan_views, warp
+from posedistill.data.loading.camera_views import Views, ViewSettings, plan_views
 from posedistill.data.loading.prefetch import one_torch_thread, prefetch
 from posedistill.data.loading.sampling import InOrder, Sampler, Shuffled
 from posedistill.errors import DataError, RecipeError, describe
+from posedistill.geometry.warp import warp
 from posedistill.machine import cores
 
 _CHUNK = 4
@@ -134,11 +135,10 @@ class CameraLoader:
 
     def _pixels(self, plan: _Plan, part: slice) -> Tensor:
         """Varied, normalised planes ``[b, 3, H, W]`` of some of a batch's pictures."""
-        rows, maps = plan.rows[part], plan.views.homography[part]
-        images = np.empty((len(rows), *self.shape, 4), dtype=np.uint8)
-        for row, homography, target in zip(rows, maps, images, strict=True):
-            height, width = self.pack.sizes[row]
-            warp(self.pack.frames[row, :height, :width], homography, self.shape, target)
+        rows, maps = plan.rows[part], plan.views.maps[part]
+        sizes = self.pack.sizes[rows].tolist()
+        frames = [self.pack.frames[row, :height, :width] for row, (height, width) in zip(rows, sizes, strict=True)]
+        images = warp(frames, maps, np.empty((len(rows), *self.shape, 4), dtype=np.uint8))
         x = pixels.to_planes(pixels.move(torch.from_numpy(images), self.device))
         groups = plan.draws.part(part.start, part.stop).to(self.device).groups
         pixels.recolour(x, groups["colour"])
@@ -148,8 +148,7 @@ class CameraLoader:
         if self.mean_image is None:
             return pixels.normalise(x)
         means = np.empty((len(rows), *self.shape, 3), dtype=np.float32)
-        for homography, mean in zip(maps, means, strict=True):
-            warp(self.mean_image, homography, self.shape, mean)
+        warp([self.mean_image] * len(rows), maps, means)
         return x.clamp_(0, 1).mul_(255).sub_(pixels.move(torch.from_numpy(means), self.device).permute(0, 3, 1, 2))
 
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.data.images import read_image
 from posedistill.data.loading.pack_build import exclusive, file_state, read_fingerprint, reserve, swap
-from posedistill.data.loading.warp import BORDER
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, scaled_camera
 from posedistill.geometry.photographs import scale, scaled_size, undistort
+from posedistill.geometry.warp import BORDER
 from posedistill.machine import cores
 
 VERSION = 1

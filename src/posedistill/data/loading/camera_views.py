@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from posedistill.data.loading.augment import AugmentSettings
-from posedistill.data.loading.warp import BORDER
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import axis_angle, rotation_onto
 
@@ -80,12 +78,12 @@ class Views:
     """The cameras of ``B`` views.
 
     Attributes:
-        homography: ``[B, 3, 3]`` frame pixels to view pixels.
+        maps: ``[B, 3, 3]`` view pixels to frame pixels.
         K: ``[B, 3, 3]`` of the view's camera. rotation: ``[B, 3, 3]`` frame's camera to view's camera: a pose ``R, t``
             becomes ``rotation @ R, rotation @ t``, and the camera's centre stays where it is.
     """
 
-    homography: Array
+    maps: Array
     K: Array
     rotation: Array
 
@@ -112,28 +110,10 @@ def plan_views(
         corner = np.floor(corner + 0.5)
     K_view = K.copy()
     K_view[:, :2, 2] -= corner
-    return Views(K_view @ rotation @ np.linalg.inv(K), K_view, rotation)
+    return Views(np.linalg.inv(K_view @ rotation @ np.linalg.inv(K)), K_view, rotation)
 
 
 def _rays(K: Array, pixels: Array) -> Array:
     """``[B, 3]`` directions of pixels ``[B, 2]``."""
     ends = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
     return np.einsum("bij,bj->bi", np.linalg.inv(K), ends)
-
-
-def warp(frame: NDArray, homography: Array, shape: tuple[int, int], target: NDArray) -> None:
-    """Draw a view of a frame ``[H, W, C]`` into ``target`` ``[*shape, C]``; beyond the frame is the border colour.
-
-    A view that only cuts pixels out is copied.
-    """
-    shift = np.rint(-homography[:2, 2]).astype(int)
-    height, width = shape
-    moved = np.eye(3)
-    moved[:2, 2] = -shift
-    left, top = shift.tolist()
-    inside = min(left, top, frame.shape[1] - left - width, frame.shape[0] - top - height) >= 0
-    if inside and np.abs(homography - moved).max() < 1e-9 * max(frame.shape):
-        target[:] = frame[top : top + height, left : left + width]
-        return
-    border = BORDER if frame.shape[2] == 3 else (*BORDER, 0)
-    cv2.warpPerspective(frame, homography, (width, height), dst=target, flags=cv2.INTER_LINEAR, borderValue=border)

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from posedistill.data.loading.augment import AugmentSettings, Draws, apply
 from posedistill.data.loading.batch import Batch
+from posedistill.data.loading.device_frames import DeviceFrames, cut_on_device
 from posedistill.data.loading.pack import FramePack, Indices
 from posedistill.data.loading.pack_build import cores
 from posedistill.data.loading.pixels import move
 from posedistill.data.loading.planning import Plan, Planner, photo_maps
 from posedistill.data.loading.prefetch import one_torch_thread, prefetch
 from posedistill.data.loading.sampling import InOrder, Sampler, Shuffled, Weighted, tabulate
-from posedistill.data.loading.warp import DeviceFrames, cut, cut_ids, cut_on_device
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.objects import ObjectTable
+from posedistill.geometry.warp import warp, warp_ids
 
 _CHUNK = 4
 """Crops that one thread makes at a time on the CPU. A constant: convolutions may round by the size of their batch."""
@@ -149,8 +150,9 @@ class CropLoader:
         frames = [self.packs[pack].frames[frame] for pack, frame in places]
         if self.device.type != "cpu":
             return cut_on_device(frames, plan.inverse, self.crop_size, self.device)
-        images, ids = (make(frames, plan.inverse, self.crop_size) for make in (cut, cut_ids))
-        return torch.from_numpy(images), torch.from_numpy(ids)
+        shape = (len(frames), self.crop_size, self.crop_size)
+        images = warp(frames, plan.inverse, np.empty((*shape, 4), dtype=np.uint8))
+        return torch.from_numpy(images), torch.from_numpy(warp_ids(frames, plan.inverse, np.empty(shape, np.uint8)))
 
     def _photographs(self, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
         """Random cuts of the backgrounds for the crops that get a new background, and for those with an occluder."""
@@ -163,7 +165,8 @@ class CropLoader:
         if self._photos is not None:
             cuts = self._photos.cut(numbers, inverse, self.crop_size)[0]
         else:
-            cuts = torch.from_numpy(cut([self._backgrounds[number] for number in numbers], inverse, self.crop_size))
+            out = np.empty((len(numbers), self.crop_size, self.crop_size, 4), dtype=np.uint8)
+            cuts = torch.from_numpy(warp([self._backgrounds[number] for number in numbers], inverse, out))
         return cuts[: len(groups[0])], cuts[len(groups[0]) :]
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from posedistill.data.formats.bop import BopDataset, Frame, Instance, read_image, read_mask
-from posedistill.data.loading.warp import BORDER
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.meshes import load_mesh
+from posedistill.geometry.warp import BORDER
 from posedistill.machine import cores as cores
 
 VERSION = 1

@@ -8,10 +8,10 @@ import torch
 from posedistill.data.loading.augment import AugmentSettings, Draws, draw
 from posedistill.data.loading.pack import Indices
 from posedistill.data.loading.sampling import Sampler, Table
-from posedistill.data.loading.warp import inverse_maps
 from posedistill.geometry.cameras import Array, crop_cameras, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.symmetries import canonical_pose
+from posedistill.geometry.warp import affine_maps
 
 _CROPS = 1
 """Tells this module's random numbers from those of the samplers."""
@@ -85,7 +85,7 @@ class Planner:
         keypoints3d = self.objects.keypoints[rows.classes]
         return Plan(
             rows=rows,
-            inverse=inverse_maps(cameras.homography),
+            inverse=affine_maps(cameras.homography),
             K=cameras.K,
             R=R,
             t=t,

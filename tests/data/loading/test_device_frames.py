@@ -4,17 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posedistill.data.loading.warp import (
-    BORDER,
-    DeviceFrames,
-    cut,
-    cut_ids,
-    cut_on_device,
-    inverse_maps,
-    reductions,
-    source_windows,
-)
+from posedistill.data.loading.device_frames import DeviceFrames, cut_on_device
 from posedistill.geometry.cameras import crop_cameras
+from posedistill.geometry.warp import BORDER, affine_maps, reductions, warp, warp_ids
 
 CPU = torch.device("cpu")
 
@@ -29,11 +21,19 @@ def smooth_frame(height, width):
     return frame
 
 
+def cut(frames, maps, size):
+    return warp(frames, maps, np.empty((len(frames), size, size, 4), dtype=np.uint8))
+
+
+def cut_ids(frames, maps, size):
+    return warp_ids(frames, maps, np.empty((len(frames), size, size), dtype=np.uint8))
+
+
 def random_maps(rng, count, size, shape):
     K = np.tile(np.eye(3), (count, 1, 1))
     centers = rng.uniform(0, [shape[1], shape[0]], (count, 2))
     homography = crop_cameras(K, centers, rng.uniform(30, 250, count), size, rng.uniform(-3, 3, count)).homography
-    return homography, inverse_maps(homography)
+    return affine_maps(homography)
 
 
 @settings(max_examples=20, deadline=None)
@@ -43,7 +43,7 @@ def test_gather_agrees_with_opencv(seed):
     stack = np.stack([smooth_frame(90, 140), smooth_frame(90, 140)[::-1]])
     other = smooth_frame(120, 80)[None]
     frames = [stack[1], other[0], stack[0]]
-    _, maps = random_maps(rng, 3, 64, (90, 140))
+    maps = random_maps(rng, 3, 64, (90, 140))
 
     images, ids = cut(frames, maps, 64), cut_ids(frames, maps, 64)
     store = DeviceFrames([stack, other], CPU)
@@ -61,8 +61,8 @@ def test_a_pixel_lands_where_the_homography_says():
     homography = crop_cameras(K, np.array([[35.0, 20.0]]), np.array([16.0]), 64, 0.5).homography
     u, v = (homography[0] @ [33, 21, 1])[:2]
     for images, ids in (
-        (cut([frame], inverse_maps(homography), 64), cut_ids([frame], inverse_maps(homography), 64)),
-        (x.numpy() for x in cut_on_device([frame], inverse_maps(homography), 64, CPU)),
+        (cut([frame], affine_maps(homography), 64), cut_ids([frame], affine_maps(homography), 64)),
+        (x.numpy() for x in cut_on_device([frame], affine_maps(homography), 64, CPU)),
     ):
         for weight in (images[0, ..., 0].astype(float), (ids[0] == 7).astype(float)):
             y, x = np.mgrid[:64, :64]
@@ -73,7 +73,7 @@ def test_a_pixel_lands_where_the_homography_says():
 @pytest.mark.parametrize("centre", [(-500.0, 30.0), (40.0, 900.0), (79.0, 59.0)])
 def test_beyond_the_frame_lies_the_border(centre):
     frame = np.full((60, 80, 4), 255, dtype=np.uint8)
-    maps = inverse_maps(crop_cameras(np.eye(3)[None], np.array([centre]), np.array([40.0]), 32).homography)
+    maps = affine_maps(crop_cameras(np.eye(3)[None], np.array([centre]), np.array([40.0]), 32).homography)
     images, ids = cut([frame], maps, 32), cut_ids([frame], maps, 32)
     on_device = [x.numpy() for x in cut_on_device([frame], maps, 32, CPU)]
     in_store = [x.numpy() for x in DeviceFrames([frame[None]], CPU).cut(np.array([0]), maps, 32)]
@@ -83,21 +83,6 @@ def test_beyond_the_frame_lies_the_border(centre):
     assert (images[0, 0, 0, :3] == (255 if centre == (79.0, 59.0) else BORDER)).all()
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_windows_hold_all_that_a_crop_shows(seed):
-    rng = np.random.default_rng(seed)
-    _, maps = random_maps(rng, 4, 50, (90, 140))
-    windows = source_windows(maps, 50, np.array([[90, 140]] * 4))
-    grid = np.stack([*np.meshgrid(np.arange(50), np.arange(50)), np.ones((50, 50))], axis=-1)
-    for (top, bottom, left, right), one in zip(windows, maps, strict=True):
-        x, y = (grid @ one.T).reshape(-1, 2).T
-        inside = (x >= 0) & (x <= 139) & (y >= 0) & (y <= 89)
-        if inside.any():
-            assert left <= np.floor(x[inside].min()) and np.ceil(x[inside].max()) <= right - 1
-            assert top <= np.floor(y[inside].min()) and np.ceil(y[inside].max()) <= bottom - 1
-
-
 def test_small_crops_of_large_frames_are_averages():
     """A fine checkerboard far below its scale is grey, smooth pictures agree, and other crops stay as they are."""
     board = np.zeros((400, 400, 4), dtype=np.uint8)
@@ -105,7 +90,7 @@ def test_small_crops_of_large_frames_are_averages():
     smooth = smooth_frame(400, 400)
     frames, K = [board, smooth, smooth], np.tile(np.eye(3), (3, 1, 1))
     centers, sides = np.array([[200.0, 190.0]] * 3), np.array([300.0, 300.0, 60.0])
-    maps = inverse_maps(crop_cameras(K, centers, sides, 64, 0.3).homography)
+    maps = affine_maps(crop_cameras(K, centers, sides, 64, 0.3).homography)
     assert reductions(maps).tolist() == [4, 4, 0]
     on_cpu = cut(frames, maps, 64).astype(int)
     on_device = cut_on_device(frames, maps, 64, CPU)[0].numpy().astype(int)
@@ -114,7 +99,3 @@ def test_small_crops_of_large_frames_are_averages():
     assert np.percentile(np.abs(on_cpu - on_device)[1:, ..., :3], 99) <= 2
     alone = cut_on_device(frames[2:], maps[2:], 64, CPU)[0].numpy()
     assert np.array_equal(on_device[2], alone[0])
-
-
-def test_no_photographs_to_cut():
-    assert cut([], np.empty((0, 2, 3)), 16).shape == (0, 16, 16, 4)
