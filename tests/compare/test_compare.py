@@ -30,7 +30,7 @@ VARIANTS = {
     "match": {"distill": [{"name": "match", "weight": 0.4}]},
     "broken": {"distill": [{"name": "losses_of_a_test:Broken"}]},
 }
-SWEEP = {"values": [0.5, 1.0], "steps": 2, "seed": 9}
+SWEEP = {"values": [0.5, 1.0], "steps": 2, "openings": 0, "seed": 9}
 DEAR = {"student": 1.0, "match": 2.0}
 """Seconds a step, as the wall-clock table is told."""
 
@@ -93,7 +93,7 @@ def finished(bop: Path, tmp_path_factory: pytest.TempPathFactory, smallest: dict
             "crop_size": 64,
             "validation": 0.25,
         },
-        "teacher": {"settings": smallest},
+        "teacher": {"settings": smallest, "cache": True},
         "student": {"settings": smallest | {"score_threshold": 0.0}},
         "distill": [{"name": "align"}],
         "train": schedule | {"checkpoint_every": 1, "log_every": 1},
@@ -163,6 +163,16 @@ def test_the_weights_of_the_tables_are_the_best_of_the_sweep(finished):
     for factor in ("0.5", "1"):
         _, about = load_tensors(sweep / f"match_x{factor}" / "distilled" / "seed9" / "model.safetensors", names=())
         assert about["scores"]["val/score"] == scores["match"][factor] and about["signature"]["train"]["steps"] == 2
+
+
+def test_stored_outputs_of_the_teacher_last_until_the_comparison_is_finished(copied, capsys):
+    stored = copied.parent / "runs" / "compared" / "teacher_cache"
+    assert {path.name for path in stored.iterdir()} == {"seed0", "seed1", "seed9"}  # a part has failed
+    change(copied, lambda content: content["variants"].pop("broken"))
+    compare([copied], seeds=2, baseline=None)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "GB for 2 seeds, removed when the comparison is finished" in told and "GB removed" in told
+    assert not stored.exists()
 
 
 def test_dearer_losses_make_fewer_steps_in_equal_time(finished):

@@ -157,7 +157,10 @@ def test_the_sweep_marks_what_was_chosen(results):
 def test_a_factor_at_an_end_of_the_range_is_told(folder):
     content = json.loads((folder / "comparison.json").read_text())
     content["sweep"]["values"] = [0.1, 0.3, 1.0]
-    content["sweep"]["scores"]["bad"] = {"1": 0.3}
+    content["sweep"]["scores"] |= {
+        "bad": {"0.1": 0.1, "0.3": 0.2, "1": 0.3},
+        "good": {"0.1": 0.1, "0.3": 0.4, "1": 0.2},
+    }
     content["variants"]["bad"]["factor"] = 1.0
     write(folder / "comparison.json", json.dumps(content))
     ends = [note for note in sweep_table(load_comparison(folder)).notes if "end of the range" in note]

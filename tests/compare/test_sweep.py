@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from posedistill.compare import sweep
-from posedistill.compare.sweep import best_factors, read_scores, run_sweep, sweep_trials
+from posedistill.compare import sweep as sweeping
+from posedistill.compare.sweep import best_factors, next_factor, read_scores, run_sweep, sweep, sweep_trials
 from posedistill.compare.trial import Trial
 from posedistill.recipe.comparison import Comparison, load_comparison
 from posedistill.training.checkpoints import save_tensors
@@ -49,14 +49,37 @@ def test_scores_are_of_the_validation_split(comparison):
     assert scores["both"][0.5] == 0.25 and math.isnan(scores["both"][0.1]) and math.isnan(scores["student"][0.0])
 
 
+@pytest.mark.parametrize(
+    ("peak", "tried"), [(0.3, [0.1, 0.5, 2.5]), (10.0, [0.1, 0.5, 2.5, 12.5, 62.5]), (1e9, [0.1, 0.5, 2.5, 12.5, 62.5])]
+)
+def test_a_range_is_opened_where_validation_still_rises(comparison, monkeypatch, peak, tried):
+    """By the range's own spacing, until the best lies inside, and no more than three times."""
+
+    def trained(trials, jobs, ended, title="sweep"):
+        for trial in trials:
+            factor = trial.recipe.distill[0].weight
+            pretend(trial, 0.5 if trial.network == "student" else 1 / (1 + abs(math.log(factor / peak))))
+
+    monkeypatch.setattr(sweeping, "run_trials", trained)
+    scores = sweep(comparison, comparison.sweep, 1, lambda trial, failure: None)
+    assert list(scores["student"]) == [0.0] and sorted(scores["both"]) == tried
+    assert best_factors(scores)["both"] == min(tried, key=lambda factor: abs(math.log(factor / peak)))
+
+
+def test_a_range_is_opened_towards_nothing_too():
+    assert next_factor({0.1: 0.9, 1.0: 0.5, 10.0: 0.4}) == 0.01
+    assert next_factor({0.1: 0.5, 1.0: 0.5}) is None  # level: a further factor promises nothing
+    assert next_factor({0.1: math.nan, 1.0: 0.9, 10.0: 0.4}) is None  # the end has failed
+
+
 def test_of_equal_scores_the_smaller_factor_is_chosen():
     assert best_factors({"a": {1.0: 0.3, 0.1: 0.3}, "b": {0.1: 0.2, 1.0: 0.3}}) == {"a": 0.1, "b": 1.0}
 
 
 def test_without_ray_the_trials_run_here(comparison, monkeypatch):
-    monkeypatch.setattr(sweep.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sweeping.importlib.util, "find_spec", lambda name: None)
     called = []
-    monkeypatch.setattr(sweep, "run_trials", lambda trials, jobs, ended, title: called.append((trials, jobs)))
+    monkeypatch.setattr(sweeping, "run_trials", lambda trials, jobs, ended, title: called.append((trials, jobs)))
     run_sweep(["trials"], 2, lambda trial, failure: None)
     assert called == [(["trials"], 2)]
 
@@ -82,7 +105,7 @@ def test_with_ray_every_unfinished_trial_is_a_point_of_its_grid(comparison, monk
     ray.tune = tune
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.tune", tune)
-    monkeypatch.setattr(sweep.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(sweeping.importlib.util, "find_spec", lambda name: object())
 
     trials = sweep_trials(comparison, comparison.sweep)
     pretend(trials["student", 0.0], 0.1)
@@ -95,7 +118,7 @@ def test_with_ray_every_unfinished_trial_is_a_point_of_its_grid(comparison, monk
         stdout.write(b"loss: found NaN\n")
         return types.SimpleNamespace(returncode=2)
 
-    monkeypatch.setattr(sweep.subprocess, "run", process)
+    monkeypatch.setattr(sweeping.subprocess, "run", process)
     ended = {}
     run_sweep(list(trials.values()), 2, lambda trial, failure: ended.update({trial.title: failure}))
     assert grid["points"] == [0, 1] and sizes["cpu"] >= 1

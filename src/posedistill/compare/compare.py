@@ -2,23 +2,29 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from posedistill.compare.costs import Costs, equal_time_steps, measure_costs, timing_note
 from posedistill.compare.jobs import run_trials, sigterm_interrupts
 from posedistill.compare.page import build_comparison
-from posedistill.compare.sweep import SweepScores, best_factors, read_scores, run_sweep, sweep_trials
+from posedistill.compare.sweep import SweepScores, best_factors, sweep
 from posedistill.compare.trial import Trial
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.files import fresh, write_file
+from posedistill.log import console
 from posedistill.recipe.comparison import Comparison, Variant, load_comparison
 from posedistill.tasks.base import Record
 from posedistill.tasks.registry import task_of
-from posedistill.training.stages import check_networks, write_environment
+from posedistill.training.stages import build_network, check_networks, write_environment
+from posedistill.training.teacher_build import build_distillers, build_teacher, noise_batch
+from posedistill.training.teacher_cache import stored_bytes, views_of
 
 TrialTable = dict[str, dict[int, Trial]]
 """Variant, seed, trial."""
@@ -64,8 +70,7 @@ class Standing:
         return build_comparison(folder)
 
     def _content(self) -> dict[str, Any]:
-        compared = self.comparison
-        sweep = compared.sweep
+        compared, tried = self.comparison, self.comparison.sweep
         return {
             "name": compared.name,
             "baseline": compared.baseline,
@@ -78,11 +83,13 @@ class Standing:
             "references": self.references,
             "variants": {name: self._about(variant) for name, variant in compared.variants.items()},
             "sweep": None
-            if sweep is None
+            if tried is None
             else {
-                "steps": sweep.steps,
-                "seed": sweep.seed,
-                "values": sweep.values,
+                "steps": tried.steps,
+                "seed": tried.seed,
+                "values": sorted(
+                    {*tried.values, *(factor for row in self.scores.values() for factor in row if factor)}
+                ),
                 "scores": {
                     name: {f"{factor:g}": None if math.isnan(score) else score for factor, score in row.items()}
                     for name, row in self.scores.items()
@@ -124,6 +131,8 @@ def compare(
     with sigterm_interrupts():
         standing = carry_out(comparison, jobs)
     page = standing.write()
+    if not standing.failures:
+        remove_teacher_cache(comparison)
     if standing.failures:
         shown = "\n".join(f"  {title}: {failure}" for title, failure in standing.failures.items())
         found = f"{len(standing.failures)} of its parts failed, {page} shows the others"
@@ -136,12 +145,10 @@ def carry_out(comparison: Comparison, jobs: int = 1) -> Standing:
     started = time.perf_counter()
     check(comparison)
     teacher = train_teacher(comparison)
+    tell_cache_size(comparison)
     standing = Standing(comparison, teacher, measure_references(comparison, teacher))
     if comparison.sweep is not None:
-        short = sweep_trials(comparison, comparison.sweep)
-        standing.scores = read_scores(short)
-        run_sweep(list(short.values()), jobs, standing.ended)
-        standing.scores = read_scores(short)
+        standing.scores = sweep(comparison, comparison.sweep, jobs, standing.ended)
         standing.factors = best_factors(standing.scores) | {comparison.alone: 1.0}
     standing.tables["equal_steps"] = equal_steps(comparison, standing.factors)
     run_trials(by_seed(standing.tables["equal_steps"]), jobs, standing.ended)
@@ -165,6 +172,36 @@ def check(comparison: Comparison) -> None:
             check_networks(variant.recipe, objects)
         except (RecipeError, CheckpointError) as error:
             raise type(error)(f"variant {variant.name}: {error}") from None
+
+
+def tell_cache_size(comparison: Comparison) -> None:
+    """Say, before anything is trained under it, what the teacher's stored outputs will take, where there is a cache."""
+    base = comparison.base
+    recipes = [comparison.recipe_of(variant) for variant in comparison.variants.values() if not variant.alone]
+    if not base.teacher.cache or not recipes:
+        return
+    objects = task_of(base).prepare(base).objects
+    teacher = build_teacher(recipes[0], objects, torch.device("cpu"))
+    offers = build_network(base, base.student, objects).offers
+    views = frozenset[str]().union(
+        *(views_of(build_distillers(recipe, offers, teacher.offers), teacher) for recipe in recipes)
+    )
+    batch, settings = noise_batch(objects, base.data.side), base.schedule(base.student)
+    picture = stored_bytes(teacher.predict(batch, -1), batch, views) / len(batch)
+    steps = settings.steps * len(comparison.seeds) + (comparison.sweep.steps if comparison.sweep else 0)
+    size = picture * settings.batch_size * steps
+    kept = "removed when the comparison is finished" if base.teacher.cache is True else f"kept in {base.teacher.cache}"
+    console.print(
+        f"teacher cache: about {size / 1e9:.2f} GB for {len(comparison.seeds)} seeds, {kept}", highlight=False
+    )
+
+
+def remove_teacher_cache(comparison: Comparison) -> None:
+    """Delete the outputs that were stored for this comparison; a folder that the recipe names is its owner's."""
+    if comparison.teacher_cache.exists():
+        size = sum(path.stat().st_size for path in comparison.teacher_cache.rglob("*.safetensors"))
+        shutil.rmtree(comparison.teacher_cache)
+        console.print(f"teacher cache: {size / 1e9:.2f} GB removed", highlight=False)
 
 
 def train_teacher(comparison: Comparison) -> Trial | None:

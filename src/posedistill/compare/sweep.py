@@ -17,25 +17,70 @@ import torch
 from posedistill.compare.jobs import Ended, environment_of, last_line, run_trials
 from posedistill.compare.trial import Trial
 from posedistill.machine import cores
-from posedistill.recipe.comparison import Comparison, SweepSettings
+from posedistill.recipe.comparison import Comparison, SweepSettings, Variant
 
+SweepTrials = dict[tuple[str, float], Trial]
 SweepScores = dict[str, dict[float, float]]
 """Variant, factor, validation score in 0..1; nan where the training failed or has not ended."""
 
 
-def sweep_trials(comparison: Comparison, settings: SweepSettings) -> dict[tuple[str, float], Trial]:
+def sweep_trials(comparison: Comparison, settings: SweepSettings) -> SweepTrials:
     """The short trainings by variant and factor; factor 0 is the student alone, which shows what any weight is worth.
 
     All have the sweep's own seed, so they see the same batches.
     """
-    trials = {}
-    for variant in comparison.variants.values():
-        for factor in [0.0] if variant.alone else settings.values:
-            name = f"{variant.name}_x{factor:g}"
-            recipe = comparison.recipe_of(variant, "sweep", name=name, factor=factor or 1.0, steps=settings.steps)
-            title = f"sweep of {variant.name} x {factor:g}" if factor else f"sweep of {variant.name}"
-            trials[variant.name, factor] = Trial(title, recipe, variant.network, settings.seed, tested=False)
-    return trials
+    return {
+        (variant.name, factor): _trial(comparison, settings, variant, factor)
+        for variant in comparison.variants.values()
+        for factor in ([0.0] if variant.alone else settings.values)
+    }
+
+
+def _trial(comparison: Comparison, settings: SweepSettings, variant: Variant, factor: float) -> Trial:
+    name = f"{variant.name}_x{factor:g}"
+    recipe = comparison.recipe_of(variant, "sweep", name=name, factor=factor or 1.0, steps=settings.steps)
+    title = f"sweep of {variant.name} x {factor:g}" if factor else f"sweep of {variant.name}"
+    return Trial(title, recipe, variant.network, settings.seed, tested=False)
+
+
+def sweep(comparison: Comparison, settings: SweepSettings, jobs: int, ended: Ended) -> SweepScores:
+    """Try every factor, then open the range of each variant at an end where validation still rises.
+
+    A best factor at the end of a range says that the range was too small. What is finished is not run again.
+    """
+    trials = sweep_trials(comparison, settings)
+    run_sweep(list(trials.values()), jobs, ended)
+    for _ in range(settings.openings):
+        scores = read_scores(trials)
+        further = {
+            (name, factor): _trial(comparison, settings, variant, factor)
+            for name, variant in comparison.variants.items()
+            if (factor := next_factor(scores.get(name, {}))) is not None
+        }
+        if not further:
+            break
+        run_sweep(list(further.values()), jobs, ended)
+        trials |= further
+    return read_scores(trials)
+
+
+def next_factor(scores: Mapping[float, float]) -> float | None:
+    """The factor beyond the end of a range at which validation is best, at the range's own spacing there.
+
+    None where the best lies inside, where a neighbour is as good, or where fewer than two factors were trained.
+
+    >>> next_factor({0.1: 0.2, 0.3: 0.3, 1.0: 0.5})
+    3.33333
+    >>> next_factor({0.1: 0.4, 0.3: 0.5, 1.0: 0.2}) is None
+    True
+    """
+    trained = sorted(factor for factor, score in scores.items() if not math.isnan(score))
+    if len(trained) < 2:
+        return None
+    for end, inner, outermost in ((trained[0], trained[1], min(scores)), (trained[-1], trained[-2], max(scores))):
+        if end == outermost and scores[end] > max(scores[factor] for factor in trained if factor != end):
+            return float(f"{end * end / inner:.6g}")
+    return None
 
 
 def run_sweep(trials: Sequence[Trial], jobs: int, ended: Ended) -> None:

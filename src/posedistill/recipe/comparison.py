@@ -11,7 +11,7 @@ from posedistill.errors import RecipeError, describe
 from posedistill.recipe.recipe import Recipe, Settings, apply_override, load_recipe, read_sections, validated
 from posedistill.training.stages import weights_of
 
-RESERVED = ("teacher", "sweep", "probe", "equal_time")
+RESERVED = ("teacher", "sweep", "probe", "equal_time", "teacher_cache")
 """Folders of a comparison that no variant may be named after."""
 
 
@@ -20,6 +20,7 @@ class SweepSettings(Settings):
 
     values: list[float] = Field([0.1, 0.3, 1.0], min_length=1, description="Factors on all weights of a variant.")
     steps: int = Field(1000, gt=0, description="A shortened schedule.")
+    openings: int = Field(3, ge=0, description="Further factors beyond an end at which validation still rises.")
     seed: int = Field(100, description="Of its own, so that no seed of the tables has been chosen for.")
 
     @field_validator("values")
@@ -89,6 +90,11 @@ class Comparison:
         """Whether the teacher is one network, to be trained and measured like the students."""
         return self.base.teacher.ensemble is None and self.base.teacher.csv is None
 
+    @property
+    def teacher_cache(self) -> Path:
+        """Where the teacher's outputs are stored until the comparison is finished, if the base recipe caches them."""
+        return self.folder / "teacher_cache"
+
     def recipe_of(
         self, variant: Variant, place: str = "", *, name: str = "", factor: float = 1.0, steps: int | None = None
     ) -> Recipe:
@@ -104,6 +110,8 @@ class Comparison:
         if self.has_network:
             checkpoint = weights_of(self.base, "teacher", self.base.seed)
             teacher = teacher.model_copy(update={"checkpoint": checkpoint})
+        if teacher.cache is True:
+            teacher = teacher.model_copy(update={"cache": self.teacher_cache})
         changes: dict[str, Any] = {
             "name": name or variant.name,
             "runs": self.folder / place,

@@ -82,7 +82,8 @@ class TeacherSettings(NetworkSettings):
     csv: Path | None = Field(None, description="BOP csv: labels the BOP folders trained on, and teaches as one vote.")
     supervise: bool = Field(True, description="csv: whether the distilled student also learns from it as from labels.")
     cache: bool | Path = Field(False, description="Store its outputs once and replay them: in the runs, or a folder.")
-    silent: ClassVar[frozenset[str]] = frozenset({"ensemble", "csv", "supervise", "cache"})
+    cache_limit: float = Field(20.0, gt=0, description="Gigabytes that the stored outputs of one training may take.")
+    silent: ClassVar[frozenset[str]] = frozenset({"ensemble", "csv", "supervise", "cache", "cache_limit"})
 
     @model_validator(mode="after")
     def _one_kind(self) -> "TeacherSettings":
@@ -93,7 +94,7 @@ class TeacherSettings(NetworkSettings):
         if unfinished:
             raise ValueError(f"found no checkpoint in {', '.join(unfinished)}, expected finished weights")
         if self.csv is not None:
-            network = [*NetworkSettings.model_fields, "cache"]
+            network = [*NetworkSettings.model_fields, "cache", "cache_limit"]
             if other := [
                 key
                 for key in network

@@ -210,9 +210,10 @@ def sweep_table(results: ComparisonResults) -> Table | None:
         "✓ marks the factor that the tables use on all of a variant's weights. Column 0 is the student alone. "
         "A dash: not trained (yet), or it failed."
     ]
-    ends = [name for name, about in results.content["variants"].items() if about["factor"] in _ends(sweep["values"])]
-    ends = [name for name in ends if any(score is not None for score in sweep["scores"].get(name, {}).values())]
-    if ends := [name for name in ends if not results.content["variants"][name]["alone"]]:
+    chosen_factors = {
+        name: about["factor"] for name, about in results.content["variants"].items() if not about["alone"]
+    }
+    if ends := [name for name, factor in chosen_factors.items() if factor in _ends(sweep["scores"].get(name, {}))]:
         notes.append(f"At an end of the range, so that a wider one may hold a better factor: {', '.join(ends)}.")
     return Table("", ["variant", *(f"x {factor}" for factor in factors)], rows, notes)
 
@@ -292,9 +293,10 @@ def _notes(results: ComparisonResults, metrics: Sequence[str], bases: set[str]) 
     return notes
 
 
-def _ends(values: Sequence[float]) -> set[float]:
-    """The smallest and the largest of three or more; of fewer, all would be ends."""
-    return {min(values), max(values)} if len(values) > 2 else set()
+def _ends(scores: Mapping[str, float | None]) -> set[float]:
+    """The smallest and the largest factor that was trained, of three or more; of fewer, all would be ends."""
+    trained = [float(factor) for factor, score in scores.items() if score is not None]
+    return {min(trained), max(trained)} if len(trained) > 2 else set()
 
 
 def _mark(score: float | None, chosen: bool) -> str:

@@ -128,7 +128,9 @@ def signature_of(recipe: Recipe, variant: str, seed: int) -> dict[str, Any]:
         "variant": variant,
         "seed": seed,
         "data": fingerprint(recipe.data.model_dump(mode="json", exclude=TESTED)),
-        "network": fingerprint(network.model_dump(mode="json", exclude={"train", "checkpoint", "cache"})),
+        "network": fingerprint(
+            network.model_dump(mode="json", exclude={"train", "checkpoint", "cache", "cache_limit"})
+        ),
         "train": recipe.schedule(network).model_dump(
             mode="json", exclude={"log_every", "checkpoint_every", "validate_every", "validation_crops"}
         ),
@@ -137,7 +139,7 @@ def signature_of(recipe: Recipe, variant: str, seed: int) -> dict[str, Any]:
         signature["distill"] = [spec.model_dump(mode="json") for spec in recipe.distill]
         if recipe.switch:
             signature["first_stage"] = recipe.first_stage
-        signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json", exclude={"cache"}))
+        signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json", exclude={"cache", "cache_limit"}))
     return signature
 
 

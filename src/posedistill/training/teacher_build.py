@@ -60,7 +60,9 @@ def build_teaching(
         root = recipe.cache_folder if recipe.teacher.cache is True else recipe.teacher.cache
         part = f"-rank{fabric.global_rank}" if fabric.world_size > 1 else ""
         folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}{part}"
-        teacher = CachedTeacher(teacher, folder, about, views_of(distillers, teacher), settings.steps)
+        teacher = CachedTeacher(
+            teacher, folder, about, views_of(distillers, teacher), settings.steps, recipe.teacher.cache_limit
+        )
     gallery = task.loader(
         recipe,
         prepared,

@@ -1,14 +1,15 @@
 """What a teacher says of every training step, stored once and replayed bit by bit.
 
 A batch is a pure function of (seed, step), augmentation included, so the teacher's views of a step are the same for
-every student and every loss that trains on the same data with the same seed and batch size. They are stored a step a
-record, 64 steps a memory-mapped file, a file a view: a loss that needs one more view adds that view alone. A feature
-map is a view of its own where the losses name the maps they look at.
+every student and every loss that trains on the same data with the same seed and batch size. Each view of each step is
+a file of its own: a loss that needs one more view adds that view alone. A feature map is a view of its own where the
+losses name the maps they look at.
 """
 
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ import torch
 from torch import Tensor
 
 from posedistill import __version__
-from posedistill.compare.records import CHUNK, Records
 from posedistill.data.formats.bop_parse import load_json
 from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller
-from posedistill.errors import CheckpointError, DataError, TrainingError, describe
+from posedistill.errors import CheckpointError, TrainingError, describe
 from posedistill.estimators.views import Prediction, Votes
 from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.recipe.recipe import fingerprint
+from posedistill.training.records import read_record, write_record
 from posedistill.training.teachers import Teacher
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the layout of a cache changes."""
+COMPARED_EVERY = 64
+"""Steps between two comparisons of the stored pictures with those of the training."""
 _WITNESS, _SPREAD = "batch", "spread"
 
 
@@ -36,24 +39,25 @@ class CachedTeacher:
     """Another teacher's predictions on training steps, from the cache where they are there, else made and stored.
 
     Predictions carry the wanted views alone, fresh ones and replayed ones alike. A step outside training (-1) is passed
-    on whole. A disk without room ends the storing, not the training.
+    on whole. What would not fit the disk or the limit is not stored, and the training goes on.
 
     Args:
         about: what the predictions depend on, in words and hashes a reader can compare.
         views: of ``estimators.views.VIEWS``, or single maps as ``features.NAME``.
-        steps: of the schedule, for the size that is told beforehand.
+        steps: of the schedule, for the size, which is told at the first prediction.
+        limit: gigabytes that the folder may hold.
 
     Raises:
         CheckpointError: the folder's predictions are of another teacher, recipe or version of the code.
     """
 
     def __init__(
-        self, teacher: Teacher, folder: Path, about: dict[str, Any], views: frozenset[str], steps: int
+        self, teacher: Teacher, folder: Path, about: dict[str, Any], views: frozenset[str], steps: int, limit: float
     ) -> None:
-        self.teacher, self.folder, self.steps = teacher, folder, steps
+        self.teacher, self.folder, self.steps, self.limit = teacher, folder, steps, limit
         about = about | {"code": f"posedistill {__version__}, cache format {FORMAT}"}
         _claim(folder, about)
-        self._records = {view: Records(folder, view) for view in [_WITNESS, _SPREAD, *sorted(views)]}
+        self._views = [_WITNESS, _SPREAD, *sorted(views)]
         self._storing, self._sized, self._probed = True, False, False
 
     @property
@@ -64,21 +68,27 @@ class CachedTeacher:
     def predict(self, batch: Batch, step: int) -> Prediction:
         """The views of a step."""
         if step < 0:
-            return self.teacher.predict(batch, step)
-        stored = {view: records.read(step) for view, records in self._records.items()}
+            prediction = self.teacher.predict(batch, step)
+            self._tell_size(prediction, batch)
+            return prediction
+        stored = {view: read_record(self._file(view, step)) for view in self._views}
         missing = [view for view, tensors in stored.items() if tensors is None]
         device = batch.images.device
         if missing:
             fresh = self.teacher.predict(batch, step)
-            made = {view: _tensors_of(view, fresh, batch) for view in self._records}
+            self._tell_size(fresh, batch)
+            made = {view: _tensors_of(view, fresh, batch) for view in self._views}
             self._store(step, {view: made[view] for view in missing})
             return _prediction(made, device)
         replayed = {view: tensors for view, tensors in stored.items() if tensors is not None}
-        if not self._probed or step % CHUNK == 0:
+        if not self._probed or step % COMPARED_EVERY == 0:
             self._compare(step, replayed[_WITNESS], _tensors_of(_WITNESS, Prediction({}), batch), "pictures")
         if not self._probed:
             self._probe(batch, step, replayed)
         return _prediction(replayed, device)
+
+    def _file(self, view: str, step: int) -> Path:
+        return self.folder / view / f"{step:06d}.safetensors"
 
     def _store(self, step: int, views: dict[str, dict[str, Tensor]]) -> None:
         tensors = [tensor for view in views.values() for tensor in view.values() if tensor.is_floating_point()]
@@ -86,21 +96,21 @@ class CachedTeacher:
             return
         try:
             for view, parts in views.items():
-                self._records[view].prepare(parts)
-            if not self._sized:
-                self._tell_size(step)
-            for view, parts in views.items():
-                if self._storing:
-                    self._records[view].write(step, parts)
-        except (OSError, DataError) as error:
+                write_record(self._file(view, step), parts)
+        except TrainingError as error:
             self._give_up(str(error))
 
-    def _tell_size(self, step: int) -> None:
+    def _tell_size(self, prediction: Prediction, batch: Batch) -> None:
+        """Say, once and before anything is stored, what all steps will take; too much is not stored."""
+        if self._sized or all(self._file(view, self.steps - 1).exists() for view in self._views):
+            return
         self._sized = True
-        size = sum(records.bytes_a_step for records in self._records.values()) * (self.steps - step)
+        size = stored_bytes(prediction, batch, self._views) * self.steps
         free = shutil.disk_usage(self.folder).free
-        console.print(f"teacher cache: {size / 1e9:.2f} GB for {self.steps - step} steps in {self.folder}")
-        if size > free:
+        console.print(f"teacher cache: {size / 1e9:.2f} GB for {self.steps} steps in {self.folder}")
+        if size > 1e9 * self.limit:
+            self._give_up(f"teacher.cache_limit is {self.limit:g} GB")
+        elif size > free:
             self._give_up(f"{free / 1e9:.2f} GB are free")
 
     def _give_up(self, reason: str) -> None:
@@ -139,6 +149,15 @@ def views_of(distillers: Sequence[Distiller], teacher: Teacher) -> frozenset[str
     for by in {distiller.trust.by for distiller in distillers} & trusted.keys():
         views |= {"votes" if "votes" in teacher.offers else trusted[by]}
     return views
+
+
+def stored_bytes(prediction: Prediction, batch: Batch, views: Iterable[str]) -> int:
+    """Bytes that these views of a step take on the disk, headers and rounding to blocks left out."""
+    tensors = [
+        tensor for view in {_WITNESS, _SPREAD, *views} for tensor in _tensors_of(view, prediction, batch).values()
+    ]
+    lengths = [[n for n, stride in zip(x.shape, x.stride(), strict=True) if stride] for x in tensors]
+    return sum(math.prod(length) * x.element_size() for length, x in zip(lengths, tensors, strict=True))
 
 
 def _needed(distiller: Distiller) -> frozenset[str]:
