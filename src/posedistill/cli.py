@@ -126,7 +126,7 @@ def evaluate(
 
     if model.is_dir() and dataset is None:
         from posedistill.log import console
-        from posedistill.report import result_table
+        from posedistill.report.tables import result_table
         from posedistill.training.shipping import evaluate_run
 
         about: dict[str, Any] = {"--split": split != "test", "--scene": scene, "--frames": frames, "--csv": csv}
@@ -192,7 +192,8 @@ def export(
 def report(run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")]) -> None:
     """Write report.html of a run and print its table."""
     from posedistill.log import console
-    from posedistill.report import build_report, result_table
+    from posedistill.report.page import build_report
+    from posedistill.report.tables import result_table
 
     console.print(result_table(run_folder))
     print(build_report(run_folder))

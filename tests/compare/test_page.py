@@ -208,7 +208,10 @@ def test_the_page_is_one_file_and_complete(folder):
     for title in titles:
         assert f"<h2>{title}</h2>" in page
     assert "toy &lt;comparison&gt;" in page and "&lt;at step 7&gt;" in page and "A &lt;processor&gt;" in page
-    assert "<title>good: loss on labels</title>" in page and "<title>good: distillation</title>" in page
+    assert (
+        "<title>good: loss on labels over training steps</title>" in page
+        and "<title>good: distillation over training steps</title>" in page
+    )
     assert page.count("<svg") == 2 + 3 * 3  # two metrics; three variants with logs beside the baseline
 
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from posedistill.geometry.draw_cameras import camera_views, draw_cameras, draw_grid, grid_step
+from posedistill.geometry.draw_cameras import camera_views, draw_cameras, grid_step, map_axes, new_panel
 from posedistill.geometry.rotations import random_rotations
 
 SIZE, MARGIN = (640, 480), 70
@@ -74,9 +76,8 @@ def test_one_place_and_none():
 def test_the_grid_has_lines_at_whole_steps():
     R, centers = level_cameras()
     above, _ = camera_views(R, centers, SIZE, MARGIN)
-    panel = np.full((SIZE[1], SIZE[0], 3), 255, np.uint8)
-    draw_grid(panel, above, "m")
-    drawn = np.flatnonzero((panel[:200] < 255).any(axis=2).all(axis=0))
+    panel = new_panel(above, "from above", "m")
+    drawn = np.flatnonzero((panel[40:200] < 255).any(axis=2).all(axis=0))
     step = grid_step(above.scale) * above.scale
     np.testing.assert_allclose(np.diff(drawn), step, atol=1.0)
 
@@ -86,3 +87,19 @@ def test_steps_of_the_grid(scale):
     step = grid_step(scale)
     assert 59.9 <= step * scale <= 151
     assert float(f"{step:.0e}") == pytest.approx(step)
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_map_axes_are_a_right_handed_frame_that_turns_with_the_world(seed, known):
+    rng = np.random.default_rng(seed)
+    stands = rng.normal(size=(30, 3)) * [5.0, 2.0, 0.3] + rng.normal(size=3)
+    up = np.array([0.0, 0.0, 2.0]) if known else None
+    R = random_rotations(1, rng)[0]
+    axes, turned = map_axes(stands, up), map_axes(stands @ R.T, None if up is None else R @ up)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-9)
+    assert np.linalg.det(axes) == pytest.approx(1)
+    np.testing.assert_allclose(np.abs(turned @ R @ axes.T), np.eye(3), atol=1e-6)
+    spread = ((stands - stands.mean(axis=0)) @ axes.T).std(axis=0)
+    assert spread[0] >= spread[1] - 1e-9
+    if known:
+        np.testing.assert_allclose(axes[2], [0, 0, 1], atol=1e-12)

@@ -12,7 +12,7 @@ from posedistill.geometry.objects import box_corners
 from posedistill.geometry.rotations import axis_angle, random_rotations
 from posedistill.metrics.relocalisation import constant_pose, nearest_position, score_cameras
 from posedistill.poses import Poses
-from posedistill.report.gallery import Case, save_cases
+from posedistill.report.cases import Case, save_cases
 
 TARGETS = 60
 RECALL = {"teacher": 0.86, "student": 0.66, "distilled": 0.76, "exported": 0.76}
@@ -147,7 +147,7 @@ def camera_record(variant: str, found: Poses, truth: Poses, train: Poses) -> dic
 
 
 def references() -> list[dict]:
-    """The trivial answers; the training image that looks most alike is taken for one that stands near."""
+    """The naive baselines; the training image that looks most alike is taken for one that stands near."""
     truth, train = walk(PHOTOGRAPHS, 0.4), walk(150, 0.0)
     near = nearest_position(truth, train)
     alike = Poses.of_cameras(np.roll(near.R, 5, axis=0), np.roll(near.t, 5, axis=0))

@@ -40,4 +40,4 @@ def test_numbers_that_are_none_are_dashes():
     ],
 )
 def test_units_in_words(names, words):
-    assert describe_units(names) == words
+    assert describe_units([Metric(name) for name in names]) == words

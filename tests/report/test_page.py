@@ -9,7 +9,7 @@ import pytest
 from posedistill.report.page import build_report, render_page
 from posedistill.report.results import RunResults
 
-VOID = {"meta", "img", "br", "path", "use", "circle"}
+VOID = {"meta", "img", "br", "path", "use", "circle", "polyline"}
 
 
 class Checker(HTMLParser):

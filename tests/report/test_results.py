@@ -4,20 +4,19 @@ import json
 import numpy as np
 import pytest
 
-from posedistill.report.results import evaluation_of, headline_metric, load_run
+from posedistill.report.evaluations import Group, evaluation_of
+from posedistill.report.results import load_run
 
 
 def test_a_whole_run_is_read_without_notes(run_folder):
     run = load_run(run_folder)
     assert run.notes == []
-    assert [item.variant for item in run.evaluations] == ["teacher"] + ["student"] * 3 + ["distilled"] * 3 + [
-        "exported"
-    ]
+    assert [item.stage for item in run.evaluations] == ["teacher"] + ["student"] * 3 + ["distilled"] * 3 + ["exported"]
     assert [item["variant"] for item in run.bench] == ["teacher", "distilled", "exported"]
     assert list(run.histories) == ["teacher", "student", "distilled"]
     assert list(run.histories["student"]) == ["seed0", "seed1", "seed2"]
     assert len(run.histories["teacher"][""]["loss/score"]) == 400
-    assert len(run.overlays) == 8 and run.overlays[0].variant == "student"
+    assert len(run.overlays) == 8 and run.overlays[0].stage == "student"
     assert len(run.evaluations[1].outcomes["add_0.1d"]) == 60
 
 
@@ -60,32 +59,33 @@ def test_box_modes_are_never_mixed(run_folder):
     records = json.loads((run_folder / "evaluation.json").read_text())
     (run_folder / "evaluation.json").write_text(json.dumps([*records, {**records[0], "boxes": "detector"}]))
     run = load_run(run_folder)
-    assert {key[1]: len(group) for key, group in run.groups().items()} == {"gt": 8, "detector": 1}
-    assert {item.boxes for item in run.main_group()} == {"gt"}
+    assert {group.items[0].boxes: len(group.items) for group in run.groups()} == {"gt": 8, "detector": 1}
+    assert {item.boxes for item in run.main_group().items} == {"gt"}
 
 
 def test_the_headline_metric_is_the_usual_one_or_any(run_folder):
     run = load_run(run_folder)
-    assert headline_metric(run.evaluations) == "add_0.1d"
-    assert headline_metric([]) is None
+    assert [metric.name for metric in run.main_group().headline] == ["add_0.1d"]
+    assert Group().headline == []
 
 
 def test_with_detector_boxes_the_average_recall_leads(run_folder):
     group = [
         dataclasses.replace(item, scores={"add_0.1d": 0.5, "AR": 0.4}) for item in load_run(run_folder).evaluations
     ]
-    assert headline_metric(group) == "add_0.1d"
-    assert headline_metric([dataclasses.replace(item, boxes="detector") for item in group]) == "AR"
+    assert Group(group).headline[0].name == "add_0.1d"
+    detected = Group([dataclasses.replace(item, boxes="detector") for item in group])
+    assert detected.headline[0].name == "AR"
 
 
 def test_a_run_of_cameras_is_read_with_places_and_without_a_note_on_cases(camera_folder):
     run = load_run(camera_folder)
     assert run.notes == []
-    assert [item.variant for item in run.evaluations][-3:] == ["constant pose", "nearest image", "nearest position"]
+    assert [item.stage for item in run.evaluations][-3:] == ["constant pose", "nearest image", "nearest position"]
     places = run.evaluations[0].places
     assert places.truth.shape == places.estimate.shape == (80, 3) and places.train.shape == (150, 3)
     assert places.errors == pytest.approx(run.evaluations[0].outcomes["position_m"], abs=1e-5)
-    assert headline_metric(run.main_group()) == "position_m"
+    assert [metric.name for metric in run.main_group().headline] == ["position_m", "orientation_deg"]
 
 
 def test_a_pose_that_was_not_found_is_infinitely_wrong_and_stands_nowhere(camera_evaluation):

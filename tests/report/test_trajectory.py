@@ -1,23 +1,13 @@
 import dataclasses
-import re
-import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posedistill.geometry.rotations import random_rotations
-from posedistill.report.results import evaluation_of, load_run
-from posedistill.report.trajectory import color_bounds, map_axes, render_places
-
-
-def figures(markup: str) -> dict[str, str]:
-    """Title to SVG."""
-    return {
-        next(element.text for element in ET.fromstring(svg).iter() if element.tag.endswith("title")): svg
-        for svg in re.findall(r"<svg.*?</svg>", markup, flags=re.DOTALL)
-    }
+from posedistill.report.evaluations import Group, evaluation_of
+from posedistill.report.results import load_run
+from posedistill.report.trajectory import MARGIN, color_bounds, maps
 
 
 @pytest.fixture
@@ -25,35 +15,51 @@ def group(camera_folder):
     return load_run(camera_folder).main_group()
 
 
-def test_teacher_student_and_distilled_are_seen_from_above_and_in_space(group):
-    shown = figures(render_places(group))
-    assert list(shown) == [
-        f"{name}, {view}" for name in ("teacher", "student", "distilled") for view in ("from above", "in space")
-    ]
-    for svg in shown.values():
-        text = " ".join("".join(element.itertext()) for element in ET.fromstring(svg).iter())
-        assert "error, m" in text and "var(--ink)" in svg and not re.search("#0[14]0[25]0[36]|#0a0b", svg)
+def test_teacher_student_and_distilled_are_seen_from_above_and_from_the_side(group):
+    shown = maps(group)
+    assert [figure.stage for figure in shown.figures] == ["teacher", "student", "distilled"]
+    assert len(shown.colors) == len(shown.bounds) + 1
+    for figure in shown.figures:
+        assert [panel.title for panel in figure.panels] == ["from above", "from the side"] and figure.note == ""
+        for panel in figure.panels:
+            assert len(panel.truth) == len(panel.estimates) == 80 and len(panel.train) == 150
+            assert panel.view.scale == shown.figures[0].panels[0].view.scale
+            assert {color for _, _, color in panel.estimates} <= set(shown.colors)
+
+
+def test_places_stand_where_they_were(group):
+    """A room of 6 x 3 m: its long side lies to the right, and heights are up."""
+    above, side = maps(group).figures[0].panels
+    metres = np.ptp(np.array(above.truth), axis=0) / above.view.scale
+    assert metres == pytest.approx([6, 3], abs=0.1)
+    assert np.ptp(np.array(side.truth)[:, 1]) / side.view.scale == pytest.approx(0.2, abs=0.05)
+    for panel in (above, side):
+        points = np.array(panel.truth)
+        assert (points > MARGIN - 1).all() and (points < np.array(panel.view.size) - MARGIN + 1).all()
+
+
+def test_errors_are_told_by_colours(group):
+    shown = maps(group)
+    item, panel = group.of("teacher")[0], shown.figures[0].panels[0]
+    worst, best = item.places.errors.argmax(), item.places.errors.argmin()
+    assert panel.estimates[worst][2] == shown.colors[-1] and panel.estimates[best][2] == shown.colors[0]
 
 
 def test_without_a_distilled_network_its_file_is_drawn(group):
-    shown = figures(render_places([item for item in group if item.variant in ("exported", "constant pose")]))
-    assert list(shown) == ["exported, from above", "exported, in space"]
+    shown = maps(Group([item for item in group.items if item.stage in ("exported", "constant pose")]))
+    assert [figure.stage for figure in shown.figures] == ["exported"]
 
 
 def test_runs_without_places_show_nothing(group):
-    assert render_places([dataclasses.replace(item, places=None) for item in group]) == ""
-    assert render_places([]) == ""
+    assert maps(Group([dataclasses.replace(item, places=None) for item in group.items])) is None
+    assert maps(Group()) is None
 
 
-def test_the_first_seed_is_drawn_and_poses_that_were_not_found_are_not(group, camera_evaluation):
+def test_poses_that_were_not_found_are_not_drawn(camera_evaluation):
     record = camera_evaluation("student", 0)
     record["places"]["estimate"][3] = [None] * 3
-    every, fewer = camera_evaluation("student", 0), record
-    dots = [
-        next(iter(figures(render_places([evaluation_of(item), group[3]])).values())).count("<use")
-        for item in (every, fewer)
-    ]
-    assert dots[0] - dots[1] == 1
+    panel = maps(Group([evaluation_of(record)])).figures[0].panels[0]
+    assert len(panel.estimates) == 79 and len(panel.truth) == 80
 
 
 def test_a_figure_says_what_it_does_not_show(camera_evaluation):
@@ -61,32 +67,24 @@ def test_a_figure_says_what_it_does_not_show(camera_evaluation):
     record["places"]["estimate"][0] = [1000.0, 0.0, 0.0]
     for key in ("truth", "estimate"):
         record["places"][key] = record["places"][key] * 11  # 880 images
-    shown = figures(render_places([evaluation_of(record)]))
-    assert next(iter(shown)) == "student, from above (1 image in 3, 4 farther out)"
-    ticks = " ".join("".join(element.itertext()) for element in ET.fromstring(next(iter(shown.values()))).iter())
-    assert "100" not in ticks  # one estimate far away does not make the room a dot
+    (figure,) = maps(Group([evaluation_of(record)])).figures
+    assert figure.note == "1 image in 3, 4 farther out"
+    assert np.ptp(np.array(figure.panels[0].truth)[:, 0]) > 250  # one estimate far away does not make the room a dot
+
+
+def test_recordings_are_not_joined(camera_evaluation):
+    record = camera_evaluation("student", 0)
+    for key in ("truth", "estimate"):
+        points = record["places"][key]
+        record["places"][key] = points[:10] + points[40:50]
+    panel = maps(Group([evaluation_of(record)])).figures[0].panels[0]
+    assert [len(part) for part in panel.path] == [10, 10]
 
 
 def test_standing_still_is_drawn_too(camera_evaluation):
     record = camera_evaluation("student", 0)
     record["places"] = {"truth": [[1.0, 2.0, 3.0]], "estimate": [[1.0, 2.0, 3.0]]}
-    assert len(figures(render_places([evaluation_of(record)]))) == 2
-
-
-@given(st.integers(0, 1000), st.booleans())
-def test_map_axes_are_a_right_handed_frame_that_turns_with_the_world(seed, known):
-    rng = np.random.default_rng(seed)
-    stands = rng.normal(size=(30, 3)) * [5.0, 2.0, 0.3] + rng.normal(size=3)
-    up = np.array([0.0, 0.0, 2.0]) if known else None
-    R = random_rotations(1, rng)[0]
-    axes, turned = map_axes(stands, up), map_axes(stands @ R.T, None if up is None else R @ up)
-    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-9)
-    assert np.linalg.det(axes) == pytest.approx(1)
-    np.testing.assert_allclose(np.abs(turned @ R @ axes.T), np.eye(3), atol=1e-6)
-    spread = ((stands - stands.mean(axis=0)) @ axes.T).std(axis=0)
-    assert spread[0] >= spread[1] - 1e-9
-    if known:
-        np.testing.assert_allclose(axes[2], [0, 0, 1], atol=1e-12)
+    assert len(maps(Group([evaluation_of(record)])).figures[0].panels) == 2
 
 
 @given(st.floats(1e-3, 50), st.floats(1, 1e4))

@@ -38,7 +38,7 @@ class Standing:
     """What a comparison has found so far; written while it goes on, so that the page is never far behind.
 
     Attributes:
-        references: trivial answers, to read the tables beside.
+        references: naive baselines, to read the tables beside.
         scores, factors: of the sweep. tables: trials of ``equal_steps`` and ``equal_time``.
         costs, steps: of a training step, and how many make equal time.
         failures: title of a training to what went wrong.
@@ -223,7 +223,7 @@ def train_teacher(comparison: Comparison) -> Trial | None:
 
 
 def measure_references(comparison: Comparison, teacher: Trial | None) -> list[Record]:
-    """Scores of trivial answers on the test split, kept in ``references.json``; those of retrieval need the teacher."""
+    """Scores of naive baselines on the test split, kept in ``references.json``; those of retrieval need the teacher."""
     path, recipe = comparison.folder / "references.json", comparison.base if teacher is None else teacher.recipe
     if teacher is None or not fresh(path, teacher.record):
         task = task_of(recipe)

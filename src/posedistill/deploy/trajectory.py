@@ -5,7 +5,7 @@ import numpy as np
 
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
-from posedistill.geometry.draw_cameras import INK, PAPER, camera_views, draw_cameras, draw_grid
+from posedistill.geometry.draw_cameras import VIEWS, camera_views, draw_cameras, new_panel, side_by_side
 
 PANEL = 640
 """Side of each of the two views, pixels."""
@@ -31,13 +31,7 @@ def draw_trajectory(R: Array, centers: Array, unit: str = "m") -> Image:
     order = np.linspace(0, 255, max(len(R), 1)).astype(np.uint8)[:, None]
     colors = cv2.applyColorMap(order, cv2.COLORMAP_VIRIDIS)[:, 0, ::-1].tolist()
     panels = []
-    views = camera_views(R, centers, (PANEL, PANEL), MARGIN)
-    for title, view in zip(("from above", "from the side"), views, strict=True):
-        panel: Image = np.full((PANEL, PANEL, 3), PAPER, np.uint8)
-        draw_grid(panel, view, unit)
-        draw_cameras(panel, view, R, centers, [tuple(color) for color in colors], ARROW)
-        cv2.putText(panel, title, (14, 26), cv2.FONT_HERSHEY_SIMPLEX, 0.6, INK, 1, cv2.LINE_AA)
-        panels.append(panel)
-    picture: Image = np.concatenate(panels, axis=1)
-    picture[:, PANEL - 1 : PANEL + 1] = INK
-    return picture
+    for title, view in zip(VIEWS, camera_views(R, centers, (PANEL, PANEL), MARGIN), strict=True):
+        panels.append(new_panel(view, title, unit))
+        draw_cameras(panels[-1], view, R, centers, [tuple(color) for color in colors], ARROW)
+    return side_by_side(panels)

@@ -13,6 +13,9 @@ from posedistill.geometry.draw import SUBPIXEL, Color, Image
 PAPER, GRID, INK = (255, 255, 255), (226, 228, 232), (70, 74, 82)
 
 
+VIEWS = ("from above", "from the side")
+
+
 class View(NamedTuple):
     """An orthographic view: world points to pixels of a panel."""
 
@@ -31,12 +34,32 @@ class View(NamedTuple):
         flat = points @ np.stack([self.right, self.up]).T - self.middle
         return np.array(self.size) / 2 + self.scale * flat * [1, -1]
 
+    @property
+    def step(self) -> float:
+        """Units of the world between lines of the grid."""
+        return grid_step(self.scale)
+
+    def grid(self) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """Lines at whole steps, each from pixel to pixel."""
+        lines: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        width, height = self.size
+        for axis, size in enumerate(self.size):
+            half = size / 2 / self.scale
+            first, last = (
+                np.ceil((self.middle[axis] - half) / self.step),
+                np.floor((self.middle[axis] + half) / self.step),
+            )
+            for line in np.arange(first, last + 1) * self.step:
+                offset = self.scale * (line - self.middle[axis])
+                place = round(size / 2 + (offset if axis == 0 else -offset))
+                lines.append(((place, 0), (place, height)) if axis == 0 else ((0, place), (width, place)))
+        return lines
+
 
 def camera_views(R: Array, centers: Array, size: tuple[int, int], margin: int) -> tuple[View, View]:
-    """From above and from the side, of one scale.
+    """From above and from the side: "above" is what the cameras have above them on average, in worlds of any axes.
 
-    "Above" is what the cameras have above them on average, so that worlds of any axes can be drawn. The longest
-    horizontal way lies to the right, and cameras rather look up the page than down.
+    Cameras rather look up the page than down.
 
     Args:
         R: ``[N, 3, 3]`` world to camera. centers: ``[N, 3]``. size: of each panel, pixels.
@@ -48,19 +71,51 @@ def camera_views(R: Array, centers: Array, size: tuple[int, int], margin: int) -
     """
     if not len(R):
         R, centers = np.eye(3)[None], np.zeros((1, 3))
-    aside, above = R[:, 0].mean(axis=0), -R[:, 1].mean(axis=0)
-    length = np.linalg.norm(above)
-    above = above / length if length > 0.1 else np.array([0.0, 0.0, 1.0])  # cameras of all postures have no "up"
-    right = _longest_way(centers, above, aside)
-    right = right / np.linalg.norm(right) * (-1 if right @ aside < 0 else 1)
-    axes = np.stack([right, np.cross(above, right), above])
-    places = centers @ axes.T
+    axes = map_axes(centers, -R[:, 1].mean(axis=0), R[:, 0].mean(axis=0))
+    return map_views(axes, centers, size, margin)
+
+
+def map_axes(centers: Array, up: Array | None = None, aside: Array | None = None) -> Array:
+    """``[3, 3]`` rows of a right-handed frame for maps of ``[N, 3]`` places: the longest horizontal way, across it, up.
+
+    Args:
+        up: what the cameras have above them; without it, or where cameras of all postures leave none, it is the
+            direction in which the places vary least, for cameras are carried about at one height.
+        aside: what the cameras have to their right: the first axis points that way rather than back.
+
+    >>> map_axes(np.array([[0.0, 0, 0], [0, 0, 5], [1, 0, 2.5], [-1, 0, 2.5]]), np.array([0.0, -2, 0])) + 0
+    array([[ 0.,  0.,  1.],
+           [-1.,  0.,  0.],
+           [ 0., -1.,  0.]])
+    """
+    offsets = centers - centers.mean(axis=0)
+    above = up if up is not None and np.linalg.norm(up) > 0.1 else _directions(offsets)[2]
+    above = above / np.linalg.norm(above)
+    flat = offsets - np.outer(offsets @ above, above)
+    hints = [_directions(flat)[0]] if np.ptp(flat) > 1e-9 else []
+    hints += [] if aside is None else [aside]
+    hints.append(np.eye(3)[np.abs(above).argmin()])  # all stand above one another
+    level = [hint - hint @ above * above for hint in hints]
+    right = next(hint for hint in level if np.linalg.norm(hint) > 1e-6)
+    forward = right @ aside if aside is not None else 0.0
+    sign = np.sign(forward if abs(forward) > 1e-9 else right[np.abs(right).argmax()])
+    right = sign * right / np.linalg.norm(right)
+    return np.stack([right, np.cross(above, right), above])
+
+
+def map_views(axes: Array, points: Array, size: tuple[int, int], margin: int) -> tuple[View, View]:
+    """The views of ``VIEWS``, of one scale at which both show all ``[N, 3]`` points within a margin, pixels.
+
+    Args:
+        axes: of ``map_axes``. size: of each panel, pixels.
+    """
+    places = points @ axes.T
     low, high = places.min(axis=0), places.max(axis=0)
-    wide, high_above, high_beside = np.maximum(high - low, 1e-6)
-    scale = min((size[0] - 2 * margin) / wide, (size[1] - 2 * margin) / max(high_above, high_beside))
+    wide, across, tall = np.maximum(high - low, 1e-6)
+    scale = min((size[0] - 2 * margin) / wide, (size[1] - 2 * margin) / max(across, tall))
     scale = scale if (high - low).max() > 1e-6 else min(size) - 2.0 * margin
     middle = (low + high) / 2
-    return View(right, axes[1], middle[[0, 1]], scale, size), View(right, above, middle[[0, 2]], scale, size)
+    return View(axes[0], axes[1], middle[[0, 1]], scale, size), View(axes[0], axes[2], middle[[0, 2]], scale, size)
 
 
 def grid_step(scale: float) -> float:
@@ -74,20 +129,25 @@ def grid_step(scale: float) -> float:
     return float(round(next(f * power for f in (1, 2, 5, 10) if f * power >= least * (1 - 1e-9)), 9))
 
 
-def draw_grid(panel: Image, view: View, unit: str) -> None:
-    """Lines at whole steps, and how long a step is, in place."""
-    step, (width, height) = grid_step(view.scale), view.size
-    for axis, size in enumerate(view.size):
-        half = size / 2 / view.scale
-        first, last = np.ceil((view.middle[axis] - half) / step), np.floor((view.middle[axis] + half) / step)
-        for line in np.arange(first, last + 1) * step:
-            offset = view.scale * (line - view.middle[axis])
-            place = round(size / 2 + (offset if axis == 0 else -offset))
-            start, end = ((place, 0), (place, height)) if axis == 0 else ((0, place), (width, place))
-            cv2.line(panel, start, end, GRID, 1)
-    length, y = round(step * view.scale), height - 18
-    cv2.line(panel, (14, y), (14 + length, y), INK, 2)
-    cv2.putText(panel, f"{step:g} {unit}".strip(), (14, y - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, INK, 1, cv2.LINE_AA)
+def new_panel(view: View, title: str, unit: str) -> Image:
+    """An empty picture with the view's grid, how long a step of it is, and a title."""
+    width, height = view.size
+    panel: Image = np.full((height, width, 3), PAPER, np.uint8)
+    for start, end in view.grid():
+        cv2.line(panel, start, end, GRID, 1)
+    y = height - 18
+    cv2.line(panel, (14, y), (14 + round(view.step * view.scale), y), INK, 2)
+    cv2.putText(panel, f"{view.step:g} {unit}".strip(), (14, y - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, INK, 1, cv2.LINE_AA)
+    cv2.putText(panel, title, (14, 26), cv2.FONT_HERSHEY_SIMPLEX, 0.6, INK, 1, cv2.LINE_AA)
+    return panel
+
+
+def side_by_side(panels: Sequence[Image]) -> Image:
+    """Panels of one size in a row, with lines between them."""
+    picture: Image = np.hstack(panels)
+    for edge in range(panels[0].shape[1], picture.shape[1], panels[0].shape[1]):
+        picture[:, edge - 1 : edge + 1] = INK
+    return picture
 
 
 def draw_cameras(
@@ -116,13 +176,10 @@ def draw_cameras(
             cv2.fillConvexPoly(panel, head, color, cv2.LINE_AA, SUBPIXEL)
 
 
-def _longest_way(centers: Array, above: Array, aside: Array) -> Array:
-    """``[3]`` the horizontal direction in which cameras spread most; their own right where they do not."""
-    flat = centers - centers.mean(axis=0)
-    flat = flat - flat @ above[:, None] * above
-    right = np.linalg.svd(flat, full_matrices=False)[2][0] if np.ptp(flat) > 1e-9 else aside
-    right = right - right @ above * above
-    return right if np.linalg.norm(right) > 1e-6 else np.cross(above, np.eye(3)[np.abs(above).argmin()])
+def _directions(offsets: Array) -> Array:
+    """``[3, 3]`` principal directions in rows, the longest first."""
+    directions: Array = np.linalg.eigh(offsets.T @ offsets)[1].T[::-1]
+    return directions
 
 
 def _fixed(pixels: Array) -> NDArray[np.int32]:

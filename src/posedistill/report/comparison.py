@@ -9,22 +9,13 @@ from typing import Any
 import numpy as np
 
 from posedistill.errors import DataError, describe
-from posedistill.report.cells import Cell, Table
-from posedistill.report.metrics import HEADLINE_METRICS, Metric, describe_units, percent
-from posedistill.report.results import Evaluation, RunResults, evaluation_of, read_history, scores_of
-from posedistill.report.statistics import Difference, gap_closed, summarise
-from posedistill.report.tables import (
-    compare,
-    describe_changes,
-    describe_difference,
-    frames_note,
-    plain,
-    reference_rows,
-    score_cell,
-)
+from posedistill.report.cells import Cell, Table, plain
+from posedistill.report.evaluations import Evaluation, Group, evaluation_of
+from posedistill.report.metrics import Metric, percent
+from posedistill.report.results import History, RunResults, read_history
+from posedistill.report.statistics import Difference, gap_closed
+from posedistill.report.tables import COSTS, score_table
 
-History = dict[str, dict[int, float]]
-"""Quantity, step, value."""
 TABLES = {"equal_steps": "Equal steps", "equal_time": "Equal wall-clock"}
 """The two ways of being fair, and their titles."""
 
@@ -35,20 +26,16 @@ class ComparisonResults:
 
     Attributes:
         content: ``comparison.json``.
-        evaluations: of ``equal_steps`` and ``equal_time``; an evaluation's variant is the comparison's.
-        references: the trivial answers of cameras.
-        histories: table, variant, seed, quantity, step, value.
+        groups: of ``equal_steps`` and ``equal_time``, where there is one; each holds teacher and naive baselines too.
+        histories: of equal steps: variant, seed, quantity, step, value.
     """
 
     folder: Path
     content: dict[str, Any]
-    teacher: Evaluation | None = None
-    references: list[Evaluation] = field(default_factory=list)
-    evaluations: dict[str, list[Evaluation]] = field(default_factory=dict)
-    histories: dict[str, dict[str, dict[str, History]]] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    histories: dict[str, dict[str, History]] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    _found: dict[tuple[str, str, str], Difference | None] = field(default_factory=dict, repr=False)
 
     @property
     def baseline(self) -> str:
@@ -60,19 +47,19 @@ class ComparisonResults:
         """Names in the order of the rows."""
         return list(self.content["variants"])
 
-    def metrics(self) -> list[str]:
-        """The headline metrics that were measured, or whatever was."""
-        measured = dict.fromkeys(
-            metric for group in self.evaluations.values() for item in group for metric in item.scores
-        )
-        return [metric for metric in HEADLINE_METRICS if metric in measured] or list(measured)
+    @property
+    def others(self) -> list[str]:
+        """All variants but the baseline."""
+        return [name for name in self.variants if name != self.baseline]
 
-    def difference(self, table: str, variant: str, metric: str) -> Difference | None:
+    def metrics(self) -> list[Metric]:
+        """The headline metrics that were measured, or whatever was."""
+        return next((group.main_metrics for group in self.groups.values()), [])
+
+    def difference(self, table: str, variant: str, metric: Metric) -> Difference | None:
         """``variant - baseline`` over the seeds that both have."""
-        key = table, variant, metric
-        if key not in self._found:  # tables, figures and the headline ask for the same
-            self._found[key] = compare(self.evaluations.get(table, []), metric, self.baseline, variant)
-        return self._found[key]
+        group = self.groups.get(table)
+        return group.difference(metric, variant, self.baseline) if group else None
 
 
 def load_comparison(folder: Path) -> ComparisonResults:
@@ -87,25 +74,19 @@ def load_comparison(folder: Path) -> ComparisonResults:
     except (OSError, ValueError) as error:
         expected = "a folder that `posedistill compare` has made"
         raise DataError(describe(path, "comparison", type(error).__name__, expected)) from None
-    found = ComparisonResults(folder, content)
-    run = RunResults(folder)
-    if content["teacher"]:
-        found.teacher = _evaluation(folder / content["teacher"], "teacher", run)
-    for record in content.get("references") or []:
-        try:
-            found.references.append(evaluation_of(record))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            run.notes.append(f"{path.name}: a reference was left out: {type(error).__name__} {error}")
+    found, run = ComparisonResults(folder, content), RunResults(folder)
+    teacher = _evaluation(folder / content["teacher"], "teacher", run) if content["teacher"] else []
+    references = _references(content, run)
     for table, rows in content["tables"].items():
+        measured = []
         for variant, seeds in rows.items():
             for seed, place in seeds.items():
-                evaluation = _evaluation(folder / place / "evaluation.json", variant, run)
-                if evaluation is not None:
-                    found.evaluations.setdefault(table, []).append(evaluation)
+                measured += _evaluation(folder / place / "evaluation.json", variant, run)
                 log = folder / place / "metrics.jsonl"
-                if log.exists():
-                    history = read_history(run, log)
-                    found.histories.setdefault(table, {}).setdefault(variant, {})[seed] = history
+                if log.exists() and table == "equal_steps":
+                    found.histories.setdefault(variant, {})[seed] = read_history(run, log)
+        if measured:
+            found.groups[table] = Group([*teacher, *measured, *references])
     environment = folder / "environment.json"
     found.environment = json.loads(environment.read_text()) if environment.exists() else {}
     found.notes = run.notes
@@ -114,65 +95,52 @@ def load_comparison(folder: Path) -> ComparisonResults:
 
 def result_table(results: ComparisonResults, table: str) -> Table | None:
     """Mean ± standard deviation over seeds of each variant and metric, and the difference to the baseline below it."""
-    group = results.evaluations.get(table, [])
-    if not group:
+    group = results.groups.get(table)
+    if group is None:
         return None
-    metrics = results.metrics()
-    rows = []
-    if results.teacher is not None:
-        cells = [score_cell(metric, scores_of([results.teacher], "teacher", metric)) for metric in metrics]
-        rows.append([Cell("teacher"), *cells])
-    bases: set[str] = set()
-    for variant in results.variants:
-        row = [Cell(variant, _counts(results, table, variant))]
-        for metric in metrics:
-            difference = results.difference(table, variant, metric) if variant != results.baseline else None
-            bases |= {difference.basis} if difference else set()
-            scores, baseline = (scores_of(group, name, metric) for name in (variant, results.baseline))
-            row.append(score_cell(metric, scores, _starred(metric, difference, summarise(baseline).mean)))
-        rows.append(row)
-    rows += reference_rows(results.references, metrics)
-    return Table(
-        TABLES[table],
-        ["variant", *(Metric(metric).heading for metric in metrics)],
-        rows,
-        _notes(results, metrics, bases),
+    seeds = len(results.content["seeds"])
+    counts = {name: len(group.of(name)) for name in results.variants}
+    details = {name: f"{count} of {seeds} seeds" for name, count in counts.items() if count != seeds}
+    names = [*(["teacher"] if group.of("teacher") else []), *results.variants]
+    made = score_table(
+        TABLES[table], group, results.metrics(), names, results.others, results.baseline, details, costs=()
     )
+    made.columns[0] = "variant"
+    if seeds == 1:
+        made.notes.append("One seed: the intervals tell of another test set, not of another training.")
+    elif seeds < 10:
+        share = 100 * (1 - np.sqrt((seeds - 1) / seeds))
+        made.notes.append(f"A bootstrap of {seeds} seeds takes their spread for {share:.0f} % smaller than it is.")
+    return made
 
 
 def gap_table(results: ComparisonResults, table: str) -> Table | None:
     """How much of the way from the baseline to the teacher each variant goes."""
-    group, teacher = results.evaluations.get(table, []), results.teacher
-    if not group or teacher is None:
+    group, metrics = results.groups.get(table), results.metrics()
+    if group is None or not group.of("teacher") or not results.others:
         return None
-    metrics = results.metrics()
-    rows = []
-    for variant in [name for name in results.variants if name != results.baseline]:
-        gaps = [_gap(group, teacher, results.baseline, variant, metric) for metric in metrics]
-        rows.append([Cell(variant), *(_gap_cell(gap) for gap in gaps)])
-    if not rows:
-        return None
+    rows = [
+        [Cell(variant), *(_gap_cell(_gap(group, results.baseline, variant, metric)) for metric in metrics)]
+        for variant in results.others
+    ]
     notes = [
         f"100 % is the teacher's score, 0 % that of {results.baseline}. A dash: too little is measured, or the teacher "
         f"is not ahead of {results.baseline} beyond chance, so there is no gap to close."
     ]
     title = f"{TABLES[table]}: gap to the teacher closed, %"
-    return Table(title, ["variant", *(Metric(metric).label for metric in metrics)], rows, notes)
+    return Table(title, ["variant", *(metric.label for metric in metrics)], rows, notes)
 
 
 def cost_table(results: ComparisonResults) -> Table:
     """What each variant costs: the student's size and work, and a training step's time and memory."""
-    costs, everything = results.content.get("costs") or {}, results.evaluations.get("equal_steps", [])
+    costs, group = results.content.get("costs") or {}, results.groups.get("equal_steps", Group())
     alone = (costs.get(results.content["alone"]) or {}).get("seconds_per_step")
     rows = []
     for variant in results.variants:
-        item = next((item for item in everything if item.variant == variant), None)
         cost = costs.get(variant) or {}
         seconds = cost.get("seconds_per_step")
         numbers = [
-            item.parameters / 1e6 if item and item.parameters else None,
-            item.megabytes if item else None,
-            item.gmacs if item else None,
+            *(factor * group.cost(variant, number) for number, factor in COSTS.values()),
             1e3 * seconds if seconds else None,
             seconds / alone if seconds and alone else None,
             cost.get("peak_memory_mb"),
@@ -183,7 +151,7 @@ def cost_table(results: ComparisonResults) -> Table:
         ]
         name = Cell(variant, describe_losses(results.content["variants"][variant]["distill"]))
         rows.append([name, *(Cell(plain(value)) for value in numbers), *map(Cell, steps)])
-    columns = ["variant", "params, M", "size, MB", "GMACs", "ms/step", "x alone", "peak memory, MB", "steps"]
+    columns = ["variant", *COSTS, "ms/step", "x alone", "peak memory, MB", "steps"]
     notes = [
         "Size and GMACs (one crop) are the student's, what is learned beside it in training is left behind. "
         "ms/step is the fastest of alternating rounds in one process, with data, teacher and losses. "
@@ -234,63 +202,41 @@ def describe_losses(losses: Sequence[Mapping[str, Any]]) -> str:
     return " + ".join(parts) or "no distillation"
 
 
-def _evaluation(path: Path, variant: str, run: RunResults) -> Evaluation | None:
+def _evaluation(path: Path, variant: str, run: RunResults) -> list[Evaluation]:
+    """What a variant's file holds, under the variant's name; nothing where it is missing or damaged."""
     try:
-        return evaluation_of({**json.loads(path.read_text()), "variant": variant})
+        return [evaluation_of({**json.loads(path.read_text()), "variant": variant})]
     except FileNotFoundError:
-        return None
+        return []
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         run.notes.append(f"{path.relative_to(run.folder)} was left out: {type(error).__name__} {error}")
-        return None
+        return []
 
 
-def _gap(
-    group: Sequence[Evaluation], teacher: Evaluation, baseline: str, variant: str, metric: str
-) -> Difference | None:
-    runs = [
-        {item.seed: item.outcomes.get(metric, []) for item in group if item.variant == n} for n in (baseline, variant)
-    ]
+def _references(content: Mapping[str, Any], run: RunResults) -> list[Evaluation]:
+    found = []
+    for record in content.get("references") or []:
+        try:
+            found.append(evaluation_of(record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            run.notes.append(f"comparison.json: a naive baseline was left out: {type(error).__name__} {error}")
+    return found
+
+
+def _gap(group: Group, baseline: str, variant: str, metric: Metric) -> Difference | None:
+    runs = [{item.seed: item.outcomes.get(metric.name, []) for item in group.of(name)} for name in (baseline, variant)]
     seeds = sorted(runs[0].keys() & runs[1].keys())
-    best = teacher.outcomes.get(metric, [])
+    best = group.of("teacher")[0].outcomes.get(metric.name, [])
     outcomes = [[run[seed] for seed in seeds] for run in runs]
     if not seeds or not best or any(len(row) != len(best) for rows in outcomes for row in rows):
         return None
-    is_error = Metric(metric).lower_is_better
-    return gap_closed(outcomes[0], outcomes[1], best, statistic=Metric(metric).statistic, lower_is_better=is_error)
+    return gap_closed(
+        outcomes[0], outcomes[1], best, statistic=metric.statistic, lower_is_better=metric.lower_is_better
+    )
 
 
 def _gap_cell(gap: Difference | None) -> Cell:
     return Cell("–") if gap is None else Cell(f"{100 * gap.mean:.0f}", f"[{100 * gap.low:.0f}, {100 * gap.high:.0f}]")
-
-
-def _starred(metric: str, difference: Difference | None, baseline: float) -> str:
-    if difference is None:
-        return ""
-    return str(describe_difference(metric, difference, baseline)) + (" *" if difference.significant else "")
-
-
-def _counts(results: ComparisonResults, table: str, variant: str) -> str:
-    done = sum(item.variant == variant for item in results.evaluations.get(table, []))
-    wanted = len(results.content["seeds"])
-    return "" if done == wanted else f"{done} of {wanted} seeds"
-
-
-def _notes(results: ComparisonResults, metrics: Sequence[str], bases: set[str]) -> list[str]:
-    units = describe_units(metrics)
-    notes = [
-        f"{units}{';' if ';' in units else ','} mean ± standard deviation over seeds; below, the difference to "
-        f"{results.baseline} {describe_changes(metrics)} with its 95 % interval "
-        f"({'; '.join(sorted(bases)) or 'nothing to pair yet'}). "
-        "* marks an interval that excludes zero; it is not corrected for the number of comparisons."
-        f"{frames_note(metrics)}"
-    ]
-    seeds = len(results.content["seeds"])
-    if seeds == 1:
-        notes.append("One seed: the intervals tell of another test set, not of another training.")
-    elif seeds < 10:
-        share = 100 * (1 - np.sqrt((seeds - 1) / seeds))
-        notes.append(f"A bootstrap of {seeds} seeds takes their spread for {share:.0f} % smaller than it is.")
-    return notes
 
 
 def _ends(scores: Mapping[str, float | None]) -> set[float]:

@@ -143,15 +143,15 @@ def percent(value: float) -> str:
     return "–" if np.isnan(value) else f"{100 * value:.1f}"
 
 
-def describe_units(metrics: Sequence[str]) -> str:
+def describe_units(metrics: Sequence[Metric]) -> str:
     """In what the scores of a table are.
 
-    >>> describe_units(["AR"])
+    >>> describe_units([Metric("AR")])
     'Scores in %'
-    >>> describe_units(["position_m", "recall_0.05m_5deg"])
+    >>> describe_units([Metric("position_m"), Metric("recall_0.05m_5deg")])
     'Medians of errors in m, lower is better; shares of images in %'
     """
-    units = list(dict.fromkeys(Metric(name).unit for name in metrics))
+    units = list(dict.fromkeys(metric.unit for metric in metrics))
     errors = [unit for unit in units if unit != "%"]
     if not errors:
         return "Scores in %"

@@ -1,6 +1,6 @@
 """Figures of a report as inline SVG that follows the page's light or dark theme.
 
-Matplotlib draws with placeholder colours, which are then replaced by CSS variables; text stays text. A variant has the
+Matplotlib draws with placeholder colours, which are then replaced by CSS variables; text stays text. A model has the
 same colour (Okabe and Ito's colour-blind safe set) and the same marker in every figure.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -18,9 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from posedistill.geometry.cameras import Array
+from posedistill.report.evaluations import BASELINES, Group
 from posedistill.report.metrics import Metric
-from posedistill.report.results import REFERENCES, Evaluation, scores_of, variant_rank
-from posedistill.report.statistics import summarise
+from posedistill.report.results import History
+from posedistill.report.statistics import Difference, summarise
 
 INK, GRID = "#010203", "#040506"
 _CSS = {INK: "var(--ink)", GRID: "var(--grid)"}
@@ -45,52 +47,49 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _MAX_POINTS = 240
+_FEW = 20
+"""Up to so many points of a curve are marked; a line alone would hide that there are few, or one."""
 
 
-def accuracy_over_cost(group: Sequence[Evaluation], metric: str, costs: Mapping[str, float], label: str) -> str | None:
-    """A metric of each variant over a cost on a logarithmic axis, bars of one standard deviation over seeds.
+def accuracy_over_cost(group: Group, metric: Metric, costs: Mapping[str, float], label: str) -> Markup | None:
+    """A metric of each model over a cost on a logarithmic axis, bars of one standard deviation over seeds.
 
-    Errors stand on a logarithmic axis too, with the trivial answers as dashed lines.
+    Errors stand on a logarithmic axis too, with the naive baselines as dashed lines.
 
     Args:
-        costs: variant to a positive number. label: what it is, with its unit.
+        costs: model to a positive number. label: what it is, with its unit.
 
     Returns:
-        SVG, or None when fewer than two variants have both numbers.
+        SVG, or None when fewer than two models have both numbers.
     """
-    about = Metric(metric)
-    points = {name: scores_of(group, name, metric) for name, cost in costs.items() if cost > 0}
-    points = {name: values for name, values in points.items() if values}
-    if len(points) < 2:
+    shown = [name for name in group.names if costs.get(name, 0) > 0 and group.scores(name, metric)]
+    if len(shown) < 2:
         return None
     with mpl.rc_context(RC):
-        figure, axes = new_figure(3.9, 3.2 if about.lower_is_better else 2.9)
-        for name, values in sorted(points.items(), key=lambda pair: variant_rank(pair[0])):
-            summary = summarise([about.scaled(value) for value in values])
-            axes.errorbar(
-                costs[name],
-                summary.mean,
-                yerr=None if np.isnan(summary.std) else summary.std,
-                capsize=3,
-                markersize=9,
-                **_style(name),
-            )
-        axes.set(xscale="log", xlabel=label, ylabel=about.axis)
+        figure, axes = new_figure(3.9, 3.2 if metric.lower_is_better else 2.9)
+        for name in shown:
+            summary = summarise([metric.scaled(value) for value in group.scores(name, metric)])
+            error = None if np.isnan(summary.std) else summary.std
+            axes.errorbar(costs[name], summary.mean, yerr=error, capsize=3, markersize=9, **_style(name))
+        axes.set(xscale="log", xlabel=label, ylabel=metric.axis)
         axes.margins(x=0.15, y=0.2)
         _plain_log(axes.xaxis)
-        if about.lower_is_better:
+        if metric.lower_is_better:
             axes.set_yscale("log")
-            _draw_references(axes, group, metric)
+            _draw_baselines(axes, group, metric)
             low, high = axes.get_ylim()
             _plain_log(axes.yaxis, few=high / low < 8)
-        add_legend(axes, below=about.lower_is_better)
-        return to_svg(figure, f"{about.label} over {label}")
+        else:
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0.0), min(high, 102.0))  # no share is negative or above 100 %
+        add_legend(axes, below=metric.lower_is_better)
+        return to_svg(figure, f"{metric.label} over {label}")
 
 
-def _draw_references(axes: Axes, group: Sequence[Evaluation], metric: str) -> None:
-    """A dashed line for each trivial answer that was measured, named at alternating ends."""
-    for place, name in enumerate(REFERENCES):
-        for value in scores_of(group, name, metric):
+def _draw_baselines(axes: Axes, group: Group, metric: Metric) -> None:
+    """A dashed line for each naive baseline that was measured, named at alternating ends."""
+    for place, name in enumerate(BASELINES):
+        for value in group.scores(name, metric):
             axes.axhline(value, **_line(name) | {"label": None}, zorder=1)
             end = ("right", 0.99) if place % 2 == 0 else ("left", 0.01)
             axes.annotate(
@@ -106,87 +105,131 @@ def _plain_log(axis: Axis, few: bool = False) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def error_curves(group: Sequence[Evaluation], metric: str) -> str | None:
-    """Share of images within an error on a logarithmic axis: mean over seeds, their band, trivial answers dashed."""
-    variants = sorted({item.variant for item in group if metric in item.curves}, key=variant_rank)
-    if not variants:
+def error_curves(group: Group, metric: Metric) -> Markup | None:
+    """Share of targets within an error: mean over seeds, the band of its seeds, naive baselines dashed.
+
+    Errors of a metric that is one stand on a logarithmic axis; for any other metric it is the ADD(-S) error, in
+    diameters.
+    """
+    key = metric.name if metric.lower_is_better else "add"
+    names = [name for name in [*group.names, *group.baselines] if any(key in item.curves for item in group.of(name))]
+    if not names:
         return None
-    about = Metric(metric)
-    error = about.label.removeprefix("median ") + " error"
     with mpl.rc_context(RC):
-        figure, axes = new_figure(3.9, 3.2)
-        ranges = {variant: _draw_curves(axes, group, variant, metric) for variant in variants}
-        # Trivial answers may be far better or worse: the networks are what is to be told apart.
-        shown = [ranges[name] for name in variants if name not in REFERENCES] or list(ranges.values())
-        axes.set(xscale="log", xlabel=f"{error}, {about.unit}", ylabel="images within it, %", ylim=(0, 102))
-        axes.set_xlim(min(low for low, _ in shown), max(high for _, high in shown))
-        _plain_log(axes.xaxis)
-        add_legend(axes, below=True)
-        return to_svg(figure, f"images within a {error}")
+        figure, axes = new_figure(3.9, 3.2 if metric.lower_is_better else 2.9)
+        ranges = {name: _draw_curves(axes, group, name, key) for name in names}
+        if metric.lower_is_better:
+            error = metric.label.removeprefix("median ") + " error"
+            # Naive baselines may be far better or worse: the networks are what is to be told apart.
+            shown = [ranges[name] for name in group.names if name in ranges] or list(ranges.values())
+            axes.set(xscale="log", xlabel=f"{error}, {metric.unit}", ylabel="images within it, %")
+            axes.set_xlim(min(low for low, _ in shown), max(high for _, high in shown))
+            _plain_log(axes.xaxis)
+        else:
+            error = "ADD(-S) error"
+            axes.set(xlabel=f"tolerated {error}, % of the diameter", ylabel="recall, %")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+            axes.set_xlim(left=0)
+        axes.set_ylim(0, 102)
+        add_legend(axes, below=metric.lower_is_better)
+        return to_svg(figure, f"share within an {error}")
 
 
-def _draw_curves(axes: Axes, group: Sequence[Evaluation], variant: str, name: str) -> tuple[float, float]:
-    """The curve of a variant in %, and the band of its seeds; returns between which x it rises."""
-    curves = [item.curves[name] for item in group if item.variant == variant and name in item.curves]
+def _draw_curves(axes: Axes, group: Group, stage: str, key: str) -> tuple[float, float]:
+    """The curve of a model in %, and the band of its seeds; returns between which x it rises."""
+    curves = [item.curves[key] for item in group.of(stage) if key in item.curves]
     x = np.asarray(curves[0][0])
     shares = np.stack([100 * np.interp(x, *curve) for curve in curves])
-    axes.plot(x, shares.mean(axis=0), **_line(variant))
+    axes.plot(x, shares.mean(axis=0), **_line(stage))
     if len(curves) > 1:
-        axes.fill_between(x, shares.min(axis=0), shares.max(axis=0), color=_color(variant), alpha=0.18, linewidth=0)
+        axes.fill_between(x, shares.min(axis=0), shares.max(axis=0), color=_color(stage), alpha=0.18, linewidth=0)
     rising = (shares.max(axis=0) >= 1) & (shares.min(axis=0) <= min(99.0, shares.max() - 1e-9))
     return (float(x[rising][0]), float(x[rising][-1])) if rising.any() else (float(x[0]), float(x[-1]))
 
 
-def recall_curves(group: Sequence[Evaluation], name: str = "add") -> str | None:
-    """Recall over the tolerated error, mean over seeds with the band between the lowest and the highest seed."""
-    variants = sorted({item.variant for item in group if name in item.curves}, key=variant_rank)
-    if not variants:
-        return None
-    label = "ADD(-S)" if name == "add" else name
-    with mpl.rc_context(RC):
-        figure, axes = new_figure(3.9, 2.9)
-        for variant in variants:
-            _draw_curves(axes, group, variant, name)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-        axes.set(xlabel=f"tolerated {label} error, % of the diameter", ylabel="recall, %", ylim=(0, 102))
-        axes.set_xlim(left=0)
-        add_legend(axes)
-        return to_svg(figure, f"recall over tolerated {label} error")
-
-
-def history_panels(histories: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], prefix: str) -> list[str]:
-    """One small figure for each logged quantity whose name starts with ``prefix``; seeds thin, their mean bold.
+def history_panels(histories: Mapping[str, Mapping[str, History]], prefix: str) -> list[Markup | None]:
+    """One small figure for each logged quantity whose name starts with ``prefix``.
 
     Args:
-        histories: variant, seed, quantity, ``{step: value}`` as in ``RunResults``.
+        histories: stage, seed, quantity, ``{step: value}`` as in ``RunResults``.
     """
     names = (key for seeds in histories.values() for quantities in seeds.values() for key in quantities)
-    quantities = [name for name in dict.fromkeys(names) if name.startswith(prefix)]
-    return [_history_panel(histories, quantity) for quantity in quantities]
+    return [
+        history_panel(
+            name, {stage: [seed.get(name, {}) for seed in seeds.values()] for stage, seeds in histories.items()}
+        )
+        for name in dict.fromkeys(names)
+        if name.startswith(prefix)
+    ]
 
 
-def _history_panel(histories: Mapping[str, Mapping[str, Mapping[str, Mapping[int, float]]]], quantity: str) -> str:
+def history_panel(
+    title: str, sides: Mapping[str, Sequence[Mapping[int, float]]], colors: Mapping[str, str] | None = None
+) -> Markup | None:
+    """A quantity over steps: the seeds of each side thin, their mean bold; None when there is nothing to draw.
+
+    Args:
+        sides: name to ``{step: value}`` of each seed. colors: name to the stage whose colour it has.
+    """
+    curves = {name: [thinned(seed) for seed in seeds if seed] for name, seeds in sides.items()}
+    curves = {name: found for name, found in curves.items() if found}
+    if not curves:
+        return None
     with mpl.rc_context(RC):
-        figure, axes = new_figure(3.6, 2.5)
-        everything: list[Array] = []
-        for variant, seeds in histories.items():
-            curves = [thinned(quantities[quantity]) for quantities in seeds.values() if quantities.get(quantity)]
-            if not curves:
-                continue
-            everything += [values for _, values in curves]
-            if len(curves) > 1:
-                for steps, values in curves:
-                    axes.plot(steps, values, color=_color(variant), linewidth=0.7, alpha=0.45)
-            axes.plot(*mean_curve(curves), **_line(variant))
-        values = np.concatenate(everything)
+        figure, axes = new_figure(3.6, 2.4)
+        for name, found in curves.items():
+            line = _line((colors or {}).get(name, name)) | {"label": name}
+            for steps, values in found if len(found) > 1 else []:
+                axes.plot(steps, values, color=line["color"], linewidth=0.7, alpha=0.45)
+            few = max(len(steps) for steps, _ in found) <= _FEW
+            axes.plot(*mean_curve(found), **line, marker="." if few else "")
+        values = np.concatenate([values for found in curves.values() for _, values in found])
         if values.min() > 0 and values.max() > 20 * np.median(values):
             axes.set_yscale("log")
-        axes.set(xlabel="step", title=quantity)
+        axes.set(xlabel="step", title=title)
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
         )
         add_legend(axes)
-        return to_svg(figure, f"{quantity} over training steps")
+        return to_svg(figure, f"{title} over training steps")
+
+
+def interval_plot(metric: Metric, rows: Mapping[str, Sequence[Difference | None]]) -> Markup | None:
+    """Dots and 95 % intervals of differences in a metric, a row a variant; None when there is nothing to draw.
+
+    Full colour where the interval excludes zero: green for better, pink for worse. The first of a row is
+    filled, the second hollow.
+
+    Args:
+        rows: variant to its differences, as many for each.
+    """
+    if not any(difference for row in rows.values() for difference in row):
+        return None
+    with mpl.rc_context(RC):
+        figure, axes = new_figure(4.6, 0.9 + 0.38 * len(rows))
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for place, row in enumerate(list(rows.values())[::-1]):
+            shifts = [0.14, -0.14] if len(row) > 1 else [0.0]
+            for kind, (difference, shift) in enumerate(zip(row, shifts, strict=True)):
+                if difference is not None:
+                    _draw_interval(axes, metric, difference, place + shift, hollow=bool(kind))
+        axes.set_yticks(range(len(rows)), list(rows)[::-1])
+        better = " (left is better)" if metric.lower_is_better else ""
+        axes.set(title=metric.label, xlabel=f"{metric.change_unit}{better}", ylim=(-0.6, len(rows) - 0.4))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # more labels of metres overlap
+        axes.grid(axis="y", visible=False)
+        return to_svg(figure, metric.label)
+
+
+def _draw_interval(axes: Axes, metric: Metric, difference: Difference, place: float, hollow: bool) -> None:
+    side = "distilled" if metric.gain(difference.mean) > 0 else "exported"
+    color = COLORS[side if difference.significant else "other"]
+    if not np.isnan(difference.low):
+        axes.plot(
+            [metric.scaled(difference.low), metric.scaled(difference.high)], [place] * 2, color=color, linewidth=2
+        )
+    face = "none" if hollow else color
+    axes.plot(metric.scaled(difference.mean), place, "o", color=color, markerfacecolor=face, markersize=6)
 
 
 def thinned(history: Mapping[int, float]) -> tuple[Array, Array]:
@@ -204,20 +247,20 @@ def mean_curve(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0)
 
 
-def _color(variant: str) -> str:
-    return COLORS.get(variant, COLORS["other"])
+def _color(stage: str) -> str:
+    return COLORS.get(stage, COLORS["other"])
 
 
-def _style(variant: str) -> dict[str, Any]:
-    return {"color": _color(variant), "marker": _MARKERS.get(variant, "v"), "label": variant, "linestyle": "none"}
+def _style(stage: str) -> dict[str, Any]:
+    return {"color": _color(stage), "marker": _MARKERS.get(stage, "v"), "label": stage, "linestyle": "none"}
 
 
-def _line(variant: str) -> dict[str, Any]:
-    dashes = {"teacher": (0, (5, 2)), "exported": (0, (1, 1.5))}
-    if variant in REFERENCES:
-        pattern = [(1, 1.5), (4, 2), (8, 2, 1, 2)][list(REFERENCES).index(variant)]
-        return {"color": _color(variant), "label": variant, "linewidth": 1.2, "linestyle": (0, pattern)}
-    return {"color": _color(variant), "label": variant, "linewidth": 2.0, "linestyle": dashes.get(variant, "-")}
+def _line(stage: str) -> dict[str, Any]:
+    dashes: dict[str, Any] = {"teacher": (0, (5, 2)), "exported": (0, (1, 1.5))}
+    patterns = [(1, 1.5), (4, 2), (8, 2, 1, 2)]
+    dashes |= {name: (0, pattern) for name, pattern in zip(BASELINES, patterns, strict=True)}
+    width = 1.2 if stage in BASELINES else 2.0
+    return {"color": _color(stage), "label": stage, "linewidth": width, "linestyle": dashes.get(stage, "-")}
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -243,7 +286,7 @@ def add_legend(axes: Axes, below: bool = False) -> None:
         axes.legend(fontsize=10, loc="best", handlelength=1.8)
 
 
-def to_svg(figure: Figure, title: str) -> str:
+def to_svg(figure: Figure, title: str) -> Markup:
     """The figure as an ``<svg>`` element that scales with its container and can be read aloud."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": title}):  # ids must differ between the figures of one page
@@ -256,4 +299,4 @@ def to_svg(figure: Figure, title: str) -> str:
     svg = re.sub(r"font-family:[^;\"]*;? ?", "", svg)
     for placeholder, variable in _CSS.items():
         svg = svg.replace(placeholder, variable)
-    return svg
+    return Markup(svg)

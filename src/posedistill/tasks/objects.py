@@ -22,7 +22,7 @@ from posedistill.log import console
 from posedistill.metrics import score_estimates
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, RenderSource
-from posedistill.report.gallery import Case, save_cases
+from posedistill.report.cases import Case, save_cases
 from posedistill.runtime.predictor import Predictor, Request
 from posedistill.tasks import object_sources as sources
 from posedistill.tasks.base import Record, Task

@@ -11,7 +11,8 @@ from posedistill.compare.trial import Trial
 from posedistill.errors import TrainingError
 from posedistill.log import console
 from posedistill.recipe.recipe import Recipe
-from posedistill.report import build_report, result_table
+from posedistill.report.page import build_report
+from posedistill.report.tables import result_table
 from posedistill.tasks.registry import task_of
 from posedistill.training.shipping import bench_run, evaluate_run, export_run, save_run_cases
 from posedistill.training.stages import (

@@ -12,7 +12,16 @@ from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.data.images import contact_sheet, read_image, write_image
 from posedistill.errors import DataError
 from posedistill.geometry.draw import Color, Image
-from posedistill.geometry.draw_cameras import INK, PAPER, View, camera_views, draw_cameras, draw_grid
+from posedistill.geometry.draw_cameras import (
+    INK,
+    PAPER,
+    VIEWS,
+    View,
+    camera_views,
+    draw_cameras,
+    new_panel,
+    side_by_side,
+)
 
 PANEL, MARGIN = (960, 640), 70
 """Width and height of each of the two views, and room around the cameras, pixels."""
@@ -40,18 +49,16 @@ def draw_scene(splits: Mapping[str, CameraDataset], flagged: Sequence[Path], pat
     kept = ~far_off(centers)  # one pose that is lost must not make a dot of all others
     rings = np.array([frame.center for frame in frames if frame.image in set(flagged)]).reshape(-1, 3)
     panels = []
-    for title, view in zip(("above", "the side"), camera_views(R[kept], centers[kept], PANEL, MARGIN), strict=True):
-        panel: Image = np.full((PANEL[1], PANEL[0], 3), PAPER, np.uint8)
-        draw_grid(panel, view, unit)
+    for title, view in zip(VIEWS, camera_views(R[kept], centers[kept], PANEL, MARGIN), strict=True):
+        panel = new_panel(view, title, unit)
         for name, dataset in splits.items():
             _draw_split(panel, view, dataset, COLORS[name])
         for x, y in _within(view.pixels(rings)):
             cv2.circle(panel, (round(x), round(y)), 9, FAULT, 2, cv2.LINE_AA)
         _draw_numbers(panel, view, [frame for _, frame in tiles])
-        _draw_legend(panel, f"from {title}", splits)
+        _draw_legend(panel, splits)
         panels.append(panel)
-    top = np.hstack(panels)
-    top[:, PANEL[0] - 1 : PANEL[0] + 1] = INK
+    top = side_by_side(panels)
     photographs = [_tile(number, *tile, flagged) for number, tile in enumerate(tiles, 1)]
     below = contact_sheet(photographs, TILES)
     room = top.shape[1] - below.shape[1]
@@ -92,8 +99,7 @@ def _draw_numbers(panel: Image, view: View, frames: Sequence[CameraFrame]) -> No
                 cv2.putText(panel, str(number), place, cv2.FONT_HERSHEY_SIMPLEX, 0.6, color, width, cv2.LINE_AA)
 
 
-def _draw_legend(panel: Image, title: str, splits: Mapping[str, CameraDataset]) -> None:
-    cv2.putText(panel, title, (14, 26), cv2.FONT_HERSHEY_SIMPLEX, 0.6, INK, 1, cv2.LINE_AA)
+def _draw_legend(panel: Image, splits: Mapping[str, CameraDataset]) -> None:
     for row, (name, dataset) in enumerate(splits.items()):
         y = 26 + 24 * row
         cv2.circle(panel, (PANEL[0] - 130, y - 5), 5, COLORS[name], cv2.FILLED, cv2.LINE_AA)

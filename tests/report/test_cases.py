@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from posedistill.errors import DataError
-from posedistill.report.gallery import GUESS, TRUTH, draw_case, save_cases, select_cases
+from posedistill.report.cases import GUESS, TRUTH, draw_case, save_cases, select_cases
 
 
 def near(picture, color, tolerance=12):
