@@ -179,7 +179,8 @@ def test_codes_are_moved_as_whole_vectors(predictions: Pair, batch: Batch) -> No
     points = []
     for votes in (x, y):
         assert votes.cells is not None
-        column, row = votes.cells % 256, votes.cells // 256 % 256
+        number = torch.arange(votes.cells.shape[1]).expand(4, -1)  # in a grid of 8 x 8
+        column, row = number % 8, number // 8
         places = 16 * torch.stack([column + 0.5, row + 0.5], -1) / 256
         points.append(torch.cat([votes.values.flatten(2) / 4, 0.5**0.5 * places], -1))
     a, b = torch.full((4, 10), 0.1), torch.full((4, 12), 1 / 12)

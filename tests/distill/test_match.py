@@ -41,7 +41,7 @@ def test_each_vote_meets_the_one_of_its_own_cell(predictions: Pair) -> None:
     order = torch.randperm(cells.cells.shape[1])
     shuffled = Votes(cells.values[:, order], cells.weights[:, order], cells.mask[:, order], cells.cells[:, order])
     votes.cells = votes.cells.clone()
-    votes.cells[0, 3] = 7 << 16  # a level the teacher does not have
+    votes.cells[0, 3] = cell_ids(7, 1, 1)[0]  # a level the teacher does not have
     same = counterparts(votes, shuffled)
     expected = torch.ones(4, 10, dtype=torch.bool)
     expected[0, 3] = False

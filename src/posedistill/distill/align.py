@@ -16,7 +16,7 @@ from posedistill.distill.base import Distiller, mean_over, object_sizes, paired_
 from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.distill.trust import trust_weights
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.views import Prediction, Votes
+from posedistill.estimators.views import Prediction, Votes, place_of_cells
 
 
 class AlignSettings(BaseModel):
@@ -174,7 +174,7 @@ def cell_places(cells: Tensor, side: int) -> Tensor:
     >>> cell_places(cell_ids(16, 2, 2), 32).tolist()
     [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     """
-    stride, row, column = cells >> 16, (cells >> 8) & 255, cells & 255
+    stride, row, column = place_of_cells(cells)
     return torch.stack([column + 0.5, row + 0.5], -1) * (stride / side)[..., None]
 
 

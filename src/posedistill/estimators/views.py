@@ -25,13 +25,26 @@ class Votes:
     cells: Tensor | None = None
 
 
-def cell_ids(stride: int, height: int, width: int) -> Tensor:
-    """``[height * width]`` int64 ids of one level's cells, row-major; two networks agree on the cells they share.
+_BITS = 16
+"""Of an id for each of anchor, stride, row and column: the largest grid has 65,536 cells a side."""
 
-    >>> cell_ids(8, 2, 2).tolist()
-    [524288, 524289, 524544, 524545]
+
+def cell_ids(stride: int, height: int, width: int, anchors: int = 1) -> Tensor:
+    """``[height * width * anchors]`` int64 ids of one level's predictors: row-major, the anchors of a cell together.
+
+    Two networks agree on the cells they share, whatever the shapes of their grids.
+
+    >>> place_of_cells(cell_ids(8, 1, 2, anchors=2))[1:]
+    (tensor([0, 0, 0, 0]), tensor([0, 0, 1, 1]))
     """
-    return (stride << 16) + ((torch.arange(height)[:, None] << 8) + torch.arange(width)).flatten()
+    row, column, anchor = torch.meshgrid(*map(torch.arange, (height, width, anchors)), indexing="ij")
+    return ((((anchor << _BITS) + stride << _BITS) + row << _BITS) + column).flatten()
+
+
+def place_of_cells(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Stride, row and column of the cells that :func:`cell_ids` numbers so, each of the shape of ``ids``."""
+    largest = (1 << _BITS) - 1
+    return ids >> 2 * _BITS & largest, ids >> _BITS & largest, ids & largest
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from posedistill.estimators.views import Votes
+from posedistill.estimators.views import Votes, place_of_cells
 
 Norm = Literal["smooth_l1", "l1", "l2", "bce"]
 Gate = Literal["none", "min", "upper_bound"]
@@ -131,7 +131,7 @@ def responsible_cells(cells: Tensor, origins: Tensor, side: int) -> Tensor:
         cells: ``[B, N]`` ids as ``cell_ids`` numbers them.
         origins: ``[B, 2]`` in crop sides. side: of the crop in pixels.
     """
-    stride, row, column = cells >> 16, (cells >> 8) & 255, cells & 255
+    stride, row, column = place_of_cells(cells)
     x, y = (side * origins.float().clamp(0, BORDER)).unbind(-1)
     return (column == (x[:, None] / stride).floor()) & (row == (y[:, None] / stride).floor())
 
@@ -153,7 +153,7 @@ def single_shot_loss(student: Votes, teacher: Votes, truth: Tensor, origins: Ten
         raise ValueError("votes without cells")
     x, y = (votes.values.float().where(teacher.mask[..., None, None], 0) for votes in (student, teacher))
     scores, targets = (votes.weights.float().where(teacher.mask, 0) for votes in (student, teacher))
-    per_side = side / (student.cells >> 16)
+    per_side = side / place_of_cells(student.cells)[0]
     responsible = responsible_cells(student.cells, origins, side)
     squares = ((x - y.detach()) * per_side[..., None, None]).square().sum((2, 3))
     with torch.no_grad():
