@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from posedistill.compare.page import build_comparison, headline, render_markdown
+from posedistill.metrics.statistics import Difference
 from posedistill.report.comparison import ComparisonResults, gap_table, load_comparison, result_table
 from posedistill.report.evaluations import BASELINES
 from posedistill.report.metrics import Metric
 from posedistill.report.plots import interval_plot
-from posedistill.report.statistics import Difference
 
 SEEDS = (0, 1, 2)
 METRES = {"student": 0.36, "good": 0.28, "bad": 0.5, "same": 0.36}

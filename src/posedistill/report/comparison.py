@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from posedistill.errors import DataError, describe
+from posedistill.metrics.statistics import Difference, gap_closed
 from posedistill.report.cells import Cell, Table, plain
 from posedistill.report.evaluations import Evaluation, Group, evaluation_of
 from posedistill.report.metrics import Metric, percent
 from posedistill.report.results import History, RunResults, read_history
-from posedistill.report.statistics import Difference, gap_closed
 from posedistill.report.tables import COSTS, score_table
 
 TABLES = {"equal_steps": "Equal steps", "equal_time": "Equal wall-clock"}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from posedistill.geometry.cameras import Array
+from posedistill.metrics.statistics import Difference, Summary, paired_difference, summarise
 from posedistill.report.metrics import HEADLINE_METRICS, Metric
-from posedistill.report.statistics import Difference, Summary, paired_difference, summarise
 
 STAGES = ("teacher", "student", "distilled", "exported")
 """The order in which a report names the models of a run; a model of another name comes after them."""

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from posedistill.metrics.statistics import Difference
 from posedistill.report.evaluations import Group
 from posedistill.report.metrics import Metric
-from posedistill.report.statistics import Difference
 
 
 def headline(group: Group) -> tuple[str, str]:

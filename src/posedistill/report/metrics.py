@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from posedistill.report.statistics import Statistic
+from posedistill.metrics.statistics import Statistic
 
 HEADLINE_METRICS = (
     "add_0.1d",

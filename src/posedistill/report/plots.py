@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from posedistill.geometry.cameras import Array
+from posedistill.metrics.statistics import Difference, summarise
 from posedistill.report.evaluations import BASELINES, Group
 from posedistill.report.metrics import Metric
 from posedistill.report.results import History
-from posedistill.report.statistics import Difference, summarise
 
 INK, GRID = "#010203", "#040506"
 _CSS = {INK: "var(--ink)", GRID: "var(--grid)"}

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from posedistill.metrics.statistics import Difference
 from posedistill.report.cells import Cell, Table, plain
 from posedistill.report.evaluations import BASELINES, Group
 from posedistill.report.metrics import Metric, describe_units, percent
 from posedistill.report.results import RunResults, load_run
-from posedistill.report.statistics import Difference
 
 COSTS = {"params, M": ("parameters", 1e-6), "size, MB": ("megabytes", 1.0), "GMACs": ("gmacs", 1.0)}
 """Heading to a number of an evaluation, and its factor."""

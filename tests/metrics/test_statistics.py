@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posedistill.report.statistics import _weighted_medians, gap_closed, paired_difference, summarise
+from posedistill.metrics.statistics import (
+    _weighted_medians,
+    gap_closed,
+    interval,
+    paired_difference,
+    score,
+    summarise,
+)
 
 
 def test_summary_has_the_sample_deviation_and_none_for_one_seed():
@@ -174,3 +181,29 @@ def test_half_of_a_gap_in_errors():
     worse = gap_closed(baseline[:1], 1.5 * baseline[:1], 0.5 * baseline[0], statistic="median", lower_is_better=True)
     assert worse.mean == pytest.approx(-1)
     assert gap_closed(baseline, baseline, 2 * baseline[0], statistic="median", lower_is_better=True) is None
+
+
+def test_means_over_categories_weigh_rare_ones_as_much():
+    outcomes, groups = np.array([1.0, 0.0, 0.0, 0.0]), ["rare", "common", "common", "common"]
+    assert score(outcomes, "mean", groups) == 0.5 and score(outcomes, "mean") == 0.25
+    assert score(np.array([4.0, 1.0, 2.0, 30.0]), "median", groups) == 3.0
+    found = interval(outcomes, "mean", groups)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)  # drawn within each category
+    better = np.array([[1.0, 1.0, 0.0, 1.0]])
+    assert paired_difference(outcomes[None], better, groups=groups).mean == pytest.approx(1 / 3)
+    assert paired_difference(outcomes[None], better).mean == 0.5
+
+
+def test_the_interval_of_a_median_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        found = interval(rng.lognormal(np.log(0.95), 0.7, 103), "median", resamples=500, seed=seed)
+        assert found.low <= found.value <= found.high
+        covered += found.low <= 0.95 <= found.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_infinite_errors_leave_an_interval_without_an_end():
+    found = interval(np.array([1.0] * 11 + [np.inf] * 9), "median")
+    assert (found.value, found.low, found.high) == (1.0, 1.0, np.inf)

@@ -1,4 +1,4 @@
-"""Means over seeds, and paired differences of means and medians with their intervals."""
+"""Scores of many outcomes, means over seeds, and paired differences of scores, with their intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from posedistill.geometry.cameras import Array
 
@@ -28,6 +27,15 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A score with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Difference:
     """A paired difference with its 95 % interval; ``low`` and ``high`` are nan where there is none.
 
@@ -45,6 +53,31 @@ class Difference:
         return bool(self.low > 0 or self.high < 0)
 
 
+def score(outcomes: Array, statistic: Statistic, groups: Sequence[str] = ()) -> float:
+    """One score of ``[N]`` outcomes; with ``groups`` (the category of each) the mean over categories of each one's.
+
+    >>> score(np.array([1.0, 0.0, 1.0]), "mean", ["cup", "mug", "mug"])
+    0.75
+    """
+    of = np.median if statistic == "median" else np.mean
+    return float(np.mean([of(outcomes[rows]) for rows in _rows(groups, len(outcomes))]))
+
+
+def interval(
+    outcomes: Array, statistic: Statistic, groups: Sequence[str] = (), resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """The score of ``[N]`` outcomes and its 95 % bootstrap interval over the targets (percentiles).
+
+    Neighbouring frames of a sequence err alike, so the interval of another recording would be wider still.
+
+    >>> interval(np.array([1.0, 1.0, 1.0]), "median")
+    Interval(value=1.0, low=1.0, high=1.0)
+    """
+    resampled = _resampled([outcomes[None]], statistic, resamples, seed, groups)[0]
+    low, high = np.percentile(resampled, [2.5, 97.5], method="inverted_cdf")  # interpolates no infinite medians
+    return Interval(score(outcomes, statistic, groups), float(low), float(high))
+
+
 def summarise(values: Sequence[float]) -> Summary:
     """Mean and sample standard deviation over seeds.
 
@@ -58,7 +91,12 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def paired_difference(
-    first: ArrayLike, second: ArrayLike, resamples: int = 4000, seed: int = 0, statistic: Statistic = "mean"
+    first: ArrayLike,
+    second: ArrayLike,
+    resamples: int = 4000,
+    seed: int = 0,
+    statistic: Statistic = "mean",
+    groups: Sequence[str] = (),
 ) -> Difference:
     """``second - first``, each the mean over seeds of a statistic over targets, with an interval of 95 %.
 
@@ -72,6 +110,7 @@ def paired_difference(
         statistic: what makes a seed's score of its outcomes. The difference of two medians is not the median
             difference. Infinite outcomes are larger than all others; where so many are that a median may be
             infinite, there is no interval.
+        groups: ``[T]`` category of each target, where scores are means over categories; resampled within each.
 
     Raises:
         ValueError: when the shapes differ or nothing is given.
@@ -88,12 +127,14 @@ def paired_difference(
         mean = float(np.round(difference.mean(), 12))
         if len(before) < 2:
             return Difference(mean, np.nan, np.nan, seeds)
+        from scipy.special import stdtrit  # scores alone must not need scipy
+
         half = float(stdtrit(len(before) - 1, 0.975) * difference.std(ddof=1) / np.sqrt(len(before)))
         return Difference(mean, round(mean - half, 12), round(mean + half, 12), f"Student's t, {seeds}")
-    mean = float(np.round(_score(after, statistic) - _score(before, statistic), 12))
+    mean = float(np.round(_score(after, statistic, groups) - _score(before, statistic, groups), 12))
     if before.size < 2:
         return Difference(mean, np.nan, np.nan, seeds)
-    resampled = _resampled([before, after], statistic, resamples, seed)
+    resampled = _resampled([before, after], statistic, resamples, seed, groups)
     return Difference(mean, *_interval(resampled[1] - resampled[0]), _basis(before, statistic))
 
 
@@ -105,6 +146,7 @@ def gap_closed(
     seed: int = 0,
     statistic: Statistic = "mean",
     lower_is_better: bool = False,
+    groups: Sequence[str] = (),
 ) -> Difference | None:
     """Share of the baseline's distance to the teacher that a variant closes, with an interval of 95 %.
 
@@ -123,17 +165,27 @@ def gap_closed(
     ours, theirs = np.asarray(variant, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
     best = np.broadcast_to(np.asarray(teacher, dtype=np.float64), theirs.shape)
     sign = -1.0 if lower_is_better else 1.0
-    gap = paired_difference(theirs, best, resamples, seed, statistic)
+    gap = paired_difference(theirs, best, resamples, seed, statistic, groups)
     if not min(sign * gap.low, sign * gap.high) > 0:
         return None
-    of_baseline, of_variant, of_teacher = _resampled([theirs, ours, best], statistic, resamples, seed)
+    of_baseline, of_variant, of_teacher = _resampled([theirs, ours, best], statistic, resamples, seed, groups)
     missing = np.maximum(sign * (of_teacher - of_baseline), 1e-12)
-    mean = float(np.round((_score(ours, statistic) - _score(theirs, statistic)) / gap.mean, 12) + 0.0)
+    closed = _score(ours, statistic, groups) - _score(theirs, statistic, groups)
+    mean = float(np.round(closed / gap.mean, 12) + 0.0)
     return Difference(mean, *_interval(sign * (of_variant - of_baseline) / missing), _basis(theirs, statistic))
 
 
-def _score(outcomes: Array, statistic: Statistic) -> float:
-    return float((np.median if statistic == "median" else np.mean)(outcomes, axis=1).mean())
+def _score(outcomes: Array, statistic: Statistic, groups: Sequence[str]) -> float:
+    """Mean over seeds of the scores of ``[S, T]`` outcomes."""
+    return float(np.mean([score(row, statistic, groups) for row in outcomes]))
+
+
+def _rows(groups: Sequence[str], count: int) -> list[NDArray[np.int64]]:
+    """The rows of each category, or all ``count`` of them."""
+    if not len(groups):
+        return [np.arange(count)]
+    names, place = np.unique(np.asarray(groups), return_inverse=True)
+    return [np.flatnonzero(place == index) for index in range(len(names))]
 
 
 def _basis(outcomes: Array, statistic: Statistic) -> str:
@@ -149,35 +201,45 @@ def _interval(resampled: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _resampled(samples: Sequence[Array], statistic: Statistic, resamples: int, seed: int) -> Array:
+def _resampled(
+    samples: Sequence[Array], statistic: Statistic, resamples: int, seed: int, groups: Sequence[str]
+) -> Array:
     """``[len(samples), resamples]`` scores of several ``[S, T]``, rows and columns drawn with replacement.
 
-    All see the same draws, so what is paired stays paired.
+    All see the same draws, so what is paired stays paired. Columns are drawn within their category.
     """
-    seed_weights, counts = _draws(*samples[0].shape, resamples, seed)
-    score = _weighted_medians if statistic == "median" else _weighted_means
+    rows = _rows(groups, samples[0].shape[1])
+    seed_weights, counts = _draws(len(samples[0]), tuple(map(len, rows)), resamples, seed)
+    of = _weighted_medians if statistic == "median" else _weighted_means
     scores: list[Array] = []
     for start in range(0, resamples, _BLOCK):
         block = slice(start, start + _BLOCK)
         with np.errstate(invalid="ignore"):  # nan from infinite medians leaves no interval
-            weighted = [(seed_weights[block] * score(sample, counts[block])).sum(axis=1) for sample in samples]
-        scores.append(np.stack(weighted))
+            parts = [
+                np.mean([of(sample[:, group], drawn[block]) for group, drawn in zip(rows, counts, strict=True)], axis=0)
+                for sample in samples
+            ]
+            scores.append(np.stack([(seed_weights[block] * part).sum(axis=1) for part in parts]))
     return np.concatenate(scores, axis=1)
 
 
 @lru_cache(maxsize=2)
-def _draws(seeds: int, targets: int, resamples: int, seed: int) -> tuple[Array, NDArray[np.int32]]:
+def _draws(seeds: int, targets: tuple[int, ...], resamples: int, seed: int) -> tuple[Array, list[NDArray[np.int32]]]:
     """How much each seed ``[N, S]`` weighs in each resample, and how often each target ``[N, T]`` was drawn.
 
     Kept, for a page asks for the same draws for each of its metrics and variants, and drawing takes longest.
+
+    Args:
+        targets: number of targets of each category, each drawn by itself.
     """
     rng = np.random.default_rng(seed)
-    weights, counts = np.empty((resamples, seeds)), np.empty((resamples, targets), dtype=np.int32)
+    weights, counts = np.empty((resamples, seeds)), [np.empty((resamples, count), dtype=np.int32) for count in targets]
     for start in range(0, resamples, _BLOCK):
         block = slice(start, min(start + _BLOCK, resamples))
         size = block.stop - block.start
         weights[block] = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size) / seeds
-        counts[block] = rng.multinomial(targets, np.full(targets, 1 / targets), size)
+        for drawn in counts:
+            drawn[block] = rng.multinomial(drawn.shape[1], np.full(drawn.shape[1], 1 / drawn.shape[1]), size)
     return weights, counts
 
 
