@@ -90,7 +90,7 @@ def exact_gradient(tensors: list[Tensor], rho: float | None) -> Tensor:
 
 def ours(reach: float | None) -> Callable[[float], Divergence]:
     return lambda iterations: (
-        lambda *problem: sinkhorn_divergence(*problem, blur=BLUR, reach=reach, iterations=int(iterations))
+        lambda *problem: sinkhorn_divergence(*problem, blur=BLUR, reach=reach, iterations=int(iterations)).value
     )
 
 

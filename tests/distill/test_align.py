@@ -142,7 +142,7 @@ def test_the_published_form_takes_one_schedule_an_image(predictions: Pair, batch
     expected = []
     for x, a, y, b in zip(student.values, student.weights, teacher.values, teacher.weights, strict=True):
         problem = x.transpose(0, 1), a.expand(8, -1), y.transpose(0, 1), b.expand(8, -1)
-        expected.append(sinkhorn_divergence(*problem, blur=0.001, reach=0.5, solver="faithful", group=8).mean())
+        expected.append(sinkhorn_divergence(*problem, blur=0.001, reach=0.5, solver="faithful", group=8).value.mean())
     torch.testing.assert_close(align(**PUBLISHED)(*predictions, batch), torch.stack(expected).mean())
 
 
@@ -184,7 +184,7 @@ def test_codes_are_moved_as_whole_vectors(predictions: Pair, batch: Batch) -> No
         places = 16 * torch.stack([column + 0.5, row + 0.5], -1) / 256
         points.append(torch.cat([votes.values.flatten(2) / 4, 0.5**0.5 * places], -1))
     a, b = torch.full((4, 10), 0.1), torch.full((4, 12), 1 / 12)
-    expected = 10 * sinkhorn_divergence(points[0], a, points[1], b, blur=0.02, reach=1.0).mean()
+    expected = 10 * sinkhorn_divergence(points[0], a, points[1], b, blur=0.02, reach=1.0).value.mean()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
     by_position, by_score = gradients(pair, loss)
     assert by_position.abs().amax((0, 1, 2)).min() > 0  # every bit learns
@@ -350,3 +350,15 @@ def test_autocast_changes_nothing(predictions: Pair, batch: Batch) -> None:
     plain = align()(*predictions, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert align()(*predictions, batch) == plain
+
+
+def test_a_transport_that_is_not_solved_is_told_once(
+    predictions: Pair, batch: Batch, caplog: pytest.LogCaptureFixture
+) -> None:
+    align()(*predictions, batch)
+    assert not caplog.records
+    loss = align(blur=1e-5, reach=None, iterations=2)
+    for _ in range(2):
+        loss(*predictions, batch)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "distill.align: the transport is not solved" in caplog.text

@@ -5,6 +5,7 @@ No vote is matched with another, their counts may differ, and the scores say how
 surface codes (Su et al., "ZebraPose", CVPR 2022) are moved as vectors of bit probabilities.
 """
 
+import logging
 from typing import Literal
 
 import torch
@@ -17,6 +18,10 @@ from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.distill.trust import trust_weights
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction, Votes, place_of_cells
+
+_log = logging.getLogger(__name__)
+_UNSOLVED = 0.01
+"""Residual of a transport from which on the loss is told to be off."""
 
 
 class AlignSettings(BaseModel):
@@ -60,7 +65,7 @@ class AlignSettings(BaseModel):
     """``code``: a bit's weight, as a fraction of the weight of the next coarser one before it."""
     iterations: int = Field(default=16, ge=2)
     """Of the converged solver. At a blur of 0.02 values are then off by 1e-6 and gradients by 2e-4, by 1e-3 in early
-    training (votes 0.3 diameters off); a smaller blur needs more."""
+    training (votes 0.3 diameters off); problems that need more get more."""
     scaling: float = Field(default=0.5, gt=0, lt=1)
     """Of the faithful solver."""
 
@@ -83,6 +88,7 @@ class Align(Distiller):
     Settings = AlignSettings
     needs = frozenset({"votes"})
     settings: AlignSettings
+    warned = False
 
     def forward(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         """The loss; 0 where no image has votes on both sides.
@@ -121,7 +127,7 @@ class Align(Distiller):
     def _divergence(self, x: Tensor, a: Tensor, x_mask: Tensor, y: Tensor, b: Tensor, y_mask: Tensor) -> Tensor:
         """``[B]``: the divergence of each image, a mean over its ``G`` problems: ``[B, G, N, D]``, ``[B, N]``."""
         settings, (images, group) = self.settings, x.shape[:2]
-        divergence = sinkhorn_divergence(
+        divergence, residual = sinkhorn_divergence(
             x.flatten(0, 1),
             a.repeat_interleave(group, 0),
             y.flatten(0, 1),
@@ -135,6 +141,12 @@ class Align(Distiller):
             scaling=settings.scaling,
             group=group,
         )
+        if not self.warned and residual is not None and (worst := residual.amax().item()) > _UNSOLVED:
+            self.warned = True
+            _log.warning(
+                "distill.%s: the transport is not solved (residual %.1g, expected below %g) at blur %g and reach %s: "
+                "state a larger blur, or more iterations", self.name, worst, _UNSOLVED, settings.blur, settings.reach
+            )
         return divergence.view(images, group).mean(1)
 
     def _points(self, votes: Votes, sizes: Tensor, side: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from posedistill.distill.functional import solvers
@@ -87,30 +89,75 @@ def test_potentials_converge(reach: float | None, dimensions: int) -> None:
         torch.testing.assert_close(own, (one + other) / 2, rtol=0, atol=1e-4 * eps)
 
 
-def test_a_small_blur_converges_with_more_iterations_too() -> None:
-    """Clouds far apart at a hundredth of the reach: the slowest there is, in single precision."""
+def test_a_small_blur_takes_more_rounds() -> None:
+    """Clouds far apart at a blur of a hundredth of the reach, in single precision."""
     rng = torch.Generator().manual_seed(0)
     x, y = (0.3 * torch.randn(8, n, 2, generator=rng, dtype=torch.float64) for n in (11, 7))
     a, b = (torch.full((8, n), 1 / n, dtype=torch.float64) for n in (11, 7))
     given = Problem(x, a, y + 0.3, b, 0.003**2, 0.3**2)
-    truth = solve_converged(given, 10_000, BOTH).force_x
-    errors = []
-    for iterations in (16, 160, 1000):
+    truth = solve_converged(given, 1000, BOTH).force_x
+    for iterations in (4, 16, 160):
         force = solve_converged(single(given), iterations, BOTH).force_x
-        assert truth is not None and force is not None
-        errors.append(relative(force, truth).mean().item())
-    assert errors[1] < errors[0] / 2 and errors[2] < 0.01
+        assert truth is not None and force is not None and relative(force, truth).max() < 0.02
 
 
 def test_outliers_of_balanced_transport_come_near() -> None:
-    """A vote 40 diameters off has to be sent to the one 24 off on the other side; it is not lost on the way."""
+    """A vote 40 diameters off has to be sent to the one 24 off on the other side: the reference itself is 5 % off."""
     given = problem(reach=None)
     x, y = given.x.clone(), given.y.clone()
     x[:, 0] += 40
     y[:, 0] -= 24
     given = Problem(x, given.a, y, *given[3:])
     force = solve_converged(single(given), 16, BOTH).force_x
-    assert force is not None and relative(force, exact_force(given)).max() < 1
+    assert force is not None and relative(force, exact_force(given)).max() < 0.06
+
+
+def scattered(seed: int, n: int, m: int, blur: float, reach: float | None, dimensions: int = 2) -> Problem:
+    """Votes of both sides all over the place: many compete for few, and prices have far to go."""
+    rng = torch.Generator().manual_seed(seed)
+    x, y = (0.3 * torch.randn(4, count, dimensions, generator=rng, dtype=torch.float64) for count in (n, m))
+    a, b = (0.2 + torch.rand(4, count, generator=rng, dtype=torch.float64) for count in (n, m))
+    masses = (mass / mass.sum(1, keepdim=True) for mass in (a, b))
+    return Problem(x, next(masses), y, next(masses), blur**2, None if reach is None else reach**2)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    sizes=st.sampled_from([(1, 6), (2, 2), (10, 10), (10, 30)]),
+    blur=st.sampled_from([0.02, 0.05]),
+    reach=st.sampled_from([0.3, 1.0, None]),
+    dimensions=st.sampled_from([2, 18]),
+)
+@settings(max_examples=6, deadline=None)
+def test_any_problem_is_solved_to_two_percent(
+    seed: int, sizes: tuple[int, int], blur: float, reach: float | None, dimensions: int
+) -> None:
+    hard = scattered(seed, *sizes, blur, reach, dimensions)
+    plan = exact(*hard)[2]
+    assume(reach is not None or (plan.sum(2) - hard.a).abs().sum(1).max() < 1e-3)
+    solution = solve_converged(single(hard), 16, BOTH)
+    assert solution.force_x is not None and relative(solution.force_x, exact_force(hard)).max() < 0.02
+    assert solution.residual is not None and solution.residual.max() < 2e-3
+
+
+def test_the_residual_tells_the_error_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a single round, before any further one: neither a tenth of it nor ten times as much."""
+    monkeypatch.setattr(solvers, "_TOLERANCE", 1e3)
+    for hard in (scattered(0, 10, 30, 0.02, 0.3), problem(0.05), scattered(1, 20, 20, 0.05, 1.0, 18)):
+        truth = exact_force(hard)
+        for iterations in (8, 16, 32):
+            solution = solve_converged(single(hard), iterations, BOTH)
+            assert solution.force_x is not None and solution.residual is not None
+            error = relative(solution.force_x, truth)
+            assert ((error < 10 * solution.residual + 1e-5) & (error > solution.residual / 10)).all()
+
+
+def test_what_cannot_be_solved_is_told() -> None:
+    """Prices in steps of blur^2, a billionth of the costs."""
+    hard = scattered(0, 10, 10, 1e-4, None)
+    far = Problem(3 * hard.x, hard.a, 3 * hard.y, *hard[3:])
+    residual = solve_converged(far, 2, BOTH).residual
+    assert residual is not None and residual.max() > 0.01
 
 
 def test_annealing_alone_comes_close() -> None:
@@ -132,15 +179,15 @@ def test_forces_are_derivatives_of_the_value() -> None:
         (share * plan * (one[:, :, None] - two[:, None]).square().sum(-1) / 2).sum()
         for plan, (one, two, share) in zip(plans, pairs, strict=True)
     )
-    for force, truth in zip(solution[1:], torch.autograd.grad(value, (moving, other)), strict=True):  # type: ignore[arg-type]
+    for force, truth in zip(solution[1:3], torch.autograd.grad(value, (moving, other)), strict=True):  # type: ignore[arg-type]
         assert isinstance(force, Tensor)
         torch.testing.assert_close(force, truth, rtol=0, atol=1e-7)
 
 
 def test_forces_nobody_asked_for_are_left_out() -> None:
     for solve in (lambda wanted: solve_converged(problem(), 4, wanted), faithful):
-        assert [force is None for force in solve((True, False))[1:]] == [False, True]
-        assert [force is None for force in solve((False, True))[1:]] == [True, False]
+        assert [force is None for force in solve((True, False))[1:3]] == [False, True]
+        assert [force is None for force in solve((False, True))[1:3]] == [True, False]
 
 
 def faithful(wanted: tuple[bool, bool]) -> Solution:
