@@ -145,7 +145,12 @@ class Align(Distiller):
             self.warned = True
             _log.warning(
                 "distill.%s: the transport is not solved (residual %.1g, expected below %g) at blur %g and reach %s: "
-                "state a larger blur, or more iterations", self.name, worst, _UNSOLVED, settings.blur, settings.reach
+                "state a larger blur, or more iterations",
+                self.name,
+                worst,
+                _UNSOLVED,
+                settings.blur,
+                settings.reach,
             )
         return divergence.view(images, group).mean(1)
 

@@ -86,9 +86,7 @@ def test_equal_positions_leave_the_difference_of_masses() -> None:
 def test_the_faithful_solver_stops_far_from_the_masses() -> None:
     """The published flaw, kept on purpose: two close Diracs of unequal masses are called almost equal."""
     y = double([[(0.01, 0.0)]])
-    value = divergence(
-        torch.zeros_like(y), double([[0.9]]), y, double([[0.5]]), solver="faithful", **PUBLISHED
-    )
+    value = divergence(torch.zeros_like(y), double([[0.9]]), y, double([[0.5]]), solver="faithful", **PUBLISHED)
     assert value.item() == pytest.approx(6.1e-5, rel=0.01)
 
 
@@ -139,10 +137,7 @@ def test_a_problem_does_not_feel_its_neighbours(solver: Any) -> None:
 def test_a_group_shares_one_schedule_and_padding_is_no_part_of_it() -> None:
     x, a, y, b = clouds(3, problems=4)
     x[:2] += 0.3 * torch.arange(2)[:, None, None]
-    pairs = [
-        divergence(*(t[i : i + 2] for t in (x, a, y, b)), solver="faithful", group=2, **PUBLISHED)
-        for i in (0, 2)
-    ]
+    pairs = [divergence(*(t[i : i + 2] for t in (x, a, y, b)), solver="faithful", group=2, **PUBLISHED) for i in (0, 2)]
     far = torch.cat([x, torch.full((4, 1, 2), 9.0)], 1)
     mask = (torch.arange(6) < 5).expand(4, -1)
     masses = torch.cat([a, a[:, :1]], 1)

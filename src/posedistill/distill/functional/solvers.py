@@ -214,7 +214,7 @@ def _iterate(
     residual = gap / kept.sum(-1).add_(a.sum(-1), alpha=_MOVED)
     # Entries of the kernel that the bound has raised must stay invisible, or the potentials are to be absorbed.
     risen = u.where(a > 0, 0).amax(-1) + v.where(b > 0, 0).amax(-1)
-    residual = residual.where(~(risen > largest / 2), torch.inf)
+    residual = residual.where(~(risen > 0.75 * largest), torch.inf)
     shift = _shift(f, g, a, b, rho)
     force_x = _force(x, scaled_a, y, scaled_b, kernel_t) if wanted[0] else None
     force_y = _force(y, scaled_b, x, scaled_a, kernel) if wanted[1] else None
