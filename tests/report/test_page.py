@@ -133,10 +133,11 @@ def told(recipe):
     return " ".join(Checker(render_page(RunResults(Path("room"), recipe=recipe))).text)
 
 
-def test_the_recipe_of_a_scene_is_told(camera_folder):
+def test_the_recipe_of_any_task_is_told(camera_folder):
     text = told((camera_folder / "recipe.yaml").read_text())
-    for words in ("data/room", "shorter side 256 px, crop 224 px", "the test split of the same scene"):
+    for words in ("posedistill run room/recipe.yaml", "a median below 0.3 m", "name relate, weight 100"):
         assert words in text
-    assert "0.1 of the training images, in unbroken blocks" in text and "name relate, weight 100.0" in text
-    text = told("data: {scene: a, test: b/other, squeeze: true, crop: [224, 300], mean_image: true}")
-    assert "squeezed to 455x256, crop 224x300 px, mean image subtracted" in text and "b/other" in text
+    assert "scene data/room, short_side 256, crop 224, validation 0.1, gap 5" in text
+    text = told("data: {train: [{models: code, count: 9}], test: {source: {models: code, seed: 1}, boxes: gt}}")
+    assert "models code, count 9" in text and "models code, seed 1, boxes gt" in text
+    assert "How it was obtained" in told("- no recipe") and "command" not in told("- no recipe")

@@ -13,7 +13,7 @@ from posedistill.report.cells import Table
 from posedistill.report.evaluations import STAGES, Group
 from posedistill.report.headline import headline
 from posedistill.report.metrics import Metric
-from posedistill.report.render import render
+from posedistill.report.render import in_words, render
 from posedistill.report.results import Overlay, RunResults, load_run
 
 
@@ -104,7 +104,7 @@ def _cases(run: RunResults) -> dict[tuple[str, str], list[Overlay]]:
 
 
 def _recipe_facts(run: RunResults) -> dict[str, Any]:
-    """What a reader asks first of a recipe: how to run it again, with which seeds, on which splits."""
+    """What a reader asks first of a recipe: how to run it again, with which seeds, on which data."""
     try:
         recipe = yaml.safe_load(run.recipe)
         data = recipe.get("data") or {}
@@ -113,43 +113,27 @@ def _recipe_facts(run: RunResults) -> dict[str, Any]:
             "expected": recipe.get("expected"),
             "seed": recipe.get("seed"),
             "seeds": recipe.get("seeds"),
-            **(_scene_facts(data) if "scene" in data else _object_facts(data)),
-            "distillation": [_source(spec) for spec in recipe.get("distill") or []],
+            "data": _in_a_line({key: value for key, value in data.items() if key not in ("train", "test")}),
+            "training data": [_in_a_line(source) for source in data.get("train") or []],
+            "test data": _in_a_line(data.get("test")),
+            "distillation": [_in_a_line(loss) for loss in recipe.get("distill") or []],
         }
     except (yaml.YAMLError, AttributeError, TypeError, ValueError):
         return {}  # shown as it is, below
     return {key: value for key, value in facts.items() if value not in (None, "", [])}
 
 
-def _object_facts(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "objects": data.get("objects"),
-        "training data": [_source(source) for source in data.get("train") or []],
-        "validation": f"{data['validation']:.3g} of the training frames" if data.get("validation") else None,
-        "test data": _source((data.get("test") or {}).get("source")),
-    }
+def _in_a_line(section: Any) -> str:
+    """A section of a recipe in a line, without its longer settings.
 
-
-def _scene_facts(data: Mapping[str, Any]) -> dict[str, Any]:
-    share = f"{data['validation']:.3g} of the training images, in unbroken blocks" if data.get("validation") else None
-    scaled = "squeezed to 455x256" if data.get("squeeze") else f"shorter side {data.get('short_side')} px"
-    crop = data.get("crop")
-    sides = f", crop {crop if isinstance(crop, int) else 'x'.join(map(str, crop))} px" if crop else ""
-    return {
-        "training data": data["scene"],
-        "pictures": scaled + sides + (", mean image subtracted" if data.get("mean_image") else ""),
-        "validation": share,
-        "test data": data.get("test") or "the test split of the same scene",
-    }
-
-
-def _source(section: Any) -> str:
-    """One section of a recipe in a line, without its longer settings.
-
-    >>> _source({"models": "code", "count": 600, "settings": {"width": 320}})
-    'models code, count 600'
+    >>> _in_a_line({"source": {"models": "code", "count": 600, "settings": {"width": 320}}, "boxes": "gt"})
+    'models code, count 600, boxes gt'
     """
     if not isinstance(section, Mapping):
-        return "" if section is None else str(section)
-    plain = {key: value for key, value in section.items() if value is not None and not isinstance(value, Mapping)}
-    return ", ".join(f"{key} {value}" for key, value in plain.items())
+        return "" if section is None else in_words(section)
+    parts = [
+        _in_a_line(value) if key == "source" else f"{key} {in_words(value)}"
+        for key, value in section.items()
+        if key == "source" or not (value is None or isinstance(value, Mapping))
+    ]
+    return ", ".join(parts)
