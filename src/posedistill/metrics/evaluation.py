@@ -24,6 +24,7 @@ from posedistill.metrics.statistics import Interval, Statistic, interval, score
 Level = Literal["headline", "main", "detail"]
 """Where a metric is shown: in every headline, in tables of the usual metrics too, or in full tables alone."""
 _COSTS = ("parameters", "megabytes", "gmacs", "seconds_per_image")
+_ABOUT = ("seed", "dataset", "boxes", "baseline", "targets", "missed")
 _DIGITS = {"%": 1, "m": 3, "mm": 1, "deg": 2, "px": 1}
 
 
@@ -176,6 +177,7 @@ class Evaluation:
         targets, missed: number of targets, and of those for which no pose was given.
         notes: what was left out and why.
         stage: the model, as teacher, student, distilled or exported. boxes: where crops came from.
+        baseline: what a naive baseline does, in a few words; empty for all others.
         parameters, megabytes, gmacs, seconds_per_image: what it costs; None where unknown.
         places: of cameras.
     """
@@ -192,6 +194,7 @@ class Evaluation:
     seed: int = 0
     dataset: str = ""
     boxes: str = ""
+    baseline: str = ""
     parameters: float | None = None
     megabytes: float | None = None
     gmacs: float | None = None
@@ -236,8 +239,8 @@ class Evaluation:
         costs = {name: getattr(self, name) for name in _COSTS if getattr(self, name) is not None}
         places = vars(self.places) if self.places else {}
         return {
-            "variant": self.stage,
-            **{name: getattr(self, name) for name in ("seed", "dataset", "boxes", "targets", "missed")},
+            "stage": self.stage,
+            **{name: getattr(self, name) for name in _ABOUT},
             **costs,
             "scores": self.scores,
             "notes": list(self.notes),
@@ -265,8 +268,8 @@ class Evaluation:
             labels=tuple(record["labels"]),
             curves={name: Curve(**curve) for name, curve in record["curves"].items()},
             notes=tuple(record["notes"]),
-            stage=record["variant"],
-            **{name: record[name] for name in ("seed", "dataset", "boxes", "targets", "missed")},
+            stage=record["stage"],
+            **{name: record[name] for name in _ABOUT},
             **costs,
             places=Places(**places) if places else None,
         )
