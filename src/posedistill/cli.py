@@ -309,6 +309,8 @@ def render(
         f"{report.images} images in {report.seconds:.0f} s: {report.images_per_second:.1f} images/s, "
         f"{report.images_per_second_per_core:.1f} per core; preview: {out / 'train_render_preview.jpg'}"
     )
+    if report.too_small:
+        print(f"{report.too_small} pictures are too small for backgrounds and were left out")
 
 
 @data_app.command()

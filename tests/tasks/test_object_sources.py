@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import torch
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.loading.crops import CropLoader
+from posedistill.data.render import dataset as rendering
 from posedistill.data.render.dataset import RenderReport
 from posedistill.data.render.shapes import code_objects
 from posedistill.errors import DataError, RecipeError
-from posedistill.geometry.meshes import save_ply
+from posedistill.geometry.meshes import Mesh, model_info, save_ply
 from posedistill.recipe.recipe import BopSource, RenderSource
 from posedistill.tasks import object_sources as sources
 from posedistill.tasks.object_sources import loader, objects_of, open_source, prepare, render_folder
@@ -67,6 +69,18 @@ def test_a_broken_off_rendering_goes_on_in_its_folder(renders, tmp_path):
     assert len(renders) == 2 and renders[0] == renders[1]
 
 
+def made_otherwise(models: Path) -> list[tuple[Mesh, dict]]:
+    """Another mesh, another colour, a texture, the texture changed, and a symmetry stated; one after the other."""
+    mesh = code_objects()[2]
+    red = dataclasses.replace(mesh, colors=np.full_like(mesh.colors, (200, 0, 0)))
+    uv = np.zeros((len(mesh.vertices), 2))
+    skin, other = (
+        dataclasses.replace(mesh, colors=None, uv=uv, texture=np.full((2, 2, 3), color, np.uint8)) for color in (50, 60)
+    )
+    info, turn = model_info(mesh), np.diag([-1.0, -1.0, 1.0, 1.0]).ravel().tolist()
+    return [(mesh, info), (red, info), (skin, info), (other, info), (other, info | {"symmetries_discrete": [turn]})]
+
+
 def test_what_is_rendered_decides_the_folder(renders, tmp_path, monkeypatch):
     """Another count, seed, setting, object, mesh or renderer: other frames."""
     monkeypatch.setattr(sources, "BopDataset", lambda *_, **__: None)
@@ -77,11 +91,13 @@ def test_what_is_rendered_decides_the_folder(renders, tmp_path, monkeypatch):
     changes = [{}, {"count": 9}, {"seed": 1}, {"settings": {"width": 320}}, {"objects": [1, 2]}, {"models": models}]
     for change in changes:
         open_source(RenderSource.model_validate(base | change), [1], tmp_path)
-    save_ply(code_objects()[2], models / "obj_000001.ply")
-    open_source(RenderSource.model_validate(base | {"models": models}), [1], tmp_path)
-    monkeypatch.setattr(sources, "RENDERER", sources.RENDERER + 1)
+    for mesh, info in made_otherwise(models):
+        save_ply(mesh, models / "obj_000001.ply")
+        (models / "models_info.json").write_text(json.dumps({"1": info}))
+        open_source(RenderSource.model_validate(base | {"models": models}), [1], tmp_path)
+    monkeypatch.setattr(rendering, "RENDERER", rendering.RENDERER + 1)
     open_source(RenderSource.model_validate(base), [1], tmp_path)
-    assert len(set(renders)) == len(renders) == len(changes) + 2
+    assert len(set(renders)) == len(renders) == len(changes) + 6
 
 
 def test_meshes_that_are_not_there(tmp_path):

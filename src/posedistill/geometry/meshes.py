@@ -1,76 +1,42 @@
-"""Triangle meshes: reading .ply, .obj and .glb (through trimesh), writing BOP's .ply, and what BOP states of each."""
+"""Meshes as files: reading .ply, .obj and .glb, writing BOP's .ply, and what BOP states of each."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.glb import read_glb
+from posedistill.geometry.mesh_parts import Mesh, join
+from posedistill.geometry.obj import read_obj
+from posedistill.geometry.ply import read_ply
 
+__all__ = ["READERS", "Mesh", "diameter", "hull_corners", "load_mesh", "model_info", "save_ply"]
+
+READERS = {".ply": read_ply, ".obj": read_obj, ".glb": read_glb}
+"""In the order in which an object's mesh is looked for."""
 _CHUNK = 256
 
 
-@dataclass(frozen=True)
-class Mesh:
-    """A triangle mesh in the object frame.
-
-    Attributes:
-        vertices: ``[V, 3]`` float64 mm. faces: ``[F, 3]`` int64. normals: ``[V, 3]`` float64, unit length.
-        colors: ``[V, 3]`` uint8 RGB, or None.
-        uv: ``[V, 2]`` float64, origin at the texture's lower left, or None. texture: ``[h, w, 3]`` uint8 RGB, or None.
-    """
-
-    vertices: Array
-    faces: NDArray[np.int64]
-    colors: NDArray[np.uint8] | None
-    uv: Array | None
-    texture: NDArray[np.uint8] | None
-    normals: Array
-
-
-def load_mesh(path: str | Path) -> Mesh:
+def load_mesh(path: str | Path, looks: bool = True) -> Mesh:
     """Read a mesh; lengths are taken to be millimetres. The parts of a scene are joined.
 
-    Raises:
-        DataError: missing or damaged file, no faces, vertices that are not finite, faces that name no vertex.
-    """
-    import trimesh
+    Args:
+        looks: whether colours and textures count. Without them a missing texture is no fault.
 
+    Raises:
+        DataError: missing or damaged file; no faces; colours, textures or materials that are missing, or that are not
+            drawn as the file means them.
+    """
     path = Path(path)
     try:
-        mesh = trimesh.load(path, force="mesh", process=False)
-    except Exception as error:  # trimesh passes on whatever its format readers stumble over
-        raise DataError(
-            describe(path, "file", f"{type(error).__name__}: {error}", "a .ply, .obj or .glb mesh")
-        ) from error
-    faces = np.asarray(getattr(mesh, "faces", ()), dtype=np.int64)
-    if len(faces) == 0:
-        raise DataError(describe(path, "faces", "no face", "a triangle mesh"))
-    vertices = np.asarray(mesh.vertices, dtype=np.float64)
-    if not np.isfinite(vertices).all():
-        raise DataError(describe(path, "vertices", "NaN or inf", "finite coordinates"))
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        found = f"indices {faces.min()}..{faces.max()}"
-        raise DataError(describe(path, "faces", found, f"indices 0..{len(vertices) - 1}"))
-    colors, uv, texture = _appearance(mesh.visual, len(vertices))
-    return Mesh(vertices, faces, colors, uv, texture, np.array(mesh.vertex_normals, dtype=np.float64))
-
-
-def _appearance(visual: Any, count: int) -> tuple[NDArray[np.uint8] | None, Array | None, NDArray[np.uint8] | None]:
-    """Vertex colours, or uv with a texture, or neither, of a trimesh ``visual``."""
-    if visual.kind in ("vertex", "face"):
-        return np.array(visual.vertex_colors[:, :3], dtype=np.uint8), None, None
-    if visual.kind != "texture":
-        return None, None, None
-    material = visual.material
-    image = getattr(material, "image", None) or getattr(material, "baseColorTexture", None)
-    if image is not None and visual.uv is not None:
-        return None, np.array(visual.uv, dtype=np.float64), np.array(image.convert("RGB"), dtype=np.uint8)
-    # A plain material: its one colour.
-    return np.tile(np.asarray(material.main_color[:3], dtype=np.uint8), (count, 1)), None, None
+        return join(path, READERS[path.suffix.lower()](path, looks))
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file may break any assumption
+        expected = f"a mesh ({', '.join(READERS)})"
+        raise DataError(describe(path, "file", f"{type(error).__name__}: {error}", expected)) from error
 
 
 def save_ply(mesh: Mesh, path: str | Path) -> None:

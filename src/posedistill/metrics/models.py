@@ -55,6 +55,6 @@ def load_scoring_models(dataset: BopDataset, obj_ids: Collection[int] | None = N
     chosen = sorted({target.obj_id for target in dataset.targets()} if obj_ids is None else set(obj_ids))
     infos = {obj_id: dataset.models_info[obj_id] for obj_id in dataset.objects(chosen).obj_ids}
     return {
-        obj_id: ScoringModel.from_mesh(load_mesh(dataset.mesh_path(obj_id, eval=True)), info)
+        obj_id: ScoringModel.from_mesh(load_mesh(dataset.mesh_path(obj_id, eval=True), looks=False), info)
         for obj_id, info in infos.items()
     }

@@ -9,13 +9,13 @@ import yaml
 from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.bop_models import load_models_info
+from posedistill.data.formats.bop_models import MESH_SUFFIXES, load_models_info, mesh_path
 from posedistill.data.loading.batch import LoaderOptions
 from posedistill.data.loading.crops import CropLoader
 from posedistill.data.loading.pack import FramePack, split_validation
 from posedistill.data.loading.pack_build import exclusive, read_fingerprint
 from posedistill.data.render.backgrounds import Backgrounds
-from posedistill.data.render.dataset import RENDERER, RenderReport, RenderSettings, render_dataset
+from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
 from posedistill.data.render.label import label_dataset
 from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe
@@ -28,7 +28,6 @@ CODE = Path("code")
 """The ``models`` of a render source that stands for the objects made in code."""
 SPLIT = "train_render"
 """Folder of rendered scenes in a BOP folder."""
-MESH_SUFFIXES = (".ply", ".obj", ".glb")
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ def open_source(
     if isinstance(source, BopSource):
         return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=obj_ids)
     rendered = source.objects or objects
-    key = fingerprint(RENDERER, source.model_dump(mode="json"), _mesh_stamps(source, rendered))
-    root = cache / f"render-{key}"
+    made_from = origin(_meshes(source, rendered), _models_info(source), source.settings, source.seed)
+    root = cache / f"render-{fingerprint(source.model_dump(mode='json'), made_from)}"
     cache.mkdir(parents=True, exist_ok=True)
     with exclusive(root.with_name(f".{root.name}.lock")):  # networks trained at the same time wait for one of them
         if not (root / "complete").exists():
@@ -198,7 +197,11 @@ def _meshes(source: RenderSource, objects: list[int]) -> dict[int, Any]:
         if missing:
             raise DataError(describe("code", "objects", missing, f"some of {sorted(meshes)}"))
         return {obj_id: meshes[obj_id] for obj_id in objects}
-    return {obj_id: load_mesh(_mesh_path(source.models, obj_id)) for obj_id in objects}
+    paths = {obj_id: mesh_path(source.models, obj_id) for obj_id in objects}
+    for obj_id, path in paths.items():
+        if not path.exists():
+            raise DataError(describe(source.models, f"obj_{obj_id:06d}", "no such file", "a .ply, .obj or .glb mesh"))
+    return {obj_id: load_mesh(path) for obj_id, path in paths.items()}
 
 
 def _models_info(source: RenderSource) -> dict[int, dict[str, Any]] | None:
@@ -212,21 +215,6 @@ def _models_info(source: RenderSource) -> dict[int, dict[str, Any]] | None:
 def _mesh_ids(folder: Path) -> set[int]:
     paths = [path for suffix in MESH_SUFFIXES for path in folder.glob(f"obj_??????{suffix}")]
     return {int(path.stem[4:]) for path in paths if path.stem[4:].isdecimal()}
-
-
-def _mesh_path(folder: Path, obj_id: int) -> Path:
-    for suffix in MESH_SUFFIXES:
-        path = folder / f"obj_{obj_id:06d}{suffix}"
-        if path.exists():
-            return path
-    raise DataError(describe(folder, f"obj_{obj_id:06d}", "no such file", "a .ply, .obj or .glb mesh"))
-
-
-def _mesh_stamps(source: RenderSource, objects: list[int]) -> list[tuple[str, int, int]]:
-    if source.models == CODE:
-        return [(str(obj_id), 0, 0) for obj_id in objects]
-    stamps = [(obj_id, _mesh_path(source.models, obj_id).stat()) for obj_id in objects]
-    return [(str(obj_id), stat.st_size, stat.st_mtime_ns) for obj_id, stat in stamps]
 
 
 def objects_of(recipe: Recipe) -> ObjectTable:

@@ -112,7 +112,7 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
         dataset, wanted = split
         frame = dataset.frames[0]
         height, width = read_image(frame.rgb).shape[:2]
-        meshes = [load_mesh(dataset.mesh_path(obj_id)) for obj_id in estimator.objects.obj_ids if shapes]
+        meshes = [load_mesh(dataset.mesh_path(obj_id), looks=False) for obj_id in estimator.objects.obj_ids if shapes]
         surfaces = tuple(coarse_shape(mesh.vertices, mesh.faces) for mesh in meshes)
         camera = Camera(frame.K, width, height)
         export_onnx(estimator.network, path, metadata_of(estimator, camera=camera, training=training, shapes=surfaces))

@@ -182,6 +182,14 @@ def test_one_fault_makes_one_report(bop_root: Path) -> None:
         assert check_dataset(copy).counts == {kind: 1}
 
 
+def test_a_texture_that_is_missing_is_a_fault(bop_root: Path) -> None:
+    path = bop_root / "models_eval" / "obj_000007.ply"
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"element vertex", b"comment TextureFile gone.png\nelement vertex", 1))
+    found = check_dataset(bop_root).messages[FaultKind.MODEL_FILE]
+    assert len(found) == 1 and "'TextureFile': found gone.png, which does not exist" in found[0]
+
+
 def test_objects_cut_by_the_border_are_no_fault(tmp_path: Path, bop_root: Path) -> None:
     from posedistill.geometry.cameras import project
     from posedistill.geometry.meshes import load_mesh

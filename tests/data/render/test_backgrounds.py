@@ -3,6 +3,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from posedistill.data.render.backgrounds import Backgrounds, clutter, lay_table
 from posedistill.data.render.layout import Table, view_rotation
@@ -55,10 +56,23 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_photograph_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 half a picture")
-    backgrounds = Backgrounds(tmp_path)
     with pytest.raises(DataError, match=r"broken\.jpg"):
-        for seed in range(20):
-            backgrounds.picture(64, 48, np.random.default_rng(seed))
+        Backgrounds(tmp_path)
+
+
+def test_small_pictures_are_left_out(tmp_path: Path) -> None:
+    """One pixel, a banner, and one that is too low only once it is made smaller."""
+    for name, size in {"pixel.png": (1, 1), "banner.jpg": (2000, 12), "long.png": (8000, 100)}.items():
+        Pillow.new("RGB", size, (90, 120, 30)).save(tmp_path / name)
+    with pytest.raises(
+        DataError, match=r"'backgrounds': found no image, and 3 too small, expected files .* of 16 pixels"
+    ):
+        Backgrounds(tmp_path)
+    Pillow.new("RGB", (40, 16), (90, 120, 30)).save(tmp_path / "photo.jpg")
+    backgrounds = Backgrounds(tmp_path)
+    assert [path.name for path in backgrounds.paths] == ["photo.jpg"] and len(backgrounds.too_small) == 3
+    for seed in range(20):
+        assert backgrounds.picture(64, 48, np.random.default_rng(seed)).shape == (48, 64, 3)
 
 
 def test_a_table_covers_what_its_corners_enclose() -> None:

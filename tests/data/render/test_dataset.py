@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from posedistill.data.formats.bop import BopDataset, read_depth, read_image, read_mask
+from posedistill.data.render import dataset as rendering
 from posedistill.data.render.dataset import RenderSettings, render_dataset
 from posedistill.data.render.shapes import Pattern, assemble, superquadric
 from posedistill.data.render.studio import Frame, Studio, render_frame
@@ -180,8 +182,42 @@ def test_a_folder_of_other_renders_is_refused(rendered: Path) -> None:
         render_dataset(MESHES, None, rendered, SETTINGS, 12, seed=4, workers=1)
     with pytest.raises(RecipeError, match="'width'"):
         render_dataset(MESHES, None, rendered, SETTINGS.model_copy(update={"width": 200}), 12, seed=3, workers=1)
-    with pytest.raises(RecipeError, match="'meshes'"):
+    with pytest.raises(RecipeError, match=r"'shape of object 9': found [0-9a-f]{16}, expected nothing, or another out"):
         render_dataset({4: MESHES[4]}, None, rendered, SETTINGS, 12, seed=3, workers=1)
+
+
+def test_a_folder_of_other_looks_or_symmetries_is_refused(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files_of(rendered)
+    blue = MESHES[4].colors[:, ::-1].copy()
+    infos = {9: {"symmetries_discrete": [[-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]]}}
+
+    def again(meshes: dict[int, Mesh], infos: dict | None = None) -> None:
+        render_dataset(meshes, infos, rendered, SETTINGS, 13, seed=3, workers=1)
+
+    with pytest.raises(RecipeError, match="'looks of object 4'"):
+        again(MESHES | {4: dataclasses.replace(MESHES[4], colors=blue)})
+    texture = dataclasses.replace(MESHES[4], colors=None, uv=MESHES[4].vertices[:, :2], texture=blue[None])
+    with pytest.raises(RecipeError, match="'looks of object 4'"):
+        again(MESHES | {4: texture})
+    with pytest.raises(RecipeError, match=r"'symmetries_discrete of object 9': found nothing, expected \[\[-1, 0"):
+        again(MESHES, infos)
+    monkeypatch.setattr(rendering, "RENDERER", rendering.RENDERER + 1)
+    with pytest.raises(RecipeError, match="'renderer'"):
+        again(MESHES)
+    assert files_of(rendered) == before
+
+
+def test_other_photographs_are_refused_and_small_ones_counted(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, side in (("a.png", 40), ("pixel.png", 1)):
+        cv2.imwrite(str(photos / name), np.full((side, side, 3), 90, np.uint8))
+    settings = SETTINGS.model_copy(update={"backgrounds": photos})
+    report = render_dataset(MESHES, None, tmp_path / "out", settings, 2, workers=1)
+    assert report.images == 2 and report.too_small == 1
+    cv2.imwrite(str(photos / "b.png"), np.full((40, 40, 3), 90, np.uint8))
+    with pytest.raises(RecipeError, match=r"'photographs': found 1, .*, expected 2, "):
+        render_dataset(MESHES, None, tmp_path / "out", settings, 3, workers=1)
 
 
 def test_nothing_to_render_and_views_that_cannot_be_are_refused(tmp_path: Path) -> None:

@@ -174,7 +174,9 @@ class PackBuilder:
         """``[V, 2]`` projections of the model's vertices."""
         with self._lock:
             if instance.obj_id not in self._vertices:
-                self._vertices[instance.obj_id] = load_mesh(self.dataset.mesh_path(instance.obj_id)).vertices
+                self._vertices[instance.obj_id] = load_mesh(
+                    self.dataset.mesh_path(instance.obj_id), looks=False
+                ).vertices
         return project(self._vertices[instance.obj_id], instance.R, instance.t, frame.K)
 
     def _silhouette(self, frame: Frame, instance: Instance, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -17,6 +17,8 @@ Image = NDArray[np.uint8]
 
 LARGEST = 1024
 """Pixels: photographs are kept no larger than this."""
+SMALLEST = 16
+"""Pixels: photographs whose shorter side is kept smaller than this are left out."""
 KEPT = 256
 """Photographs held decoded by a process."""
 
@@ -27,19 +29,26 @@ class Backgrounds:
     Args:
         folder: of photographs, searched with its subfolders; None for pictures made in code only.
 
+    Attributes:
+        paths: the photographs. too_small: those left out, for they hold too few pixels along a side.
+
     Raises:
-        DataError: the folder is missing or holds no image.
+        DataError: the folder is missing or holds no image that is large enough; a file that is no image.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.paths: list[Path] = []
+        self.too_small: list[Path] = []
         if folder is not None:
             folder = Path(folder)
             if not folder.is_dir():
                 raise DataError(describe(folder, "backgrounds", "no such folder", "a folder of photographs"))
-            self.paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+                (self.paths if _kept_side(path) >= SMALLEST else self.too_small).append(path)
             if not self.paths:
-                raise DataError(describe(folder, "backgrounds", "no image", f"files {', '.join(IMAGE_SUFFIXES)}"))
+                found = f"no image, and {len(self.too_small)} too small" if self.too_small else "no image"
+                expected = f"files {', '.join(IMAGE_SUFFIXES)} of {SMALLEST} pixels a side or more"
+                raise DataError(describe(folder, "backgrounds", found, expected))
         self._load = lru_cache(maxsize=KEPT)(_load_small)
 
     def picture(self, width: int, height: int, rng: np.random.Generator) -> Image:
@@ -79,6 +88,17 @@ class Backgrounds:
         if rng.random() < 0.5:
             _draw_markers(board, rng)
         return board
+
+
+def _kept_side(path: Path) -> float:
+    """The shorter side of a photograph as it is kept; only the file's header is read."""
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path) as image:
+            return min(image.size) * min(1.0, LARGEST / max(image.size))
+    except (OSError, Pillow.DecompressionBombError) as error:
+        raise DataError(describe(path, "backgrounds", error, "a readable image")) from error
 
 
 def _load_small(path: Path) -> Image:

@@ -31,8 +31,10 @@ from posedistill.machine import cores
 
 __all__ = ["RenderReport", "RenderSettings", "render_dataset"]
 
-RENDERER = 1
-"""Raised whenever the same settings and seed give other pictures than before: caches of rendered frames ask for it."""
+RENDERER = 2
+"""Raised whenever the same settings and seed give other pictures than before."""
+STATED = ("diameter", "symmetries_discrete", "symmetries_continuous")
+"""What ``models_info.json`` states beyond the mesh, and rendered sets hand on."""
 FRAMES_PER_SCENE = 1000
 PREVIEWS = 24
 EARLY_PREVIEWS = 8
@@ -45,6 +47,8 @@ class RenderReport:
     images: int
     seconds: float
     workers: int
+    too_small: int = 0
+    """Photographs that were left out as backgrounds, for they hold too few pixels."""
 
     @property
     def images_per_second(self) -> float:
@@ -81,16 +85,17 @@ def render_dataset(
         progress: called with (frames complete, ``count``).
 
     Raises:
-        RecipeError: a view that cannot be, or a folder that holds renders of other settings.
+        RecipeError: a view that cannot be, or a folder that holds renders of other settings, meshes, textures,
+            symmetries or photographs, or of another version of the renderer.
         DataError: no readable background, or a full disk. What is complete stays.
     """
     if not meshes:
         raise RecipeError(describe("render", "objects", "no mesh", "at least one"))
     settings.check_objects({obj_id: float(np.ptp(mesh.vertices, axis=0).max()) for obj_id, mesh in meshes.items()})
-    photographs = len(Backgrounds(settings.backgrounds).paths)
+    backgrounds = Backgrounds(settings.backgrounds)
     root, start = Path(out_root), time.perf_counter()
     workers = min(workers or cores(), max(count, 1))
-    _claim(root / f"{split}_render.json", meshes, settings, seed, photographs)
+    _claim(root / f"{split}_render.json", origin(meshes, models_info, settings, seed, backgrounds))
     if not (root / "models" / "models_info.json").exists():
         write_models(root, meshes, infos=models_info)
     write_camera(root, settings.intrinsics(), settings.width, settings.height)
@@ -100,21 +105,40 @@ def render_dataset(
         _render_all(meshes, settings, seed, workers, (root, split), missing, count, progress)
     for scene_id in sorted({i // FRAMES_PER_SCENE for i in range(count)}):
         writer.finish_scene(scene_id)
-    return RenderReport(len(missing), time.perf_counter() - start, workers)
+    return RenderReport(len(missing), time.perf_counter() - start, workers, len(backgrounds.too_small))
 
 
-def _claim(path: Path, meshes: Mapping[int, Mesh], settings: RenderSettings, seed: int, photographs: int) -> None:
-    """Note what the folder is rendered from, or refuse one that was rendered from something else."""
-    digest = hashlib.sha256()
-    for obj_id, mesh in sorted(meshes.items()):
-        digest.update(np.int64(obj_id).tobytes() + mesh.vertices.tobytes() + mesh.faces.tobytes())
+def origin(
+    meshes: Mapping[int, Mesh],
+    models_info: Mapping[int, Mapping[str, Any]] | None,
+    settings: RenderSettings,
+    seed: int,
+    backgrounds: Backgrounds | None = None,
+) -> dict[str, Any]:
+    """What frames are rendered from, as ``<split>_render.json`` keeps it: whatever differs in it gives other frames.
+
+    Args:
+        backgrounds: of the settings, where they are at hand.
+    """
+    paths = (backgrounds or Backgrounds(settings.backgrounds)).paths
+    photographs = hashlib.sha256(repr([(path.name, path.stat().st_size) for path in paths]).encode())
     note: dict[str, Any] = settings.model_dump(mode="json", exclude={"backgrounds"})
-    note |= {"seed": seed, "meshes": digest.hexdigest(), "photographs": photographs}
+    note |= {"renderer": RENDERER, "seed": seed, "photographs": f"{len(paths)}, {photographs.hexdigest()[:16]}"}
+    for obj_id, mesh in sorted(meshes.items()):
+        note |= {f"shape of object {obj_id}": mesh.shape_digest(), f"looks of object {obj_id}": mesh.looks_digest()}
+        info = (models_info or {}).get(obj_id, {})
+        note |= {f"{key} of object {obj_id}": info[key] for key in STATED if key in info}
+    return note
+
+
+def _claim(path: Path, note: dict[str, Any]) -> None:
+    """Note what the folder is rendered from, or refuse one that was rendered from something else."""
     if path.exists():
         found = load_json(path)
-        for key, expected in note.items():
-            if found.get(key) != expected:
-                raise RecipeError(describe(path, key, found.get(key), f"{expected}, or another output folder"))
+        for key in {**note, **found}:
+            before, now = found.get(key, "nothing"), note.get(key, "nothing")
+            if before != now:
+                raise RecipeError(describe(path, key, before, f"{now}, or another output folder"))
     write_file(path, json.dumps(note, indent=2))
 
 

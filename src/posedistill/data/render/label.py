@@ -137,7 +137,10 @@ def _write(
     dataset: BopDataset, table: Poses, rows: dict[Frame, list[int]], out: Path, progress: Progress | None
 ) -> None:
     obj_ids = np.unique(table.obj_id).tolist()
-    models = {obj_id: build_model(load_mesh(dataset.mesh_path(obj_id)), obj_id, ambient_rays=0) for obj_id in obj_ids}
+    models = {
+        obj_id: build_model(load_mesh(dataset.mesh_path(obj_id), looks=False), obj_id, ambient_rays=0)
+        for obj_id in obj_ids
+    }
     writer = BopWriter(out, dataset.split)
     for done, (frame, members) in enumerate(rows.items(), start=1):
         if not writer.has_frame(frame.scene_id, frame.im_id):
