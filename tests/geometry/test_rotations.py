@@ -86,6 +86,20 @@ def test_rotation_onto_the_opposite(direction):
     np.testing.assert_allclose(R[0] @ direction[0], -direction[0], atol=1e-9)
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, exponent=st.floats(-17, 0))
+def test_rotation_onto_nearly_opposite_directions(seed, exponent):
+    """At any distance from the opposite: a rotation, and onto the target, to the last digits."""
+    rng = np.random.default_rng(seed)
+    a, off = rng.normal(size=(2, 50, 3))
+    a /= np.linalg.norm(a, axis=-1, keepdims=True)
+    b = -a + 10**exponent * off
+    b /= np.linalg.norm(b, axis=-1, keepdims=True)
+    R = rotation_onto(a, b)
+    assert is_rotation(R, 1e-14).all()
+    np.testing.assert_allclose(np.einsum("nij,nj->ni", R, a), b, atol=1e-14)
+
+
 def test_cross_matrix():
     a, b = np.random.default_rng(0).normal(size=(2, 6, 3))
     np.testing.assert_allclose(np.einsum("nij,nj->ni", cross_matrix(a), b), np.cross(a, b))

@@ -107,3 +107,54 @@ def test_canonical_choice_follows_the_look_and_not_the_place():
         ray = axis_angle(np.array([0.0, 1.0, 0.0]), np.arctan2(x, 600.0))
         R, _ = canonical_pose((ray @ looks)[None], t, symmetries)
         np.testing.assert_allclose(R[0], ray @ looks, atol=1e-9)
+
+
+QUARTER = [1, 0, 0, 0, 0, 0, -1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+SPHERES = [
+    {"symmetries_continuous": [{"axis": axis, "offset": [0, 0, 0]} for axis in np.eye(3).tolist()]},
+    {"symmetries_continuous": [{"axis": axis, "offset": [5, -3, 8]} for axis in ([1, 2, 0], [0, 0, 1])]},
+    {"symmetries_continuous": [AROUND_Z], "symmetries_discrete": [QUARTER]},
+]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, info=st.sampled_from(SPHERES))
+def test_a_sphere_has_one_canonical_pose_however_it_is_turned(seed, info):
+    """Also by turns that are no sample of its symmetries, but products of many."""
+    rng = np.random.default_rng(seed)
+    symmetries = symmetry_transforms(info)
+    R, t = random_poses(rng, 3)
+    expected_R, expected_t = canonical_pose(R, t, symmetries)
+    assert is_rotation(expected_R, 1e-9).all()
+    for _ in range(4):
+        other = rng.integers(len(symmetries))
+        R, t = (poses[:, other] for poses in equivalent_poses(R, t, symmetries))
+    found_R, found_t = canonical_pose(R, t, symmetries)
+    np.testing.assert_allclose(found_t, expected_t, atol=1e-6)
+    np.testing.assert_allclose(found_R, expected_R, atol=1e-9)
+    again_R, again_t = canonical_pose(found_R, found_t, symmetries)
+    np.testing.assert_allclose(again_R, found_R, atol=1e-9)
+    np.testing.assert_allclose(again_t, found_t, atol=1e-6)
+
+
+def cube():
+    quarters = [axis_angle(axis, np.pi / 2) for axis in np.eye(3)]
+    group = [np.eye(3)]
+    for R in group:
+        group += [q @ R for q in quarters if not any(np.allclose(q @ R, known) for known in group)]
+    return group[1:]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_a_cube_is_no_sphere(seed):
+    rows = [np.block([[R, np.zeros((3, 1))], [np.zeros(3), 1]]).round(9).ravel().tolist() for R in cube()]
+    symmetries = symmetry_transforms({"symmetries_discrete": rows})
+    assert len(symmetries) == 24
+    rng = np.random.default_rng(seed)
+    R, t = random_poses(rng, 2)
+    canonical_R, _ = canonical_pose(R, t, symmetries)
+    all_R, all_t = equivalent_poses(R, t, symmetries)
+    assert angle_between(all_R, canonical_R[:, None]).min(axis=1).max() < 1e-6
+    found_R, _ = canonical_pose(all_R[:, 5], all_t[:, 5], symmetries)
+    assert angle_between(found_R, canonical_R).max() < 1e-6

@@ -127,12 +127,15 @@ def rotation_onto(source: Array, target: Array) -> Array:
     a = np.asarray(source, dtype=np.float64) / np.linalg.norm(source, axis=-1, keepdims=True)
     b = np.asarray(target, dtype=np.float64) / np.linalg.norm(target, axis=-1, keepdims=True)
     a, b = np.broadcast_arrays(a, b)
-    cross = cross_matrix(np.cross(a, b))
-    dot = (a * b).sum(axis=-1)
-    opposite = dot < -1.0 + 1e-12
-    R = np.eye(3) + cross + cross @ cross / np.where(opposite, 1.0, 1.0 + dot)[..., None, None]
-    if opposite.any():
-        # Any normal will do: cross a with the coordinate axis it is furthest from.
-        normal = np.cross(a, np.eye(3)[np.abs(a).argmin(axis=-1)])
-        R = np.where(opposite[..., None, None], axis_angle(np.where(opposite[..., None], normal, 1.0), np.pi), R)
+    normal = np.cross(a, b)
+    cross, dot = cross_matrix(normal), (a * b).sum(axis=-1)
+    blunt = dot < -0.5  # beyond, 1 + dot loses digits
+    R = np.eye(3) + cross + cross @ cross / np.where(blunt, 1.0, 1.0 + dot)[..., None, None]
+    if blunt.any():
+        sine = np.linalg.norm(normal, axis=-1)
+        # Where the two are opposite any normal will do: across the coordinate axis a is furthest from.
+        axis = np.where(sine[..., None] > 0, normal, np.cross(a, np.eye(3)[np.abs(a).argmin(axis=-1)]))
+        axis = axis / np.linalg.norm(axis, axis=-1, keepdims=True)
+        axis = axis - (axis * a).sum(axis=-1, keepdims=True) * a
+        R = np.where(blunt[..., None, None], axis_angle(axis, np.arctan2(sine, dot)), R)
     return R

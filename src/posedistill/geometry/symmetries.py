@@ -7,7 +7,7 @@ import numpy as np
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.rotations import axis_angle, is_rotation, rotation_onto
+from posedistill.geometry.rotations import angle_between, axis_angle, is_rotation, rotation_onto
 
 
 def symmetry_transforms(model_info: Mapping[str, Any], max_sym_disc_step: float = 0.01) -> Array:
@@ -90,12 +90,38 @@ def canonical_pose(R: Array, t: Array, symmetries: Array) -> tuple[Array, Array]
         R: ``[B, 3, 3]``, t: ``[B, 3]`` mm with t_z > 0, symmetries: ``[S, 4, 4]``, identity first.
 
     Returns:
-        R ``[B, 3, 3]`` and t ``[B, 3]``; equivalent poses give the same result (to rounding, and but for exact ties).
+        R ``[B, 3, 3]`` and t ``[B, 3]``; equivalent poses give the same result (to rounding, and but for exact ties; to
+        a step of the sampling where a symmetry is continuous).
     """
+    axis_z = np.array([0.0, 0.0, 1.0])
+    center = _center_of_sphere(symmetries)
+    if center is not None:
+        middle = R @ center + t
+        R = rotation_onto(axis_z, middle)
+        return R, middle - R @ center
     rotations, translations = equivalent_poses(R, t, symmetries)
-    ray = rotation_onto(np.array([0.0, 0.0, 1.0]), translations)
+    ray = rotation_onto(axis_z, translations)
     # trace(ray^T R), which grows as the allocentric angle falls.
     closeness = np.einsum("bsij,bsij->bs", ray, rotations)
     best = closeness.argmax(axis=1)
     rows = np.arange(len(best))
     return rotations[rows, best], translations[rows, best]
+
+
+def _center_of_sphere(symmetries: Array) -> Array | None:
+    """``[3]`` the point about which the object may turn in every way; None where not all turns are symmetries.
+
+    A turn by less than 72 degrees, with an axis that some symmetry moves, belongs to no finite group (those of the
+    Platonic solids have none smaller), and all turns are products of two continuous ones about different axes.
+    """
+    turns, shifts = symmetries[:, :3, :3], symmetries[:, :3, 3]
+    angles = angle_between(np.eye(3), turns)
+    angles = np.where(angles > 1e-6, angles, np.inf)
+    smallest = angles.argmin()
+    if not angles[smallest] < np.deg2rad(71.0):
+        return None
+    skew = turns[smallest] - turns[smallest].T
+    axis = np.array([skew[2, 1], skew[0, 2], skew[1, 0]]) / (2 * np.sin(angles[smallest]))
+    if np.abs(turns @ axis @ axis).min() > 0.9:
+        return None
+    return np.asarray(np.linalg.lstsq((np.eye(3) - turns).reshape(-1, 3), shifts.reshape(-1), rcond=None)[0])
