@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from posedistill.errors import CheckpointError, DataError
-from posedistill.files import write_file
+from posedistill.errors import CheckpointError, DataError, RecipeError
+from posedistill.files import read_json, read_text, write_file
 
 
 def test_bytes_and_text_replace_what_was_there(tmp_path):
@@ -72,3 +72,45 @@ def test_a_kill_never_shows_half_a_file(tmp_path):
         process.wait()
     content = path.read_bytes()
     assert len(content) == 3_000_000 and content == content[:1] * len(content)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_texts_of_every_system_are_read(tmp_path, encoding):
+    path = tmp_path / "list.txt"
+    mark = "" if encoding in ("utf-8", "utf-8-sig", "utf-16") else "\ufeff"
+    path.write_bytes((mark + "Küche\r\n7\r9\n").encode(encoding))
+    assert read_text(path) == "Küche\n7\n9\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ("Küche".encode("latin-1"), "'utf-8' codec can't decode byte 0xfc in position 1"),
+        ("000003\n".encode("utf-16-le"), "zero bytes, as in UTF-16 without a byte-order mark"),
+        ("000003\n".encode("utf-32"), "zero bytes"),
+        (b"\xff\xfe0", "'utf-16-le' codec can't decode byte"),
+    ],
+)
+def test_other_encodings_are_refused_by_name(tmp_path, data, found):
+    path = tmp_path / "list.txt"
+    path.write_bytes(data)
+    with pytest.raises(
+        DataError, match=rf"list.txt: 'text': found {found}.*, expected a list, in UTF-8 or marked UTF-16"
+    ):
+        read_text(path, "a list")
+
+
+def test_texts_that_are_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"none.txt: 'file': found no such file, expected a list"):
+        read_text(tmp_path / "none.txt", "a list")
+    with pytest.raises(RecipeError, match="'file': found Is a directory"):
+        read_text(tmp_path, error=RecipeError)
+    with pytest.raises(DataError, match="'file': found embedded null byte"):
+        read_text(tmp_path / "a\0b")
+
+
+@pytest.mark.parametrize("text", ["{", 100_000 * "[", "1" * 5000])
+def test_broken_json_names_the_file(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match=r"a.json: 'json': found .*, expected a json file"):
+        read_json(tmp_path / "a.json")

@@ -1,9 +1,12 @@
-"""Files that appear under their name once they are whole, or not at all."""
+"""Files that are written whole or not at all, and text files as people's programs write them."""
 
+import codecs
 import contextlib
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from posedistill.errors import DataError, PoseDistillError, describe
 
@@ -61,6 +64,42 @@ def link_file(source: Path, target: Path, error: type[PoseDistillError] = DataEr
             temporary.unlink(missing_ok=True)
         found = f"{source}: {failure.strerror or failure}"
         raise error(describe(target, "file", found, "a readable file and a disk with free space")) from failure
+
+
+def read_text(path: Path, expected: str = "a text file", error: type[PoseDistillError] = DataError) -> str:
+    """A text in UTF-8, or in UTF-16 with a byte-order mark, as editors and shells of any system write it.
+
+    Byte-order marks are left out, and every line ends in a line feed alone.
+
+    Args:
+        expected: what the file is to hold, for messages. error: what to raise.
+
+    Raises:
+        PoseDistillError: (``error``) a file that is missing, unreadable, or in another encoding.
+    """
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as failure:  # a name may hold a zero byte
+        missing = isinstance(failure, FileNotFoundError)
+        found = "no such file" if missing else getattr(failure, "strerror", None) or failure
+        raise error(describe(path, "file", found, expected)) from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+        if "\0" in text:
+            raise ValueError("zero bytes, as in UTF-16 without a byte-order mark, UTF-32 and binary files")
+    except ValueError as failure:
+        raise error(describe(path, "text", failure, f"{expected}, in UTF-8 or marked UTF-16")) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path, expected: str = "a json file", error: type[PoseDistillError] = DataError) -> Any:
+    """The content of a json file; raises as :func:`read_text`, and at what is no json."""
+    text = read_text(path, expected, error)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as failure:  # brackets nested deeply; integers of thousands of digits
+        raise error(describe(path, "json", failure, expected)) from None
 
 
 def fresh(output: Path, *sources: Path) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from posedistill.data.images import read_depth_image, read_image, read_mask
+from posedistill.data.images import exif_orientation, read_depth_image, read_image, read_mask
 from posedistill.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -41,6 +41,15 @@ def test_16_bit_and_alpha(tmp_path: Path, suffix: str) -> None:
     assert (read_image(alpha) == PHOTO).all()
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_12_bits_in_a_16_bit_file_are_no_black_picture(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"camera{suffix}"
+    cv2.imwrite(str(path), PHOTO[..., ::-1].astype(np.uint16) * 16 + 15)
+    assert (read_image(path) == PHOTO).all()
+    cv2.imwrite(str(path), np.full((4, 4), 4096, np.uint16))
+    assert (read_image(path) == 16).all(), "one value beyond 12 bits, and the file has 16"
+
+
 def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -48,6 +57,9 @@ def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned by a quarter
     Image.fromarray(PHOTO).save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == PHOTO.shape
+    assert exif_orientation(tmp_path / "turned.jpg") == 6
+    Image.fromarray(PHOTO).save(tmp_path / "upright.jpg")
+    assert [exif_orientation(tmp_path / name) for name in ("upright.jpg", "none.jpg")] == [1, 1]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])

@@ -2,8 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
+from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
-from posedistill.geometry.photographs import middle_crop, scale, scaled_size, undistort
+from posedistill.geometry.photographs import black_share, lens_reach, middle_crop, scale, scaled_size, undistort
 
 K = np.array([[150.0, 0, 99.5], [0, 150.0, 74.5], [0, 0, 1]])
 NOISE = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
@@ -33,6 +34,21 @@ def test_it_is_what_opencv_does_and_keeps_no_edge_empty():
     np.testing.assert_allclose(found, straight_K)
     white, _ = undistort(np.full_like(NOISE, 255), K, tuple(lens))
     assert white.min() == 255
+
+
+def test_a_wide_lens_leaves_black_edges():
+    wide = np.array([[250.0, 0, 319.5], [0, 250.0, 239.5], [0, 0, 1]])
+    white, _ = undistort(np.full((480, 640, 3), 255, np.uint8), wide, (-0.25, 0.06))
+    black = (white[..., 0] == 0).mean()
+    assert black_share(wide, (-0.25, 0.06), (640, 480)) == pytest.approx(black, abs=0.005) and black > 0.04
+    assert black_share(K, (-0.25, 0.08), (200, 150)) == black_share(K, (), (200, 150)) == 0
+
+
+def test_a_lens_that_folds_the_picture_is_refused():
+    """r - r^3 / 2 turns back at r = sqrt(2 / 3), where it is 0.544; the farthest corner lies at 0.829."""
+    assert lens_reach(K, (-0.5,), (200, 150)) == pytest.approx(0.5443 / 0.8287, abs=1e-3)
+    with pytest.raises(DataError, match=r"'distortion': found .*, which turns back at 66% of the way"):
+        undistort(NOISE, K, (-0.5,))
 
 
 def test_a_pinhole_is_left_alone():

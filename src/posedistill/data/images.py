@@ -1,6 +1,7 @@
 """Image, depth and mask files to arrays and back; a damaged file is an error and never a half-grey picture."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -19,8 +20,9 @@ PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read any photograph as RGB.
 
-    Gray images are repeated over the channels, 16-bit ones keep their upper 8 bits, alpha is dropped. An EXIF
-    orientation is ignored: intrinsics belong to the pixels as they are stored.
+    Gray images are repeated over the channels, alpha is dropped. Of 16-bit files the upper 8 bits are kept; where no
+    value passes 4095, they hold 12 bits, as cameras write them. An EXIF orientation is ignored: intrinsics belong to
+    the pixels as they are stored.
 
     Returns:
         uint8 ``[H, W, 3]``, RGB.
@@ -30,7 +32,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     image = decode(path)
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = (image >> (significant_bits(image) - 8)).astype(np.uint8)
     if image.dtype != np.uint8:
         raise DataError(describe(path, "image", f"{image.dtype} pixels", "8 or 16 bit"))
     channels = 1 if image.ndim == 2 else image.shape[2]
@@ -39,6 +41,25 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if channels not in (3, 4):
         raise DataError(describe(path, "image", f"{channels} channels", "1, 3 or 4"))
     return np.ascontiguousarray(image[..., 2::-1])
+
+
+def significant_bits(image: NDArray[np.uint16]) -> int:
+    """How many bits of 16 a picture uses: 12, or all.
+
+    Only these two, for the depth is told picture by picture, and a finer guess would brighten the dark ones of a set.
+    """
+    return 12 if int(image.max(initial=0)) < 1 << 12 else 16
+
+
+def exif_orientation(path: Path) -> int:
+    """How viewers turn a jpg or tif, 1 to 8 as EXIF has it; 1, as stored, where the file says nothing."""
+    with suppress(Exception):  # damaged tags raise whatever they hit
+        from PIL import Image  # which the light install does not bring
+
+        with Image.open(path) as image:
+            if image.format in ("JPEG", "MPO", "TIFF"):
+                return int(image.getexif().get(0x0112, 1))
+    return 1
 
 
 def read_depth_image(path: Path, depth_scale: float) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """Evaluation on a test split: boxes -> crops -> network -> decoder -> BOP csv -> scores."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,16 +53,19 @@ def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQ
 def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[FrameQuery]:
     """The best-scored detections of each target object, as many as the target has instances; no ground truth."""
     by_image: dict[tuple[int, int], list[Detection]] = {}
-    for detection in read_detections(detections):
-        if min(detection.bbox[2:]) > 0 and min(detection.bbox[:2] + detection.bbox[2:]) > 0:  # it shows something
-            by_image.setdefault((detection.scene_id, detection.im_id), []).append(detection)
+    read, left_out = read_detections(detections)
+    if left_out:
+        print(f"posedistill: {detections}: {left_out}", file=sys.stderr)
+    for detection in read:
+        by_image.setdefault((detection.scene_id, detection.im_id), []).append(detection)
     wanted = []
     for frame, counts in _targets_by_frame(dataset, objects):
         seen = sorted(by_image.get((frame.scene_id, frame.im_id), []), key=lambda d: -d.score)
         chosen = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
         wanted.append(_query(frame, [d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen]))
     if not any(len(entry.boxes) for entry in wanted):
-        raise DataError(describe(detections, "detections", "none for the test images and objects", "some"))
+        found = f"{len(read)} usable ones, none for the test images and objects"
+        raise DataError(describe(detections, "detections", found, "some"))
     return wanted
 
 

@@ -91,7 +91,9 @@ def parse_boxes(
         raise DataError(describe("--box, --detections", "boxes", "both", "one of them"))
     if detections is None:
         return [_parse_box(text) for text in texts] if texts else None
-    read = [detection for detection in read_detections(detections) if min(detection.bbox[2:]) > 0]
+    read, left_out = read_detections(detections)
+    if left_out:
+        print(f"posedistill: {detections}: {left_out}", file=sys.stderr)
     best: dict[tuple[int, int, int], float] = {}
     for found in read:
         key = (found.scene_id, found.im_id, found.obj_id)

@@ -10,17 +10,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.geometry.cameras import Array
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array, scaled_camera
 from posedistill.geometry.draw import Image
 
 
 def undistort(image: Image, K: Array, distortion: Sequence[float]) -> tuple[Image, Array]:
-    """A photograph as a pinhole camera would have taken it, and that camera; scaled so that no edge is empty.
+    """A photograph as a pinhole camera would have taken it, and that camera; scaled to leave as little empty as it can.
 
     Args:
         image: ``[H, W, 3]``. K: ``[3, 3]`` of it, pixels.
         distortion: of the lens, in OpenCV's order (k1, k2, p1, p2, k3, ...), as many as are not 0; without any,
             nothing happens.
+
+    Raises:
+        DataError: the distortion folds the picture over (see :func:`lens_reach`).
     """
     if not any(distortion):
         return image, K
@@ -30,16 +34,60 @@ def undistort(image: Image, K: Array, distortion: Sequence[float]) -> tuple[Imag
     return np.asarray(straight, dtype=np.uint8), new_K.copy()
 
 
+def lens_reach(K: Array, distortion: Sequence[float], size: tuple[int, int]) -> float:
+    """How far from the middle a radial distortion is invertible, in distances of the picture's farthest corner.
+
+    Below 1 it turns back within the picture: two points of the world share a pixel, and pixels beyond show nothing.
+
+    >>> K = np.array([[100.0, 0, 99.5], [0, 100, 99.5], [0, 0, 1]])
+    >>> round(lens_reach(K, (-0.5,), (200, 200)), 2), lens_reach(K, (0.1,), (200, 200)) > 1
+    (0.39, True)
+    """
+    k1, k2, _, _, k3, k4, k5, k6 = [*distortion, *[0.0] * 8][:8]
+    corners = (np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * (np.array(size) - 1) - K[:2, 2]) / K[[0, 1], [0, 1]]
+    radii = np.tan(np.radians(np.linspace(0.0, 89.9, 4000)))
+    square = radii**2
+    with np.errstate(all="ignore"):
+        stretch = 1 + square * (k1 + square * (k2 + square * k3))
+        bent = radii * stretch / (1 + square * (k4 + square * (k5 + square * k6)))
+        back = np.flatnonzero(~(np.diff(bent) > 0))
+    return float(bent[back[0] if len(back) else -1] / np.linalg.norm(corners, axis=1).max())
+
+
+def black_share(K: Array, distortion: Sequence[float], size: tuple[int, int]) -> float:
+    """The share of a picture that :func:`undistort` leaves black, from a small copy of it."""
+    if not any(distortion):
+        return 0.0
+    scale = min(1.0, 256 / max(size))
+    width, height = (max(round(scale * side), 2) for side in size)
+    lens = _whole(distortion)
+    bent = scaled_camera(K, size, (width, height))
+    straight = _straight_camera(bent, lens, (width, height))
+    columns, rows = cv2.initUndistortRectifyMap(bent, lens, None, straight, (width, height), cv2.CV_32FC1)
+    inside = (columns > -0.5) & (columns < width - 0.5) & (rows > -0.5) & (rows < height - 0.5)
+    return 1.0 - float(inside.mean())
+
+
 @lru_cache(maxsize=4)  # one lens takes most pictures, and making its maps costs more than using them
 def _maps(
     K: tuple[float, ...], distortion: tuple[float, ...], width: int, height: int
 ) -> tuple[NDArray, NDArray, Array]:
     """Where the pixels of a straight picture come from, in OpenCV's fixed-point form, and the straight camera."""
-    bent, size = np.array(K).reshape(3, 3), (width, height)
-    lens = np.array([*distortion, *[0.0] * (4 - len(distortion))])  # OpenCV wants four at least
-    straight = np.asarray(cv2.getOptimalNewCameraMatrix(bent, lens, size, alpha=0)[0], dtype=np.float64)
+    bent, size, lens = np.array(K).reshape(3, 3), (width, height), _whole(distortion)
+    if (reach := lens_reach(bent, distortion, size)) < 1:
+        found = f"{list(distortion)}, which turns back at {reach:.0%} of the way to the farthest corner"
+        raise DataError(describe("camera", "distortion", found, "one that grows over the whole picture"))
+    straight = _straight_camera(bent, lens, size)
     columns, rows = cv2.initUndistortRectifyMap(bent, lens, None, straight, size, cv2.CV_16SC2)
     return columns, rows, straight
+
+
+def _whole(distortion: Sequence[float]) -> Array:
+    return np.array([*distortion, *[0.0] * (4 - len(distortion))])  # OpenCV wants four at least
+
+
+def _straight_camera(K: Array, lens: Array, size: tuple[int, int]) -> Array:
+    return np.asarray(cv2.getOptimalNewCameraMatrix(K, lens, size, alpha=0)[0], dtype=np.float64)
 
 
 def scaled_size(width: int, height: int, size: int | tuple[int, int]) -> tuple[int, int]:

@@ -103,6 +103,10 @@ FAULTS: dict[FaultKind, tuple[Callable[[Path], Any], str]] = {
         lambda root: shutil.copy(root / "test/000004/rgb/000010.jpg", root / SCENE / "rgb/000002.jpg"),
         "000010.jpg: 'image': found the pixels of",
     ),
+    FaultKind.SAME_ID: (
+        lambda root: shutil.copy(root / SCENE / "rgb/000001.jpg", root / SCENE / "rgb/1.JPG"),
+        "'1': found 000001.jpg and 1.JPG, expected one image of each id",
+    ),
     FaultKind.NO_CAMERA: (_change(f"{SCENE}/scene_camera.json", lambda c: c.pop("2")), "no entry in scene_camera"),
     FaultKind.NO_ANNOTATION: (_change(f"{SCENE}/scene_gt.json", lambda c: c.pop("2")), "'2': found no entry"),
     FaultKind.UNITS: (_change(f"{SCENE}/scene_gt.json", _translate(0.001)), "'0.object 7.cam_t_m2c'"),

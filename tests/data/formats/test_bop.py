@@ -206,12 +206,13 @@ def test_detections(tmp_path: Path) -> None:
     row = {"scene_id": 2, "image_id": 3, "category_id": 5, "score": 0.5, "bbox": [1.5, 2, 3, 4], "time": 0.25}
     untimed = {key: value for key, value in row.items() if key != "time"}
     path.write_text(json.dumps([row, {**untimed, "segmentation": {}}]))
-    first, second = read_detections(path)
+    (first, second), left_out = read_detections(path)
+    assert left_out == ""
     assert (first.scene_id, first.im_id, first.obj_id, first.score, first.time) == (2, 3, 5, 0.5, 0.25)
     np.testing.assert_array_equal(first.bbox, [1.5, 2.0, 3.0, 4.0])
     assert second.time == -1.0
     path.write_text("[]")
-    assert read_detections(path) == []
+    assert read_detections(path) == ([], "")
     path.write_text(json.dumps([row, {**row, "bbox": [1, 2]}]))
     with pytest.raises(DataError, match=r"detections.json: '\[1\].bbox': found 2 numbers, expected 4 numbers"):
         read_detections(path)
@@ -222,6 +223,37 @@ def test_detections(tmp_path: Path) -> None:
         read_detections(tmp_path / "none.json")
 
 
+def test_detections_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "detections.json"
+    row = {"scene_id": 2, "image_id": 3, "category_id": 5, "score": 0.5, "bbox": [1.5, 2, 3, 4]}
+    bad = [{**row, "score": -0.1}, {**row, "bbox": [1, 2, -3, 4]}, {**row, "bbox": [-9, 2, 3, 4]}]
+    path.write_text(json.dumps([row, *bad, {**row, "bbox": [1, 2, 3, 0]}]))
+    kept, left_out = read_detections(path)
+    assert [found.bbox.tolist() for found in kept] == [[1.5, 2, 3, 4]]
+    assert left_out == (
+        "4 of 5 detections are left out: 1 with a score below 0, 2 with a width or height of 0 or less, "
+        "1 with a box outside"
+    )
+    path.write_text(json.dumps(bad[:2]))
+    with pytest.raises(
+        DataError, match="'detections': found 2 of 2 detections are left out: 1 with a score below 0, 1"
+    ):
+        read_detections(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_frame_lists_from_windows(bop_root: Path, encoding: str) -> None:
+    (bop_root / "list.txt").write_bytes("000001\\rgb\\000002.jpg\r\n10\r\n".encode(encoding))
+    assert [frame.im_id for frame in BopDataset(bop_root, frames="list.txt").frames] == [2, 10]
+
+
+def test_two_images_of_one_id(bop_root: Path) -> None:
+    folder = bop_root / "test" / "000001" / "rgb"
+    shutil.copy(folder / "000002.jpg", folder / "000002.png")
+    with pytest.raises(DataError, match=r"rgb: '000002': found 000002.jpg and 000002.png, expected one image of each"):
+        BopDataset(bop_root)
+
+
 def test_real_lmo(real_data: Path) -> None:
     dataset = BopDataset(real_data / "lmo")
     assert len(dataset) == 100
@@ -230,7 +262,7 @@ def test_real_lmo(real_data: Path) -> None:
     assert dataset.objects().obj_ids == (1, 5, 6, 8, 9, 10, 11, 12)
     assert [len(symmetries) for symmetries in dataset.objects([6, 10]).symmetries] == [1, 2]
     assert dataset.models_dir.name == "models" and dataset.eval_models_dir.name == "models_eval"
-    detections = read_detections(real_data / "lmo" / "detections" / "cosypose_maskrcnn_pbr.json")
+    detections, _ = read_detections(real_data / "lmo" / "detections" / "cosypose_maskrcnn_pbr.json")
     ids = {(frame.scene_id, frame.im_id) for frame in dataset.frames}
     assert len(detections) == 2199 and any((found.scene_id, found.im_id) in ids for found in detections)
 

@@ -1,8 +1,10 @@
+import re
 import shutil
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from posedistill.data.formats.colmap import read_colmap
 from posedistill.data.images import write_image
@@ -165,6 +167,66 @@ def test_blank_lines_at_the_end_do_not_matter(tmp_path, points, end):
     text_model(tmp_path, image(), CAMERAS)
     (tmp_path / "images.txt").write_text(f"1 1 0 0 0 0 0 0 1 img0.jpg\n\n2 1 0 0 0 0 0 0 1 img1.jpg\n{points}{end}")
     assert len(read_colmap(tmp_path, "all")) == 2
+
+
+@pytest.mark.parametrize(
+    "points", ["", "\n", "1.5 2.5 -1\n", "1.5 2.5 -1 7 8.5 12 1 2 3 4 5 6\n", "\n\n1.5 2.5 -1\n\n"]
+)
+def test_files_written_by_hand_need_no_lines_of_points(tmp_path, points):
+    """Every second line would lose half of the images, or take points for poses."""
+    names = [f"img{number}.jpg" for number in range(5)]
+    for name in names:
+        write_image(tmp_path / "images" / name, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    text_model(tmp_path, image(), CAMERAS)
+    text = "".join(f"{number} 1 0 0 0 0 0 0 1 {name}\n{points}" for number, name in enumerate(names))
+    (tmp_path / "images.txt").write_text("# by hand\n" + text)
+    assert [frame.image.name for frame in read_colmap(tmp_path, "all")] == names
+
+
+def test_the_largest_of_several_models_is_read_and_the_others_told(capture):
+    root = capture(images=image())
+    other = root / "sparse" / "1"
+    other.mkdir()
+    text_model(other, [(f"img{n}.jpg", 1, (1.0, 0, 0, 0), (0, 0, 0)) for n in range(3)], CAMERAS)
+    dataset = read_colmap(root, "all")
+    assert len(dataset) == 3
+    assert dataset.notes[0] == "2 COLMAP models: sparse/1 is read (3 images), left out: sparse/0 (1 images)"
+    assert len(read_colmap(root / "sparse" / "0", "all")) == len(read_colmap(root / "sparse", "all")) - 2 == 1
+    text_model(other, image(), CAMERAS)
+    with pytest.raises(DataError, match=r"'model': found several models of the same size: sparse/0 \(1 images\), spa"):
+        read_colmap(root)
+
+
+def test_names_from_windows(tmp_path):
+    write_image(tmp_path / "images" / "left" / "0.jpg", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    text_model(tmp_path, image(name="left\\0.jpg"), CAMERAS)
+    (frame,) = read_colmap(tmp_path, "all")
+    assert frame.sequence == "left"
+
+
+def test_a_turned_photograph_is_told_by_its_exif_orientation(capture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    root = capture(images=image())
+    Image.new("RGB", (HEIGHT, WIDTH)).save(root / "images" / "img0.jpg", exif=exif)
+    expected = (
+        r"found 30x40 \(stored so; EXIF orientation 6 turns it in viewers\), expected 40x30, as camera 1 has, for"
+    )
+    with pytest.raises(DataError, match=expected):
+        read_colmap(root, "all")
+
+
+def test_a_lens_that_folds_the_picture(capture):
+    cameras = {1: ("SIMPLE_RADIAL", [20.0, 20.0, 15.0, -0.4])}
+    with pytest.raises(DataError, match=r"'camera 1': found a distortion \[-0.4\] that turns back at 50% of the way"):
+        read_colmap(capture(images=image(), cameras=cameras), "all")
+
+
+def test_black_edges_are_told(capture):
+    cameras = {1: ("OPENCV", [15.6, 15.6, 20.0, 15.0, -0.25, 0.06, 0.0, 0.0])}
+    notes = read_colmap(capture(images=image(), cameras=cameras), "all").notes
+    (note,) = [note for note in notes if "black" in note]
+    assert re.fullmatch(r"taking out the lens leaves up to \d+.\d% of a photograph black \(first: img0.jpg\)", note)
 
 
 def test_byte_order_marks_are_no_fault(tmp_path):

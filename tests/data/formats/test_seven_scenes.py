@@ -116,7 +116,7 @@ def test_rounded_rotations_are_made_exact(seven_scenes_root):
 def test_mixed_image_sizes(seven_scenes_root):
     path = pose_file(seven_scenes_root).with_name("frame-000002.color.png")
     write_image(path, cv2.resize(read_image(path), (100, 64)))
-    with pytest.raises(DataError, match=r"'image size': found 100x64, expected 114x64 as frame-000000.color.png has"):
+    with pytest.raises(DataError, match=r"'image size': found 100x64, expected 114x64, as frame-000000.color.png has"):
         read_seven_scenes(seven_scenes_root)
 
 
@@ -125,7 +125,7 @@ def test_faults_can_be_collected(seven_scenes_root):
     pose_file(seven_scenes_root, frame=3).unlink()
     shutil.rmtree(seven_scenes_root / "seq-02")
     faults = []
-    dataset = read_seven_scenes(seven_scenes_root, on_fault=lambda kind, file, message: faults.append(kind))
+    dataset = read_seven_scenes(seven_scenes_root, on_fault=lambda fault: faults.append(fault.kind))
     assert len(dataset) == 4
     assert sorted(faults) == sorted([FaultKind.POSE, FaultKind.NO_POSE, FaultKind.SPLIT])
 
@@ -146,7 +146,7 @@ def test_red_kitchen(real_data):
 def collected(root):
     """The data set, and the kinds and messages of its faults."""
     faults = []
-    return read_seven_scenes(root, on_fault=lambda kind, _, message: faults.append((kind, message))), faults
+    return read_seven_scenes(root, on_fault=lambda fault: faults.append((fault.kind, str(fault)))), faults
 
 
 def test_one_unreadable_pose_leaves_the_others(seven_scenes_root):
@@ -156,8 +156,8 @@ def test_one_unreadable_pose_leaves_the_others(seven_scenes_root):
     dataset, faults = collected(seven_scenes_root)
     assert len(dataset) == 10
     assert [kind for kind, _ in faults] == [FaultKind.POSE] * 2
-    assert "frame-000002.pose.txt: 'file': found 'utf-8' codec" in faults[0][1]
-    assert "frame-000004.pose.txt: 'file': found [Errno 21] Is a directory" in faults[1][1]
+    assert "frame-000002.pose.txt: 'text': found 'utf-16-le' codec" in faults[0][1]
+    assert "frame-000004.pose.txt: 'file': found Is a directory" in faults[1][1]
 
 
 def test_a_byte_order_mark_is_no_fault(seven_scenes_root, known_view):

@@ -59,6 +59,46 @@ def test_field_of_view_and_lens(capture):
     assert frame.distortion == (0.1, 0, 0, -0.02, 0)
 
 
+def test_the_vertical_field_of_view(capture):
+    """Photographs squeezed to half their height: fx 50, fy 25."""
+    angles = {"camera_angle_x": 2 * np.arctan(WIDTH / 100), "camera_angle_y": 2 * np.arctan(HEIGHT / 50)}
+    K = read_transforms(capture(drop=("fl_x", "fl_y"), **angles), "all").frames[0].K
+    np.testing.assert_allclose(K.diagonal(), [50, 25, 1])
+    degrees = {"x_fov": np.degrees(angles["camera_angle_x"]), "y_fov": np.degrees(angles["camera_angle_y"])}
+    K = read_transforms(capture(drop=("fl_x", "fl_y"), **degrees), "all").frames[0].K
+    np.testing.assert_allclose(K.diagonal(), [50, 25, 1])
+    K = read_transforms(capture(drop=("fl_x", "fl_y"), camera_angle_y=angles["camera_angle_y"]), "all").frames[0].K
+    np.testing.assert_allclose(K.diagonal(), [25, 25, 1])
+
+
+def test_what_a_frame_says_of_its_lens_comes_first(capture):
+    root = capture(frames=frames_with(camera_angle_x=2 * np.arctan(WIDTH / 160)))
+    np.testing.assert_allclose(read_transforms(root, "all").frames[0].K.diagonal(), [80, 52, 1])
+
+
+def test_names_from_windows(capture):
+    root = capture(frames=frames_with(file_path="images\\0001.jpg"), test_filenames=["images\\0001.jpg"])
+    (frame,) = read_transforms(root, "test")
+    assert frame.image == root / "images" / "0001.jpg" and frame.sequence == "images"
+
+
+def test_keys_that_change_the_geometry_are_named(capture):
+    root = capture(applied_scale=0.5, sharpness=3, frames=frames_with(intrinsic_matrix=[[1.0]], sharpness=2))
+    assert read_transforms(root, "all").notes[1:] == (
+        "applied_scale: the poses stand in this changed world, not in the reconstruction's own",
+        "1 unknown keys, which are not read: intrinsic_matrix",
+    )
+
+
+def test_a_name_without_an_ending_that_two_images_have(capture):
+    root = capture(frames=frames_with(file_path="images/0001"))
+    shutil.copy(root / "images" / "0001.jpg", root / "images" / "0001.png")
+    with pytest.raises(
+        DataError, match=r"\[0\].file_path': found 0001.png and 0001.jpg, expected one image of this name"
+    ):
+        read_transforms(root, "all")
+
+
 def test_a_frame_can_have_its_own_camera(capture):
     root = capture(frames=frames_with(fl_x=70.0))
     assert read_transforms(root, "all").frames[0].K[0, 0] == 70
@@ -144,7 +184,7 @@ def test_a_byte_order_mark_is_no_fault(capture):
 def collected(root, split="all"):
     """The data set, and the kinds and messages of its faults."""
     faults = []
-    return read_transforms(root, split, on_fault=lambda kind, _, message: faults.append((kind, message))), faults
+    return read_transforms(root, split, on_fault=lambda fault: faults.append((fault.kind, str(fault)))), faults
 
 
 @pytest.mark.parametrize(
@@ -165,7 +205,7 @@ def collected(root, split="all"):
         ({"frames": [{"file_path": "images/0001.jpg"}]}, r"'frames\[0\]': found \['file_path'\]"),
         ({"frames": ["images/0001.jpg"]}, r"'frames\[0\]': found str"),
         ({"frames": None}, "'frames': found .*expected a list of frames"),
-        ({"drop": ("fl_x",)}, "'fl_x': found neither fl_x nor camera_angle_x"),
+        ({"drop": ("fl_x", "fl_y")}, "'fl_x': found neither fl_x nor camera_angle_x"),
         ({"fl_y": -3}, "'fl_x, fl_y': found 50.0, -3.0"),
         ({"fl_x": True}, "'fl_x': found True, expected numbers"),
         *(
@@ -183,6 +223,11 @@ def collected(root, split="all"):
             for names in (7, 0, "images/0001.jpg", [7])
         ),
         *(({name: -0.01}, f"'{name}': found -0.01, expected 0, .*undistort") for name in ("k4", "k5", "k6")),
+        ({"s2": 0.1}, "'s2': found 0.1, expected 0, for it is not read"),
+        ({"rolling_shutter": [0.0, 0.0, 0.01, 0.0]}, "'rolling_shutter': found .*, expected 0"),
+        ({"latlong": True}, "'camera_model': found latlong"),
+        ({"drop": ("fl_x", "fl_y"), "y_fov": 180}, "'y_fov': found 180.0, expected degrees between 0 and 180"),
+        ({"k1": -2.0}, r"'k1, k2, p1, p2, k3': found a distortion .* that turns back at 5\d% of the way"),
         ({"w": 80}, r"0001.jpg: 'image size': found 40x30, expected 80x30, as transforms.json states"),
         ({"camera_model": "OPENCV_FISHEYE"}, "'camera_model': found OPENCV_FISHEYE"),
         ({"is_fisheye": True}, "'camera_model': found is_fisheye"),
@@ -222,7 +267,7 @@ def test_json_that_is_too_much(capture, text):
 def test_a_bad_camera_is_no_bad_pose(capture, changes, kind):
     faults = []
     with pytest.raises(DataError, match="no usable frame"):
-        read_transforms(capture(**changes), "all", on_fault=lambda found, *_: faults.append(found))
+        read_transforms(capture(**changes), "all", on_fault=lambda found: faults.append(found.kind))
     assert faults == [kind] * 10
 
 
@@ -230,6 +275,7 @@ def test_the_fox(real_data):
     dataset = read_transforms(real_data / "fox", "all")
     assert len(dataset) == 50
     assert len(dataset.frames[0].distortion) == 5
+    assert dataset.notes == ()
     # All photographs show the fox: the optical axes meet within reach of each other.
     axes, centers = dataset.R[:, 2], dataset.centers
     projections = np.eye(3) - axes[:, :, None] * axes[:, None]

@@ -13,7 +13,7 @@ from posedistill.data.check.models import CheckedModels, check_models
 from posedistill.data.check.overlay import TILES, draw_sheet
 from posedistill.data.check.report import VISIBILITY_BINS, CheckReport, Faults, SplitSummary, require_some
 from posedistill.data.check.scene import check_scene
-from posedistill.data.faults import FaultKind
+from posedistill.data.faults import Fault, FaultKind
 from posedistill.data.formats.bop import TARGET_FILES, Frame, Target, load_targets, scene_folders
 from posedistill.data.formats.bop_models import EVAL_FOLDERS
 from posedistill.data.formats.bop_parse import load_scene
@@ -63,8 +63,8 @@ def check_dataset(
     jobs = ((frame, index in chosen) for index, (_, frame) in enumerate(frames))
     for (name, frame), result in zip(frames, _checked(jobs, models), strict=True):
         before = faults.counts.total()
-        for fault in result.faults:
-            faults.add(*fault)
+        for found in result.faults:
+            faults.add(found)
         _note_duplicate(result, first_seen, faults)
         if faults.counts.total() > before and len(flagged) < TILES:
             flagged.append(frame)
@@ -114,14 +114,14 @@ def _check_lists(scene: Scene, faults: Faults) -> None:
     if scene.listed or cameras not in faults.files:  # else the file cannot be read, which is reported already
         for im_id in sorted(scene.image_names.keys() - scene.listed):
             message = describe(scene.image_path(im_id), str(im_id), "no entry in scene_camera.json", "a camera")
-            faults.add(FaultKind.NO_CAMERA, cameras, message)
+            faults.add(Fault(FaultKind.NO_CAMERA, cameras, message))
         for im_id in sorted(scene.annotated - scene.listed - scene.image_names.keys()):
             message = describe(ground_truth, str(im_id), "annotations of an image that does not exist", "an image")
-            faults.add(FaultKind.MISSING_IMAGE, ground_truth, message)
+            faults.add(Fault(FaultKind.MISSING_IMAGE, ground_truth, message))
     if scene.annotations is not None and (scene.annotated or ground_truth not in faults.files):
         for im_id in sorted(scene.listed - scene.annotated):
             message = describe(ground_truth, str(im_id), "no entry", "a list of instances, empty if need be")
-            faults.add(FaultKind.NO_ANNOTATION, ground_truth, message)
+            faults.add(Fault(FaultKind.NO_ANNOTATION, ground_truth, message))
 
 
 def _check_objects(scene: Scene, models: CheckedModels, faults: Faults) -> None:
@@ -131,7 +131,7 @@ def _check_objects(scene: Scene, models: CheckedModels, faults: Faults) -> None:
         if obj_id not in models.listed:
             expected = f"one of {sorted(models.listed)} ({models.info_path})"
             message = describe(scene.folder / "scene_gt.json", "obj_id", f"{obj_id}, {count} times", expected)
-            faults.add(FaultKind.UNKNOWN_OBJECT, scene.folder / "scene_gt.json", message)
+            faults.add(Fault(FaultKind.UNKNOWN_OBJECT, scene.folder / "scene_gt.json", message))
 
 
 def _checked(jobs: Iterable[tuple[Frame, bool]], models: CheckedModels) -> Iterator[FrameResult]:
@@ -149,7 +149,7 @@ def _note_duplicate(result: FrameResult, first_seen: dict[bytes, Path], faults: 
     first = first_seen.setdefault(result.digest, path)
     if first is not path:
         message = describe(path, "image", f"the pixels of {first}", "a frame of its own")
-        faults.add(FaultKind.DUPLICATE_FRAME, path, message)
+        faults.add(Fault(FaultKind.DUPLICATE_FRAME, path, message))
 
 
 def _check_sizes(results: list[FrameResult], faults: Faults) -> None:
@@ -165,7 +165,7 @@ def _check_sizes(results: list[FrameResult], faults: Faults) -> None:
             if result.size is not None and result.size != usual:
                 found, expected = "{}x{}".format(*result.size), "{}x{} as the scene's other images".format(*usual)
                 path = result.frame.rgb
-                faults.add(FaultKind.IMAGE_SIZE, path, describe(path, "size", found, expected))
+                faults.add(Fault(FaultKind.IMAGE_SIZE, path, describe(path, "size", found, expected)))
 
 
 def _check_targets(root: Path, scenes: list[Scene], faults: Faults) -> None:
@@ -180,7 +180,7 @@ def _check_targets(root: Path, scenes: list[Scene], faults: Faults) -> None:
             images, counted = {(target.scene_id, target.im_id) for target in targets}, targets
         for scene_id, im_id in sorted(images - frames.keys()):
             message = describe(path, f"scene {scene_id}, image {im_id}", "no such image", "an image of the test split")
-            faults.add(FaultKind.TARGET, path, message)
+            faults.add(Fault(FaultKind.TARGET, path, message))
         for target in counted:
             frame = frames.get((target.scene_id, target.im_id))
             if frame is not None and target.scene_id in annotated:
@@ -192,7 +192,7 @@ def _check_target(path: Path, target: Target, frame: Frame, faults: Faults) -> N
     if count < target.inst_count:
         key = f"scene {target.scene_id}, image {target.im_id}"
         found = f"{target.inst_count} of object {target.obj_id}"
-        faults.add(FaultKind.TARGET, path, describe(path, key, found, f"{count} as annotated"))
+        faults.add(Fault(FaultKind.TARGET, path, describe(path, key, found, f"{count} as annotated")))
 
 
 def _summarise(scenes: list[Scene]) -> SplitSummary:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.check.models import CheckedModel
-from posedistill.data.faults import FaultKind
+from posedistill.data.faults import Fault, FaultKind, fault
 from posedistill.data.formats.bop import Frame, Instance, read_depth, read_image, read_mask
 from posedistill.data.formats.bop_writer import mask_box
-from posedistill.errors import DataError, describe
+from posedistill.errors import DataError
 from posedistill.geometry.cameras import Array, project
 
 MIN_DISTANCE = 10.0
@@ -30,13 +30,13 @@ class FrameResult:
     """What a frame's check found: ``size`` (width, height) and ``digest`` of the decoded pixels, None where damaged."""
 
     frame: Frame
-    faults: list[tuple[FaultKind, Path, str]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     size: tuple[int, int] | None = None
     digest: bytes | None = None
 
     def add(self, kind: FaultKind, file: Path, key: str, found: object, expected: object) -> None:
         """Note a fault, worded as everywhere."""
-        self.faults.append((kind, file, describe(file, key, found, expected)))
+        self.faults.append(fault(kind, file, key, found, expected))
 
 
 def check_frame(frame: Frame, models: dict[int, CheckedModel], decode: bool) -> FrameResult:
@@ -69,7 +69,7 @@ def _check_image(result: FrameResult) -> None:
     try:
         image = read_image(frame.rgb)
     except DataError as error:
-        result.faults.append((FaultKind.DAMAGED_IMAGE, frame.rgb, str(error)))
+        result.faults.append(Fault(FaultKind.DAMAGED_IMAGE, frame.rgb, str(error)))
         return
     result.size = (image.shape[1], image.shape[0])
     result.digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
@@ -82,7 +82,7 @@ def _decoded_depth(result: FrameResult) -> NDArray[np.float32] | None:
     try:
         depth = read_depth(frame)
     except DataError as error:
-        result.faults.append((FaultKind.DAMAGED_IMAGE, frame.depth, str(error)))
+        result.faults.append(Fault(FaultKind.DAMAGED_IMAGE, frame.depth, str(error)))
         return None
     if result.size is not None and depth.shape != result.size[::-1]:
         found, expected = f"{depth.shape[1]}x{depth.shape[0]}", f"{result.size[0]}x{result.size[1]} as the image has"
@@ -165,7 +165,7 @@ def _decoded_mask(result: FrameResult, path: Path | None) -> NDArray[np.bool_] |
     try:
         mask = read_mask(path, allow_empty=True)
     except DataError as error:
-        result.faults.append((FaultKind.MISSING_MASK, path, str(error)))
+        result.faults.append(Fault(FaultKind.MISSING_MASK, path, str(error)))
         return None
     if result.size is not None and mask.shape != result.size[::-1]:
         found, expected = f"{mask.shape[1]}x{mask.shape[0]}", f"{result.size[0]}x{result.size[1]} as the image has"

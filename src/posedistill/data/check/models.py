@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from posedistill.data.faults import FaultKind, OnFault
+from posedistill.data.faults import Fault, FaultKind, OnFault, fault
 from posedistill.data.formats.bop_models import EVAL_FOLDERS, INFO_KEYS, load_models_info, mesh_path
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
@@ -55,16 +55,16 @@ def _check_model(folder: Path, obj_id: int, info: dict[str, float], on_fault: On
             raise DataError(describe(path, f"object {obj_id}", "no such file", "a mesh (.ply, .obj or .glb)"))
         mesh = load_mesh(path)
     except DataError as error:
-        on_fault(FaultKind.MODEL_FILE, path, str(error))
+        on_fault(Fault(FaultKind.MODEL_FILE, path, str(error)))
         return None
     measured = model_info(mesh)
     diameter = measured["diameter"]
     if not SMALLEST <= diameter <= LARGEST:
-        message = describe(path, "diameter", f"{diameter:.4g}", f"{SMALLEST:g} to {LARGEST:g} (millimetres)")
-        on_fault(FaultKind.MODEL_UNITS, path, message)
+        expected = f"{SMALLEST:g} to {LARGEST:g} (millimetres)"
+        on_fault(fault(FaultKind.MODEL_UNITS, path, "diameter", f"{diameter:.4g}", expected))
         return None
     worst = max(INFO_KEYS, key=lambda key: abs(measured[key] - info[key]))
     if abs(measured[worst] - info[worst]) > INFO_TOLERANCE * diameter:
         found, expected = f"{info[worst]:.4g}", f"{measured[worst]:.4g} as the mesh {path.name} has"
-        on_fault(FaultKind.MODEL_INFO, info_path, describe(info_path, f"{obj_id}.{worst}", found, expected))
+        on_fault(fault(FaultKind.MODEL_INFO, info_path, f"{obj_id}.{worst}", found, expected))
     return CheckedModel(mesh, hull_corners(mesh.vertices), diameter)

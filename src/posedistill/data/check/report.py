@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from posedistill.data.faults import FaultKind
+from posedistill.data.faults import Fault, FaultKind
 from posedistill.errors import DataError, describe
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ class Faults:
     messages: dict[FaultKind, list[str]] = field(default_factory=dict)
     files: set[Path] = field(default_factory=set)
 
-    def add(self, kind: FaultKind, file: Path, message: str) -> None:
+    def add(self, found: Fault) -> None:
         """Count a fault and keep its message if it is one of the first of its kind."""
-        self.counts[kind] += 1
-        self.files.add(file)
-        if self.counts[kind] <= SHOWN:
-            self.messages.setdefault(kind, []).append(message)
+        self.counts[found.kind] += 1
+        self.files.add(found.file)
+        if self.counts[found.kind] <= SHOWN:
+            self.messages.setdefault(found.kind, []).append(str(found))
 
 
 def require_some(root: Path, limit: int | None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from posedistill.data.check.poses import Concern, concerns, extent, recordings, steps_of
 from posedistill.data.check.report import CheckReport, Faults, require_some, shown_sizes
 from posedistill.data.check.scene_overlay import draw_scene
-from posedistill.data.faults import FaultKind, OnFault
+from posedistill.data.faults import Fault, FaultKind, OnFault
 from posedistill.data.formats.open_scene import open_scene, scene_format
 from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
 from posedistill.data.formats.scene_parse import Split
@@ -85,10 +85,10 @@ def check_scene(
     require_some(root, limit)
     faults, told = Faults(), set[str]()
 
-    def add(kind: FaultKind, file: Path, message: str) -> None:
-        if message not in told:  # splits of one file share its faults
-            told.add(message)
-            faults.add(kind, file, message)
+    def add(found: Fault) -> None:
+        if str(found) not in told:  # splits of one file share its faults
+            told.add(str(found))
+            faults.add(found)
 
     splits = _read(root, split, add)
     report = CheckReport(root, {}, faults.messages, {})
@@ -117,7 +117,7 @@ def _read(root: Path, split: str | None, on_fault: OnFault) -> dict[str, CameraD
         try:
             found[part] = open_scene(root, part, on_fault)
         except DataError as error:
-            on_fault(FaultKind.SCENE_FILE, root, str(error))
+            on_fault(Fault(FaultKind.SCENE_FILE, root, str(error)))
     return found
 
 
@@ -158,7 +158,7 @@ def _unused(root: Path, form: str, split: str | None) -> Iterator[Concern]:
     if form != "7-Scenes" or split is not None:
         return
 
-    def passed(kind: FaultKind, file: Path, message: str) -> None:
+    def passed(found: Fault) -> None:
         """Told already, when the splits were read."""
 
     try:
@@ -191,7 +191,7 @@ def _check_photographs(
 
     def blame(kind: FaultKind, image: Path, message: str) -> None:
         flagged.append(image)
-        on_fault(kind, image, message)
+        on_fault(Fault(kind, image, message))
 
     for image, names in owners.items():
         if len(names) > 1:

@@ -1,9 +1,10 @@
 """BopDataset: reads data sets in the BOP format (scenewise folders of images, poses, models, targets, detections)."""
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from posedistill.data.formats.bop_models import (
     mesh_path,
     require_objects,
 )
-from posedistill.data.formats.bop_parse import load_json_list, load_scene, parse_numbers, with_default
+from posedistill.data.formats.bop_parse import load_json_list, load_scene, parse_numbers
 from posedistill.data.formats.bop_scene import Frame, Instance, Scene
 from posedistill.data.images import read_depth_image, read_image, read_mask
 from posedistill.errors import DataError, describe
+from posedistill.files import read_text
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import ObjectTable
 
@@ -76,8 +78,9 @@ class BopDataset:
         obj_ids: keep the instances of these objects alone, and of annotated scenes the frames that hold one.
 
     Raises:
-        DataError: a missing folder or file, json that is none, a missing key, a wrong count of numbers, a rotation
-            that is none, a listed frame that does not exist, an object absent from ``models_info.json``.
+        DataError: a missing folder or file, json that cannot be read, a missing key, a wrong count of numbers, an
+            invalid rotation, two images of one id, a listed frame that does not exist, an object absent from
+            ``models_info.json``.
     """
 
     def __init__(
@@ -224,27 +227,42 @@ def load_targets(path: Path, on_fault: OnFault = raise_fault) -> list[Target] | 
     entries = load_json_list(path, on_fault)
     keys = ["scene_id", "im_id", "obj_id", "inst_count"]
     names_objects = any(isinstance(entry, dict) and "obj_id" in entry for _, entry in entries)
-    columns = [parse_numbers(path, entries, key, 1, on_fault) for key in (keys if names_objects else keys[:2])]
+    columns = [
+        parse_numbers(path, entries, key, 1, on_fault, whole=True) for key in (keys if names_objects else keys[:2])
+    ]
     table = np.concatenate(columns, axis=1)
     rows = table[~np.isnan(table).any(axis=1)].astype(np.int64).tolist()
     return [Target(*row) for row in rows] if names_objects else {(scene_id, im_id) for scene_id, im_id in rows}
 
 
-def read_detections(path: str | Path) -> list[Detection]:
+def read_detections(path: str | Path) -> tuple[list[Detection], str]:
     """Read detections in the BOP (COCO) json format; segmentations are left out.
 
+    Returns:
+        The detections that can be used, and how many others there are and why, in words; empty where there are none.
+
     Raises:
-        DataError: json that is none, a missing key, a wrong count of numbers.
+        DataError: json that cannot be read, a missing key, a wrong count of numbers.
     """
     path = Path(path)
     entries = load_json_list(path)
-    columns = [parse_numbers(path, entries, key, 1) for key in ("scene_id", "image_id", "category_id")]
-    ids = np.concatenate(columns, axis=1).astype(np.int64).tolist()
-    scores = parse_numbers(path, entries, "score", 1)[:, 0].tolist()
-    boxes = parse_numbers(path, entries, "bbox", 4)
-    times = parse_numbers(path, with_default(entries, "time", -1.0), "time", 1)[:, 0].tolist()
-    rows = zip(ids, scores, boxes, times, strict=True)
-    return [Detection(scene, image, obj, score, box, time) for (scene, image, obj), score, box, time in rows]
+    columns = [parse_numbers(path, entries, key, 1, whole=True) for key in ("scene_id", "image_id", "category_id")]
+    ids = np.concatenate(columns, axis=1).astype(np.int64)
+    scores, boxes = parse_numbers(path, entries, "score", 1)[:, 0], parse_numbers(path, entries, "bbox", 4)
+    times = parse_numbers(path, entries, "time", 1, default=-1.0)[:, 0]
+    empty, outside = boxes[:, 2:].min(axis=1) <= 0, (boxes[:, :2] + boxes[:, 2:]).min(axis=1) <= 0
+    reasons = {
+        "a score below 0": scores < 0,
+        "a width or height of 0 or less": empty,
+        "a box outside": outside & ~empty,
+    }
+    counts = [f"{rows.sum()} with {reason}" for reason, rows in reasons.items() if rows.any()]
+    bad = np.logical_or.reduce(list(reasons.values()))
+    left_out = f"{bad.sum()} of {len(bad)} detections are left out: {', '.join(counts)}" if counts else ""
+    if len(bad) and bad.all():
+        raise DataError(describe(path, "detections", left_out, "detections that can be used"))
+    rows = zip(ids[~bad].tolist(), scores[~bad].tolist(), boxes[~bad], times[~bad].tolist(), strict=True)
+    return [Detection(scene, image, obj, score, box, time) for (scene, image, obj), score, box, time in rows], left_out
 
 
 def read_depth(frame: Frame) -> NDArray[np.float32]:
@@ -257,15 +275,11 @@ def read_depth(frame: Frame) -> NDArray[np.float32]:
 
 def _listed_frames(path: Path, frames: list[Frame]) -> list[Frame]:
     """The frames a list names, in its order, each once."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(describe(path, "file", error.strerror, "a list of frames")) from None
     candidates: dict[int, list[Frame]] = {}
     for frame in frames:
         candidates.setdefault(frame.im_id, []).append(frame)
     listed: dict[Frame, None] = {}
-    for number, line in enumerate(map(str.strip, lines), start=1):
+    for number, line in enumerate(map(str.strip, read_text(path, "a list of frames").split("\n")), start=1):
         if not line or line.startswith("#"):
             continue
         scene_id, im_id = _parse_listed(path, number, line)
@@ -282,10 +296,9 @@ def _listed_frames(path: Path, frames: list[Frame]) -> list[Frame]:
 
 def _parse_listed(path: Path, number: int, line: str) -> tuple[int | None, int]:
     """Scene (None where the line names none) and image id of a line such as ``000006/rgb/000003.jpg``."""
-    parts = list(PurePosixPath(line.replace("\\", "/")).with_suffix("").parts)
-    name = parts.pop()
-    if not name.isdecimal():
-        raise DataError(describe(path, f"line {number}", repr(line), "an image id or path, such as 000003"))
+    *parts, name = re.sub(r"\.\w+$", "", line.replace("\\", "/")).split("/")
+    if not name.isdecimal() or len(name) > 9:
+        raise DataError(describe(path, f"line {number}", repr(line)[:80], "an image id or path, such as 000003"))
     if parts and not parts[-1].isdecimal():  # the image folder
         parts.pop()
-    return (int(parts[-1]) if parts and parts[-1].isdecimal() else None), int(name)
+    return (int(parts[-1]) if parts and parts[-1].isdecimal() and len(parts[-1]) < 10 else None), int(name)

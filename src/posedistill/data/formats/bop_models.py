@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from posedistill.data.faults import FaultKind, OnFault, raise_fault
+from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault
 from posedistill.data.formats.bop_parse import load_keyed_json, parse_numbers
 from posedistill.errors import DataError, describe
 
@@ -39,8 +39,8 @@ def load_models_info(path: Path, on_fault: OnFault = raise_fault) -> dict[int, d
     for key in ("diameter", "size_x", "size_y", "size_z"):
         lowest = 0.0 if key == "diameter" else -1e-9  # a flat card has one size of 0
         for row in np.flatnonzero(columns[key] <= lowest).tolist():
-            message = describe(path, f"{entries[row][0]}.{key}", columns[key][row], "a positive length in mm")
-            on_fault(FaultKind.WRONG_COUNT, path, message)
+            name = f"{entries[row][0]}.{key}"
+            on_fault(fault(FaultKind.WRONG_COUNT, path, name, columns[key][row], "a positive length in mm"))
             valid[row] = False
     for row in np.flatnonzero(valid).tolist():
         valid[row] = _symmetries_valid(path, *entries[row], on_fault)
@@ -48,16 +48,17 @@ def load_models_info(path: Path, on_fault: OnFault = raise_fault) -> dict[int, d
 
 
 def _symmetries_valid(path: Path, label: str, info: dict[str, Any], on_fault: OnFault) -> bool:
-    discrete = [
-        (f"{label}[{i}]", {"symmetries_discrete": s}) for i, s in enumerate(info.get("symmetries_discrete", []))
-    ]
-    turns = parse_numbers(path, discrete, "symmetries_discrete", 16, on_fault)
-    continuous = [
-        (f"{label}.symmetries_continuous[{i}]", s) for i, s in enumerate(info.get("symmetries_continuous", []))
-    ]
-    axes = parse_numbers(path, continuous, "axis", 3, on_fault)
-    offsets = parse_numbers(path, continuous, "offset", 3, on_fault)
-    return not any(np.isnan(values).any() for values in (turns, axes, offsets))
+    lists = {key: info.get(key, []) for key in ("symmetries_discrete", "symmetries_continuous")}
+    for key, value in lists.items():
+        if not isinstance(value, list):
+            on_fault(fault(FaultKind.JSON, path, f"{label}.{key}", type(value).__name__, "a list"))
+            return False
+    discrete, continuous = lists.values()
+    turns = [(f"{label}[{i}]", {"symmetries_discrete": turn}) for i, turn in enumerate(discrete)]
+    axes = [(f"{label}.symmetries_continuous[{i}]", axis) for i, axis in enumerate(continuous)]
+    values = [parse_numbers(path, turns, "symmetries_discrete", 16, on_fault)]
+    values += [parse_numbers(path, axes, key, 3, on_fault) for key in ("axis", "offset")]
+    return not any(np.isnan(numbers).any() for numbers in values)
 
 
 def require_objects(models_info: dict[int, dict[str, Any]], obj_ids: set[int], path: Path) -> None:

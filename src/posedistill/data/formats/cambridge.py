@@ -10,20 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from posedistill.data.faults import FaultKind, OnFault, raise_fault
+from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, reported
 from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
 from posedistill.data.formats.scene_parse import (
     FARTHEST,
-    FrameFault,
     OneSize,
     Split,
     images_in,
     numbers,
-    read_text,
-    reported,
+    posix,
     rotation_from_quaternion,
 )
 from posedistill.errors import DataError, describe
+from posedistill.files import read_text
 from posedistill.geometry.cameras import Array
 
 SPLIT_FILES = {"train": "dataset_train.txt", "test": "dataset_test.txt"}
@@ -55,7 +54,7 @@ def read_cambridge(
             most positions beyond a kilometre (millimetres).
     """
     root, size_of = Path(root), OneSize()
-    focals = _focals(root / RECONSTRUCTION) if K is None else {}
+    cameras = _cameras(root / RECONSTRUCTION) if K is None else {}
     mended: Counter[str] = Counter()
     frames: list[CameraFrame] = []
     total = 0
@@ -68,7 +67,7 @@ def read_cambridge(
                 name, *words = line.rsplit(maxsplit=7)
                 if len(words) != 7:
                     found = f"{len(words)} numbers after {name!r}"
-                    raise FrameFault(FaultKind.POSE, file, key, found, "7 (X Y Z W P Q R)")
+                    raise fault(FaultKind.POSE, file, key, found, "7 (X Y Z W P Q R)")
                 center, quaternion = np.split(numbers(words, file, key), [3])
                 if np.abs(center).max() > FARTHEST:
                     mended["positions beyond 1 km left out"] += 1
@@ -77,12 +76,14 @@ def read_cambridge(
                 mended["quaternions normalised"] += off
                 image = root / name
                 width, height = size_of(image)
-                camera = np.asarray(K) if K is not None else _camera(focals.get(_stem(name)), width, height)
+                camera = np.asarray(K) if K is not None else _camera(cameras.get(_stem(name)), width, height)
                 frames.append(CameraFrame(image, Path(name).parent.as_posix(), camera, width, height, R, -R @ center))
     if 2 * (beyond := mended["positions beyond 1 km left out"]) > total:
         raise DataError(describe(root, f"split {split}", f"{beyond} of {total} positions beyond 1 km", "metres"))
     frames.sort(key=lambda frame: natural_order(frame.image.as_posix()))
     notes = [f"{count} {what}" for what, count in mended.items() if count]
+    if bent := [radial for _, radial in cameras.values() if radial]:
+        notes.append(f"{RECONSTRUCTION} states a radial distortion of {len(bent)} images, which is not taken out")
     if unlisted := _unlisted(root):
         first = unlisted[0]
         notes.append(f"{len(unlisted)} images that neither list names (first: {first.parent.name}/{first.name})")
@@ -104,39 +105,43 @@ def _unlisted(root: Path) -> list[Path]:
 
 def _lines(file: Path) -> list[str]:
     """The lines of poses; a list without its header would lose three frames unseen."""
-    lines = read_text(file, "a list of images and poses").splitlines()
+    lines = read_text(file, "a list of images and poses").split("\n")
     if len(lines) < HEADER_LINES or lines[2].strip():
         found = repr("\n".join(lines[:HEADER_LINES]))[:120]
         raise DataError(describe(file, "header", found, "two lines of header and an empty one"))
-    return [line for line in lines[HEADER_LINES:] if line.strip()]
+    return [posix(line) for line in lines[HEADER_LINES:] if line.strip()]
 
 
-def _camera(focal: float | None, width: int, height: int) -> Array:
+def _camera(stated: tuple[float, float] | None, width: int, height: int) -> Array:
     """The camera of an image, its focal length given for ``WIDTH`` pixels."""
-    scaled = width * (FOCAL if focal is None else focal / WIDTH)
+    scaled = width * (FOCAL if stated is None else stated[0] / WIDTH)
     return np.array([[scaled, 0.0, (width - 1) / 2], [0.0, scaled, (height - 1) / 2], [0.0, 0.0, 1.0]])
 
 
 def _stem(name: str) -> str:
     """The reconstruction names jpg files, the lists png."""
-    return re.sub(r"\.\w+$", "", Path(name).as_posix())
+    return re.sub(r"\.\w+$", "", Path(posix(name)).as_posix())
 
 
-def _focals(path: Path) -> dict[str, float]:
-    """Focal lengths of a VisualSFM reconstruction by image, pixels; empty where there is no such file.
+def _cameras(path: Path) -> dict[str, tuple[float, float]]:
+    """Focal length (pixels) and radial distortion of each image of a VisualSFM reconstruction; empty without one.
 
-    The file begins with ``NVM_V3`` and the number of cameras; a line of each follows: name, focal length, pose.
+    The file begins with ``NVM_V3`` and the number of cameras; a line of each follows: name, focal length, quaternion,
+    centre, radial distortion.
     """
     if not path.exists():
         return {}
-    lines = [line for line in read_text(path, "a VisualSFM reconstruction").splitlines() if line.strip()]
+    lines = [line for line in read_text(path, "a VisualSFM reconstruction").split("\n") if line.strip()]
     if not lines or not lines[0].startswith("NVM_V3"):
         raise DataError(describe(path, "header", repr(lines[0][:40]) if lines else "an empty file", "NVM_V3"))
     count = int(numbers(lines[1].split()[:1], path, "number of cameras")[0]) if len(lines) > 1 else 0
-    cameras = [line.split() for line in lines[2 : 2 + count]]
-    if len(cameras) < count or any(len(words) < 2 for words in cameras):
-        raise DataError(describe(path, "cameras", f"{len(cameras)} whole lines", f"{count}"))
-    focals = {_stem(words[0]): float(numbers(words[1:2], path, words[0])[0]) for words in cameras}
-    if bad := next((name for name, focal in focals.items() if focal <= 0), None):
-        raise DataError(describe(path, bad, focals[bad], "a focal length above 0 px"))
-    return focals
+    entries = [line.split() for line in lines[2 : 2 + max(count, 0)]]
+    if len(entries) < count or any(len(words) < 2 for words in entries):
+        raise DataError(describe(path, "cameras", f"{len(entries)} whole lines", f"{count}"))
+    cameras = {}
+    for name, focal, *words in entries:
+        values = numbers([focal, *words[7:8]], path, name).tolist()
+        if values[0] <= 0:
+            raise DataError(describe(path, name, values[0], "a focal length above 0 px"))
+        cameras[_stem(name)] = (values[0], values[1] if len(values) > 1 else 0.0)
+    return cameras

@@ -1,29 +1,35 @@
-"""Reader of COLMAP's sparse models (Schönberger and Frahm, CVPR 2016), text and binary."""
+"""Reader of COLMAP's sparse models (Schönberger and Frahm, CVPR 2016), text and binary.
+
+Not pycolmap: its wheel is 134 MB when installed, and a file cut short is taken without a word or refused without
+its name.
+"""
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from posedistill.data.faults import FaultKind, OnFault, raise_fault
+from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, reported
 from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_every, natural_order
 from posedistill.data.formats.scene_parse import (
-    FrameFault,
     Split,
-    image_size,
+    lens_notes,
     numbers,
-    read_text,
-    reported,
+    posix,
+    require_lens,
+    require_size,
     rotation_from_quaternion,
+    unposed_notes,
 )
 from posedistill.data.images import IMAGE_SUFFIXES
 from posedistill.errors import DataError, describe
+from posedistill.files import read_text
 from posedistill.geometry.cameras import Array
 
-FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", ".")
-"""Where a model may lie, below the folder of a capture."""
+FOLDERS = ("sparse", "colmap/sparse", ".")
+"""Where models may lie, below the folder of a capture: right there, or in numbered folders."""
 _MODELS = (
     *("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV"),
     *("FOV", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE"),
@@ -51,10 +57,15 @@ class _Image:
     key: str
 
 
-def find_colmap(root: Path) -> Path | None:
-    """The folder of the model below a capture's folder, or None."""
-    models = (root / folder for folder in FOLDERS)
-    return next((model for model in models for end in ("bin", "txt") if (model / f"images.{end}").is_file()), None)
+def colmap_models(root: Path) -> list[Path]:
+    """The folders of the models below a capture's folder; several where COLMAP could not connect all images."""
+    for place in FOLDERS:
+        names = ("images.bin", "images.txt")
+        below = {path.parent for name in names for path in (root / place).glob(f"*/{name}") if path.is_file()}
+        here = [root / place] if any((root / place / name).is_file() for name in names) else []
+        if found := here if place == "." and here else sorted(below, key=lambda m: natural_order(m.name)) or here:
+            return found
+    return []
 
 
 def read_colmap(
@@ -66,7 +77,8 @@ def read_colmap(
 ) -> CameraDataset:
     """Read a capture: the model in ``root`` (or ``sparse/0`` and the like below it) and its photographs.
 
-    Principal points are moved by half a pixel: COLMAP has the corner of the first pixel at (0, 0).
+    Of several models the one with the most images is read, which ``notes`` tells. Principal points are moved by half a
+    pixel: COLMAP has the corner of the first pixel at (0, 0).
 
     Args:
         split: each ``every``-th image is for testing, in the order of names.
@@ -74,27 +86,54 @@ def read_colmap(
         on_fault: called at a fault of a frame, which is then left out; raises by default.
 
     Raises:
-        DataError: no model; a truncated or damaged file; a lens that OpenCV's model cannot express; a pose that is
-            none; a pose without image; an image of another size than its camera's.
+        DataError: no model, or several equally large ones; a truncated or damaged file; a lens that OpenCV's model
+            cannot express, or that folds the picture; an invalid pose; a pose without image; an image of another size
+            than its camera's.
     """
     root = Path(root)
-    model = find_colmap(root)
-    if model is None:
-        raise DataError(describe(root, "model", "no images.bin or images.txt", f"one in {', '.join(FOLDERS)}"))
+    model, notes = _largest(root, colmap_models(root))
     folder = Path(images) if images is not None else _image_folder(model)
-    binary = (model / "images.bin").is_file()
-    file = model / ("images.bin" if binary else "images.txt")
-    cameras = _binary_cameras(model / "cameras.bin") if binary else _text_cameras(model / "cameras.txt")
-    entries = sorted(_binary_images(file) if binary else _text_images(file), key=lambda i: natural_order(i.name))
-    frames = []
+    file = _images_file(model)
+    cameras = _binary_cameras(model / "cameras.bin") if file.suffix == ".bin" else _text_cameras(model / "cameras.txt")
+    entries = sorted(_images(file), key=lambda entry: natural_order(entry.name))
+    frames: list[CameraFrame] = []
     for entry in entries:
         with reported(on_fault):
             frames.append(_frame(entry, file, folder, cameras))
-    beside = {path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
-    unposed = sorted(beside - {folder / entry.name for entry in entries})
-    notes = (f"{len(unposed)} images without a pose (first: {unposed[0].name})",) if unposed else ()
+    beside = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    notes += unposed_notes(beside, (folder / entry.name for entry in entries)) + lens_notes(frames)
     chosen = tuple(frames[row] for row in hold_out_every(len(frames), split, every))
-    return CameraDataset(root, split, chosen, notes, metric=False)
+    return CameraDataset(root, split, chosen, tuple(notes), metric=False)
+
+
+def _largest(root: Path, models: list[Path]) -> tuple[Path, list[str]]:
+    """The model with the most images, and what to say of the others."""
+    if not models:
+        places = ", ".join(f"{place}/0" for place in FOLDERS)
+        raise DataError(describe(root, "model", "no images.bin or images.txt", f"one in {places}, or here"))
+    if len(models) == 1:
+        return models[0], []
+    counts = {model.relative_to(root).as_posix(): _count(_images_file(model)) for model in models}
+    largest = max(counts, key=lambda name: counts[name])
+    shown = [f"{name} ({count} images)" for name, count in counts.items() if name != largest]
+    if list(counts.values()).count(counts[largest]) > 1:
+        found = f"several models of the same size: {largest} ({counts[largest]} images), {', '.join(shown)}"
+        raise DataError(describe(root, "model", found, "the folder of one of them as path"))
+    return root / largest, [
+        f"{len(models)} COLMAP models: {largest} is read ({counts[largest]} images), left out: {', '.join(shown)}"
+    ]
+
+
+def _images_file(model: Path) -> Path:
+    return model / ("images.bin" if (model / "images.bin").is_file() else "images.txt")
+
+
+def _count(file: Path) -> int:
+    return int(_Bytes(file).take("Q", "number of images")[0]) if file.suffix == ".bin" else len(_images(file))
+
+
+def _images(file: Path) -> list[_Image]:
+    return _binary_images(file) if file.suffix == ".bin" else _text_images(file)
 
 
 def _image_folder(model: Path) -> Path:
@@ -108,17 +147,15 @@ def _image_folder(model: Path) -> Path:
 def _frame(entry: _Image, file: Path, folder: Path, cameras: dict[int, _Camera]) -> CameraFrame:
     if entry.camera not in cameras:
         found, expected = f"camera {entry.camera}", f"one of {sorted(cameras)}"
-        raise FrameFault(FaultKind.NO_CAMERA, file, entry.key, found, expected)
+        raise fault(FaultKind.NO_CAMERA, file, entry.key, found, expected)
     if not (np.isfinite(entry.quaternion).all() and np.isfinite(entry.t).all()):
-        raise FrameFault(FaultKind.POSE, file, entry.key, "a pose with nan or inf", "finite numbers")
+        raise fault(FaultKind.POSE, file, entry.key, "a pose with nan or inf", "finite numbers")
     R, _ = rotation_from_quaternion(entry.quaternion, file, entry.key)
     camera, path = cameras[entry.camera], folder / entry.name
-    size = image_size(path)
-    if size != camera.size:
-        expected = f"{camera.size[0]}x{camera.size[1]}, as camera {entry.camera} has"
-        raise FrameFault(FaultKind.IMAGE_SIZE, path, "image size", f"{size[0]}x{size[1]}", expected)
-    sequence = Path(entry.name).parent.as_posix()
-    return CameraFrame(path, sequence, camera.K, *size, R, entry.t, camera.distortion)
+    require_size(path, camera.size, f"as camera {entry.camera} has")
+    require_lens(camera.K, camera.distortion, camera.size, file, f"camera {entry.camera}")
+    sequence = PurePosixPath(entry.name).parent.as_posix()
+    return CameraFrame(path, sequence, camera.K, *camera.size, R, entry.t, camera.distortion)
 
 
 def _camera(model: str, size: tuple[int, int], parameters: Array, file: Path, key: str) -> _Camera:
@@ -138,18 +175,18 @@ def _camera(model: str, size: tuple[int, int], parameters: Array, file: Path, ke
     return _Camera(K, size, tuple(lens.tolist()) if lens.any() else ())
 
 
-def _text_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Words of each line that is no comment, with its number; empty lines are kept (an image may have no points)."""
-    lines = enumerate(read_text(path, "a COLMAP text file").splitlines(), 1)
-    return [(number, line.split()) for number, line in lines if not line.startswith("#")]
+def _text_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The words of each line that is no comment, with its key; empty lines too, for an image may have no points."""
+    for number, line in enumerate(read_text(path, "a COLMAP text file").split("\n"), 1):
+        if not line.startswith("#"):
+            yield f"line {number}", line.split()
 
 
 def _text_cameras(path: Path) -> dict[int, _Camera]:
     cameras = {}
-    for number, words in _text_lines(path):
+    for key, words in _text_lines(path):
         if not words:
             continue
-        key = f"line {number}"
         if len(words) < 5:
             raise DataError(describe(path, key, f"{len(words)} words", "CAMERA_ID MODEL WIDTH HEIGHT PARAMS..."))
         identity, width, height, *parameters = numbers([words[0], *words[2:]], path, key).tolist()
@@ -158,22 +195,34 @@ def _text_cameras(path: Path) -> dict[int, _Camera]:
 
 
 def _text_images(path: Path) -> list[_Image]:
-    """Images are two lines each: the pose, and the points that were seen."""
-    lines, images = _text_lines(path), []
-    while lines and not lines[-1][1]:  # the points of the last image, or nothing at all
-        lines.pop()
-    for number, words in lines[::2]:
-        key = f"line {number}"
+    """The images: a line of the pose and, as COLMAP writes them, one of the points seen, which people leave out."""
+    images: list[_Image] = []
+    points_may_follow = False
+    for key, words in _text_lines(path):
+        if not words:
+            continue
+        if points_may_follow and len(words) % 3 == 0 and (len(words) < 10 or _is_number(words[9])):
+            points_may_follow = False
+            continue
         if len(words) < 10:
             expected = "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"
             raise DataError(describe(path, key, f"{len(words)} words", expected))
         try:
-            values = [float(word) for word in words[1:8]]
-            camera = int(words[8])
+            int(words[0])  # a line of points begins with a fraction
+            values, camera = np.array([float(word) for word in words[1:8]]), int(words[8])
         except ValueError as error:
             raise DataError(describe(path, key, error, "numbers")) from None
-        images.append(_Image(" ".join(words[9:]), camera, np.array(values[:4]), np.array(values[4:]), key))
+        images.append(_Image(posix(" ".join(words[9:])), camera, values[:4], values[4:], key))
+        points_may_follow = True
     return images
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 class _Bytes:
@@ -229,7 +278,7 @@ def _binary_images(path: Path) -> list[_Image]:
     data, images = _Bytes(path), []
     for key in data.records("image"):
         _, *pose, camera = data.take("i7di", key)
-        name = data.name(key)
+        name = posix(data.name(key))
         (points,) = data.take("Q", key)
         data.skip(24 * points, key)
         images.append(_Image(name, camera, np.array(pose[:4]), np.array(pose[4:]), key))

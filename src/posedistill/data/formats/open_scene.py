@@ -4,7 +4,7 @@ from pathlib import Path
 
 from posedistill.data.faults import OnFault, raise_fault
 from posedistill.data.formats import cambridge, seven_scenes
-from posedistill.data.formats.colmap import find_colmap, read_colmap
+from posedistill.data.formats.colmap import colmap_models, read_colmap
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.formats.scene_parse import Split
 from posedistill.data.formats.transforms_json import read_transforms
@@ -30,7 +30,7 @@ def scene_format(path: str | Path) -> str | None:
         return "7-Scenes"
     if any(path.glob("transforms.json")) or any(path.glob("transforms_*.json")):
         return "transforms.json"
-    return "COLMAP" if find_colmap(path) is not None else None
+    return "COLMAP" if colmap_models(path) else None
 
 
 def open_scene(path: str | Path, split: Split = "train", on_fault: OnFault = raise_fault) -> CameraDataset:

@@ -38,6 +38,11 @@ class CameraFrame:
     distortion: tuple[float, ...] = ()
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        return self.width, self.height
+
+    @property
     def center(self) -> Array:
         """``[3]`` where the camera stands, world frame."""
         return -self.R.T @ self.t

@@ -5,18 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from posedistill.data.faults import FaultKind, OnFault, raise_fault
+from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, reported
 from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
-from posedistill.data.formats.scene_parse import (
-    FrameFault,
-    OneSize,
-    Split,
-    numbers,
-    pose_from_camera_to_world,
-    read_text,
-    reported,
-)
+from posedistill.data.formats.scene_parse import OneSize, Split, numbers, pose_from_camera_to_world
 from posedistill.errors import DataError, describe
+from posedistill.files import read_text
 from posedistill.geometry.cameras import Array, scaled_camera
 
 K_STATED: Array = np.array([[585.0, 0.0, 320.0], [0.0, 585.0, 240.0], [0.0, 0.0, 1.0]])
@@ -52,10 +45,11 @@ def read_seven_scenes(
     folders = dict.fromkeys(named)
     for folder in folders:
         for stem, image in _pictures(folder, on_fault).items():
-            with reported(on_fault):
+            pose = folder / f"{stem}{_POSE}"
+            with reported(on_fault, FaultKind.POSE, pose):
                 size = size_of(image)
                 camera = np.asarray(K) if stated is None else scaled_camera(stated, SIZE_STATED, size)
-                frames.append(CameraFrame(image, folder.name, camera, *size, *_pose(folder / f"{stem}{_POSE}")))
+                frames.append(CameraFrame(image, folder.name, camera, *size, *_pose(pose)))
     repeats = len(named) - len(folders)
     notes = (f"{repeats} sequences that the split names again, taken once",) if repeats else ()
     return CameraDataset(root, split, tuple(frames), notes)
@@ -76,13 +70,13 @@ def split_folders(root: Path, split: Split, on_fault: OnFault) -> list[Path]:
         if not text:
             continue
         with reported(on_fault):
-            number = re.search(r"\d+", text)
+            number = re.search(r"(?<!\d)\d{1,9}(?!\d)", text)
             if number is None:
-                raise FrameFault(FaultKind.SPLIT, file, "sequence", repr(text), "a line such as sequence1")
+                raise fault(FaultKind.SPLIT, file, "sequence", repr(text), "a line such as sequence1")
             folder = root / f"seq-{int(number[0]):02d}"
             if not folder.is_dir():
                 hint = f" (unpack {folder.name}.zip)" if folder.with_suffix(".zip").exists() else ""
-                raise FrameFault(FaultKind.SPLIT, file, text, f"no folder {folder.name}", f"one in {root}{hint}")
+                raise fault(FaultKind.SPLIT, file, text, f"no folder {folder.name}", f"one in {root}{hint}")
             folders.append(folder)
     return folders
 
@@ -90,28 +84,35 @@ def split_folders(root: Path, split: Split, on_fault: OnFault) -> list[Path]:
 def _pictures(folder: Path, on_fault: OnFault) -> dict[str, Path]:
     """Images with a pose, by their frame's name, in the order of time; whatever lacks the other half is a fault."""
     images: dict[str, Path] = {}
-    files = list(folder.glob("frame-*"))
-    for suffix in reversed(_SUFFIXES):
-        images |= {path.name[: -len(suffix)]: path for path in files if path.name.lower().endswith(suffix)}
+    files = sorted(folder.glob("frame-*"))
+    for path in files:
+        suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), None)
+        if suffix is None:
+            continue
+        with reported(on_fault):
+            first = images.setdefault(path.name[: -len(suffix)], path)
+            if first != path:
+                found = f"{first.name} and {path.name}"
+                raise fault(FaultKind.SAME_ID, path, "image", found, "one image of each pose")
     poses = {path.name.removesuffix(_POSE): path for path in files if path.name.endswith(_POSE)}
     for stem in sorted(images.keys() - poses.keys()):
         with reported(on_fault):
-            raise FrameFault(FaultKind.NO_POSE, images[stem], "pose", f"no {stem}{_POSE}", "a pose of each image")
+            raise fault(FaultKind.NO_POSE, images[stem], "pose", f"no {stem}{_POSE}", "a pose of each image")
     for stem in sorted(poses.keys() - images.keys()):
         with reported(on_fault):
             found = f"no {stem}{_SUFFIXES[0]} or {_SUFFIXES[1]}"
-            raise FrameFault(FaultKind.MISSING_IMAGE, poses[stem], "image", found, "an image of each pose")
+            raise fault(FaultKind.MISSING_IMAGE, poses[stem], "image", found, "an image of each pose")
     if not images and not poses:
         with reported(on_fault):
             expected = f"frame-XXXXXX{_SUFFIXES[0]} and frame-XXXXXX{_POSE}"
-            raise FrameFault(FaultKind.SPLIT, folder, "frames", "none", expected)
+            raise fault(FaultKind.SPLIT, folder, "frames", "none", expected)
     return {stem: images[stem] for stem in sorted(images.keys() & poses.keys())}
 
 
 def _pose(path: Path) -> tuple[Array, Array]:
-    values = numbers(read_text(path, "a 4x4 pose", FaultKind.POSE).split(), path, "pose")
+    values = numbers(read_text(path, "a 4x4 pose").split(), path, "pose")
     if values.size != 16:
-        raise FrameFault(FaultKind.POSE, path, "pose", f"{values.size} numbers", "16 (4x4, camera to world)")
+        raise fault(FaultKind.POSE, path, "pose", f"{values.size} numbers", "16 (4x4, camera to world)")
     return pose_from_camera_to_world(values.reshape(4, 4), path, "pose")
 
 
@@ -120,6 +121,6 @@ def _intrinsics(root: Path) -> Array:
     if not path.exists():
         return K_STATED
     values = numbers(read_text(path, "a 3x3 matrix").split(), path, "K")
-    if values.size != 9 or not (values[0] > 0 and values[4] > 0 and values[8] == 1):
+    if values.size != 9 or not (values[0] > 0 and values[4] > 0 and values[6:].tolist() == [0, 0, 1]):
         raise DataError(describe(path, "K", f"{values.tolist()}", "3x3 intrinsics for 640x480"))
     return values.reshape(3, 3)
