@@ -146,7 +146,9 @@ def test_box_modes_are_named(dataset, tmp_path):
     with pytest.raises(DataError, match=r"none\.json"):
         boxes_for(dataset, dataset.objects(), "detector", tmp_path / "none.json")
     path = detections_file(tmp_path, [(0, 7, 1.0, [0.0, 0.0, 9.0, 9.0])])
-    with pytest.raises(DataError, match=r"detections\.json: 'detections': found none for the test images and objects"):
+    with pytest.raises(
+        DataError, match=r"detections\.json: 'detections': found 1 usable ones, none for the test images and objects"
+    ):
         boxes_for(dataset, dataset.objects(), "detector", path)
 
 
