@@ -35,10 +35,11 @@ def test_impossible_strides_are_refused(strides: tuple[int, ...]) -> None:
 
 
 def test_extra_levels_stem_from_the_backbone_not_from_the_pyramid() -> None:
-    pyramid = FeaturePyramid({8: 4, 16: 5}, (8, 16, 32, 64), 32)
-    maps = {8: torch.rand(1, 4, 16, 16), 16: torch.rand(1, 5, 8, 8)}
+    """Also where both happen to be equally wide."""
+    pyramid = FeaturePyramid({8: 4, 16: 32}, (8, 16, 32, 64), 32)
+    maps = {8: torch.rand(1, 4, 16, 16), 16: torch.rand(1, 32, 8, 8)}
     deep = pyramid(maps)
-    expected = torch.nn.functional.conv2d(maps[16], pyramid.extra["32"].weight, stride=2, padding=1)
+    expected = torch.nn.functional.conv2d(maps[16], pyramid.extra[0].weight, stride=2, padding=1)
     torch.testing.assert_close(deep[32], expected)
-    above = torch.nn.functional.conv2d(expected.relu(), pyramid.extra["64"].weight, stride=2, padding=1)
+    above = torch.nn.functional.conv2d(expected.relu(), pyramid.extra[1].weight, stride=2, padding=1)
     torch.testing.assert_close(deep[64], above)

@@ -1,10 +1,11 @@
-"""Feature pyramid (Lin et al., CVPR 2017) with the two extra levels of RetinaNet."""
+"""Feature pyramid (Lin et al., CVPR 2017) with the extra levels of RetinaNet: torchvision's, at the wanted strides."""
 
 import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import FeaturePyramidNetwork
 
 from posedistill.errors import RecipeError
 
@@ -12,9 +13,9 @@ from posedistill.errors import RecipeError
 class FeaturePyramid(nn.Module):
     """Maps of one width at the wanted strides, from a backbone's maps.
 
-    Strides the backbone has get a 1x1 lateral, the sum with the upsampled coarser map, and a 3x3 output convolution.
-    Coarser ones come from 3x3 stride-2 convolutions: the first on the backbone's deepest map, each further one on the
-    ReLU of the one before. No norm and no activation.
+    Strides the backbone has are torchvision's pyramid. Coarser ones come from 3x3 stride-2 convolutions: the first on
+    the backbone's deepest map (torchvision's own extra levels take the pyramid's where the widths happen to be equal),
+    each further one on the ReLU of the one before. No norm and no activation.
     """
 
     def __init__(self, channels: dict[int, int], strides: Sequence[int], width: int) -> None:
@@ -23,35 +24,29 @@ class FeaturePyramid(nn.Module):
         _check_strides(channels, strides)
         self.strides = tuple(strides)
         self.deepest = max(channels)
-        self.lateral_strides = sorted(stride for stride in channels if stride >= strides[0])
-        self.lateral = nn.ModuleDict({str(s): nn.Conv2d(channels[s], width, 1) for s in self.lateral_strides})
-        inner = [stride for stride in strides if stride <= self.deepest]
-        self.output = nn.ModuleDict({str(s): nn.Conv2d(width, width, 3, padding=1) for s in inner})
+        self.merged = sorted(stride for stride in channels if stride >= strides[0])
         extra = [stride for stride in strides if stride > self.deepest]
-        inputs = [channels[self.deepest]] + [width] * len(extra)
-        self.extra = nn.ModuleDict(
-            {str(s): nn.Conv2d(n, width, 3, 2, padding=1) for s, n in zip(extra, inputs, strict=False)}
-        )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.kaiming_uniform_(module.weight, a=1)
-                nn.init.zeros_(module.bias)
+        inputs = [channels[self.deepest], *[width] * len(extra)]
+        convolutions = [nn.Conv2d(inputs[i], width, 3, 2, padding=1) for i in range(len(extra))]
+        self.pyramid = FeaturePyramidNetwork([channels[stride] for stride in self.merged], width)
+        for index, stride in enumerate(self.merged):
+            if stride not in strides:  # merged into finer levels only
+                self.pyramid.layer_blocks[index] = nn.Identity()
+        self.extra = nn.ModuleList(convolutions)
+        for convolution in convolutions:
+            nn.init.kaiming_uniform_(convolution.weight, a=1)
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
 
     def forward(self, maps: dict[int, Tensor]) -> dict[int, Tensor]:
         """``{stride: [B, channels, H, W]}`` -> ``{stride: [B, width, H, W]}``, fine to coarse."""
-        inner: dict[int, Tensor] = {}
-        coarser: Tensor | None = None
-        for stride in reversed(self.lateral_strides):
-            lateral = self.lateral[str(stride)](maps[stride])
-            if coarser is not None:
-                lateral = lateral + functional.interpolate(coarser, scale_factor=2.0, mode="nearest")
-            inner[stride] = coarser = lateral
-        pyramid = {int(key): convolution(inner[int(key)]) for key, convolution in self.output.items()}
+        levels = list(self.pyramid({stride: maps[stride] for stride in self.merged}).values()) if self.merged else []
+        levels = levels[: len(self.strides) - len(self.extra)]
         x = maps[self.deepest]
-        for key, convolution in self.extra.items():
-            x = convolution(functional.relu(x) if int(key) > 2 * self.deepest else x)
-            pyramid[int(key)] = x
-        return pyramid
+        for index, convolution in enumerate(self.extra):
+            x = convolution(functional.relu(x) if index else x)
+            levels.append(x)
+        return dict(zip(self.strides, levels, strict=True))
 
 
 def _check_strides(channels: dict[int, int], strides: Sequence[int]) -> None:
