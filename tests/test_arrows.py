@@ -22,7 +22,7 @@ ALLOWED = {
     "estimators": {"geometry", "decode", "backbones", "data"},
     "distill": {"geometry", "data", "estimators"},
     "report": {"geometry", "data", "metrics"},
-    "deploy": {"geometry", "decode", "data", "runtime", "metrics"},
+    "deploy": {"geometry", "decode", "data", "runtime", "metrics", "report"},
     "recipe": {"geometry", "data", "estimators", "distill", "training"},
     "tasks": {
         *{"geometry", "decode", "data", "runtime", "metrics", "estimators", "distill", "report", "deploy"},

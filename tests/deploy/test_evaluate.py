@@ -14,7 +14,7 @@ from posedistill.decode.cells import CellLayout
 from posedistill.deploy.evaluate import boxes_for, estimate, evaluate_file, open_bop, score_csv
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
-from posedistill.metrics import score_estimates
+from posedistill.metrics import find_cases, score_estimates
 from posedistill.poses import Poses
 from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.model_file import PROPERTY
@@ -86,7 +86,7 @@ def test_true_votes_score_one(dataset, metadata):
     estimates = estimate(Oracle(metadata, wanted), wanted)
     scores = score_estimates(estimates, dataset)
     assert len(estimates) == scores.targets == 6
-    assert scores.total["AR"] == scores.total["add_0.02d"] == scores.total["cmdeg_5_5"] == 1.0
+    assert scores.scores["AR"] == scores.scores["add_0.02d"] == scores.scores["cmdeg_5_5"] == 1.0
     assert (estimates.seconds > 0).all() and (estimates.score > 0.9).all()
     for im_id in range(3):  # the time is the image's
         assert len(set(estimates.seconds[estimates.im_id == im_id])) == 1
@@ -104,7 +104,7 @@ def test_detector_boxes(dataset, metadata, tmp_path):
     found = [box.tolist() for entry in wanted for box in entry.boxes]
     assert found == [box for *_, box in good]
     estimates = estimate(Oracle(metadata, wanted), wanted)
-    assert score_estimates(estimates, dataset).total["AR"] == 1.0
+    assert score_estimates(estimates, dataset).scores["AR"] == 1.0
 
 
 def test_a_box_s_score_counts(dataset, metadata, tmp_path):
@@ -123,10 +123,11 @@ def test_a_missing_detection_is_a_miss(dataset, metadata, tmp_path):
     kept = [entry for entry in true_boxes(dataset) if entry[0] != 1][1:]
     wanted = boxes_for(dataset, dataset.objects(), "detector", detections_file(tmp_path, kept))
     assert [len(entry.boxes) for entry in wanted] == [1, 0, 2]
-    scores = score_estimates(estimate(Oracle(metadata, wanted), wanted), dataset)
-    assert (scores.estimates, scores.targets) == (3, 6)
-    assert scores.total["add_0.1d"] == scores.total["AR"] == 0.5
-    missed = [(case.im_id, case.obj_id) for case in scores.cases if case.row < 0]
+    estimates = estimate(Oracle(metadata, wanted), wanted)
+    scores = score_estimates(estimates, dataset)
+    assert (len(estimates), scores.targets, scores.missed) == (3, 6, 3)
+    assert scores.scores["add_0.1d"] == scores.scores["AR"] == 0.5
+    missed = [(case.im_id, case.obj_id) for case in find_cases(estimates, dataset) if case.row < 0]
     assert missed == [(0, 1), (1, 1), (1, 2)]
 
 
@@ -135,7 +136,7 @@ def test_nothing_recognised_gives_an_empty_table(dataset, metadata):
     oracle = Oracle(metadata, wanted)
     oracle.decoder = lambda *_: None
     estimates = estimate(oracle, wanted)
-    assert len(estimates) == 0 and score_estimates(estimates, dataset).total["AR"] == 0.0
+    assert len(estimates) == 0 and score_estimates(estimates, dataset).scores["AR"] == 0.0
 
 
 def test_box_modes_are_named(dataset, tmp_path):
@@ -182,28 +183,30 @@ def model(dataset: BopDataset, metadata: ModelMetadata, tmp_path: Path) -> Path:
 def test_a_file_is_measured_on_any_folder(model, bop, tmp_path):
     csv, scores = tmp_path / "out" / "results.csv", tmp_path / "out" / "scores.json"
     found = evaluate_file(model, bop, "test", None, "gt", None, csv, scores, threads=1)
-    assert (found.targets, found.estimates) == (6, 6)
-    first = next(case for case in found.cases if (case.im_id, case.obj_id) == (0, 1))
-    assert first.add_fraction < 0.01 and found.objects[1]["add_0.1d"] >= 1 / 3
+    assert (found.targets, found.missed) == (6, 0)
     written = json.loads(scores.read_text())
-    assert written["boxes"] == "gt" and written["targets"] == 6 and written["scores"] == found.total
+    first = next(case for case in written["cases"] if (case["im_id"], case["obj_id"]) == (0, 1))
+    assert first["add_fraction"] < 0.01 and found.by_label(found.metrics[0])["1"] >= 1 / 3
+    assert written["boxes"] == "gt" and written["targets"] == 6 and written["scores"] == found.scores
+    low, high = written["intervals"]["AR"]
+    assert low <= found.scores["AR"] <= high
     again = score_csv(csv, bop, "test", None, tmp_path / "again.json")
-    assert again.total == pytest.approx(found.total)
-    assert "boxes" not in json.loads((tmp_path / "again.json").read_text())  # nobody knows where these came from
+    assert again.scores == pytest.approx(found.scores)
+    assert json.loads((tmp_path / "again.json").read_text())["boxes"] == ""  # nobody knows where these came from
 
 
 def test_a_file_is_measured_with_a_detector_s_boxes(model, bop, dataset, tmp_path):
     path = detections_file(tmp_path, true_boxes(dataset)[:2])
     found = evaluate_file(model, bop, "test", None, "detector", path, None, None, threads=1)
-    assert (found.targets, found.estimates) == (6, 2)
-    assert found.objects[1]["add_0.1d"] == pytest.approx(1 / 3) and found.total["add_0.1d"] <= 2 / 6
+    assert (found.targets, found.missed) == (6, 4)
+    assert found.by_label(found.metrics[0])["1"] == pytest.approx(1 / 3) and found.scores["add_0.1d"] <= 2 / 6
 
 
 def test_only_the_frames_of_a_list(model, bop, tmp_path):
     frames = tmp_path / "list.txt"
     frames.write_text("000002\n")
-    found = evaluate_file(model, bop, "test", frames, "gt", None, None, None, threads=1)
-    assert {case.im_id for case in found.cases} == {2}
+    evaluate_file(model, bop, "test", frames, "gt", None, None, tmp_path / "scores.json", threads=1)
+    assert {case["im_id"] for case in json.loads((tmp_path / "scores.json").read_text())["cases"]} == {2}
 
 
 def test_a_frame_list_may_lie_in_the_data_set(bop, tmp_path, monkeypatch):
@@ -227,7 +230,7 @@ def test_rows_that_cannot_count_are_told(dataset, bop, tmp_path, capsys):
     stray = dataclasses.replace(true.select(np.array([0])), im_id=np.array([77]))
     Poses.concatenate([true, stray]).to_bop_csv(tmp_path / "results.csv")
     scores = score_csv(tmp_path / "results.csv", bop, "test", None, None)
-    assert scores.total["AR"] == 1.0 and len(scores.notes) == 1 and "lines 8" in scores.notes[0]
+    assert scores.scores["AR"] == 1.0 and len(scores.notes) == 1 and "lines 8" in scores.notes[0]
     printed = capsys.readouterr().err
     assert "lines 8" in printed and "100.0" in printed
 
@@ -245,6 +248,6 @@ def test_from_the_command_line(model, bop, dataset, tmp_path):
     path = detections_file(tmp_path, true_boxes(dataset)[:1])
     invoke("evaluate", model, "--dataset", bop, "--boxes", "detector", "--detections", path, "--json", scores)
     written = json.loads(scores.read_text())
-    assert (written["boxes"], written["estimates"]) == ("detector", 1)
+    assert (written["boxes"], written["missed"]) == ("detector", 5)
     with pytest.raises(DataError, match="found 'both', expected 'gt' or 'detector'"):
         invoke("evaluate", model, "--dataset", bop, "--boxes", "both")

@@ -8,9 +8,10 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
 from posedistill.metrics import find_candidates, load_scoring_models, score_estimates
 from posedistill.metrics.bop_scores import image_widths, mspd_hits, mssd_hits, vsd_errors, vsd_hits
+from posedistill.metrics.object_scores import METRICS
 from posedistill.poses import Poses
 
-from .conftest import INFOS, WIDTH, estimates_of, write_dataset
+from .conftest import INFOS, WIDTH, estimates_of, render_depth, write_dataset
 
 LMO_MSSD = [0.1046, 0.2734, 0.3919, 0.4812, 0.5397, 0.5830, 0.5969, 0.6123, 0.6276, 0.6318]
 
@@ -61,9 +62,9 @@ def test_a_symmetric_pose_counts(dataset, perfect):
     R[bars] = R[bars] @ np.diag([-1.0, -1.0, 1.0])
     turned = Poses(perfect.scene_id, perfect.im_id, perfect.obj_id, perfect.score, R, perfect.t, perfect.seconds)
     scores = score_estimates(turned, dataset, vsd=True)
-    assert scores.total["AR"] == pytest.approx(1.0, abs=0.01)
-    assert scores.objects[2]["AR_MSSD"] == scores.objects[2]["AR_MSPD"] == 1.0
-    assert scores.objects[2]["add_0.02d"] == scores.objects[2]["cmdeg_5_5"] == scores.objects[2]["proj_5px"] == 1.0
+    assert scores.scores["AR"] == pytest.approx(1.0, abs=0.01)
+    for name in ("AR_MSSD", "AR_MSPD", "add_0.02d", "cmdeg_5_5", "proj_5px"):
+        assert scores.by_label(METRICS[name])["2"] == 1.0
 
 
 def test_vsd_of_the_truth_is_0_and_grows(dataset, perfect):
@@ -78,19 +79,36 @@ def test_vsd_of_the_truth_is_0_and_grows(dataset, perfect):
     assert vsd_hits(perfect, candidates, models).shape == (6, 100)
 
 
-def test_vsd_does_not_depend_on_the_number_of_threads(dataset, perfect):
+def test_vsd_does_not_depend_on_what_is_measured_beside_it(dataset, perfect):
     models = load_scoring_models(dataset)
-    candidates = find_candidates(perfect, dataset)
     estimates = moved(perfect, [8.0, 3.0, 5.0])
-    one, many = (vsd_errors(estimates, candidates, models, workers) for workers in (1, 4))
-    np.testing.assert_array_equal(one, many)
+    one = estimates.select(estimates.im_id == 7)
+    together, alone = (vsd_errors(some, find_candidates(some, dataset), models) for some in (estimates, one))
+    np.testing.assert_array_equal(together[estimates.im_id == 7], alone)
+
+
+def test_itodd_has_a_smaller_tolerance_of_visibility(tmp_path, frames):
+    """What is measured lies 10 mm before the objects, so that 15 mm see them and 5 mm do not."""
+    found = {}
+    for name in ("tless", "itodd"):
+        root = write_dataset(tmp_path / name, frames)
+        for im_id, poses in frames.items():
+            depth = render_depth([(o, R, t - [0.0, 0.0, 10.0]) for o, R, t in poses])
+            cv2.imwrite(str(root / f"test/000004/depth/{im_id:06d}.png"), np.rint(depth * 10).astype(np.uint16))
+        truths = estimates_of((im_id, o, 0.9, R, t) for im_id, poses in frames.items() for o, R, t in poses)
+        dataset, estimates = BopDataset(root), moved(truths, [15.0, 0.0, 0.0])
+        found[name] = score_estimates(estimates, dataset, vsd=True).scores["AR_VSD"]
+        candidates, models = find_candidates(estimates, dataset), load_scoring_models(dataset)
+        hits = vsd_hits(estimates, candidates, models, delta={"tless": 15.0, "itodd": 5.0}[name])
+        assert found[name] == hits.mean()
+    assert abs(found["tless"] - found["itodd"]) > 0.02
 
 
 def test_vsd_without_depth_is_a_fault(tmp_path, frames, perfect):
     dataset = BopDataset(write_dataset(tmp_path, frames, depth=False))
     with pytest.raises(DataError, match="depth"):
         score_estimates(perfect, dataset, vsd=True)
-    assert "AR_VSD" not in score_estimates(perfect, dataset).total
+    assert "AR_VSD" not in score_estimates(perfect, dataset).scores
 
 
 def test_the_width_comes_from_an_image_where_there_is_no_camera_file(tmp_path, frames):
@@ -109,17 +127,18 @@ def test_several_estimates_of_several_instances(tmp_path, frames):
     scores = score_estimates(estimates_of([(3, 1, 0.9, R, t), (3, 1, 0.8, R, t)]), dataset, vsd=True)
     assert scores.targets == 2
     for name in ("AR_MSSD", "AR_MSPD", "AR_VSD", "AR"):
-        assert scores.total[name] == pytest.approx(0.5, abs=0.01)
+        assert scores.scores[name] == pytest.approx(0.5, abs=0.01)
 
 
 def test_megapose_on_lmo_scores_as_the_reference_toolkit_says(real_data):
     dataset = BopDataset(real_data / "lmo")
     estimates = Poses.from_bop_csv(real_data / "lmo/results/megapose-cnos_lmo-test.csv")
     scores = score_estimates(estimates, dataset)
-    assert scores.total["AR_MSSD"] == pytest.approx(0.4842398884, abs=1e-9)
-    assert scores.total["AR_MSPD"] == pytest.approx(0.5870292887, abs=1e-9)
-    np.testing.assert_allclose(scores.recalls["mssd"], LMO_MSSD, atol=6e-5)
-    assert scores.notes == [] and scores.targets == 717 and scores.estimates == 817
+    assert scores.scores["AR_MSSD"] == pytest.approx(0.4842398884, abs=1e-9)
+    assert scores.scores["AR_MSPD"] == pytest.approx(0.5870292887, abs=1e-9)
+    hits = mssd_hits(estimates, find_candidates(estimates, dataset), load_scoring_models(dataset))
+    np.testing.assert_allclose(hits.mean(axis=0), LMO_MSSD, atol=6e-5)
+    assert scores.notes == () and scores.targets == len(hits) == 717 and len(estimates) == 817
 
 
 @pytest.mark.parametrize("scene_id", [6, 8])

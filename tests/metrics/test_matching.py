@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
-from posedistill.metrics import find_candidates, unused_rows
+from posedistill.metrics import find_candidates, matching, unused_rows
 from posedistill.poses import Poses
 
 from .conftest import estimates_of, write_dataset
@@ -80,6 +80,30 @@ def test_no_target_is_a_fault(tmp_path):
     (root / "test_targets_bop19.json").write_text("[]")
     with pytest.raises(DataError, match="'targets': found none"):
         find_candidates(Poses.empty(), BopDataset(root))
+
+
+def test_targets_of_no_instance_and_repeated_ones_do_not_count(tmp_path):
+    root = write_dataset(tmp_path, row_of_blocks(2) | {7: [(1, EYE, np.array([0.0, 0, 600]))]})
+    path, target = root / "test_targets_bop19.json", {"scene_id": 4, "im_id": 3, "obj_id": 1, "inst_count": 2}
+    path.write_text(json.dumps([target, {**target, "im_id": 7, "inst_count": 0}, target]))
+    candidates = find_candidates(Poses.empty(), BopDataset(root))
+    assert candidates.truths.im_id.tolist() == [3, 3]
+    path.write_text(json.dumps([{**target, "inst_count": 0}]))
+    with pytest.raises(DataError, match="'targets': found none"):
+        find_candidates(Poses.empty(), BopDataset(root))
+    path.write_text(json.dumps([target, {**target, "inst_count": 1}]))
+    with pytest.raises(DataError, match=r"inst_count=2.* and .*inst_count=1.*expected each object of an image once"):
+        find_candidates(Poses.empty(), BopDataset(root))
+
+
+def test_large_grids_are_matched_in_parts(tmp_path, monkeypatch):
+    dataset = BopDataset(write_dataset(tmp_path, row_of_blocks(3)))
+    estimates = estimates_of([(3, 1, 0.1 * i, EYE, [90.0 * i, 0, 600]) for i in range(3)])
+    thresholds = tuple(np.linspace(0, 120, 25))
+    _, whole = match(estimates, dataset, thresholds)
+    monkeypatch.setattr(matching, "_GRID", 20)
+    _, parts = match(estimates, dataset, thresholds)
+    np.testing.assert_array_equal(parts, whole)
 
 
 def test_a_list_of_frames_restricts_the_targets(tmp_path, frames):

@@ -4,12 +4,11 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Column, Table
 
 from posedistill.data.formats.bop import BopDataset, Detection, Frame, read_detections, read_image
 from posedistill.deploy.evaluate_scene import evaluate_camera_file
@@ -18,9 +17,9 @@ from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console, progress_bar
-from posedistill.metrics import Scores, score_estimates
-from posedistill.metrics.relocalisation import RelocalisationScores
+from posedistill.metrics import Evaluation, find_cases, score_estimates
 from posedistill.poses import Poses
+from posedistill.report.score_table import score_tables
 from posedistill.runtime import CameraPredictor, open_predictor
 from posedistill.runtime.predictor import Predictor
 
@@ -117,7 +116,7 @@ def evaluate_file(
     legacy_diameters: bool = False,
     metres_per_unit: float | None = None,
     threads: int = 0,
-) -> Scores | RelocalisationScores:
+) -> Evaluation:
     """Measure an exported file on any BOP folder, or on a scene where it tells poses of cameras.
 
     Prints the table, writes csv and json where asked.
@@ -158,7 +157,7 @@ def score_csv(
     scenes: list[int] | None = None,
     vsd: bool = False,
     legacy_diameters: bool = False,
-) -> Scores:
+) -> Evaluation:
     """Score anybody's BOP csv and print the table."""
     estimates = Poses.from_bop_csv(results)
     opened = open_bop(dataset, split, frames, None, scenes)
@@ -174,25 +173,16 @@ def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: 
 
 def _report(
     estimates: Poses, dataset: BopDataset, json_path: Path | None, about: dict[str, Any], **options: Any
-) -> Scores:
-    scores = score_estimates(estimates, dataset, **options)
+) -> Evaluation:
+    scores = replace(score_estimates(estimates, dataset, **options), **about)
     if json_path is not None:
-        write_file(json_path, json.dumps({**about, **scores.to_dict()}, indent=1), TrainingError)
+        cases = [case.to_dict() for case in find_cases(estimates, dataset)]
+        content = scores.to_dict() | {"intervals": scores.intervals(), "cases": cases}
+        write_file(json_path, json.dumps(content, indent=1), TrainingError)
     for note in scores.notes:
         console.print(f"[yellow]{note}", highlight=False)
-    console.print(score_table(scores))
+    console.print(*score_tables(scores))
     return scores
-
-
-def score_table(scores: Scores) -> Table:
-    """Scores a row for each object and one for all."""
-    entries = scores.to_dict()
-    names = list(entries["scores"])
-    table = Table("object", *(Column(name, overflow="fold") for name in names))  # names stay whole where it is narrow
-    for obj_id, values in entries["per_object"].items():
-        table.add_row(str(obj_id), *(f"{100 * values[name]:.1f}" if name in values else "" for name in names))
-    table.add_row("all", *(f"{100 * entries['scores'][name]:.1f}" for name in names), style="bold")
-    return table
 
 
 def _targets_by_frame(dataset: BopDataset, objects: ObjectTable) -> Iterator[tuple[Frame, dict[int, int]]]:

@@ -2,12 +2,11 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
@@ -16,13 +15,14 @@ from posedistill.errors import DataError, TrainingError, describe
 from posedistill.files import fresh, write_file
 from posedistill.geometry.rotations import mean_rotation
 from posedistill.log import console, progress_bar
+from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.relocalisation import (
-    RelocalisationScores,
     constant_pose,
     nearest_position,
     score_cameras,
 )
 from posedistill.poses import Poses
+from posedistill.report.score_table import score_tables
 from posedistill.runtime.camera_predictor import CameraPredictor
 
 SPLITS = ("train", "test", "all")
@@ -78,7 +78,7 @@ def evaluate_camera_file(
     json_path: Path | None = None,
     *,
     metres_per_unit: float | None = None,
-) -> RelocalisationScores:
+) -> Evaluation:
     """Measure an exported file on the split of any scene; prints the table, writes csv and json where asked.
 
     ``metres_per_unit`` of the scene must be that of the training.
@@ -96,15 +96,15 @@ def evaluate_camera_file(
         found.to_csv(csv)
     scores = score_cameras(found, Poses.of_cameras(dataset.R, dataset.t))
     if json_path is not None:
-        write_file(json_path, json.dumps(scores.to_dict(), indent=1), TrainingError)
+        write_file(json_path, json.dumps(scores.to_dict() | {"intervals": scores.intervals()}, indent=1), TrainingError)
     trivial = {} if split != "test" else _trivial(dataset, scene, metres_per_unit)
-    console.print(camera_score_table(scores, trivial))
+    console.print(*score_tables(scores, trivial))
     if not dataset.metric:
         console.print(f"[yellow]{UNKNOWN_UNIT}: --metres-per-unit tells it[/]")
     return scores
 
 
-def _trivial(dataset: CameraDataset, scene: Path, metres_per_unit: float | None) -> dict[str, RelocalisationScores]:
+def _trivial(dataset: CameraDataset, scene: Path, metres_per_unit: float | None) -> dict[str, Evaluation]:
     """Answers that ask no network, from the training frames of the same scene where it has any."""
     try:
         frames = open_scene(scene, "train")
@@ -114,24 +114,6 @@ def _trivial(dataset: CameraDataset, scene: Path, metres_per_unit: float | None)
     train, truth = Poses.of_cameras(frames.R, frames.t), Poses.of_cameras(dataset.R, dataset.t)
     answers = {"constant pose": constant_pose(train, len(dataset)), "nearest position": nearest_position(truth, train)}
     return {name: score_cameras(poses, truth) for name, poses in answers.items()}
-
-
-def camera_score_table(
-    scores: RelocalisationScores, trivial: Mapping[str, RelocalisationScores] | None = None
-) -> Table:
-    """Medians with their intervals, means, percentiles and recalls, and the medians of trivial answers."""
-    table = Table("", "position, m", "orientation, °")
-    medians = zip((scores.position, scores.orientation), (3, 2), strict=True)
-    table.add_row("median", *(f"{m.value:.{d}f} [{m.low:.{d}f}, {m.high:.{d}f}]" for m, d in medians), style="bold")
-    rows: list[tuple[str, tuple[float, float]]] = [("mean", scores.mean)]
-    rows += [(f"{percent} %", pair) for percent, pair in scores.percentiles.items()]
-    for name, (metres, degrees) in rows:
-        table.add_row(name, f"{metres:.3f}", f"{degrees:.2f}")
-    for name, other in (trivial or {}).items():
-        table.add_row(f"median of {name}", f"{other.position.value:.3f}", f"{other.orientation.value:.2f}", style="dim")
-    shares = ", ".join(f"{m:g} m {deg:g}°: {100 * share:.1f} %" for (m, deg), share in scores.recall.items())
-    table.caption = f"{scores.count} images; within {shares}"
-    return table
 
 
 def places_of(poses: Poses, split: CameraDataset) -> dict[str, Any]:

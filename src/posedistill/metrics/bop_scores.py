@@ -13,7 +13,7 @@ from posedistill.geometry.cameras import Array
 from posedistill.metrics.matching import Candidates
 from posedistill.metrics.models import ScoringModel
 from posedistill.metrics.pose_errors import mspd, mssd
-from posedistill.metrics.vsd import TAUS, VisibleSurface
+from posedistill.metrics.vsd import DELTA, TAUS, VisibleSurface
 from posedistill.poses import Poses
 
 MSSD_THRESHOLDS: Array = np.linspace(0.05, 0.5, 10)
@@ -33,7 +33,7 @@ def mssd_hits(estimates: Poses, candidates: Candidates, models: Mapping[int, Sco
         model, e, g = models[obj_id], est[pairs], gt[pairs]
         poses = (estimates.R[e], estimates.t[e], truths.R[g], truths.t[g])
         errors[pairs] = mssd(*poses, model.hull, model.symmetries) / model.diameter
-    return _hits(candidates, errors, MSSD_THRESHOLDS)
+    return candidates.hits(errors, MSSD_THRESHOLDS)
 
 
 def mspd_hits(
@@ -47,25 +47,25 @@ def mspd_hits(
         poses = (estimates.R[e], estimates.t[e], truths.R[g], truths.t[g])
         errors[pairs] = mspd(*poses, model.mesh.vertices, model.symmetries, truths.K[g])
     scale = np.array([REFERENCE_WIDTH / widths[scene_id] for scene_id in truths.scene_id[gt].tolist()])
-    return _hits(candidates, errors * scale, MSPD_THRESHOLDS)
+    return candidates.hits(errors * scale, MSPD_THRESHOLDS)
 
 
 def vsd_hits(
-    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], workers: int | None = None
+    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], delta: float = DELTA
 ) -> NDArray[np.bool_]:
     """``[M, 100]`` which true instances are found under each pair of tau (slow axis) and theta of VSD.
 
     Raises:
         DataError: a target's image without depth.
     """
-    errors = vsd_errors(estimates, candidates, models, workers)
+    errors = vsd_errors(estimates, candidates, models, delta)
     thresholds = np.broadcast_to(np.tile(VSD_THRESHOLDS, len(TAUS)), (len(errors), len(TAUS) * len(VSD_THRESHOLDS)))
     matched = candidates.match(np.repeat(errors, len(VSD_THRESHOLDS), axis=1), thresholds)
     return matched >= 0
 
 
 def vsd_errors(
-    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], workers: int | None = None
+    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], delta: float = DELTA
 ) -> Array:
     """``[P, 10]`` VSD of each candidate pair for each tau. Images are shared out among threads."""
     truths, est, gt = candidates.truths, candidates.est, candidates.gt
@@ -76,7 +76,7 @@ def vsd_errors(
 
     def measure(pairs: NDArray[np.int64]) -> None:
         frame = truths.frames[truths.frame[gt[pairs[0]]]]
-        surface = VisibleSurface(read_depth(frame), frame.K, casters)
+        surface = VisibleSurface(read_depth(frame), frame.K, casters, delta)
         # Several estimates may meet one true instance and the other way round: each is rendered once.
         true = {g: surface.render(int(truths.obj_id[g]), truths.R[g], truths.t[g]) for g in set(gt[pairs].tolist())}
         guessed = {
@@ -87,7 +87,7 @@ def vsd_errors(
             diameter = models[int(truths.obj_id[gt[pair]])].diameter
             errors[pair] = surface.errors(guessed[int(est[pair])], true[int(gt[pair])], diameter)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor() as pool:
         list(pool.map(measure, images))
     return errors
 
@@ -112,8 +112,3 @@ def pairs_by_object(candidates: Candidates) -> dict[int, NDArray[np.int64]]:
     """Object id -> the candidate pairs of that object."""
     obj_ids = candidates.truths.obj_id[candidates.gt]
     return {obj_id: np.flatnonzero(obj_ids == obj_id) for obj_id in np.unique(obj_ids).tolist()}
-
-
-def _hits(candidates: Candidates, errors: Array, thresholds: Array) -> NDArray[np.bool_]:
-    """``[M, T]`` which instances are matched when errors must be under each threshold."""
-    return candidates.match(errors, np.broadcast_to(thresholds, (len(errors), len(thresholds)))) >= 0

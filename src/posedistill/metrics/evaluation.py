@@ -13,7 +13,7 @@ compares evaluations asks the metric and never needs to know the family::
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -219,6 +219,12 @@ class Evaluation:
         finite = {name: value for name, value in scores.items() if np.isfinite(value)}
         return cls(tuple(outcomes), finite, named, names, targets=targets, **about)
 
+    def led_by(self, name: str) -> "Evaluation":
+        """The same with one metric as the headline, as ``AR`` with the boxes of a detector."""
+        led = [replace(m, level="main") if m.level == "headline" else m for m in self.metrics if m.name != name]
+        first = [replace(metric, level="headline") for metric in self.metrics if metric.name == name]
+        return replace(self, metrics=(*first, *led))
+
     def groups(self, metric: Metric) -> tuple[str, ...]:
         """The category of each target, where the metric is a mean over categories."""
         return self.labels if metric.by_category else ()
@@ -226,6 +232,11 @@ class Evaluation:
     def interval(self, metric: Metric) -> Interval:
         """The score with its 95 % bootstrap interval over the targets."""
         return interval(self.outcomes[metric.name], metric.statistic, self.groups(metric))
+
+    def intervals(self) -> dict[str, list[float | None]]:
+        """Low and high end for each metric, as plain json."""
+        found = {metric.name: self.interval(metric) for metric in self.metrics}
+        return {name: _plain(np.array([ends.low, ends.high]), 6) for name, ends in found.items()}
 
     def by_label(self, metric: Metric) -> dict[str, float]:
         """The score of each object or category; empty where there is but one."""

@@ -13,6 +13,8 @@ from posedistill.geometry.cameras import Array
 from posedistill.poses import Poses
 
 _SHOWN_ROWS = 10
+_GRID = 10_000_000
+"""Elements of a matching's grid (targets x estimates x instances x thresholds) that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,14 @@ class Candidates:
         """``[P]`` row of the true instance of each pair."""
         return self.gt_rows[self.group, self.slot]
 
+    def hits(self, errors: Array, thresholds: Array) -> NDArray[np.bool_]:
+        """``[M, T]`` which instances are matched when the errors ``[P]`` must be under each threshold ``[T]``."""
+        return self.match(errors, np.broadcast_to(thresholds, (len(errors), len(thresholds)))) >= 0
+
     def match(self, errors: Array, thresholds: Array) -> NDArray[np.int64]:
         """Match greedily: the surest estimate first, each to the free instance of the smallest error.
+
+        Each threshold is matched by itself, so an estimate that misses it occupies no instance.
 
         Args:
             errors: ``[P]`` of the pairs, or ``[P, T]``. thresholds: ``[P, T]``; an error must be *under* its own.
@@ -76,9 +84,53 @@ class Candidates:
             ``[M, T]`` row of the estimate that each instance was matched with, -1 for none.
         """
         thresholds = np.asarray(thresholds, dtype=np.float64)
+        errors = np.broadcast_to(errors if errors.ndim == 2 else errors[:, None], thresholds.shape)
+        step = max(1, _GRID // max(1, self.est_rows.size * self.gt_rows.shape[1]))
+        parts = [slice(start, start + step) for start in range(0, thresholds.shape[1], step)]
+        return np.concatenate([self._match(errors[:, part], thresholds[:, part]) for part in parts], axis=1)
+
+    def recall_areas(self, errors: Array, limit: float) -> Array:
+        """``[M]`` for each instance the share of the thresholds from 0 to ``limit`` at which it is matched, exactly.
+
+        Their mean is the area under the recall curve. Matching changes only where the threshold passes an error
+        ``[P]`` of the target's own pairs; of one estimate and one instance the share is ``1 - error / limit``.
+        """
+        inside = np.flatnonzero(errors < limit)
+        inside = inside[np.lexsort((errors[inside], self.group[inside]))]
+        group = self.group[inside]
+        place = np.arange(len(inside)) - np.searchsorted(group, group)
+        shape = len(self.gt_rows), int(place.max(initial=0)) + 1
+        # Column k of a target's row: the thresholds from its k-th smallest error on, up to the next.
+        above, upper = np.zeros((shape[0], shape[1] + 1)), np.full(shape, limit)
+        above[group, place] = 1.0 - errors[inside] / limit
+        upper[group[place > 0], place[place > 0] - 1] = errors[inside][place > 0]
+        own = np.empty(len(self.truths), dtype=np.int64)
+        targets, slots = np.nonzero(self.gt_rows >= 0)
+        own[self.gt_rows[targets, slots]] = targets
+        areas: Array = ((self.match(errors, upper[self.group]) >= 0) * (above[:, :-1] - above[:, 1:])[own]).sum(axis=1)
+        return areas
+
+    def nearest(self, errors: Array) -> NDArray[np.int64]:
+        """``[M]`` the pair that stands for each instance, the smallest errors ``[P]`` first, -1 for none.
+
+        It has no threshold and asks no scores: to look at what was estimated, not to judge it.
+        """
+        groups, (estimates, slots) = np.arange(len(self.gt_rows)), (self.est_rows.shape[1], self.gt_rows.shape[1])
+        grid = np.full((len(groups), estimates, slots), np.inf)
+        pair = np.full(grid.shape, -1)
+        grid[self.group, self.rank, self.slot], pair[self.group, self.rank, self.slot] = errors, np.arange(len(errors))
+        chosen = np.full(len(self.truths), -1)
+        for _ in range(min(estimates, slots)):
+            rank, slot = np.divmod(grid.reshape(len(groups), -1).argmin(axis=1), slots)
+            some = np.flatnonzero(np.isfinite(grid[groups, rank, slot]))
+            chosen[self.gt_rows[some, slot[some]]] = pair[some, rank[some], slot[some]]
+            grid[some, rank[some]] = np.inf
+            grid[some, :, slot[some]] = np.inf
+        return chosen
+
+    def _match(self, errors: Array, thresholds: Array) -> NDArray[np.int64]:
         columns = thresholds.shape[1]
         grid = np.full((*self.est_rows.shape, self.gt_rows.shape[1], columns), np.inf)
-        errors = np.broadcast_to(errors if errors.ndim == 2 else errors[:, None], thresholds.shape)
         grid[self.group, self.rank, self.slot] = np.where(errors < thresholds, errors, np.inf)
         matched = np.full((len(self.truths), columns), -1)
         groups, every = np.arange(len(grid))[:, None], np.arange(columns)
@@ -97,15 +149,22 @@ def find_candidates(estimates: Poses, dataset: BopDataset) -> Candidates:
     Estimates of other images or objects are left out: see ``unused_rows``.
 
     Raises:
-        DataError: no target, or a target's image with fewer annotated instances than the target asks for.
+        DataError: no target, two unlike ones of one object and image, or a target's image with fewer annotated
+            instances than the target asks for.
     """
-    targets = dataset.targets()
+    targets = list(dict.fromkeys(target for target in dataset.targets() if target.inst_count > 0))
     if not targets:
         raise DataError(describe(dataset.root / dataset.split, "targets", "none", "at least one visible instance"))
     keys = {(target.scene_id, target.im_id, target.obj_id): group for group, target in enumerate(targets)}
+    for target in targets:
+        other = targets[keys[target.scene_id, target.im_id, target.obj_id]]
+        if other != target:
+            found = f"{target} and {other}"
+            raise DataError(describe(dataset.root / dataset.split, "targets", found, "each object of an image once"))
     truths, groups = _collect_truths(dataset, targets)
     est_keys = zip(estimates.scene_id.tolist(), estimates.im_id.tolist(), estimates.obj_id.tolist(), strict=True)
     est_groups = np.fromiter((keys.get(key, -1) for key in est_keys), dtype=np.int64, count=len(estimates))
+    est_groups[~estimates.found] = -1
     surest_first = np.argsort(-estimates.score, kind="stable")  # equal scores keep the order of the file
     limits = np.array([target.inst_count for target in targets])
     est_rows = _padded(est_groups, surest_first, limits)

@@ -90,11 +90,12 @@ def mssd(R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, sy
 
 def nearest_equivalent(
     R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, symmetries: Array
-) -> tuple[Array, Array]:
-    """The equivalent true poses that are nearest to the estimates by MSSD: R ``[N, 3, 3]`` and t ``[N, 3]``."""
-    best = _largest_distances(R_est, t_est, R_gt, t_gt, points, symmetries).argmin(axis=1)
+) -> tuple[Array, Array, Array]:
+    """The equivalent true poses nearest to the estimates: R ``[N, 3, 3]``, t ``[N, 3]``, and their MSSD ``[N]``."""
+    distances = _largest_distances(R_est, t_est, R_gt, t_gt, points, symmetries)
+    best = np.arange(len(distances)), distances.argmin(axis=1)
     rotations, translations = equivalent_poses(R_gt, t_gt, symmetries)
-    return rotations[np.arange(len(best)), best], translations[np.arange(len(best)), best]
+    return rotations[best], translations[best], distances[best]
 
 
 def mspd(R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, symmetries: Array, K: Array) -> Array:
@@ -124,26 +125,6 @@ def mspd(R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, sy
     np.minimum.at(errors, rows, _largest_pixel_distances(P_est, P_gt, rows, candidates, points))
     errors[~_in_front(R_est, t_est, points)] = np.inf
     return errors
-
-
-def recall(errors: Array, thresholds: Array) -> Array:
-    """Share of errors under each threshold; inf stands for a missed object, and no error at all gives nan.
-
-    >>> recall(np.array([1.0, 3.0, np.inf]), np.array([2.0, 4.0])).round(3)
-    array([0.333, 0.667])
-    """
-    return (np.asarray(errors)[:, None] < thresholds).mean(axis=0) if len(errors) else np.full(len(thresholds), np.nan)
-
-
-def recall_areas(errors: Array, limit: Array | float) -> Array:
-    """Exact area under the recall curve of each single error, from 0 to ``limit`` (scalar or ``[N]``), over ``limit``.
-
-    The mean of these ``[N]`` values is the area under the recall curve of all of them.
-
-    >>> recall_areas(np.array([0.0, 5.0, np.inf]), 10.0)
-    array([1. , 0.5, 0. ])
-    """
-    return np.maximum(1.0 - np.asarray(errors) / limit, 0.0)
 
 
 def _chunks(count: int, per_row: int) -> Iterator[slice]:

@@ -13,6 +13,8 @@ from posedistill.geometry.ray_casting import RayCaster
 
 DELTA = 15.0
 """mm a surface may lie behind the measured one and still count as visible (BOP-19)."""
+ITODD_DELTA = 5.0
+"""The same for ITODD, whose depth is finer."""
 TAUS: Array = np.linspace(0.05, 0.5, 10)
 """Misalignment tolerances, as fractions of the diameter."""
 
@@ -73,12 +75,14 @@ class VisibleSurface:
 
     Args:
         depth: ``[H, W]`` float32 mm, 0 where nothing was measured. K: ``[3, 3]``.
-        casters: object id -> its mesh.
+        casters: object id -> its mesh. delta: tolerance of visibility, mm.
     """
 
-    def __init__(self, depth: NDArray[np.float32], K: Array, casters: Mapping[int, DepthCaster]) -> None:
+    def __init__(
+        self, depth: NDArray[np.float32], K: Array, casters: Mapping[int, DepthCaster], delta: float = DELTA
+    ) -> None:
         self._height, self._width = depth.shape
-        self._K, self._casters = K, casters
+        self._K, self._casters, self._delta = K, casters, np.float32(delta)
         # Distances from the eye, not depths: BOP compares along the ray.
         self._ray_length = _ray_lengths(tuple(K.ravel().tolist()), self._height, self._width)
         self._measured = depth * self._ray_length
@@ -98,7 +102,7 @@ class VisibleSurface:
         part = (slice(window[1], window[3]), slice(window[0], window[2]))
         measured, length = self._measured[part], self._ray_length[part]
         dist_est, dist_gt = estimated.in_window(window) * length, true.in_window(window) * length
-        limit, unmeasured = measured + np.float32(DELTA), measured == 0
+        limit, unmeasured = measured + self._delta, measured == 0
         visible_gt = (dist_gt > 0) & ((dist_gt <= limit) | unmeasured)
         # Where the true object is seen, an estimate a little behind the surface is seen as well.
         visible_est = (dist_est > 0) & ((dist_est <= limit) | unmeasured | visible_gt)

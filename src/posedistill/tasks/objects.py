@@ -19,7 +19,7 @@ from posedistill.files import fresh
 from posedistill.geometry.cameras import Array, Camera
 from posedistill.geometry.meshes import load_mesh
 from posedistill.log import console
-from posedistill.metrics import score_estimates
+from posedistill.metrics import Evaluation, find_cases, score_estimates
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, RenderSource
 from posedistill.report.cases import Case, save_cases
@@ -85,7 +85,7 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
             found = self._poses(recipe, variant, seed, split)
             if found is None:
                 console.print(f"{recipe.teacher.csv} says nothing of the test frames: the teacher is not scored")
-                return _about(recipe, dataset)
+                return Evaluation().to_dict() | _about(recipe, dataset)
             csv.parent.mkdir(parents=True, exist_ok=True)
             found.to_bop_csv(csv)
         return _record(Poses.from_bop_csv(csv), dataset, _about(recipe, dataset))
@@ -148,7 +148,7 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
 def _cases(estimates: Poses, dataset: BopDataset, recipe: Recipe) -> Iterator[Case]:
     """One case for each target instance; a missed one has no predicted pose."""
     objects = sources.objects_of(recipe)
-    for case in score_estimates(estimates, dataset).cases:
+    for case in find_cases(estimates, dataset):
         frame = dataset.frame(case.scene_id, case.im_id)
         index = objects.index(case.obj_id)
         R, t = (estimates.R[case.row], estimates.t[case.row]) if case.row >= 0 else (None, None)
@@ -173,7 +173,9 @@ def _nearest_truth(
 
 
 def _record(estimates: Poses, dataset: BopDataset, about: dict[str, Any]) -> Record:
-    return {**score_estimates(estimates, dataset).to_dict(), **about}
+    scores = score_estimates(estimates, dataset)
+    # With a detector's boxes the score is a whole benchmark's and not one threshold's.
+    return (scores.led_by("AR") if about["boxes"] == "detector" else scores).to_dict() | about
 
 
 def _about(recipe: Recipe, dataset: BopDataset) -> dict[str, Any]:

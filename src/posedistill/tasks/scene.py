@@ -226,4 +226,4 @@ class CameraTask(Task[SceneData, CameraDataset]):
     def _scores(self, poses: Poses, split: CameraDataset) -> Record:
         name = f"{split.root.name}/{split.split}"
         about = {"boxes": "", "dataset": name if split.metric else f"{name}, {UNKNOWN_UNIT}"}
-        return score_cameras(poses, Poses.of_cameras(split.R, split.t)).to_record() | about
+        return score_cameras(poses, Poses.of_cameras(split.R, split.t)).to_dict() | about

@@ -1,0 +1,57 @@
+"""The scores of one evaluation as tables of the terminal: with intervals, by object, and how errors spread."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from posedistill.metrics.evaluation import Evaluation, Metric, describe_units
+from posedistill.report.cells import Cell, Table
+
+_PERCENTILES = (75, 90, 95)
+
+
+def score_tables(evaluation: Evaluation, baselines: Mapping[str, Evaluation] | None = None) -> list[Table]:
+    """Every score with its interval, beside those of naive baselines; the usual ones by object; the errors' spread."""
+    tables = [_scores(evaluation, baselines or {}), _by_label(evaluation), _spread(evaluation)]
+    return [table for table in tables if table.rows]
+
+
+def _scores(evaluation: Evaluation, baselines: Mapping[str, Evaluation]) -> Table:
+    rows = []
+    for metric in evaluation.metrics:
+        found = evaluation.interval(metric)
+        others = [metric.quantity(other.scores.get(metric.name, np.nan)) for other in baselines.values()]
+        span = f"[{metric.text(found.low)}, {metric.text(found.high)}]"
+        rows.append([Cell(metric.label), Cell(metric.quantity(found.value)), Cell(span), *map(Cell, others)])
+    note = f"{evaluation.targets} targets, {evaluation.missed} of them without a pose. Intervals: targets resampled."
+    return Table("", ["metric", "score", "95 % interval", *baselines], rows, [note])
+
+
+def _by_label(evaluation: Evaluation) -> Table:
+    """A row for each object or category, where there are several."""
+    metrics = [metric for metric in evaluation.metrics if metric.level != "detail"]
+    counts = {label: evaluation.labels.count(label) for label in dict.fromkeys(evaluation.labels)}
+    scores = {metric: evaluation.by_label(metric) for metric in metrics}
+    names = list(next(iter(scores.values()), {})) if len(counts) > 1 else []
+    rows = [[Cell(n), Cell(str(counts[n])), *(Cell(m.text(scores[m][n])) for m in metrics)] for n in names]
+    columns = ["object", "targets", *(metric.heading for metric in metrics)]
+    return Table("", columns, rows, [f"{describe_units(metrics)}."])
+
+
+def _spread(evaluation: Evaluation) -> Table:
+    """Means and percentiles of errors: which error so many of the targets do not exceed."""
+    metrics = [metric for metric in evaluation.metrics if metric.lower_is_better and metric.name in evaluation.outcomes]
+    if not metrics:
+        return Table("", [], [])
+
+    def row(name: str, values: Mapping[Metric, float]) -> list[Cell]:
+        return [Cell(name), *(Cell(metric.text(value)) for metric, value in values.items())]
+
+    errors = {metric: evaluation.outcomes[metric.name] for metric in metrics}
+    rows = [row("mean", {metric: float(values.mean()) for metric, values in errors.items()})]
+    for percent in _PERCENTILES:
+        # The nearest rank: no infinite neighbour is mixed in.
+        ranked = {m: float(np.percentile(values, percent, method="inverted_cdf")) for m, values in errors.items()}
+        rows.append(row(f"{percent} %", ranked))
+    columns = [f"{metric.label.removeprefix('median ')}, {metric.symbol}" for metric in metrics]
+    return Table("", ["errors", *columns], rows)
