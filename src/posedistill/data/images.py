@@ -30,7 +30,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, truncated, no image, or of a type other than 8 or 16 bit.
     """
-    image = decode(path)
+    return as_rgb(decode(path), path)
+
+
+def as_rgb(image: NDArray, path: Path) -> NDArray[np.uint8]:
+    """What :func:`read_image` makes of a decoded file."""
     if image.dtype == np.uint16:
         image = (image >> (significant_bits(image) - 8)).astype(np.uint8)
     if image.dtype != np.uint8:

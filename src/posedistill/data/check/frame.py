@@ -1,17 +1,17 @@
-"""Checks of one frame: its image, and each pose against units, boxes, masks and depth."""
+"""Checks of a frame of a BOP data set: each pose against units, boxes, masks and depth."""
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.check.models import CheckedModel
-from posedistill.data.faults import Fault, FaultKind, fault
-from posedistill.data.formats.bop import Frame, Instance, read_depth, read_image, read_mask
+from posedistill.data.faults import Fault, FaultKind, fault, reported
+from posedistill.data.formats.bop import Frame, Instance, read_depth, read_mask
 from posedistill.data.formats.bop_writer import mask_box
-from posedistill.errors import DataError
 from posedistill.geometry.cameras import Array, project
 
 MIN_DISTANCE = 10.0
@@ -26,27 +26,24 @@ MAX_OUTSIDE = 0.02
 
 
 @dataclass
-class FrameResult:
-    """What a frame's check found: ``size`` (width, height) and ``digest`` of the decoded pixels, None where damaged."""
+class _Result:
+    """What is wrong with a frame; ``size`` (width, height) is None where its image is not decoded or damaged."""
 
     frame: Frame
+    size: tuple[int, int] | None
     faults: list[Fault] = field(default_factory=list)
-    size: tuple[int, int] | None = None
-    digest: bytes | None = None
 
     def add(self, kind: FaultKind, file: Path, key: str, found: object, expected: object) -> None:
         """Note a fault, worded as everywhere."""
         self.faults.append(fault(kind, file, key, found, expected))
 
 
-def check_frame(frame: Frame, models: dict[int, CheckedModel], decode: bool) -> FrameResult:
-    """Check a frame against the models; its image, depth and masks are only read where ``decode`` is set."""
-    result = FrameResult(frame)
-    if frame.im_id not in frame.scene.image_names:
-        result.add(FaultKind.MISSING_IMAGE, frame.rgb, "image", "no such file", "an image of scene_camera.json")
-    elif decode:
-        _check_image(result)
-    depth = _decoded_depth(result) if decode else None
+def check_frame(
+    frame: Frame, models: dict[int, CheckedModel], size: tuple[int, int] | None, decode: bool
+) -> list[Fault]:
+    """Check a frame against the models; its depth and masks are only read where ``decode`` is set."""
+    result = _Result(frame, size)
+    depth = _layer(result, frame.depth, FaultKind.DAMAGED_IMAGE, partial(read_depth, frame)) if decode else None
     for instance in frame.instances:
         projected = _check_pose(result, instance, models.get(instance.obj_id))
         _check_visible_box(result, instance)
@@ -54,7 +51,7 @@ def check_frame(frame: Frame, models: dict[int, CheckedModel], decode: bool) -> 
             visible = _check_masks(result, instance, projected)
             if depth is not None and visible is not None and projected is not None:
                 _check_depth(result, instance, depth, visible, models[instance.obj_id].diameter)
-    return result
+    return result.faults
 
 
 def box_iou(a: Array, b: Array) -> float:
@@ -64,34 +61,21 @@ def box_iou(a: Array, b: Array) -> float:
     return shared / max(float(np.prod(a[2:]) + np.prod(b[2:])) - shared, 1e-12)
 
 
-def _check_image(result: FrameResult) -> None:
-    frame = result.frame
-    try:
-        image = read_image(frame.rgb)
-    except DataError as error:
-        result.faults.append(Fault(FaultKind.DAMAGED_IMAGE, frame.rgb, str(error)))
-        return
-    result.size = (image.shape[1], image.shape[0])
-    result.digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-
-
-def _decoded_depth(result: FrameResult) -> NDArray[np.float32] | None:
-    frame = result.frame
-    if frame.depth is None:
+def _layer(result: _Result, path: Path | None, kind: FaultKind, read: Callable[[], NDArray]) -> NDArray | None:
+    """Depth or a mask, None where there is none, or none of the image's size."""
+    if path is None:
         return None
-    try:
-        depth = read_depth(frame)
-    except DataError as error:
-        result.faults.append(Fault(FaultKind.DAMAGED_IMAGE, frame.depth, str(error)))
+    layer = None
+    with reported(result.faults.append, kind, path):
+        layer = read()
+    if layer is not None and result.size is not None and layer.shape != result.size[::-1]:
+        found, expected = f"{layer.shape[1]}x{layer.shape[0]}", f"{result.size[0]}x{result.size[1]} as the image has"
+        result.add(FaultKind.IMAGE_SIZE, path, "size", found, expected)
         return None
-    if result.size is not None and depth.shape != result.size[::-1]:
-        found, expected = f"{depth.shape[1]}x{depth.shape[0]}", f"{result.size[0]}x{result.size[1]} as the image has"
-        result.add(FaultKind.IMAGE_SIZE, frame.depth, "size", found, expected)
-        return None
-    return depth
+    return layer
 
 
-def _check_pose(result: FrameResult, instance: Instance, model: CheckedModel | None) -> Array | None:
+def _check_pose(result: _Result, instance: Instance, model: CheckedModel | None) -> Array | None:
     """Check a pose's units and box; returns the box of the projected model, None where there can be none."""
     frame, file, key = result.frame, result.frame.scene.folder / "scene_gt.json", _name(result.frame, instance)
     distance = float(np.linalg.norm(instance.t))
@@ -120,7 +104,7 @@ def _check_pose(result: FrameResult, instance: Instance, model: CheckedModel | N
     return projected
 
 
-def _check_visible_box(result: FrameResult, instance: Instance) -> None:
+def _check_visible_box(result: _Result, instance: Instance) -> None:
     info, key = result.frame.scene.folder / "scene_gt_info.json", _name(result.frame, instance)
     if not 0.0 <= instance.visib_fract <= 1.0:
         found = instance.visib_fract
@@ -133,7 +117,7 @@ def _check_visible_box(result: FrameResult, instance: Instance) -> None:
         result.add(FaultKind.VISIBLE_BOX, info, f"{key}.bbox_visib", _show(part), f"a part of {_show(whole)}")
 
 
-def _check_masks(result: FrameResult, instance: Instance, projected: Array | None) -> NDArray[np.bool_] | None:
+def _check_masks(result: _Result, instance: Instance, projected: Array | None) -> NDArray[np.bool_] | None:
     """Check both masks against the projected model, the box and each other; returns the visible one."""
     whole = _decoded_mask(result, instance.mask)
     if whole is not None:
@@ -159,23 +143,12 @@ def _check_masks(result: FrameResult, instance: Instance, projected: Array | Non
     return visible
 
 
-def _decoded_mask(result: FrameResult, path: Path | None) -> NDArray[np.bool_] | None:
-    if path is None:
-        return None
-    try:
-        mask = read_mask(path, allow_empty=True)
-    except DataError as error:
-        result.faults.append(Fault(FaultKind.MISSING_MASK, path, str(error)))
-        return None
-    if result.size is not None and mask.shape != result.size[::-1]:
-        found, expected = f"{mask.shape[1]}x{mask.shape[0]}", f"{result.size[0]}x{result.size[1]} as the image has"
-        result.add(FaultKind.IMAGE_SIZE, path, "size", found, expected)
-        return None
-    return mask
+def _decoded_mask(result: _Result, path: Path | None) -> NDArray[np.bool_] | None:
+    return _layer(result, path, FaultKind.MISSING_MASK, lambda: read_mask(_path(path), allow_empty=True))
 
 
 def _compare_mask(
-    result: FrameResult, path: Path, mask: NDArray[np.bool_], projected: Array | None, annotated: Array | None
+    result: _Result, path: Path, mask: NDArray[np.bool_], projected: Array | None, annotated: Array | None
 ) -> None:
     box = np.array(mask_box(mask), dtype=np.float64)
     size = (mask.shape[1], mask.shape[0])
@@ -186,7 +159,7 @@ def _compare_mask(
 
 
 def _check_depth(
-    result: FrameResult, instance: Instance, depth: NDArray[np.float32], visible: NDArray[np.bool_], diameter: float
+    result: _Result, instance: Instance, depth: NDArray[np.float32], visible: NDArray[np.bool_], diameter: float
 ) -> None:
     measured = depth[visible & (depth > 0)]
     if len(measured) < 20:

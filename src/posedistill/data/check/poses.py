@@ -1,8 +1,7 @@
 """What poses and cameras of a scene look like when something is wrong with them, though every number is allowed."""
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.errors import describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.rotations import angle_between
 
 NEAR_M, NEAR_DEG = 0.05, 5.0
 """A test frame this near to a training frame shows the same picture."""
@@ -31,8 +29,6 @@ FIELDS = (20.0, 130.0)
 """Horizontal fields of view, degrees, that photographs have (without fisheye lenses)."""
 OFF_CENTRE, OFF_SQUARE, OFF_FOCAL = 0.15, 1.05, 1.1
 """Principal point from the middle, in widths; ratio of the focal lengths; ratio of the largest to the smallest one."""
-_JUMP_MEDIANS, _JUMP_QUARTILES, _JUMP_EXTENT, _JUMP_DEG = 10.0, 4.0, 0.02, 30.0
-"""A jump is beyond so many medians and upper quartiles of the steps, and so much of the extent, or degrees."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +39,6 @@ class Concern:
     images: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True)
-class Steps:
-    """From each frame of a recording to the next: ``moved`` (scene's unit) and ``turned`` (degrees), a frame's share.
-
-    Where frames are left out, as their numbers tell, the way is shared among all that lie between.
-    """
-
-    frames: tuple[CameraFrame, ...]
-    moved: Array
-    turned: Array
-
-
-@dataclass(frozen=True)
-class _Jumps:
-    """Steps that stand out: their sizes, and the frames before and after each."""
-
-    sizes: list[float] = field(default_factory=list)
-    ends: list[tuple[CameraFrame, CameraFrame]] = field(default_factory=list)
-    medians: list[float] = field(default_factory=list)
-
-
 def concerns(whole: CameraDataset, splits: Mapping[str, CameraDataset], form: str) -> Iterator[Concern]:
     """Everything about poses and cameras that looks wrong, or will make scores look better than they are.
 
@@ -71,16 +46,13 @@ def concerns(whole: CameraDataset, splits: Mapping[str, CameraDataset], form: st
         whole: all frames of all splits. form: the format, one of ``cameras.FORMATS``.
     """
     apart = far_off(whole.centers)
-    steps = [steps_of(frames) for frames in recordings(whole)]
-    size = extent(whole.centers)
     if apart.any():
         lost = [whole.frames[row] for row in np.flatnonzero(apart)]
         found = f"{len(lost)} cameras far from all others (first: {_name(lost[0])})"
         expected = f"positions within {FAR_OFF:g} median distances of the middle"
         yield Concern(describe(whole.root, "positions", found, expected), tuple(frame.image for frame in lost))
     if whole.metric:
-        yield from _units(whole.root, size, steps)
-    yield from _jumps(whole.root, steps, float(np.linalg.norm(size)))
+        yield from _units(whole)
     yield from _posture(whole, form)
     yield from _intrinsics(whole)
     if "train" in splits and "test" in splits:
@@ -112,15 +84,11 @@ def recordings(dataset: CameraDataset) -> list[tuple[CameraFrame, ...]]:
     return [tuple(frames) for frames in found.values()]
 
 
-def steps_of(frames: tuple[CameraFrame, ...]) -> Steps:
-    """How far the camera moves and turns from frame to frame, per frame number."""
-    centers, R = np.stack([frame.center for frame in frames]), np.stack([frame.R for frame in frames])
-    numbers = np.array([_number(frame.image) for frame in frames])
-    gaps = np.diff(numbers)
-    usual = max(float(np.median(gaps)), 1.0) if len(gaps) else 1.0
-    shares = np.maximum(gaps / usual, 1.0)
-    moved = np.linalg.norm(np.diff(centers, axis=0), axis=1) / shares
-    return Steps(frames, moved, np.degrees(angle_between(R[:-1], R[1:])) / shares)
+def steps(dataset: CameraDataset) -> float:
+    """The median way from frame to frame within recordings; 0 where none has two."""
+    ways = [np.diff(np.stack([frame.center for frame in frames]), axis=0) for frames in recordings(dataset)]
+    moved = np.linalg.norm(np.concatenate(ways), axis=1)
+    return float(np.median(moved)) if len(moved) else 0.0
 
 
 def near_training(train: CameraDataset, test: CameraDataset) -> NDArray[np.bool_]:
@@ -139,48 +107,15 @@ def _name(frame: CameraFrame) -> str:
     return f"{frame.image.parent.name}/{frame.image.name}"
 
 
-def _number(image: Path) -> int:
-    """The last number in a file's name, before its first dot: frames are numbered in time."""
-    found = re.findall(r"\d+", image.name.partition(".")[0])
-    return int(found[-1]) if found else 0
-
-
-def _units(root: Path, size: Array, steps: list[Steps]) -> Iterator[Concern]:
+def _units(whole: CameraDataset) -> Iterator[Concern]:
+    size, step = extent(whole.centers), steps(whole)
     longest = float(size.max())
-    moved = np.concatenate([step.moved for step in steps])
-    step = float(np.median(moved)) if len(moved) else 0.0
     shown = f"cameras spread over {' x '.join(f'{side:.4g}' for side in size)}, {step:.3g} from frame to frame"
     if longest > LONGEST or (longest > LONG and step > LONG_STEP):
-        yield Concern(describe(root, "positions", shown, "metres (are these millimetres?)"))
+        yield Concern(describe(whole.root, "positions", shown, "metres (are these millimetres?)"))
     elif longest < SHORTEST:
-        yield Concern(describe(root, "positions", shown, "metres, of a camera that moves (are these kilometres?)"))
-
-
-def _jumps(root: Path, steps: list[Steps], size: float) -> Iterator[Concern]:
-    """Places where a recording leaps: frames in the wrong order, poses lost by tracking, recordings glued together."""
-    for what, unit, floor in (("moved", "", _JUMP_EXTENT * size), ("turned", " degrees", _JUMP_DEG)):
-        jumps = _Jumps()
-        for recording in steps:
-            values = recording.moved if what == "moved" else recording.turned
-            if len(values) < 3:
-                continue
-            median, quartile = np.percentile(values, [50, 75])
-            for row in np.flatnonzero(values > max(_JUMP_MEDIANS * median, _JUMP_QUARTILES * quartile, floor)):
-                jumps.sizes.append(float(values[row]))
-                jumps.ends.append((recording.frames[row], recording.frames[row + 1]))
-                jumps.medians.append(float(median))
-        if jumps.sizes:
-            worst = int(np.argmax(jumps.sizes))
-            before, after = jumps.ends[worst]
-            found = (
-                f"{len(jumps.sizes)} jumps, the largest of {jumps.sizes[worst]:.3g}{unit} "
-                f"from {_name(before)} to {_name(after)}"
-            )
-            expected = f"steps of about {jumps.medians[worst]:.3g}{unit}, as its other frames"
-            key = "positions" if what == "moved" else "rotations"
-            order = np.argsort(jumps.sizes)[::-1]
-            images = tuple(jumps.ends[row][1].image for row in order)
-            yield Concern(describe(root, key, found, expected), images)
+        expected = "metres, of a camera that moves (are these kilometres?)"
+        yield Concern(describe(whole.root, "positions", shown, expected))
 
 
 def _posture(whole: CameraDataset, form: str) -> Iterator[Concern]:
@@ -191,9 +126,6 @@ def _posture(whole: CameraDataset, form: str) -> Iterator[Concern]:
     if common < 0.5 and inverted > 0.9:
         expected = f"a common one (there is one, {inverted:.2f}, if every rotation is inverted)"
         yield Concern(describe(whole.root, "rotations", f"cameras without a common up ({common:.2f})", expected))
-    elif common < 0.3:
-        found = f"cameras without a common up ({common:.2f} of 1)"
-        yield Concern(describe(whole.root, "rotations", found, "photographs that are mostly upright"))
     if form == "transforms.json" and up[2] < -0.5:
         expected = "OpenGL's axes, y up (are these OpenCV's?), in a world with z up"
         yield Concern(describe(whole.root, "transform_matrix", "cameras that hang upside down", expected))

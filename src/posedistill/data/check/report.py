@@ -1,112 +1,77 @@
 """CheckReport: what a data set holds and everything that is wrong with it."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from posedistill.data.faults import Fault, FaultKind
-from posedistill.errors import DataError, describe
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SHOWN = 5
 """Messages kept for each kind of fault; all are counted."""
-VISIBILITY_BINS = 10
 
 
 @dataclass
-class Faults:
-    """Collects faults; ``add`` has the signature of ``OnFault``."""
-
-    counts: Counter[FaultKind] = field(default_factory=Counter)
-    messages: dict[FaultKind, list[str]] = field(default_factory=dict)
-    files: set[Path] = field(default_factory=set)
-
-    def add(self, found: Fault) -> None:
-        """Count a fault and keep its message if it is one of the first of its kind."""
-        self.counts[found.kind] += 1
-        self.files.add(found.file)
-        if self.counts[found.kind] <= SHOWN:
-            self.messages.setdefault(found.kind, []).append(str(found))
-
-
-def require_some(root: Path, limit: int | None) -> None:
-    """Refuse to look at no frame: the report would say that there are no faults."""
-    if limit is not None and limit < 1:
-        raise DataError(describe(root, "limit", limit, "at least 1 frame to decode"))
-
-
-class Summary(Protocol):
-    """What a split holds, of whichever kind the data set is."""
-
-    def lines(self, name: str) -> list[str]:
-        """For the report, under the split's name."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain json types."""
-
-
-@dataclass
-class SplitSummary:
-    """What a split of a BOP data set holds.
+class Summary:
+    """What a split holds.
 
     Attributes:
-        frames: annotated images. checked: of these, the ones whose files were decoded.
-        instances: object id -> count.
-        visibility: instances with a visible share in tenths 0-0.1, ..., 0.9-1; those of unknown share in none.
-        sizes: ``width x height`` -> images.
+        head: its kind and parts, in words. frames: annotated images, or photographs with a pose.
+        details: further numbers by name, plain json types. lines: the same for people.
+        checked: frames whose files were decoded. sizes: ``width x height`` -> images.
     """
 
-    scenes: int = 0
-    frames: int = 0
+    head: str
+    frames: int
+    details: dict[str, Any]
+    lines: list[str]
     checked: int = 0
-    instances: Counter[int] = field(default_factory=Counter)
-    visibility: list[int] = field(default_factory=lambda: [0] * VISIBILITY_BINS)
     sizes: Counter[str] = field(default_factory=Counter)
 
-    def lines(self, name: str) -> list[str]:
-        """Counts of frames, of objects, and of their visible shares."""
-        objects = ", ".join(f"{obj_id}: {count}" for obj_id, count in sorted(self.instances.items()))
-        counts = f"{self.scenes} scenes, {self.frames} frames ({self.checked} decoded; {shown_sizes(self.sizes)})"
-        lines = [
-            f"  {name}: {counts}, {sum(self.instances.values())} instances",
-            f"    instances per object  {objects or 'none (no annotations)'}",
-        ]
-        if any(self.visibility):
-            lines.append(f"    visible share, tenths  {' '.join(map(str, self.visibility))}")
-        return lines
+    def text(self, name: str) -> list[str]:
+        """The lines of the report, under the split's name."""
+        sizes = ", ".join(f"{size} ({count})" for size, count in self.sizes.most_common(3)) or "no images"
+        first = f"  {name}: {self.head}, {self.frames} frames ({self.checked} decoded; {sizes})"
+        return [first, *(f"    {line}" for line in self.lines)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain json types."""
-        return {
-            "scenes": self.scenes,
-            "frames": self.frames,
-            "checked": self.checked,
-            "instances": {str(obj_id): count for obj_id, count in sorted(self.instances.items())},
-            "visibility": self.visibility,
-            "sizes": dict(self.sizes),
-        }
+        counts = {"frames": self.frames, "checked": self.checked, "sizes": dict(self.sizes)}
+        return {"head": self.head, **counts, **self.details}
 
 
 @dataclass
 class CheckReport:
-    """The result of ``check_dataset``.
+    """The result of ``check_dataset``; ``add`` collects faults as an ``OnFault``.
 
     Attributes:
         counts: kind -> number of faults. messages: kind -> its first messages, each with file, key, found, expected.
         splits: split -> what it holds. overlay: the picture, where one was asked for and could be made.
-        warnings: what is allowed and yet looks wrong, or was mended, one sentence each.
+        warnings: what is allowed and yet looks wrong, or was mended, one sentence each. files: those with a fault.
     """
 
     root: Path
-    counts: dict[FaultKind, int]
-    messages: dict[FaultKind, list[str]]
-    splits: Mapping[str, Summary]
+    counts: Counter[FaultKind] = field(default_factory=Counter)
+    messages: dict[FaultKind, list[str]] = field(default_factory=dict)
+    splits: dict[str, Summary] = field(default_factory=dict)
     overlay: Path | None = None
     warnings: list[str] = field(default_factory=list)
+    files: set[Path] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+
+    def add(self, found: Fault) -> None:
+        """Count a fault and keep its message if it is one of the first of its kind; once, if splits share its file."""
+        message = str(found)
+        if message in self._told:
+            return
+        self._told.add(message)
+        self.counts[found.kind] += 1
+        self.files.add(found.file)
+        if self.counts[found.kind] <= SHOWN:
+            self.messages.setdefault(found.kind, []).append(message)
 
     @property
     def ok(self) -> bool:
@@ -131,8 +96,8 @@ class CheckReport:
         """The report as plain text: what is there, then each kind of fault, most frequent first, then the verdict."""
         lines = [f"{self.root}"]
         for name, split in self.splits.items():
-            lines += split.lines(name)
-        for kind, count in sorted(self.counts.items(), key=lambda item: -item[1]):
+            lines += split.text(name)
+        for kind, count in self.counts.most_common():
             lines.append(f"FAULT  {kind.value}: {count}")
             lines += [f"         {message}" for message in self.messages[kind]]
             if count > len(self.messages[kind]):
@@ -140,7 +105,7 @@ class CheckReport:
         lines += [f"WARN   {warning}" for warning in self.warnings]
         if self.overlay is not None:
             lines.append(f"overlay: {self.overlay}")
-        lines.append("no faults found" if self.ok else f"{sum(self.counts.values())} faults found")
+        lines.append("no faults found" if self.ok else f"{self.counts.total()} faults found")
         return "\n".join(lines)
 
     __str__ = text
@@ -152,12 +117,3 @@ class CheckReport:
             style = "yellow" if line.startswith("WARN") else style
             style = "bold green" if line == "no faults found" else style
             console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def shown_sizes(sizes: Counter[str]) -> str:
-    """The most frequent sizes of images.
-
-    >>> shown_sizes(Counter({"640x480": 7}))
-    '640x480 (7)'
-    """
-    return ", ".join(f"{size} ({count})" for size, count in sizes.most_common(3)) or "no images"

@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from posedistill.data.check.dataset import check_dataset
@@ -25,10 +26,10 @@ def test_a_sound_data_set_has_no_faults(bop_root: Path) -> None:
     report = check_dataset(bop_root)
     assert report.ok, str(report)
     split = report.splits["test"]
-    assert (split.scenes, split.frames, split.checked) == (2, 5, 5)
-    assert split.instances == {2: 10, 7: 5}
+    assert (split.head, split.frames, split.checked) == ("2 scenes", 5, 5)
+    assert split.details["instances"] == {"2": 10, "7": 5}
     assert split.sizes == {"160x120": 5}
-    assert sum(split.visibility) == 15 and split.visibility[-1] >= 10
+    assert sum(split.details["visibility"]) == 15 and split.details["visibility"][-1] >= 10
     assert str(report).endswith("no faults found")
 
 
@@ -107,7 +108,7 @@ FAULTS: dict[FaultKind, tuple[Callable[[Path], Any], str]] = {
         lambda root: shutil.copy(root / SCENE / "rgb/000001.jpg", root / SCENE / "rgb/1.JPG"),
         "'1': found 000001.jpg and 1.JPG, expected one image of each id",
     ),
-    FaultKind.NO_CAMERA: (_change(f"{SCENE}/scene_camera.json", lambda c: c.pop("2")), "no entry in scene_camera"),
+    FaultKind.NO_CAMERA: (_change(f"{SCENE}/scene_camera.json", lambda c: c.pop("2")), "'2': found no camera of"),
     FaultKind.NO_ANNOTATION: (_change(f"{SCENE}/scene_gt.json", lambda c: c.pop("2")), "'2': found no entry"),
     FaultKind.UNITS: (_change(f"{SCENE}/scene_gt.json", _translate(0.001)), "'0.object 7.cam_t_m2c'"),
     FaultKind.BEHIND_CAMERA: (_change(f"{SCENE}/scene_gt.json", _translate(-1.0)), "'0.object 7.cam_t_m2c'"),
@@ -139,6 +140,28 @@ FAULTS: dict[FaultKind, tuple[Callable[[Path], Any], str]] = {
         "'scene 1, image 77': found no such image",
     ),
 }
+
+
+def test_pixels_that_may_mean_something_else_are_told(bop_root: Path) -> None:
+    """12 bits in 16-bit files, a photograph that viewers turn; and 14 bits, which come out dark."""
+    folder = bop_root / "test" / "000004" / "rgb"
+    image = read_image(folder / "000010.jpg")
+    (folder / "000010.jpg").unlink()
+    cv2.imwrite(str(folder / "000010.png"), image.astype(np.uint16) * 16)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(image[::-1]).save(folder / "000011.jpg", exif=exif)
+    report = check_dataset(bop_root)
+    turned, wide = report.warnings
+    assert report.ok and turned.endswith(
+        "'EXIF orientation': found 1 images that viewers turn (first: 000011.jpg), expected none, for pixels are read "
+        "as they are stored"
+    )
+    assert "'16-bit images': found 1 that hold 12 bits (first: 000010.png), expected" in wide
+    cv2.imwrite(str(folder / "000010.png"), image.astype(np.uint16) * 64)
+    assert (
+        "found 1 that hold 16 bits (first: 000010.png), of which none passes 1" in check_dataset(bop_root).warnings[1]
+    )
 
 
 def test_each_kind_of_fault_has_a_case() -> None:
@@ -327,7 +350,7 @@ def test_real_data_sets_are_sound(real_data: Path, name: str, frames: int, insta
     report = check_dataset(real_data / name, limit=40)
     assert report.ok, str(report)
     assert report.splits["test"].frames == frames
-    assert sum(report.splits["test"].instances.values()) == instances
+    assert sum(report.splits["test"].details["instances"].values()) == instances
 
 
 def test_a_real_data_set_in_metres(real_data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from tests.data.room_writer import write_made_scene
 
 from posedistill.data.check.dataset import check_dataset
 from posedistill.data.check.report import SHOWN
-from posedistill.data.check.scene import check_scene
 from posedistill.data.faults import FaultKind
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.images import read_image, write_image
@@ -235,7 +234,7 @@ def test_pictures_in_both_splits(seven: Path) -> None:
     shutil.copy(seven / "seq-03/frame-000004.color.png", seven / "seq-02/frame-000020.color.png")
     (found,) = check_dataset(seven).messages[FaultKind.DUPLICATE_FRAME]
     assert "frame-000004.color.png: 'image': found the pixels of" in found
-    assert "frame-000020.color.png (train), expected a view of its own" in found
+    assert "frame-000020.color.png (train), expected a picture of its own" in found
     (seven / "TestSplit.txt").write_text("sequence2\n")
     report = check_dataset(seven)
     assert report.counts == {FaultKind.DUPLICATE_FRAME: 24}
@@ -289,9 +288,8 @@ def test_limit_decodes_fewer_photographs_and_checks_all_poses(seven: Path) -> No
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_that_looks_at_nothing(seven: Path, limit: int) -> None:
-    for check in (check_dataset, check_scene):
-        with pytest.raises(DataError, match=f"seven: 'limit': found {limit}, expected at least 1 frame"):
-            check(seven, limit=limit)
+    with pytest.raises(DataError, match=f"seven: 'limit': found {limit}, expected at least 1 frame"):
+        check_dataset(seven, limit=limit)
 
 
 def test_the_overlay_shows_cameras_and_photographs(seven: Path, tmp_path: Path) -> None:
