@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from posedistill.compare.page import build_comparison, headline, render_markdown
+from posedistill.metrics.evaluation import Metric
 from posedistill.metrics.statistics import Difference
 from posedistill.report.comparison import ComparisonResults, gap_table, load_comparison, result_table
-from posedistill.report.evaluations import BASELINES
-from posedistill.report.metrics import Metric
 from posedistill.report.plots import interval_plot
 
 SEEDS = (0, 1, 2)
+POSITION = Metric("position_m", "median position", "m", "median", "lower")
 METRES = {"student": 0.36, "good": 0.28, "bad": 0.5, "same": 0.36}
 
 
@@ -85,7 +85,7 @@ def test_differences_are_in_metres_and_degrees_and_of_the_baseline(results):
 def test_the_naive_baselines_stand_below_without_differences(results):
     table = result_table(results, "equal_steps")
     names = [line[0].text for line in table.rows]
-    assert names == ["teacher", *METRES, *BASELINES]
+    assert names == ["teacher", *METRES, "constant pose", "nearest image", "nearest position"]
     assert re.fullmatch(r"\d\.\d{3}", cells(table, "constant pose")[1])
     assert "looks at the truth" in cells(table, "nearest position")[0]
 
@@ -98,7 +98,7 @@ def test_a_damaged_reference_is_left_out_and_told(folder):
     assert len(results.groups["equal_steps"].baselines) == 2 and "a naive baseline was left out" in results.notes[0]
     del content["references"]
     (folder / "comparison.json").write_text(json.dumps(content))
-    assert load_comparison(folder).groups["equal_steps"].baselines == []
+    assert load_comparison(folder).groups["equal_steps"].baselines == {}
 
 
 def test_a_gap_is_closed_by_less_error(results):
@@ -111,10 +111,10 @@ def test_a_gap_is_closed_by_less_error(results):
 
 def test_colours_of_intervals_follow_what_is_better():
     less, more = Difference(-0.1, -0.2, -0.05, ""), Difference(0.1, 0.05, 0.2, "")
-    errors = interval_plot(Metric("position_m"), {"a": [less]})
+    errors = interval_plot(POSITION, {"a": [less]})
     assert "var(--distilled)" in errors and "var(--exported)" not in errors and "m (left is better)" in errors
-    assert "var(--exported)" in interval_plot(Metric("position_m"), {"a": [more]})
-    shares = interval_plot(Metric("recall_0.5m_5deg"), {"a": [less]})
+    assert "var(--exported)" in interval_plot(POSITION, {"a": [more]})
+    shares = interval_plot(Metric("recall_0.5m_5deg", "within 0.5 m, 5°"), {"a": [less]})
     assert "var(--exported)" in shares and "points" in shares and "left is better" not in shares
 
 
@@ -127,7 +127,7 @@ def test_page_and_markdown_are_whole(folder, results):
 def test_labels_of_metres_have_room() -> None:
     """Few ticks: four or more of three digits would run into each other in a narrow figure."""
     row = [Difference(-0.046, -0.077, 0.058, "")]
-    picture = interval_plot(Metric("position_m"), {"a": row})
+    picture = interval_plot(POSITION, {"a": row})
     assert picture is not None
     ticks = re.findall(r">(\N{MINUS SIGN}?\d\.\d+)<", picture)
     assert ticks == ["\N{MINUS SIGN}0.05", "0.00", "0.05"]

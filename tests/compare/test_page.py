@@ -11,6 +11,7 @@ import pytest
 
 from posedistill.compare.page import build_comparison, headline, render_markdown
 from posedistill.errors import DataError
+from posedistill.metrics.evaluation import Evaluation, Metric
 from posedistill.report.comparison import (
     ComparisonResults,
     cost_table,
@@ -27,10 +28,9 @@ RECALLS = {"teacher": 0.9, "student": 0.5, "good": 0.7, "bad": 0.3, "same": 0.5}
 def record(recall: float, seed: int, rng: np.random.Generator) -> dict[str, Any]:
     """Outcomes with exactly this recall, whichever targets are hit."""
     hits = rng.permutation((np.arange(TARGETS) < round(recall * TARGETS)).astype(float))
-    scores = {"add_0.1d": float(hits.mean()), "AR": float(hits.mean())}
-    outcomes = {name: hits.tolist() for name in scores}
+    metrics = Metric("add_0.1d", "ADD(-S) 0.1 d", level="headline"), Metric("AR", "AR")
     about = {"seed": seed, "boxes": "gt", "dataset": "toy/test", "parameters": 2e6, "megabytes": 8.0, "gmacs": 0.5}
-    return {"scores": scores, "outcomes": outcomes, **about}
+    return Evaluation.of(dict.fromkeys(metrics, hits), **about).to_dict()
 
 
 def write(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 import re
 
-from posedistill.report.evaluations import Evaluation, Group, evaluation_of
+from posedistill.metrics.evaluation import Evaluation, Metric
+from posedistill.report.evaluations import Group
 from posedistill.report.headline import headline
 from posedistill.report.results import load_run
 
@@ -13,9 +14,11 @@ def test_the_headline_says_what_was_kept_gained_and_how_sure_it_is(run_folder):
 
 
 def test_the_headline_does_not_sell_noise_or_losses():
-    group = [Evaluation("student", seed, scores={"AR": 0.5}) for seed in range(3)]
+    about = {"metrics": (Metric("AR", "AR"),)}
+    group = [Evaluation(**about, scores={"AR": 0.5}, stage="student", seed=seed) for seed in range(3)]
     group += [
-        Evaluation("distilled", seed, scores={"AR": 0.5 + delta}) for seed, delta in enumerate((-0.05, 0.0, 0.03))
+        Evaluation(**about, scores={"AR": 0.5 + delta}, stage="distilled", seed=seed)
+        for seed, delta in enumerate((-0.05, 0.0, 0.03))
     ]
     sentence, certainty = headline(Group(group))
     assert sentence == "The distilled student reaches 49.3 % (AR)."
@@ -43,15 +46,15 @@ def test_of_cameras_it_names_both_errors_the_gain_and_the_naive_baselines(camera
 
 def test_of_cameras_a_loss_is_told_as_one(camera_evaluation):
     records = [camera_evaluation("student", seed) for seed in range(3)]
-    worse = [camera_evaluation("student", seed, 0.6) | {"variant": "distilled"} for seed in range(3)]
-    certainty = headline(Group([evaluation_of(record) for record in [*records, *worse]]))[1]
+    worse = [camera_evaluation("student", seed, 0.6) | {"stage": "distilled"} for seed in range(3)]
+    certainty = headline(Group([Evaluation.from_dict(record) for record in [*records, *worse]]))[1]
     assert "Distillation worsens the median position of" in certainty and "includes zero" not in certainty
     low, high = map(float, re.search(r"interval (\S+) to (\S+) m", certainty).groups())
     assert 0 < low < high
-    same = [record | {"variant": "distilled"} for record in records]
-    certainty = headline(Group([evaluation_of(record) for record in [*records, *same]]))[1]
+    same = [record | {"stage": "distilled"} for record in records]
+    certainty = headline(Group([Evaluation.from_dict(record) for record in [*records, *same]]))[1]
     assert "by 0.000 m, 0 % (95 % interval 0.000 to 0.000 m" in certainty and "the interval includes zero" in certainty
 
 
 def test_naive_baselines_alone_are_no_result(references):
-    assert headline(Group([evaluation_of(record) for record in references]))[0] == "Nothing was evaluated yet."
+    assert headline(Group([Evaluation.from_dict(record) for record in references]))[0] == "Nothing was evaluated yet."

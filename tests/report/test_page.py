@@ -4,8 +4,10 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from posedistill.metrics.evaluation import Curve, Evaluation, Metric
 from posedistill.report.page import build_report, render_page
 from posedistill.report.results import RunResults
 
@@ -51,7 +53,7 @@ def headings(page):
     return [title for title in SECTIONS if title in text]
 
 
-SECTIONS = ["Results", "Accuracy over cost", "By object", "Where the cameras stood", "Best and worst cases",
+SECTIONS = ["Results", "Accuracy over cost", "By object or category", "Where the cameras stood", "Best and worst cases",
             "Speed", "Training", "How it was obtained", "Not shown"]  # fmt: skip
 
 
@@ -92,9 +94,12 @@ def test_any_file_may_be_missing(run_folder, name, section):
 
 def test_text_from_files_is_escaped(run_folder):
     evil = "<script>alert(1)</script>\"'&"
-    record = {"variant": evil, "dataset": evil, "boxes": evil, "scores": {evil: 0.5}, "megabytes": 2.0}
-    records = [{**record, "per_object": {evil: {evil: 0.1}, "b": {}}, "curves": {"add": {"x": [0, 1], "y": [0, 1]}}}]
-    records.append({**records[0], "variant": "student", "megabytes": 1.0})
+    hits, curve = {Metric(evil, evil): np.ones(2)}, Curve(evil, [0, 1], [0, 1])
+    about = {"dataset": evil, "boxes": evil, "labels": [evil, "b"], "curves": {evil: curve}}
+    records = [
+        Evaluation.of(hits, **about, stage=stage, megabytes=size).to_dict()
+        for stage, size in ((evil, 2.0), ("student", 1.0))
+    ]
     (run_folder / "evaluation.json").write_text(json.dumps(records))
     (run_folder / "bench.json").write_text(json.dumps([{"variant": evil, "runtime": evil}]))
     (run_folder / "environment.json").write_text(json.dumps({evil: evil, "list": [evil], "map": {evil: {evil: evil}}}))
@@ -108,18 +113,20 @@ def test_text_from_files_is_escaped(run_folder):
 
 
 def test_metrics_without_numbers_and_odd_names_do_no_harm(run_folder):
-    records = [
-        {"variant": "student", "scores": {"AR": None, "$x_{": 0.2}},
-        {"variant": "teacher"},
-        {"variant": "megapose"},
+    metrics = Metric("AR", "AR"), Metric("$x_{", "$x_{")
+    made = [
+        Evaluation(metrics, {"$x_{": 0.2}, stage="student"),
+        Evaluation(stage="teacher"),
+        Evaluation(stage="megapose"),
     ]
+    records = [item.to_dict() for item in made]
     (run_folder / "evaluation.json").write_text(json.dumps(records))
     assert "Results" in headings(build(run_folder))
 
 
 def test_a_run_of_cameras_has_sections_of_its_own(camera_folder):
     page = build(camera_folder)
-    kept = [name for name in SECTIONS if name not in ("By object", "Best and worst cases", "Not shown")]
+    kept = [name for name in SECTIONS if name not in ("By object or category", "Best and worst cases", "Not shown")]
     assert headings(page) == kept
     assert page.tags.count("svg") == 2 * 3 + 3 * 2 + 3 + 1  # costs and curves, maps, losses, validation
     text = " ".join(page.text)

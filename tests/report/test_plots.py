@@ -3,10 +3,14 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 
+from posedistill.metrics.evaluation import Evaluation, Metric
 from posedistill.report import plots
-from posedistill.report.evaluations import Evaluation, Group
-from posedistill.report.metrics import Metric
+from posedistill.report.evaluations import Group
 from posedistill.report.results import load_run
+
+ADD = Metric("add_0.1d", "ADD(-S) 0.1 d")
+POSITION = Metric("position_m", "median position", "m", "median", "lower")
+ORIENTATION = Metric("orientation_deg", "median orientation", "deg", "median", "lower")
 
 
 def texts(svg: str) -> str:
@@ -17,9 +21,7 @@ def texts(svg: str) -> str:
 
 def test_accuracy_over_size_names_axes_units_and_variants(run_folder):
     group = load_run(run_folder).main_group()
-    svg = plots.accuracy_over_cost(
-        group, Metric("add_0.1d"), {"teacher": 208.0, "student": 8.4, "distilled": 8.4}, "model size, MB"
-    )
+    svg = plots.accuracy_over_cost(group, ADD, {"teacher": 208.0, "student": 8.4, "distilled": 8.4}, "model size, MB")
     assert "model size, MB" in texts(svg) and "ADD(-S) 0.1 d, %" in texts(svg)
     for variant in ("teacher", "student", "distilled"):
         assert f"var(--{variant})" in svg and variant in texts(svg)
@@ -27,12 +29,12 @@ def test_accuracy_over_size_names_axes_units_and_variants(run_folder):
 
 def test_a_plot_of_one_point_is_no_plot(run_folder):
     group = load_run(run_folder).main_group()
-    assert plots.accuracy_over_cost(group, Metric("add_0.1d"), {"teacher": 208.0, "student": 0.0}, "size") is None
-    assert plots.accuracy_over_cost(Group(), Metric("add_0.1d"), {}, "size") is None
+    assert plots.accuracy_over_cost(group, ADD, {"teacher": 208.0, "student": 0.0}, "size") is None
+    assert plots.accuracy_over_cost(Group(), ADD, {}, "size") is None
 
 
 def test_figures_follow_the_theme_and_scale(run_folder):
-    svg = plots.error_curves(load_run(run_folder).main_group(), Metric("add_0.1d"))
+    svg = plots.error_curves(load_run(run_folder).main_group(), ADD)
     root = ET.fromstring(svg)
     assert "viewBox" in root.attrib and "width" not in root.attrib and "height" not in root.attrib
     assert "var(--ink)" in svg and "var(--grid)" in svg
@@ -40,7 +42,7 @@ def test_figures_follow_the_theme_and_scale(run_folder):
 
 
 def test_recall_curves_want_a_curve():
-    assert plots.error_curves(Group([Evaluation("student")]), Metric("AR")) is None
+    assert plots.error_curves(Group([Evaluation(stage="student")]), ADD) is None
 
 
 def test_every_logged_quantity_gets_a_panel(run_folder):
@@ -64,16 +66,14 @@ def test_the_mean_of_seeds_ends_where_the_shortest_seed_ends():
 
 def test_ids_of_two_figures_do_not_meet(run_folder):
     run = load_run(run_folder)
-    figures = [plots.error_curves(run.main_group(), Metric("AR")), *plots.history_panels(run.histories, "loss")]
+    figures = [plots.error_curves(run.main_group(), ADD), *plots.history_panels(run.histories, "loss")]
     clips = [set(re.findall(r'clipPath id="([^"]+)"', svg)) for svg in figures]
     assert all(clips) and len(set.union(*clips)) == sum(map(len, clips))
 
 
 def test_errors_stand_on_a_logarithmic_axis_beside_the_naive_baselines(camera_folder):
     group = load_run(camera_folder).main_group()
-    svg = plots.accuracy_over_cost(
-        group, Metric("orientation_deg"), {"teacher": 208.0, "student": 8.4}, "model size, MB"
-    )
+    svg = plots.accuracy_over_cost(group, ORIENTATION, {"teacher": 208.0, "student": 8.4}, "model size, MB")
     shown = texts(svg)
     assert "median orientation, °" in shown and "%" not in shown
     for name in ("constant pose", "nearest image", "nearest position"):
@@ -84,16 +84,14 @@ def test_errors_stand_on_a_logarithmic_axis_beside_the_naive_baselines(camera_fo
 
 def test_error_curves_tell_units_and_all_who_were_measured(camera_folder):
     group = load_run(camera_folder).main_group()
-    svg = plots.error_curves(group, Metric("position_m"))
-    assert "position error, m" in texts(svg) and "images within it, %" in texts(svg)
+    svg = plots.error_curves(group, POSITION)
+    assert "position error, m" in texts(svg) and "targets within it, %" in texts(svg)
     assert all(name in texts(svg) for name in ("teacher", "student", "distilled", "constant pose"))
-    assert plots.error_curves(Group([Evaluation("student")]), Metric("position_m")) is None
+    assert plots.error_curves(Group([Evaluation(stage="student")]), POSITION) is None
 
 
 def test_curves_of_networks_fill_the_figure_however_far_off_the_naive_baselines_are(camera_folder):
     group = load_run(camera_folder).main_group()
     networks = Group([item for item in group.items if item.stage not in group.baselines])
-    ticks = [
-        re.findall(r"\d\.\d+", texts(plots.error_curves(chosen, Metric("position_m")))) for chosen in (group, networks)
-    ]
+    ticks = [re.findall(r"\d\.\d+", texts(plots.error_curves(chosen, POSITION))) for chosen in (group, networks)]
     assert ticks[0] == ticks[1] != []

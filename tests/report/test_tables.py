@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from posedistill.metrics.evaluation import Evaluation, Metric
 from posedistill.report import tables
 from posedistill.report.cells import Cell, Table
-from posedistill.report.evaluations import Evaluation, Group
-from posedistill.report.metrics import Metric
+from posedistill.report.evaluations import Group
 from posedistill.report.results import load_run
 
-ADD, AR = Metric("add_0.1d"), Metric("AR")
+ADD, AR = Metric("add_0.1d", "ADD(-S) 0.1 d"), Metric("AR", "AR")
+POSITION = Metric("position_m", "median position", "m", "median", "lower")
 
 
 def rows(table):
@@ -39,17 +40,16 @@ def test_the_result_table_holds_means_deviations_costs_and_the_paired_difference
     assert "student 3" in table.notes[0] and "3 seeds x 60 targets" in table.notes[1]
 
 
-def test_outcomes_are_used_only_where_they_are_those_of_the_metric(run_folder):
+def test_outcomes_are_used_where_there_are_some(run_folder):
     group = load_run(run_folder).main_group()
     assert group.difference(ADD, "distilled", "student").basis == "paired bootstrap, 3 seeds x 60 targets"
-    assert group.difference(Metric("proj_5px"), "distilled", "student").basis == "Student's t, 3 seeds"
-    other = Group([dataclasses.replace(item, outcomes={"add_0.1d": [1.0] * 60}) for item in group.items])
+    other = Group([dataclasses.replace(item, outcomes={}) for item in group.items])
     assert other.difference(ADD, "distilled", "student").basis == "Student's t, 3 seeds"
 
 
 def test_only_shared_seeds_are_compared():
-    group = [Evaluation("student", 0, scores={"AR": 0.4}), Evaluation("student", 1, scores={"AR": 0.9})]
-    group.append(Evaluation("distilled", 0, scores={"AR": 0.5}))
+    found = (("student", 0, 0.4), ("student", 1, 0.9), ("distilled", 0, 0.5))
+    group = [Evaluation((AR,), {"AR": score}, stage=stage, seed=seed) for stage, seed, score in found]
     difference = Group(group).difference(AR, "distilled", "student")
     assert difference.mean == pytest.approx(0.1) and difference.basis == "1 seed"
     assert Group(group).difference(AR, "teacher", "student") is None
@@ -57,11 +57,11 @@ def test_only_shared_seeds_are_compared():
 
 def test_objects_are_sorted_as_numbers_and_one_object_needs_no_table(run_folder):
     group = load_run(run_folder).main_group()
-    table = tables.per_object_table(group, ADD)
+    table = tables.label_table(group, ADD)
     assert list(rows(table)) == ["1", "5", "8", "11"]
     assert all(0 <= cell.heat <= 1 for row in table.rows for cell in row[1:])
-    single = Group([dataclasses.replace(item, per_object={"5": {"add_0.1d": 0.5}}) for item in group.items])
-    assert tables.per_object_table(single, ADD) is None
+    single = Group([dataclasses.replace(item, labels=("5",) * 60) for item in group.items])
+    assert tables.label_table(single, ADD) is None
 
 
 def test_terminal_and_markdown_print_the_same_numbers(run_folder):
@@ -97,8 +97,8 @@ def test_a_table_before_evaluation_names_what_is_missing(tmp_path):
 
 
 def test_markup_in_names_is_printed_as_it_is(tmp_path):
-    record = {"variant": "[bold]x|y", "dataset": "[red]d", "scores": {"AR": 0.5}}
-    (tmp_path / "evaluation.json").write_text(json.dumps([record]))
+    made = Evaluation((AR,), {"AR": 0.5}, stage="[bold]x|y", dataset="[red]d")
+    (tmp_path / "evaluation.json").write_text(json.dumps([made.to_dict()]))
     table = tables.result_table(tmp_path)
     assert "[bold]x|y" in printed(table) and "[red]d" in printed(table)
     assert "[bold]x\\|y" in table.to_markdown()
@@ -123,7 +123,7 @@ def test_a_table_of_cameras_has_units_and_the_naive_baselines_below(camera_folde
     assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3} -0\.\d{3} \(-\d+ %\) \[-0\.\d{3}, -0\.\d{3}\] \*", values["distilled"][0])
     assert re.search(r"\+\d+\.\d \[.*\]", values["distilled"][4])
     assert values["constant pose"][0] > "1" and set(values["constant pose"][6:]) == {""}
-    assert "Medians of errors in m and °, lower is better; shares of images in %; mean" in table.notes[0]
+    assert "Medians of errors in m and °, lower is better; other scores in %; mean" in table.notes[0]
     assert "paired bootstrap of medians, 3 seeds x 80 targets (median position, median orientation)" in table.notes[1]
     assert "Neighbouring images" in table.notes[1]
 
@@ -134,7 +134,8 @@ def test_the_terminal_shows_medians_first(camera_folder):
 
 
 def test_medians_of_single_images_are_used_where_they_are_the_score(camera_folder):
-    group, position = load_run(camera_folder).main_group(), Metric("position_m")
-    assert group.difference(position, "distilled", "student").basis.startswith("paired bootstrap of medians")
-    means = Group([dataclasses.replace(item, scores={"position_m": 9.0}) for item in group.items])
-    assert means.difference(position, "distilled", "student").basis == "Student's t, 3 seeds"
+    group = load_run(camera_folder).main_group()
+    difference = group.difference(POSITION, "distilled", "student")
+    assert difference.basis == "paired bootstrap of medians, 3 seeds x 80 targets"
+    means = [np.mean(group.scores(stage, POSITION)) for stage in ("student", "distilled")]
+    assert difference.mean == pytest.approx(means[1] - means[0], abs=1e-5)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posedistill.report.evaluations import Group, evaluation_of
+from posedistill.metrics.evaluation import Evaluation
+from posedistill.report.evaluations import Group
 from posedistill.report.results import load_run
 from posedistill.report.trajectory import MARGIN, color_bounds, maps
 
@@ -58,7 +59,7 @@ def test_runs_without_places_show_nothing(group):
 def test_poses_that_were_not_found_are_not_drawn(camera_evaluation):
     record = camera_evaluation("student", 0)
     record["places"]["estimate"][3] = [None] * 3
-    panel = maps(Group([evaluation_of(record)])).figures[0].panels[0]
+    panel = maps(Group([Evaluation.from_dict(record)])).figures[0].panels[0]
     assert len(panel.estimates) == 79 and len(panel.truth) == 80
 
 
@@ -67,7 +68,7 @@ def test_a_figure_says_what_it_does_not_show(camera_evaluation):
     record["places"]["estimate"][0] = [1000.0, 0.0, 0.0]
     for key in ("truth", "estimate"):
         record["places"][key] = record["places"][key] * 11  # 880 images
-    (figure,) = maps(Group([evaluation_of(record)])).figures
+    (figure,) = maps(Group([Evaluation.from_dict(record)])).figures
     assert figure.note == "1 image in 3, 4 farther out"
     assert np.ptp(np.array(figure.panels[0].truth)[:, 0]) > 250  # one estimate far away does not make the room a dot
 
@@ -77,14 +78,14 @@ def test_recordings_are_not_joined(camera_evaluation):
     for key in ("truth", "estimate"):
         points = record["places"][key]
         record["places"][key] = points[:10] + points[40:50]
-    panel = maps(Group([evaluation_of(record)])).figures[0].panels[0]
+    panel = maps(Group([Evaluation.from_dict(record)])).figures[0].panels[0]
     assert [len(part) for part in panel.path] == [10, 10]
 
 
 def test_standing_still_is_drawn_too(camera_evaluation):
     record = camera_evaluation("student", 0)
     record["places"] = {"truth": [[1.0, 2.0, 3.0]], "estimate": [[1.0, 2.0, 3.0]]}
-    assert len(maps(Group([evaluation_of(record)])).figures[0].panels) == 2
+    assert len(maps(Group([Evaluation.from_dict(record)])).figures[0].panels) == 2
 
 
 @given(st.floats(1e-3, 50), st.floats(1, 1e4))

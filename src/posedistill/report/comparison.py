@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from posedistill.errors import DataError, describe
+from posedistill.metrics.evaluation import Evaluation, Metric
 from posedistill.metrics.statistics import Difference, gap_closed
 from posedistill.report.cells import Cell, Table, plain
-from posedistill.report.evaluations import Evaluation, Group, evaluation_of
-from posedistill.report.metrics import Metric, percent
+from posedistill.report.evaluations import Group, evaluation_of
 from posedistill.report.results import History, RunResults, read_history
 from posedistill.report.tables import COSTS, score_table
 
@@ -224,14 +224,19 @@ def _references(content: Mapping[str, Any], run: RunResults) -> list[Evaluation]
 
 
 def _gap(group: Group, baseline: str, variant: str, metric: Metric) -> Difference | None:
-    runs = [{item.seed: item.outcomes.get(metric.name, []) for item in group.of(name)} for name in (baseline, variant)]
-    seeds = sorted(runs[0].keys() & runs[1].keys())
-    best = group.of("teacher")[0].outcomes.get(metric.name, [])
-    outcomes = [[run[seed] for seed in seeds] for run in runs]
-    if not seeds or not best or any(len(row) != len(best) for rows in outcomes for row in rows):
+    seeds, teacher = group.seeds(metric, baseline, variant), group.of("teacher")[0].outcomes.get(metric.name)
+    if not seeds or teacher is None:
+        return None
+    before, after = (group.outcomes(metric, name, seeds) for name in (baseline, variant))
+    if not before.size or not before.shape == after.shape == (len(seeds), len(teacher)):
         return None
     return gap_closed(
-        outcomes[0], outcomes[1], best, statistic=metric.statistic, lower_is_better=metric.lower_is_better
+        before,
+        after,
+        teacher,
+        statistic=metric.statistic,
+        lower_is_better=metric.lower_is_better,
+        groups=group.categories(metric),
     )
 
 
@@ -246,4 +251,4 @@ def _ends(scores: Mapping[str, float | None]) -> set[float]:
 
 
 def _mark(score: float | None, chosen: bool) -> str:
-    return "–" if score is None else percent(score) + (" ✓" if chosen else "")
+    return "–" if score is None else f"{100 * score:.1f}" + (" ✓" if chosen else "")

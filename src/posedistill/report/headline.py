@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from posedistill.metrics.evaluation import Metric
 from posedistill.metrics.statistics import Difference
 from posedistill.report.evaluations import Group
-from posedistill.report.metrics import Metric
 
 
 def headline(group: Group) -> tuple[str, str]:

@@ -9,10 +9,8 @@ from markupsafe import Markup
 
 from posedistill.files import write_file
 from posedistill.report import cases, plots, tables, trajectory
-from posedistill.report.cells import Table
 from posedistill.report.evaluations import STAGES, Group
 from posedistill.report.headline import headline
-from posedistill.report.metrics import Metric
 from posedistill.report.render import in_words, render
 from posedistill.report.results import Overlay, RunResults, load_run
 
@@ -45,7 +43,7 @@ def render_page(run: RunResults) -> str:
         results=tables.result_tables(run),
         cost_lead=_cost_lead(group),
         costs=_cost_figures(run, group),
-        objects=_objects(group),
+        labels=[tables.label_table(group, metric) for metric in group.headline],
         maps=trajectory.maps(group),
         cases=_cases(run),
         truth=cases.TRUTH,
@@ -87,12 +85,6 @@ def _cost_figures(run: RunResults, group: Group) -> list[Markup | None]:
             plots.error_curves(group, metric),
         ]
     return figures
-
-
-def _objects(group: Group) -> list[Table | None]:
-    measured = [metric.name for metric in group.metrics]
-    wanted = dict.fromkeys([*measured[:1], "add_0.1d"])
-    return [tables.per_object_table(group, Metric(name)) for name in wanted if name in measured]
 
 
 def _cases(run: RunResults) -> dict[tuple[str, str], list[Overlay]]:

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from posedistill.geometry.cameras import Array
+from posedistill.metrics.evaluation import Curve, Metric
 from posedistill.metrics.statistics import Difference, summarise
-from posedistill.report.evaluations import BASELINES, Group
-from posedistill.report.metrics import Metric
+from posedistill.report.evaluations import Group
 from posedistill.report.results import History
 
 INK, GRID = "#010203", "#040506"
@@ -46,6 +46,8 @@ RC: dict[Any, Any] = {
     "ytick.color": INK,
     "legend.frameon": False,
 }
+_BASELINES = ((1, 1.5), (4, 2), (8, 2, 1, 2))
+"""Dashes of naive baselines, in turn."""
 _MAX_POINTS = 240
 _FEW = 20
 """Up to so many points of a curve are marked; a line alone would hide that there are few, or one."""
@@ -88,9 +90,9 @@ def accuracy_over_cost(group: Group, metric: Metric, costs: Mapping[str, float],
 
 def _draw_baselines(axes: Axes, group: Group, metric: Metric) -> None:
     """A dashed line for each naive baseline that was measured, named at alternating ends."""
-    for place, name in enumerate(BASELINES):
+    for place, name in enumerate(group.baselines):
         for value in group.scores(name, metric):
-            axes.axhline(value, **_line(name) | {"label": None}, zorder=1)
+            axes.axhline(value, **_line(name, place) | {"label": None}, zorder=1)
             end = ("right", 0.99) if place % 2 == 0 else ("left", 0.01)
             axes.annotate(
                 name, (end[1], value), xycoords=axes.get_yaxis_transform(), xytext=(0, 2),
@@ -106,43 +108,41 @@ def _plain_log(axis: Axis, few: bool = False) -> None:
 
 
 def error_curves(group: Group, metric: Metric) -> Markup | None:
-    """Share of targets within an error: mean over seeds, the band of its seeds, naive baselines dashed.
-
-    Errors of a metric that is one stand on a logarithmic axis; for any other metric it is the ADD(-S) error, in
-    diameters.
-    """
-    key = metric.name if metric.lower_is_better else "add"
-    names = [name for name in [*group.names, *group.baselines] if any(key in item.curves for item in group.of(name))]
-    if not names:
+    """Share of the targets within an error: mean over seeds, the band of its seeds, naive baselines dashed."""
+    baselines = list(group.baselines)
+    curves = {
+        name: [item.curves[metric.name] for item in group.of(name) if metric.name in item.curves]
+        for name in [*group.names, *baselines]
+    }
+    curves = {name: found for name, found in curves.items() if found}
+    if not curves:
         return None
+    about = next(iter(curves.values()))[0]
     with mpl.rc_context(RC):
-        figure, axes = new_figure(3.9, 3.2 if metric.lower_is_better else 2.9)
-        ranges = {name: _draw_curves(axes, group, name, key) for name in names}
-        if metric.lower_is_better:
-            error = metric.label.removeprefix("median ") + " error"
-            # Naive baselines may be far better or worse: the networks are what is to be told apart.
-            shown = [ranges[name] for name in group.names if name in ranges] or list(ranges.values())
-            axes.set(xscale="log", xlabel=f"{error}, {metric.unit}", ylabel="images within it, %")
+        figure, axes = new_figure(3.9, 3.2)
+        ranges = {}
+        for name, found in curves.items():
+            ranges[name] = _draw_curves(axes, found, _line(name, baselines.index(name) if name in baselines else None))
+        # Naive baselines may be far better or worse: the networks are what is to be told apart.
+        shown = [ranges[name] for name in group.names if name in ranges] or list(ranges.values())
+        axes.set(xlabel=about.label, ylabel="targets within it, %", ylim=(0, 102))
+        if about.log:
+            axes.set_xscale("log")
             axes.set_xlim(min(low for low, _ in shown), max(high for _, high in shown))
             _plain_log(axes.xaxis)
         else:
-            error = "ADD(-S) error"
-            axes.set(xlabel=f"tolerated {error}, % of the diameter", ylabel="recall, %")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-            axes.set_xlim(left=0)
-        axes.set_ylim(0, 102)
-        add_legend(axes, below=metric.lower_is_better)
-        return to_svg(figure, f"share within an {error}")
+            axes.set_xlim(0, about.x[-1])
+        add_legend(axes, below=True)
+        return to_svg(figure, f"share within {about.label}")
 
 
-def _draw_curves(axes: Axes, group: Group, stage: str, key: str) -> tuple[float, float]:
+def _draw_curves(axes: Axes, curves: Sequence[Curve], line: Mapping[str, Any]) -> tuple[float, float]:
     """The curve of a model in %, and the band of its seeds; returns between which x it rises."""
-    curves = [item.curves[key] for item in group.of(stage) if key in item.curves]
-    x = np.asarray(curves[0][0])
-    shares = np.stack([100 * np.interp(x, *curve) for curve in curves])
-    axes.plot(x, shares.mean(axis=0), **_line(stage))
+    x = np.asarray(curves[0].x)
+    shares = np.stack([100 * np.interp(x, curve.x, curve.y) for curve in curves])
+    axes.plot(x, shares.mean(axis=0), **line)
     if len(curves) > 1:
-        axes.fill_between(x, shares.min(axis=0), shares.max(axis=0), color=_color(stage), alpha=0.18, linewidth=0)
+        axes.fill_between(x, shares.min(axis=0), shares.max(axis=0), color=line["color"], alpha=0.18, linewidth=0)
     rising = (shares.max(axis=0) >= 1) & (shares.min(axis=0) <= min(99.0, shares.max() - 1e-9))
     return (float(x[rising][0]), float(x[rising][-1])) if rising.any() else (float(x[0]), float(x[-1]))
 
@@ -255,12 +255,13 @@ def _style(stage: str) -> dict[str, Any]:
     return {"color": _color(stage), "marker": _MARKERS.get(stage, "v"), "label": stage, "linestyle": "none"}
 
 
-def _line(stage: str) -> dict[str, Any]:
+def _line(stage: str, baseline: int | None = None) -> dict[str, Any]:
+    """How a model's line is drawn; ``baseline``: the place of a naive one among its like."""
     dashes: dict[str, Any] = {"teacher": (0, (5, 2)), "exported": (0, (1, 1.5))}
-    patterns = [(1, 1.5), (4, 2), (8, 2, 1, 2)]
-    dashes |= {name: (0, pattern) for name, pattern in zip(BASELINES, patterns, strict=True)}
-    width = 1.2 if stage in BASELINES else 2.0
-    return {"color": _color(stage), "label": stage, "linewidth": width, "linestyle": dashes.get(stage, "-")}
+    about = {"color": _color(stage), "label": stage}
+    if baseline is not None:
+        return about | {"linewidth": 1.2, "linestyle": (0, _BASELINES[baseline % len(_BASELINES)])}
+    return about | {"linewidth": 2.0, "linestyle": dashes.get(stage, "-")}
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -1,12 +1,14 @@
 """Read what the stages of a run left in its folder. Whatever is missing or damaged becomes a note, never a failure."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posedistill.report.evaluations import Evaluation, Group, evaluation_of, numbers_of, rank
+from posedistill.metrics.evaluation import Evaluation
+from posedistill.report.evaluations import Group, evaluation_of, rank
 
 History = dict[str, dict[int, float]]
 """Quantity, step, value."""
@@ -114,7 +116,7 @@ def read_history(run: RunResults, path: Path) -> History:
         try:
             record = json.loads(line)
             step = int(record["step"])
-            values = numbers_of(record)
+            values = {key: float(value) for key, value in record.items() if _finite(value)}
         except (ValueError, KeyError, TypeError, AttributeError):
             faulty += bool(line.strip())
             continue
@@ -124,6 +126,10 @@ def read_history(run: RunResults, path: Path) -> History:
     if faulty:
         run.notes.append(f"{path.relative_to(run.folder)}: {faulty} damaged line(s) were left out.")
     return {key: dict(sorted(values.items())) for key, values in history.items()}
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _overlays(run: RunResults) -> list[Overlay]:

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from posedistill.metrics.statistics import Difference
+from posedistill.metrics.evaluation import Metric, describe_units
+from posedistill.metrics.statistics import Difference, summarise
 from posedistill.report.cells import Cell, Table, plain
-from posedistill.report.evaluations import BASELINES, Group
-from posedistill.report.metrics import Metric, describe_units, percent
+from posedistill.report.evaluations import Group
 from posedistill.report.results import RunResults, load_run
 
 COSTS = {"params, M": ("parameters", 1e-6), "size, MB": ("megabytes", 1.0), "GMACs": ("gmacs", 1.0)}
@@ -55,9 +54,9 @@ def score_table(
         cells = [_score_cell(group, name, metric, baseline if name in compared else None) for metric in metrics]
         numbers = [Cell(plain(factor * group.cost(name, key))) for key, factor in (COSTS[heading] for heading in costs)]
         rows.append([Cell(name, (details or {}).get(name, "")), *cells, *numbers])
-    for name in group.baselines:
+    for name, what in group.baselines.items():
         cells = [_score_cell(group, name, metric) for metric in metrics]
-        rows.append([Cell(name, BASELINES[name]), *cells, *(Cell("") for _ in costs)])
+        rows.append([Cell(name, what), *cells, *(Cell("") for _ in costs)])
     columns = ["model", *(metric.heading for metric in metrics), *costs]
     return Table(title, columns, rows, _notes(group, metrics, names, compared, baseline))
 
@@ -65,9 +64,10 @@ def score_table(
 def describe_difference(metric: Metric, difference: Difference, baseline: float = np.nan) -> str:
     """A difference with its interval where it has one; of errors, its share of the baseline's too.
 
-    >>> describe_difference(Metric("AR"), Difference(0.034, 0.011, 0.057, "3 seeds"))
+    >>> describe_difference(Metric("AR", "AR"), Difference(0.034, 0.011, 0.057, "3 seeds"))
     '+3.4\\n[+1.1, +5.7] *'
-    >>> describe_difference(Metric("position_m"), Difference(-0.04, -0.06, 0.01, "3 seeds"), 0.5)
+    >>> position = Metric("position_m", "median position", "m", "median", "lower")
+    >>> describe_difference(position, Difference(-0.04, -0.06, 0.01, "3 seeds"), 0.5)
     '-0.040 (-8 %)\\n[-0.060, +0.010]'
     """
     text = metric.change(difference.mean)
@@ -78,20 +78,19 @@ def describe_difference(metric: Metric, difference: Difference, baseline: float 
     return text + (" *" if difference.significant else "")
 
 
-def per_object_table(group: Group, metric: Metric) -> Table | None:
-    """Objects by models in one metric, means over seeds; None when there is at most one object."""
-    objects = sorted({name for item in group.items for name in item.per_object}, key=lambda name: (len(name), name))
-    if len(objects) < 2:
+def label_table(group: Group, metric: Metric) -> Table | None:
+    """Objects or categories by models in one metric, means over seeds; None when there is at most one."""
+    found = {name: [item.by_label(metric) for item in group.of(name)] for name in group.names}
+    labels = sorted({label for items in found.values() for item in items for label in item}, key=lambda x: (len(x), x))
+    if len(labels) < 2:
         return None
     rows = []
-    for name in objects:
-        row = [Cell(name)]
-        for model in group.names:
-            scores = [item.per_object.get(name, {}).get(metric.name) for item in group.of(model)]
-            found = [score for score in scores if score is not None]
-            row.append(Cell(percent(fmean(found)), heat=fmean(found)) if found else Cell("–"))
-        rows.append(row)
-    return Table(f"{metric.label} by object, %", ["object", *group.names], rows)
+    for label in labels:
+        means = [summarise([item[label] for item in items if label in item]).mean for items in found.values()]
+        rows.append(
+            [Cell(label), *(Cell(metric.text(mean), heat=mean if metric.unit == "%" else None) for mean in means)]
+        )
+    return Table(metric.axis, ["category" if metric.by_category else "object", *found], rows)
 
 
 def bench_table(bench: Sequence[Mapping[str, Any]]) -> Table | None:

@@ -7,7 +7,8 @@ import numpy as np
 
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw_cameras import VIEWS, View, map_axes, map_views
-from posedistill.report.evaluations import STAGES, Group, Places
+from posedistill.metrics.evaluation import Places
+from posedistill.report.evaluations import STAGES, Group
 
 SIZE, MARGIN = (560, 420), 28
 """The most that a panel covers, and room around what it shows, pixels."""
