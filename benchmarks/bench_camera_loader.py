@@ -1,4 +1,4 @@
-"""Pictures a second with camera poses: CameraLoader beside a naive pipeline that decodes each photograph anew.
+"""Pictures a second with camera poses: views by Loader beside a naive pipeline that decodes each photograph anew.
 
 The naive side does what data loaders usually do: decode the png, scale its shorter side, warp, and chain the same
 changes of colour, blur and noise in float with OpenCV. On a busy machine the rate per second of processor time tells
@@ -22,10 +22,11 @@ from tests.data.room_writer import write_made_scene
 from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.data.formats.seven_scenes import read_seven_scenes
 from posedistill.data.images import read_image
-from posedistill.data.loading.camera_loader import CameraLoader
-from posedistill.data.loading.camera_pack import CameraPack
-from posedistill.data.loading.camera_views import ViewSettings, plan_views
+from posedistill.data.loading.loader import Loader
+from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.loading.pixels import MEAN, STD
+from posedistill.data.loading.scene_frames import SceneFrames
+from posedistill.data.loading.scene_view import SceneView, ViewSettings, place_views
 from posedistill.geometry.cameras import scaled_camera
 
 
@@ -36,7 +37,7 @@ def naive_picture(frame: CameraFrame, side: int, size: int, chosen: ViewSettings
     width, height = round(frame.width * scale), round(frame.height * scale)
     image = cv2.resize(read_image(frame.image), (width, height), interpolation=cv2.INTER_AREA)
     K = scaled_camera(frame.K, (frame.width, frame.height), (width, height))[None]
-    views = plan_views(K, np.array([[height, width]]), (size, size), chosen, rng.random((1, 3)))
+    views = place_views(K, np.array([[height, width]]), (size, size), chosen, rng.random((1, 3)))
     picture = cv2.warpPerspective(image.astype(np.float32) / 255, np.linalg.inv(views.maps[0]), (size, size))
     if rng.random() < chosen.colour:
         hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV) * np.array([1.0, 1.2, 0.9], dtype=np.float32)
@@ -87,10 +88,10 @@ def main() -> None:
         write_made_scene(root, sequences=2, frames=options.frames, size=(640, 480))
         dataset = read_seven_scenes(root)
         start = time.perf_counter()
-        pack = CameraPack.build(dataset, Path(folder) / "pack", options.side)
+        pack = build_pack(SceneFrames(dataset, options.side), Path(folder) / "pack")
         built = len(pack) / (time.perf_counter() - start)
-        settings = ViewSettings()
-        loader = CameraLoader(pack, settings, options.size, options.batch, 0, options.device, threads=options.threads)
+        view = SceneView(pack, ViewSettings(), options.size)
+        loader = Loader(view, options.batch, 0, options.device, threads=options.threads)
         batches = loader.prefetch(0, 10**9)
         ours = rate(lambda: len(next(batches)), options.seconds, options.device)
         batches.close()

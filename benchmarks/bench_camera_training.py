@@ -18,9 +18,10 @@ import torch
 from tests.data.room_writer import write_made_scene
 
 from posedistill.data.formats.open_scene import open_scene
-from posedistill.data.loading.camera_loader import CameraLoader
-from posedistill.data.loading.camera_pack import CameraPack
-from posedistill.data.loading.camera_views import ViewSettings
+from posedistill.data.loading.loader import Loader
+from posedistill.data.loading.pack_build import build_pack
+from posedistill.data.loading.scene_frames import SceneFrames
+from posedistill.data.loading.scene_view import SceneView, ViewSettings
 from posedistill.deploy.bench import bench
 from posedistill.deploy.camera_export import export_camera_onnx
 from posedistill.deploy.quantise import quantise
@@ -34,11 +35,11 @@ from posedistill.training.loop import Teaching, Untouched, losses
 from posedistill.training.teachers import NetworkTeacher
 
 
-def made_loader(folder: Path, size: int, batch: int, device: torch.device) -> CameraLoader:
+def made_loader(folder: Path, size: int, batch: int, device: torch.device) -> Loader:
     """Views of a made room, from frames of 4:3."""
     write_made_scene(folder / "room", "7-Scenes", sequences=2, frames=60, size=(2 * size, 3 * size // 2))
-    pack = CameraPack.build(open_scene(folder / "room", "train"), folder / "pack", 8 * size // 7)
-    return CameraLoader(pack, ViewSettings(), size, batch, 0, device)
+    pack = build_pack(SceneFrames(open_scene(folder / "room", "train"), 8 * size // 7), folder / "pack")
+    return Loader(SceneView(pack, ViewSettings(), size), batch, 0, device)
 
 
 def main() -> None:

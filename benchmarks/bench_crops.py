@@ -1,4 +1,4 @@
-"""Crops a second, reader and augmentation together: CropLoader beside a naive per-image pipeline in the same process.
+"""Crops a second, reader and augmentation together: Loader beside a naive per-image pipeline in the same process.
 
 The naive side does per crop what data loaders usually do: decode the jpg and the masks, warp the full picture and its
 mask, and chain float augmentation in numpy and OpenCV. It draws a like set of changes with the same probabilities.
@@ -23,8 +23,10 @@ import torch
 from posedistill.data.formats.bop import BopDataset, Frame, read_image, read_mask
 from posedistill.data.formats.bop_writer import BopWriter, write_models
 from posedistill.data.loading.augment import AugmentSettings
-from posedistill.data.loading.crops import CropLoader
-from posedistill.data.loading.pack import FramePack
+from posedistill.data.loading.crop_view import CropView
+from posedistill.data.loading.loader import Loader
+from posedistill.data.loading.object_frames import ObjectFrames
+from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.loading.pixels import MEAN, STD
 from posedistill.data.render.shapes import code_objects
 from posedistill.geometry.cameras import crop_cameras, project
@@ -122,19 +124,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder), options.frames)
         start = time.perf_counter()
-        pack = FramePack.build(dataset, Path(folder) / "pack", sorted(code_objects()))
+        pack = build_pack(ObjectFrames(dataset, sorted(code_objects())), Path(folder) / "pack")
         built = len(pack.frames) / (time.perf_counter() - start)
-        loader = CropLoader(
-            [pack],
-            dataset.objects(),
-            AugmentSettings(),
-            options.size,
-            options.batch,
-            0,
-            options.device,
-            backgrounds=photos,
-            threads=options.threads,
-        )
+        view = CropView([pack], dataset.objects(), AugmentSettings(), options.size, backgrounds=photos)
+        loader = Loader(view, options.batch, 0, options.device, threads=options.threads)
         batches = loader.prefetch(0, 10**9)
         ours = rate(lambda: len(next(batches)), options.seconds, options.device)
         batches.close()

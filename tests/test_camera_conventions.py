@@ -8,9 +8,11 @@ from tests.data.room_writer import write_made_scene
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.data.images import read_image
-from posedistill.data.loading.camera_loader import CameraLoader
-from posedistill.data.loading.camera_pack import CameraPack, mean_image
-from posedistill.data.loading.camera_views import ViewSettings
+from posedistill.data.loading.loader import Loader
+from posedistill.data.loading.pack import mean_image
+from posedistill.data.loading.pack_build import build_pack
+from posedistill.data.loading.scene_frames import SceneFrames
+from posedistill.data.loading.scene_view import SceneView, ViewSettings
 from posedistill.deploy.camera_export import camera_run
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import Camera
@@ -36,8 +38,9 @@ def network(dataset):
     return estimator
 
 
-def loader(pack, **options):
-    return CameraLoader(pack, ViewSettings(), SHAPE, len(pack), 0, "cpu", augment=False, threads=1, **options)
+def loader(pack, mean_image=None):
+    view = SceneView(pack, ViewSettings(), SHAPE, mean_image=mean_image)
+    return Loader(view, len(pack), 0, "cpu", augment=False, threads=1)
 
 
 def deployed(estimator, mean=None, **photographs):
@@ -63,7 +66,7 @@ def agree(predictor, images, R, centers):
 @pytest.mark.parametrize("size", [64, 131, (91, 51)])
 def test_the_loader_and_the_predictor_see_the_same(dataset, network, tmp_path, size):
     """Photographs that shrink, that grow and that are squeezed."""
-    batch = loader(CameraPack.build(dataset, tmp_path / "pack", size)).batch(0)
+    batch = loader(build_pack(SceneFrames(dataset, size), tmp_path / "pack")).batch(0)
     squeezed = isinstance(size, tuple)
     photographs = {"short_side": None if squeezed else size, "frame_size": size if squeezed else None}
     predictor = deployed(network, **photographs)
@@ -75,7 +78,7 @@ def test_the_loader_and_the_predictor_see_the_same(dataset, network, tmp_path, s
 
 
 def test_a_mean_image(dataset, network, tmp_path):
-    pack = CameraPack.build(dataset, tmp_path / "pack", (91, 51))
+    pack = build_pack(SceneFrames(dataset, (91, 51)), tmp_path / "pack")
     mean = mean_image(pack, np.arange(len(pack)))
     batch = loader(pack, mean_image=mean).batch(0)
     predictor = deployed(network, middle_crop(mean, SHAPE), short_side=None, frame_size=(91, 51))
@@ -92,7 +95,7 @@ def test_a_lens(dataset, network, tmp_path):
     text = str({"fl_x": 140.0, "cx": 80.0, "cy": 60.0, **lens, "frames": rows})
     (tmp_path / "transforms.json").write_text(text.replace("'", '"'))
     bent = read_transforms(tmp_path, "all")
-    batch = loader(CameraPack.build(bent, tmp_path / "pack", 64)).batch(0)
+    batch = loader(build_pack(SceneFrames(bent, 64), tmp_path / "pack")).batch(0)
     frame = bent.frames[0]
     predictor = deployed(network, short_side=64, frame_size=None)
     camera = Camera(frame.K, frame.width, frame.height)

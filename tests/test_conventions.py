@@ -7,8 +7,10 @@ import pytest
 from posedistill.data.formats.bop import BopDataset, read_image
 from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
 from posedistill.data.loading.augment import AugmentSettings
-from posedistill.data.loading.crops import CropLoader
-from posedistill.data.loading.pack import FramePack
+from posedistill.data.loading.crop_view import CropView
+from posedistill.data.loading.loader import Loader
+from posedistill.data.loading.object_frames import ObjectFrames
+from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.deploy.evaluate import ground_truth_boxes
 from posedistill.geometry.cameras import project
@@ -49,8 +51,8 @@ def dataset(tmp_path_factory):
 def test_the_loader_and_the_predictor_see_the_same(dataset, tmp_path, size):
     """At 32 px the crops lie far below the frame's scale; both average then, over the same blocks."""
     objects = dataset.objects()
-    pack = FramePack.build(dataset, tmp_path / "pack", list(objects.obj_ids))
-    loader = CropLoader([pack], objects, AugmentSettings(), size, 6, 0, "cpu", augment=False, threads=1)
+    pack = build_pack(ObjectFrames(dataset, objects.obj_ids), tmp_path / "pack")
+    loader = Loader(CropView([pack], objects, AugmentSettings(), size), 6, 0, "cpu", augment=False, threads=1)
     batch = loader.batch(0)
     keypoints = batch.targets["keypoints"].numpy()
 

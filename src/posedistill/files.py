@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,43 @@ def read_json(path: Path, expected: str = "a json file", error: type[PoseDistill
 def fresh(output: Path, *sources: Path) -> bool:
     """Whether an output is there and no older than what it is made from, as ``make`` decides."""
     return output.exists() and all(source.stat().st_mtime <= output.stat().st_mtime for source in sources)
+
+
+def file_state(path: Path | None) -> bytes:
+    """What identifies a source file's content without reading it."""
+    try:
+        stat = path.stat() if path is not None else None
+    except FileNotFoundError:
+        stat = None
+    return repr((str(path), (stat.st_size, stat.st_mtime_ns) if stat else None)).encode()
+
+
+def reserve(path: Path, size: int) -> None:
+    """Claim a sparse file's blocks now: a full disk is an error here, but would kill the process later (SIGBUS)."""
+    try:
+        with path.open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        path.unlink()
+        raise DataError(describe(path, "disk", error.strerror, f"{size / 1e9:.1f} GB of free space")) from error
+
+
+def swap(partial: Path, folder: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock that the system frees when the process ends, however it ends."""
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.loading.crops import CropLoader
+from posedistill.data.loading.loader import Loader
 from posedistill.data.render import dataset as rendering
 from posedistill.data.render.dataset import RenderReport
 from posedistill.data.render.shapes import code_objects
@@ -175,7 +175,7 @@ def test_batches_are_a_function_of_seed_and_step(recipe):
     loaded = recipe()
     prepared = prepare(loaded)
 
-    def make(seed: int, **options) -> CropLoader:
+    def make(seed: int, **options) -> Loader:
         return loader(loaded, prepared, prepared.train, seed=seed, device="cpu", batch_size=4, **options)
 
     first, again, other, half = make(0), make(0), make(1), make(0, rank=1, world_size=2)

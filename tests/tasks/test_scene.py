@@ -26,7 +26,7 @@ from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.runtime import CameraPredictor
 from posedistill.tasks import scene_sources as camera_sources
 from posedistill.tasks.scene import CameraTask
-from posedistill.tasks.scene_sources import mean_crop, prepare_scene, scene_loader
+from posedistill.tasks.scene_sources import prepare_scene, scene_loader, scene_view
 from posedistill.tasks.scene_validation import CameraValidation
 from posedistill.training import shipping, stages
 from posedistill.training.networks import build_network, load_network
@@ -189,11 +189,8 @@ def test_a_mean_image_is_that_of_the_training_frames(recipe) -> None:
     prepared = prepare_scene(recipe("data.mean_image=true", "data.crop=48"))
     frames = prepared.pack.frames[prepared.train][..., :3]
     np.testing.assert_allclose(prepared.mean, frames.mean(axis=0), atol=1e-2)
-    loader = scene_loader(
-        recipe("data.mean_image=true", "data.crop=48"), prepared, prepared.train, seed=0, device="cpu", batch_size=2
-    )
     top, left = (64 - 48) // 2, (prepared.mean.shape[1] - 48) // 2
-    crop = mean_crop(loader)
+    crop = scene_view(recipe("data.mean_image=true", "data.crop=48"), prepared, prepared.train).mean_crop()
     assert crop is not None and np.abs(crop - prepared.mean[top : top + 48, left : left + 48]).max() < 8
 
 

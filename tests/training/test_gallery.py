@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from posedistill.data.loading.crops import CropLoader
+from posedistill.data.loading.loader import Loader
 from posedistill.distill import contrast
 from posedistill.distill.functional.bank import PictureBank
 from posedistill.tasks import object_sources as sources
@@ -44,9 +44,9 @@ def test_the_bank_holds_every_training_picture_and_the_run_goes_on_exactly(recip
     assert all(json.loads(line)["loss/contrast"] > 0 for line in lines if "loss/contrast" in line)
 
     again = recipe(CRD, "name=again", f"teacher.checkpoint={variant_folder(made, 'teacher', 0) / 'model.safetensors'}")
-    prefetch = CropLoader.prefetch
+    prefetch = Loader.prefetch
 
-    def stop(self: CropLoader, start: int, end: int) -> Iterator[Any]:
+    def stop(self: Loader, start: int, end: int) -> Iterator[Any]:
         steps = prefetch(self, start, end)
         if self.plan.settings is None:
             yield from steps
@@ -57,7 +57,7 @@ def test_the_bank_holds_every_training_picture_and_the_run_goes_on_exactly(recip
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(CropLoader, "prefetch", stop)
+        patch.setattr(Loader, "prefetch", stop)
         train_variant(again, "distilled", 0)
     resumed = load_tensors(train_variant(again, "distilled", 0).parent / "last.safetensors")[0]
     assert len(banks) == 3 and banks[2].embeddings.equal(banks[0].embeddings)

@@ -68,6 +68,11 @@ def black_share(K: Array, distortion: Sequence[float], size: tuple[int, int]) ->
     return 1.0 - float(inside.mean())
 
 
+def pinhole(K: Array, distortion: Sequence[float], size: tuple[int, int]) -> Array:
+    """``[3, 3]`` of what :func:`undistort` makes of a photograph of ``size`` (width, height)."""
+    return _straight_camera(K, _whole(distortion), size) if any(distortion) else K
+
+
 @lru_cache(maxsize=4)  # one lens takes most pictures, and making its maps costs more than using them
 def _maps(
     K: tuple[float, ...], distortion: tuple[float, ...], width: int, height: int

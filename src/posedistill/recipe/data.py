@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from posedistill.data.loading.augment import AugmentSettings
-from posedistill.data.loading.camera_views import ViewSettings
+from posedistill.data.loading.scene_view import ViewSettings
 from posedistill.data.render.dataset import RenderSettings
 from posedistill.recipe.networks import Settings as Settings
 

@@ -123,7 +123,7 @@ class CameraPredictor:
     def prepare(self, image: Image) -> NDArray[np.float32]:
         """``[3, h, w]`` float32: a photograph without the lens, scaled, cut out of its middle and normalised.
 
-        The same pixels as ``CameraLoader`` gives without augmentation. A photograph of another resolution is taken for
+        The same pixels as ``SceneView`` gives without augmentation. A photograph of another resolution is taken for
         one by the same camera.
 
         Args:

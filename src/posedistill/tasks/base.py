@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from posedistill.data.loading.batch import LoaderOptions
+from posedistill.data.loading.loader import LoaderOptions
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.recipe import Recipe

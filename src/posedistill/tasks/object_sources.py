@@ -10,15 +10,18 @@ from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.bop_models import MESH_SUFFIXES, load_models_info, mesh_path
-from posedistill.data.loading.batch import LoaderOptions
-from posedistill.data.loading.crops import CropLoader
-from posedistill.data.loading.pack import FramePack, split_validation
-from posedistill.data.loading.pack_build import exclusive, read_fingerprint
+from posedistill.data.loading.crop_view import CropView
+from posedistill.data.loading.loader import Loader, LoaderOptions
+from posedistill.data.loading.object_frames import ObjectFrames
+from posedistill.data.loading.pack import Pack
+from posedistill.data.loading.pack_build import build_pack, read_fingerprint
+from posedistill.data.loading.splits import hold_out_frames
 from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
 from posedistill.data.render.label import label_dataset
 from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe
+from posedistill.files import exclusive
 from posedistill.geometry.meshes import load_mesh
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 from posedistill.log import console, progress_bar
@@ -35,7 +38,7 @@ class TrainingData:
     """Decoded training frames of a recipe, split into what trains and what selects the model."""
 
     objects: ObjectTable
-    packs: list[FramePack]
+    packs: list[Pack]
     train: np.ndarray
     """Indices of the training instances, numbered through the packs."""
     validation: np.ndarray
@@ -150,38 +153,26 @@ def prepare(recipe: Recipe) -> TrainingData:
     datasets = [open_source(source, data.objects, cache) for source in data.train]
     objects = datasets[0].objects(data.objects)
     packs = [pack_of(dataset, data, cache) for dataset in datasets]
-    train, validation = split_validation(packs, data.validation, recipe.seed)
+    train, validation = hold_out_frames(packs, data.validation, recipe.seed)
     return TrainingData(objects, packs, train, validation)
 
 
-def pack_of(dataset: BopDataset, data: DataSettings, cache: Path) -> FramePack:
+def pack_of(dataset: BopDataset, data: DataSettings, cache: Path) -> Pack:
     """The decoded frames of a data set, made once."""
     names = [str(frame.rgb.resolve()) for frame in dataset.frames]
     folder = cache / f"pack-{fingerprint(names, data.objects, data.min_visible)}"
     with progress_bar() as bar:
         task = bar.add_task("decode", total=len(names), note=str(folder), visible=False)  # until there is something
-        return FramePack.build(
-            dataset,
-            folder,
-            data.objects,
-            min_visible=data.min_visible,
-            progress=lambda done, _: bar.update(task, completed=done, visible=True),
-        )
+        source = ObjectFrames(dataset, data.objects, data.min_visible)
+        return build_pack(source, folder, lambda done, _: bar.update(task, completed=done, visible=True))
 
 
-def loader(recipe: Recipe, prepared: TrainingData, indices: np.ndarray, **options: Unpack[LoaderOptions]) -> CropLoader:
+def loader(recipe: Recipe, prepared: TrainingData, indices: np.ndarray, **options: Unpack[LoaderOptions]) -> Loader:
     """A loader of the recipe's crops over some of its instances."""
     data, varied = recipe.objects_data, options.get("augment", True)
-    return CropLoader(
-        prepared.packs,
-        prepared.objects,
-        data.augment,
-        data.crop_size,
-        indices=indices,
-        backgrounds=_pictures(data.backgrounds) if varied else None,
-        pack_weights=data.shares if varied else None,
-        **options,
-    )
+    pictures = _pictures(data.backgrounds) if varied else None
+    view = CropView(prepared.packs, prepared.objects, data.augment, data.crop_size, indices, pictures)
+    return Loader(view, shares=data.shares, **options)
 
 
 def _pictures(folder: Path | None, count: int = 128, size: int = 384) -> np.ndarray:

@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from posedistill.data.formats.bop import BopDataset, Frame, read_image
-from posedistill.data.loading.batch import LoaderOptions
-from posedistill.data.loading.crops import CropLoader
+from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.deploy.evaluate import FrameQuery, boxes_for, estimate
 from posedistill.deploy.export import check_parity, export_onnx, torch_run
 from posedistill.deploy.shapes import coarse_shape
@@ -52,7 +51,7 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
         prepared: sources.TrainingData,
         indices: NDArray[np.int64],
         **options: Unpack[LoaderOptions],
-    ) -> CropLoader:
+    ) -> Loader:
         """Crops of some of the instances."""
         return sources.loader(recipe, prepared, indices, **options)
 

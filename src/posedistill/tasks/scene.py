@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
-from posedistill.data.loading.batch import LoaderOptions
-from posedistill.data.loading.camera_loader import CameraLoader
-from posedistill.data.loading.camera_pack import PUBLISHED_SIZE
+from posedistill.data.loading.loader import Loader, LoaderOptions
+from posedistill.data.loading.scene_frames import PUBLISHED_SIZE
 from posedistill.deploy.camera_export import camera_run, check_camera_parity, export_camera_onnx
 from posedistill.deploy.evaluate_scene import (
     UNKNOWN_UNIT,
@@ -42,10 +41,10 @@ from posedistill.runtime.model_file import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.tasks.base import Record, Task
 from posedistill.tasks.scene_sources import (
     SceneData,
-    mean_crop,
     photographs,
     prepare_scene,
     scene_loader,
+    scene_view,
 )
 from posedistill.tasks.scene_validation import CameraValidation
 from posedistill.training.loop import Validate
@@ -71,7 +70,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
 
     def loader(
         self, recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64], **options: Unpack[LoaderOptions]
-    ) -> CameraLoader:
+    ) -> Loader:
         """Views of some of the photographs."""
         return scene_loader(recipe, prepared, indices, **options)
 
@@ -164,13 +163,13 @@ class CameraTask(Task[SceneData, CameraDataset]):
     ) -> tuple[CameraMetadata, NDArray[np.float32] | None]:
         """What the runtime must know, and what the graph subtracts of its pictures."""
         data, prepared = recipe.scene_data, self._scene(recipe)
-        loader = self._middle(recipe, prepared, prepared.train[:1], "cpu")
-        mean = mean_crop(loader)
+        view = scene_view(recipe, prepared, prepared.train[:1])
+        mean = view.mean_crop()
         metadata = CameraMetadata(
             decoder=estimator.decoder,
             short_side=None if data.squeeze else data.short_side,
             frame_size=PUBLISHED_SIZE if data.squeeze else None,
-            shape=loader.shape,
+            shape=view.shape,
             mean=IMAGENET_MEAN if mean is None else (0.0, 0.0, 0.0),
             std=IMAGENET_STD if mean is None else (1 / 255, 1 / 255, 1 / 255),
             camera=Camera(prepared.frame.K, prepared.frame.width, prepared.frame.height),
@@ -190,7 +189,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
 
     def _middle(
         self, recipe: Recipe, prepared: SceneData, rows: NDArray[np.int64], device: torch.device | str
-    ) -> CameraLoader:
+    ) -> Loader:
         """A loader of pictures that are not varied."""
         batch_size = min(32, len(rows))
         return self.loader(

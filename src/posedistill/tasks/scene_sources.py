@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.formats.open_scene import open_scene
-from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_blocks
+from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.data.formats.scene_parse import Split
-from posedistill.data.loading.batch import LoaderOptions
-from posedistill.data.loading.camera_loader import CameraLoader
-from posedistill.data.loading.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image
-from posedistill.data.loading.camera_views import ViewSettings, plan_views
-from posedistill.data.loading.pack_build import read_fingerprint
+from posedistill.data.loading.loader import Loader, LoaderOptions
+from posedistill.data.loading.pack import Pack, mean_image
+from posedistill.data.loading.pack_build import build_pack, read_fingerprint
+from posedistill.data.loading.scene_frames import PUBLISHED_SIZE, SceneFrames
+from posedistill.data.loading.scene_view import SceneView
+from posedistill.data.loading.splits import hold_out_blocks
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
-from posedistill.geometry.warp import warp
 from posedistill.log import progress_bar
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, fingerprint
@@ -34,7 +34,7 @@ class SceneData:
         notes: what a user should know of the photographs before training on them.
     """
 
-    pack: CameraPack
+    pack: Pack
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     mean: NDArray[np.float32] | None
@@ -55,7 +55,7 @@ class SceneData:
 
     def poses(self, rows: NDArray[np.int64]) -> Poses:
         """Of some of the photographs."""
-        return Poses.of_cameras(self.pack.R[rows], self.pack.t[rows])
+        return Poses.of_cameras(self.pack.instances.R[rows], self.pack.instances.t[rows])
 
     @property
     def spread(self) -> float:
@@ -91,7 +91,8 @@ def prepare_scene(recipe: Recipe) -> SceneData:
     folder = recipe.cache_folder / f"cameras-{fingerprint(*about)}"
     with progress_bar() as bar:
         task = bar.add_task("decode", total=len(dataset), note=str(folder), visible=False)  # until there is something
-        pack = CameraPack.build(dataset, folder, size, lambda done, _: bar.update(task, completed=done, visible=True))
+        source = SceneFrames(dataset, size)
+        pack = build_pack(source, folder, lambda done, _: bar.update(task, completed=done, visible=True))
     held = hold_out_blocks(pack.sequences, data.validation, recipe.seed, gap=data.gap)
     if not len(held.validation):
         expected = "at least one frame: a larger share, or more frames"
@@ -108,18 +109,14 @@ def _notes(dataset: CameraDataset) -> tuple[str, ...]:
     return (*dataset.notes, told)
 
 
+def scene_view(recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64]) -> SceneView:
+    """The recipe's views of some of the photographs."""
+    data = recipe.scene_data
+    return SceneView(prepared.pack, data.views, data.crop, indices, prepared.mean)
+
+
 def scene_loader(
     recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64], **options: Unpack[LoaderOptions]
-) -> CameraLoader:
+) -> Loader:
     """A loader of views of some of the photographs."""
-    data = recipe.scene_data
-    return CameraLoader(prepared.pack, data.views, data.crop, indices=indices, mean_image=prepared.mean, **options)
-
-
-def mean_crop(loader: CameraLoader) -> NDArray[np.float32] | None:
-    """``[H, W, 3]`` of the mean image where the middle crop lies; None where none is subtracted."""
-    if loader.mean_image is None:
-        return None
-    first, chance = loader.rows[:1], np.full((1, 3), 0.5)
-    views = plan_views(loader.pack.K[first], loader.pack.sizes[first], loader.shape, ViewSettings.none(), chance)
-    return warp([loader.mean_image], views.maps, np.empty((1, *loader.shape, 3), dtype=np.float32))[0]
+    return Loader(scene_view(recipe, prepared, indices), **options)

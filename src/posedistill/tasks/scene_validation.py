@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from posedistill.data.loading.camera_loader import CameraLoader
+from posedistill.data.loading.loader import Loader
 from posedistill.decode import get_decoder, get_settings
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
@@ -28,7 +28,7 @@ class CameraValidation:
         spread: of the training positions, metres.
     """
 
-    def __init__(self, loader: CameraLoader, spread: float) -> None:
+    def __init__(self, loader: Loader, spread: float) -> None:
         self.batches = [loader.batch(step) for step in range(loader.steps)]
         self.spread = max(spread, 1e-6)
 

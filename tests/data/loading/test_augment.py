@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from posedistill.data.loading.augment import AugmentSettings, apply, draw
-from posedistill.data.loading.pixels import MEAN, STD
+from posedistill.data.loading.augment import AugmentSettings, draw, hide, vary
+from posedistill.data.loading.pixels import MEAN, STD, normalise, to_planes
 
 SIZE = 40
 CHANCES = ("background", "occlusion", "light", "colour", "gamma", "blur", "motion", "resolution", "noise")
@@ -26,7 +26,10 @@ def run(chosen, seed=0, count=8, photos=True):
     behind, before = (
         photo[: len(draws.groups[name].rows)] if photos else None for name in ("background", "photo_occlusion")
     )
-    return apply(images, ids, masks, draws, behind, before)
+    x = to_planes(images)
+    masks = hide(x, ids, masks, draws, behind, before)
+    vary(x, draws)
+    return normalise(x), masks
 
 
 @settings(max_examples=25, deadline=None)

@@ -13,8 +13,11 @@ from posedistill.cli import app
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_mask
 from posedistill.data.loading.augment import AugmentSettings
-from posedistill.data.loading.crops import CropLoader
-from posedistill.data.loading.pack import FramePack
+from posedistill.data.loading.crop_view import CropView
+from posedistill.data.loading.loader import Loader
+from posedistill.data.loading.object_frames import ObjectFrames
+from posedistill.data.loading.pack import Pack
+from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.render import label
 from posedistill.data.render.label import best_of_each, label_dataset, unit_scores
 from posedistill.errors import DataError
@@ -83,24 +86,24 @@ def test_scores_travel_to_the_batch(truth, unlabelled, tmp_path):
     """Through annotation, pack and crop; hand-annotated instances have 1, and so have packs of old."""
     label_dataset(unlabelled, write(truth, tmp_path / "poses.csv"), tmp_path / "out")
     made = BopDataset(tmp_path / "out")
-    pack = FramePack.build(made, tmp_path / "pack", [2, 7], workers=1)
-    loader = CropLoader([pack], made.objects([2, 7]), AugmentSettings(), 32, 10, 0, "cpu", threads=1)
+    pack = build_pack(ObjectFrames(made, [2, 7]), tmp_path / "pack", workers=1)
+    loader = Loader(CropView([pack], made.objects([2, 7]), AugmentSettings(), 32), 10, 0, "cpu", threads=1)
     batch = loader.batch(0)
     assert batch.score.dtype == torch.float32
     assert batch.score.tolist() == pytest.approx([[0.4, 0.9][label] for label in batch.label.tolist()])
     with np.load(tmp_path / "pack" / "instances.npz") as columns:
         old = {name: values for name, values in columns.items() if name != "score"}
     np.savez(tmp_path / "pack" / "instances.npz", allow_pickle=False, **old)
-    assert FramePack.open(tmp_path / "pack").instances.score.tolist() == [1.0] * 10
+    assert Pack.open(tmp_path / "pack").instances.score.tolist() == [1.0] * 10
 
 
 def test_another_score_makes_another_pack(truth, unlabelled, tmp_path):
     csv = write(truth, tmp_path / "poses.csv")
     label_dataset(unlabelled, csv, tmp_path / "out")
-    first = FramePack.build(BopDataset(tmp_path / "out"), tmp_path / "pack", [2, 7], workers=1)
+    first = build_pack(ObjectFrames(BopDataset(tmp_path / "out"), [2, 7]), tmp_path / "pack", workers=1)
     path = tmp_path / "out" / "test" / "000001" / "scene_gt.json"
     path.write_text(path.read_text().replace('"score": 0.9', '"score": 0.8'))
-    second = FramePack.build(BopDataset(tmp_path / "out"), tmp_path / "pack", [2, 7], workers=1)
+    second = build_pack(ObjectFrames(BopDataset(tmp_path / "out"), [2, 7]), tmp_path / "pack", workers=1)
     assert sorted(set(first.instances.score)) == [0.4, 0.9] and sorted(set(second.instances.score)) == [0.4, 0.8, 0.9]
 
 

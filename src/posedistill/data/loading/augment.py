@@ -255,36 +255,39 @@ def _filters(settings: AugmentSettings, chance: _Chance, size: int) -> tuple[Ten
     return pick < settings.blur + settings.motion + settings.sharpen, {"kernel": kernels}
 
 
-def apply(
-    images: Tensor,
+def hide(
+    x: Tensor,
     ids: Tensor,
     masks: Tensor,
     draws: Draws,
     backgrounds: Tensor | None = None,
     occluders: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Change a batch of crops as drawn and normalise it for the network.
+) -> Tensor:
+    """Put other things behind and before the object of each crop, as drawn, in place.
 
     Args:
-        images: uint8 ``[B, S, S, 3 or 4]``, RGB first. ids: uint8 ``[B, S, S]``, above 0 where there is foreground.
-        masks: bool ``[B, S, S]`` visible mask of each crop's object. draws: on the images' device.
+        x: float32 planes ``[B, 3, S, S]`` in 0..1. ids: uint8 ``[B, S, S]``, above 0 where there is foreground.
+        masks: bool ``[B, S, S]`` visible mask of each crop's object. draws: on the same device.
         backgrounds: uint8 ``[r, S, S, 3 or 4]``, one for each row of the background group; None leaves them alone.
         occluders: uint8 ``[r, S, S, 3 or 4]``, one for each row of the photo_occlusion group; None fills with textures.
 
     Returns:
-        Float32 planes ``[B, 3, S, S]``, ImageNet-normalised, and the masks less what is now occluded.
+        The masks less what is now occluded.
     """
     groups = draws.groups
-    x = pixels.to_planes(images)
     if backgrounds is not None and len(backgrounds):
         pixels.replace_background(x, ids, groups["background"].rows, backgrounds)
     photos = None if occluders is None else (groups["photo_occlusion"].rows, occluders)
     masks = pixels.occlude(x, masks, groups["occlusion"], pixels.blobs, draws.occlusion_keep, photos)
-    masks = pixels.occlude(x, masks, groups["grid"], pixels.grid, draws.occlusion_keep)
+    return pixels.occlude(x, masks, groups["grid"], pixels.grid, draws.occlusion_keep)
+
+
+def vary(x: Tensor, draws: Draws) -> None:
+    """Change light, colour, sharpness and noise of planes ``[B, 3, H, W]`` in 0..1 as drawn, in place."""
+    groups = draws.groups
     pixels.shade(x, groups["light"])
     pixels.recolour(x, groups["colour"])
     pixels.curve(x, groups["gamma"])
     pixels.convolve(x, groups["filter"])
     pixels.lose_resolution(x, groups["resolution"], draws.resolution_factor)
     pixels.add_noise(x, groups["noise"])
-    return pixels.normalise(x), masks

@@ -2,28 +2,12 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import NotRequired, Self, TypedDict
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from posedistill.errors import RecipeError, describe
-
-
-class LoaderOptions(TypedDict):
-    """What every loader of batches is told, of crops and of photographs alike."""
-
-    seed: int
-    """Of the order and of the variations."""
-    batch_size: int
-    """Rows of the global batch, a multiple of ``world_size``."""
-    device: torch.device | str
-    augment: NotRequired[bool]
-    """Shuffled and varied without end (the default), or in order, once, as they are."""
-    rank: NotRequired[int]
-    """This process's part of the global batch; 0."""
-    world_size: NotRequired[int]
-    """Processes that share the global batch; 1."""
 
 
 @dataclass

@@ -1,71 +1,18 @@
-"""Which instances a step's batch holds: pure functions of (seed, step), so that a resumed run goes on exactly."""
+"""Which rows a step's batch holds: pure functions of (seed, step), so that a resumed run goes on exactly."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.loading.pack import FramePack, Indices
 from posedistill.errors import RecipeError, describe
-from posedistill.geometry.cameras import Array, project
-from posedistill.geometry.objects import ObjectTable
 
+Indices = NDArray[np.int64]
 Sampler = Callable[[int], Indices]
 """Step to the rows ``[B]`` of the global batch."""
 
 _SHUFFLE, _WEIGHTS = 2, 3
-"""Tell the samplers' random numbers from each other's and from those of the crops."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """What the crops of ``N`` instances need, one array per column.
-
-    Attributes:
-        ids: the instance's number through all packs. frames: likewise its frame's. slots: its value in the id channel.
-        classes: class index. K: ``[N, 3, 3]``. R: ``[N, 3, 3]``. t: ``[N, 3]`` mm.
-        amodal: ``[N, 4]`` x, y, w, h of the projected keypoints' extent. visible: of the visible part.
-        scores: ``[N]`` of the estimator that made the pose, 1 of a person.
-    """
-
-    ids: Indices
-    frames: Indices
-    slots: NDArray[np.uint8]
-    classes: Indices
-    K: Array
-    R: Array
-    t: Array
-    amodal: Array
-    visible: Array
-    scores: Array
-
-    def __getitem__(self, rows: Indices) -> "Table":
-        return Table(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def tabulate(packs: Sequence[FramePack], objects: ObjectTable, indices: Indices | None) -> Table:
-    """The usable instances of all packs, restricted to ``indices``."""
-    frame_starts = np.cumsum([0, *(len(pack.frames) for pack in packs)])
-    columns = {
-        name: np.concatenate([getattr(pack.instances, name) for pack in packs])
-        for name in ("slot", "obj_id", "K", "R", "t", "bbox_visib", "score")
-    }
-    frames = np.concatenate([start + pack.instances.frame for start, pack in zip(frame_starts, packs, strict=False)])
-    ids = np.arange(len(frames)) if indices is None else np.asarray(indices, dtype=np.int64)
-    ids = ids[np.isin(columns["obj_id"][ids], objects.obj_ids)]
-    order = np.argsort(objects.obj_ids)
-    obj_ids = np.asarray(objects.obj_ids, dtype=np.int64)
-    classes = order[np.searchsorted(obj_ids[order], columns["obj_id"][ids])]
-    K, R, t = columns["K"][ids], columns["R"][ids], columns["t"][ids]
-    corners = project(objects.keypoints[classes], R, t, K)
-    low, high = corners.min(axis=1), corners.max(axis=1)
-    amodal = np.concatenate([low, high - low], axis=1)
-    visible, scores = columns["bbox_visib"][ids], columns["score"][ids]
-    return Table(ids, frames[ids], columns["slot"][ids], classes, K, R, t, amodal, visible, scores)
+"""Tell the samplers' random numbers from each other's and from those of the view policies."""
 
 
 class InOrder:

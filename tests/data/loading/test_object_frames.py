@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from posedistill.data.formats.bop import BopDataset, read_image
-from posedistill.data.loading import pack_build
-from posedistill.data.loading.pack import FramePack
-from posedistill.data.loading.pack_build import OTHER
+from posedistill.data.loading import object_frames, pack_build
+from posedistill.data.loading.object_frames import OTHER, ObjectFrames
+from posedistill.data.loading.pack import Pack
+from posedistill.data.loading.pack_build import build_pack
 from posedistill.errors import DataError
 from posedistill.geometry.warp import BORDER
 
@@ -29,7 +30,7 @@ def snapshot(pack):
 def test_frames_ids_and_annotations(bop_root, folder):
     dataset = BopDataset(bop_root)
     seen = []
-    pack = FramePack.build(dataset, folder, [2, 7], progress=lambda *state: seen.append(state))
+    pack = build_pack(ObjectFrames(dataset, [2, 7]), folder, progress=lambda *state: seen.append(state))
     assert pack.frames.shape == (5, 120, 160, 4) and pack.frames.dtype == np.uint8
     assert isinstance(pack.frames, np.memmap)
     assert seen == [(count, 5) for count in range(1, 6)]
@@ -39,19 +40,21 @@ def test_frames_ids_and_annotations(bop_root, folder):
     table = pack.instances
     for row in range(len(pack)):
         frame = dataset.frames[table.frame[row]]
-        assert (frame.scene_id, frame.im_id) == (table.scene_id[row], table.im_id[row])
+        number = table.frame[row]
+        assert (str(frame.scene_id), str(frame.rgb)) == (pack.sequences[number], pack.images[number])
+        assert pack.sizes[number].tolist() == [120, 160]
         instance = frame.instances[table.slot[row] - 1]
         mask = cv2.imread(str(instance.mask_visib), cv2.IMREAD_UNCHANGED) > 0
         assert np.array_equal(pack.frames[table.frame[row], ..., 3] == table.slot[row], mask)
         np.testing.assert_array_equal(table.R[row], instance.R)
         np.testing.assert_array_equal(table.t[row], instance.t)
-        np.testing.assert_array_equal(table.K[row], frame.K)
+        np.testing.assert_array_equal(pack.K[number], frame.K)
         np.testing.assert_array_equal(table.bbox_visib[row], instance.bbox_visib)
         assert table.obj_id[row] == instance.obj_id
 
 
 def test_other_objects_are_foreground_and_no_instance(bop_root, folder):
-    pack = FramePack.build(BopDataset(bop_root), folder, [7])
+    pack = build_pack(ObjectFrames(BopDataset(bop_root), [7]), folder)
     assert set(pack.instances.obj_id) == {7} and len(pack.frames) == 5
     assert set(np.unique(pack.frames[..., 3])) == {0, 2, OTHER}
 
@@ -65,29 +68,29 @@ def test_hidden_and_tiny_instances_stay_out(bop_root, folder, edit_json):
     tiny = np.zeros((120, 160), np.uint8)
     tiny[3, 3:12] = 255
     cv2.imwrite(str(mask), tiny)
-    table = FramePack.build(BopDataset(bop_root), folder, [2, 7]).instances
+    table = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder).instances
     assert table.slot[table.frame == 0].tolist() == [3]
     assert table.slot[table.frame == 1].tolist() == [1, 2, 3]
-    every = FramePack.build(BopDataset(bop_root), folder, [2, 7], min_visible=0.0).instances
+    every = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7], min_visible=0.0), folder).instances
     assert every.slot[every.frame == 0].tolist() == [1, 3]
 
 
 def test_boxes_come_from_the_pixels_where_the_annotation_has_none(bop_root, folder):
-    expected = FramePack.build(BopDataset(bop_root), folder, [2, 7]).instances
+    expected = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder).instances
     for info in bop_root.glob("test/*/scene_gt_info.json"):
         info.unlink()
-    table = FramePack.build(BopDataset(bop_root), folder, [2, 7]).instances
+    table = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder).instances
     np.testing.assert_allclose(table.bbox_visib, expected.bbox_visib, atol=1.01)
     np.testing.assert_allclose(table.bbox_obj, expected.bbox_obj, atol=1.5)
     assert (table.visib_fract == 1).all()
 
 
 def test_silhouettes_stand_in_for_missing_masks(bop_root, folder):
-    with_masks = np.array(FramePack.build(BopDataset(bop_root), folder, [2, 7]).frames)
+    with_masks = np.array(build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder).frames)
     for mask in bop_root.glob("test/000004/mask_visib/*"):
         mask.unlink()
     with pytest.warns(UserWarning, match="2 frames lack visible masks"):
-        pack = FramePack.build(BopDataset(bop_root), folder, [2, 7])
+        pack = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder)
     assert (pack.frames[3:, ..., 3] == with_masks[3:, ..., 3]).mean() > 0.99
     assert np.array_equal(pack.frames[:3], with_masks[:3])
 
@@ -97,7 +100,7 @@ def test_frames_of_other_sizes_are_padded(bop_root, folder):
     small = [scene / "rgb" / "000001.jpg", *scene.glob("mask_visib/000001_*.png")]
     for path in small:
         cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[:100, :150])
-    pack = FramePack.build(BopDataset(bop_root), folder, [2, 7])
+    pack = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder)
     assert pack.frames.shape == (5, 120, 160, 4)
     assert (pack.frames[1, 100:] == (*BORDER, 0)).all() and (pack.frames[1, :, 150:] == (*BORDER, 0)).all()
     assert not (pack.frames[0, 100:] == (*BORDER, 0)).all()
@@ -106,14 +109,14 @@ def test_frames_of_other_sizes_are_padded(bop_root, folder):
 def test_a_pack_is_built_once_and_rebuilt_on_change(bop_root, folder, edit_json):
     def build(obj_ids=(2, 7)):
         calls = []
-        FramePack.build(BopDataset(bop_root), folder, obj_ids, progress=lambda *state: calls.append(state))
+        build_pack(ObjectFrames(BopDataset(bop_root), obj_ids), folder, progress=lambda *state: calls.append(state))
         return len(calls)
 
     assert (build(), build()) == (5, 0)
     image = bop_root / "test" / "000001" / "rgb" / "000001.jpg"
     cv2.imwrite(str(image), 255 - cv2.imread(str(image)))
     assert (build(), build()) == (5, 0)
-    assert np.array_equal(FramePack.open(folder).frames[1, ..., :3], read_image(image))
+    assert np.array_equal(Pack.open(folder).frames[1, ..., :3], read_image(image))
 
     def move(content):
         content["10"][0]["cam_t_m2c"][0] += 1.0
@@ -126,10 +129,10 @@ def test_a_pack_is_built_once_and_rebuilt_on_change(bop_root, folder, edit_json)
 
 
 def test_another_code_version_rebuilds(bop_root, folder, monkeypatch):
-    FramePack.build(BopDataset(bop_root), folder, [2])
+    build_pack(ObjectFrames(BopDataset(bop_root), [2]), folder)
     monkeypatch.setattr(pack_build, "VERSION", pack_build.VERSION + 1)
     calls = []
-    FramePack.build(BopDataset(bop_root), folder, [2], progress=lambda *state: calls.append(state))
+    build_pack(ObjectFrames(BopDataset(bop_root), [2]), folder, progress=lambda *state: calls.append(state))
     assert len(calls) == 5
 
 
@@ -142,25 +145,25 @@ def test_a_damaged_frame_is_named(bop_root, folder, fault):
     else:
         image.write_bytes(data[: len(data) // 2] if fault == "truncated" else b"no image at all")
     with pytest.raises(DataError, match=r"000011"):
-        FramePack.build(BopDataset(bop_root), folder, [2, 7])
+        build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder)
     assert not folder.exists()
     image.write_bytes(data)
-    assert len(FramePack.build(BopDataset(bop_root), folder, [2, 7]).frames) == 5
+    assert len(build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder).frames) == 5
 
 
 def test_a_damaged_or_empty_mask_is_named(bop_root, folder):
     mask = bop_root / "test" / "000004" / "mask_visib" / "000010_000001.png"
     cv2.imwrite(str(mask), np.zeros((120, 160), np.uint8))
     with pytest.raises(DataError, match=r"000010_000001\.png.*no pixel set"):
-        FramePack.build(BopDataset(bop_root), folder, [2, 7])
+        build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder)
     cv2.imwrite(str(mask), np.full((60, 80), 255, np.uint8))
     with pytest.raises(DataError, match=r"000010_000001\.png.*size"):
-        FramePack.build(BopDataset(bop_root), folder, [2, 7])
+        build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder)
 
 
 def test_nothing_to_learn_from(bop_root, folder):
     with pytest.raises(DataError, match="none among 5"):
-        FramePack.build(BopDataset(bop_root), folder, [3])
+        build_pack(ObjectFrames(BopDataset(bop_root), [3]), folder)
 
 
 def test_a_full_disk_is_an_error(bop_root, folder, monkeypatch):
@@ -169,9 +172,9 @@ def test_a_full_disk_is_an_error(bop_root, folder, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     with pytest.raises(DataError, match="No space left"):
-        FramePack.build(BopDataset(bop_root), folder, [2, 7])
+        build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder)
     monkeypatch.undo()
-    assert len(FramePack.build(BopDataset(bop_root), folder, [2, 7]).frames) == 5
+    assert len(build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder).frames) == 5
 
 
 def test_a_broken_off_build_goes_on(bop_root, folder, monkeypatch):
@@ -184,29 +187,29 @@ def test_a_broken_off_build_goes_on(bop_root, folder, monkeypatch):
             raise KeyboardInterrupt
         return read_image(path)
 
-    monkeypatch.setattr(pack_build, "read_image", read)
+    monkeypatch.setattr(object_frames, "read_image", read)
     with pytest.raises(KeyboardInterrupt):
-        FramePack.build(BopDataset(bop_root), folder, [2, 7], workers=1)
+        build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder, workers=1)
     assert not folder.exists()
     before = set(decoded) - {decoded[2]}
     first = len(decoded)
-    pack = FramePack.build(BopDataset(bop_root), folder, [2, 7], workers=1)
+    pack = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder, workers=1)
     assert len(before) >= 2 and not before & set(decoded[first:])
-    fresh = FramePack.build(BopDataset(bop_root), folder.with_name("fresh"), [2, 7])
+    fresh = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder.with_name("fresh"))
     for one, other in zip(snapshot(pack), snapshot(fresh), strict=True):
         assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
 
 
 def _build_slowly(root, folder):
-    original = pack_build.read_image
+    original = object_frames.read_image
 
     def read(path):
         time.sleep(0.3)
         return original(path)
 
-    pack_build.read_image = read
+    object_frames.read_image = read
     pack_build._FLUSH = 1
-    FramePack.build(BopDataset(root), folder, [2, 7], workers=1)
+    build_pack(ObjectFrames(BopDataset(root), [2, 7]), folder, workers=1)
 
 
 def test_a_killed_build_goes_on(bop_root, folder):
@@ -219,8 +222,8 @@ def test_a_killed_build_goes_on(bop_root, folder):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not folder.exists()
-    pack = FramePack.build(BopDataset(bop_root), folder, [2, 7])
-    fresh = FramePack.build(BopDataset(bop_root), folder.with_name("fresh"), [2, 7])
+    pack = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder)
+    fresh = build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder.with_name("fresh"))
     assert np.array_equal(pack.frames, fresh.frames)
     assert snapshot(pack)[1] == snapshot(fresh)[1]
 
@@ -230,22 +233,22 @@ def test_an_unfinished_build_of_other_sources_is_dropped(bop_root, folder):
     partial.mkdir(parents=True)
     (partial / "fingerprint.json").write_text('"of something else"')
     (partial / "frames.npy").write_bytes(b"rubbish")
-    assert len(FramePack.build(BopDataset(bop_root), folder, [2, 7]).frames) == 5
+    assert len(build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder).frames) == 5
 
 
 @pytest.mark.parametrize("fault", ["missing", "truncated", "no pack"])
 def test_a_damaged_pack_is_named(bop_root, folder, fault):
     if fault != "no pack":
-        FramePack.build(BopDataset(bop_root), folder, [2, 7])
+        build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder)
     if fault == "missing":
-        (folder / "instances.npz").unlink()
+        (folder / "columns.npz").unlink()
     elif fault == "truncated":
         os.truncate(folder / "frames.npy", 1000)
     with pytest.raises(DataError, match="pack"):
-        FramePack.open(folder)
+        Pack.open(folder)
 
 
 def test_no_warning_without_cause(bop_root, folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        FramePack.build(BopDataset(bop_root), folder, [2, 7])
+        build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder)

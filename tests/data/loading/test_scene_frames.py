@@ -7,7 +7,9 @@ import pytest
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.data.images import read_image, write_image
-from posedistill.data.loading.camera_pack import PUBLISHED_SIZE, CameraPack, mean_image, one_size
+from posedistill.data.loading.pack import Pack, mean_image
+from posedistill.data.loading.pack_build import build_pack
+from posedistill.data.loading.scene_frames import PUBLISHED_SIZE, SceneFrames
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
 
@@ -18,12 +20,13 @@ def dataset(seven_scenes_root):
 
 
 def test_the_shorter_side_is_scaled_and_the_camera_with_it(dataset, tmp_path):
-    pack = CameraPack.build(dataset, tmp_path / "pack", 32)
+    pack = build_pack(SceneFrames(dataset, 32), tmp_path / "pack")
     assert pack.frames.shape == (12, 32, 57, 4)
     assert (pack.frames.dtype, pack.sizes.tolist()) == (np.uint8, [[32, 57]] * 12)
     np.testing.assert_allclose(pack.K[0], [[45.6, 0, 28], [0, 45.6, 15.5], [0, 0, 1]], atol=1e-9)
-    np.testing.assert_array_equal(pack.R, dataset.R)
-    np.testing.assert_array_equal(pack.t, dataset.t)
+    np.testing.assert_array_equal(pack.instances.R, dataset.R)
+    np.testing.assert_array_equal(pack.instances.t, dataset.t)
+    assert pack.instances.frame.tolist() == list(range(12)) and pack.instances.bbox_obj[0].tolist() == [0, 0, 57, 32]
     assert pack.sequences == dataset.sequences
     halved = cv2.resize(read_image(dataset.frames[3].image), (57, 32), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(pack.frames[3, :, :, :3], halved)
@@ -40,9 +43,9 @@ def test_scaled_points_stay_on_their_pixels(tmp_path, cambridge_root):
         dot = 255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
         write_image(frame.image, np.repeat(dot[:, :, None], 3, axis=2).astype(np.uint8))
     for size in (32, 96, (80, 64)):
-        pack = CameraPack.build(dataset, tmp_path / f"pack{size}", size)
+        pack = build_pack(SceneFrames(dataset, size), tmp_path / f"pack{size}")
         for row in range(3):
-            x, y = project(points[row][None], pack.R[row], pack.t[row], pack.K[row])[0]
+            x, y = project(points[row][None], pack.instances.R[row], pack.instances.t[row], pack.K[row])[0]
             weights = pack.frames[row, :, :, 0].astype(float)
             rows, columns = np.mgrid[: weights.shape[0], : weights.shape[1]]
             assert abs((weights * columns).sum() / weights.sum() - x) < 0.2
@@ -50,48 +53,48 @@ def test_scaled_points_stay_on_their_pixels(tmp_path, cambridge_root):
 
 
 def test_the_published_size_ignores_the_aspect(dataset, tmp_path):
-    pack = CameraPack.build(dataset.take([0, 1]), tmp_path / "pack", PUBLISHED_SIZE)
-    assert one_size(pack, "test") == (256, 455)
+    pack = build_pack(SceneFrames(dataset.take([0, 1]), PUBLISHED_SIZE), tmp_path / "pack")
+    assert pack.one_size("test") == (256, 455)
     assert pack.K[0, 0, 0] / pack.K[0, 1, 1] == pytest.approx((455 / 114) / (256 / 64))
 
 
 def test_it_is_built_once_and_again_when_a_source_changes(dataset, tmp_path, monkeypatch):
     folder = tmp_path / "pack"
     done = []
-    CameraPack.build(dataset, folder, 32, progress=lambda count, total: done.append((count, total)))
+    build_pack(SceneFrames(dataset, 32), folder, progress=lambda count, total: done.append((count, total)))
     assert done == [(number, 12) for number in range(1, 13)]
-    CameraPack.build(dataset, folder, 32, progress=lambda count, total: pytest.fail("built again"))
-    assert len(CameraPack.build(dataset, folder, 48).frames[0]) == 48
+    build_pack(SceneFrames(dataset, 32), folder, progress=lambda count, total: pytest.fail("built again"))
+    assert len(build_pack(SceneFrames(dataset, 48), folder).frames[0]) == 48
     write_image(dataset.frames[0].image, np.zeros((64, 114, 3), np.uint8))
-    assert not CameraPack.build(dataset, folder, 48).frames[0].any()
+    assert not build_pack(SceneFrames(dataset, 48), folder).frames[0].any()
 
 
 def test_it_is_built_again_for_another_lens(dataset, tmp_path):
     folder = tmp_path / "pack"
-    straight = CameraPack.build(dataset, folder, 32).frames[0].copy()
+    straight = build_pack(SceneFrames(dataset, 32), folder).frames[0].copy()
     bent = replace(dataset, frames=tuple(replace(frame, distortion=(-0.1,)) for frame in dataset))
-    assert (CameraPack.build(bent, folder, 32).frames[0] != straight).any()
+    assert (build_pack(SceneFrames(bent, 32), folder).frames[0] != straight).any()
 
 
 def test_a_damaged_image_leaves_the_old_pack(dataset, tmp_path):
     folder = tmp_path / "pack"
-    CameraPack.build(dataset, folder, 32)
+    build_pack(SceneFrames(dataset, 32), folder)
     path = dataset.frames[5].image
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=r"frame-000005.color.png: 'image': found a file cut off"):
-        CameraPack.build(dataset, folder, 32)
-    assert len(CameraPack.open(folder)) == 12
+        build_pack(SceneFrames(dataset, 32), folder)
+    assert len(Pack.open(folder)) == 12
 
 
 def test_an_image_that_changed_its_size(dataset, tmp_path):
     write_image(dataset.frames[0].image, np.zeros((30, 30, 3), np.uint8))
     with pytest.raises(DataError, match=r"'image size': found 30x30, expected 114x64"):
-        CameraPack.build(dataset, tmp_path / "pack", 32)
+        build_pack(SceneFrames(dataset, 32), tmp_path / "pack")
 
 
 def test_photographs_are_left_as_they_are(dataset, tmp_path):
     before = [(frame.image.read_bytes(), frame.image.stat().st_mtime_ns) for frame in dataset]
-    pack = CameraPack.build(dataset, tmp_path / "pack", PUBLISHED_SIZE)
+    pack = build_pack(SceneFrames(dataset, PUBLISHED_SIZE), tmp_path / "pack")
     mean_image(pack, np.arange(3))
     assert before == [(frame.image.read_bytes(), frame.image.stat().st_mtime_ns) for frame in dataset]
     assert {path.name for path in dataset.root.iterdir()} == {
@@ -105,7 +108,7 @@ def test_mixed_sizes_are_padded_and_told(tmp_path, known_view):
     matrix = known_view.camera_to_world(opengl=True).tolist()
     frames = ", ".join(f'{{"file_path": "{name}.png", "transform_matrix": {matrix}}}' for name in "ab")
     (tmp_path / "transforms.json").write_text(f'{{"fl_x": 50, "frames": [{frames}]}}')
-    pack = CameraPack.build(read_transforms(tmp_path, "all"), tmp_path / "pack", 20)
+    pack = build_pack(SceneFrames(read_transforms(tmp_path, "all"), 20), tmp_path / "pack")
     assert pack.frames.shape == (2, 30, 30, 4)
     assert pack.sizes.tolist() == [[20, 30], [30, 20]]
     assert (pack.frames[0, :20, :, :3] == 200).all()
@@ -115,7 +118,7 @@ def test_mixed_sizes_are_padded_and_told(tmp_path, known_view):
 
 
 def test_the_mean_image(dataset, tmp_path):
-    pack = CameraPack.build(dataset, tmp_path / "pack", 32)
+    pack = build_pack(SceneFrames(dataset, 32), tmp_path / "pack")
     mean = mean_image(pack, np.array([1, 4]))
     np.testing.assert_allclose(mean, pack.frames[[1, 4], ..., :3].mean(axis=0), atol=1e-4)
 
@@ -132,7 +135,7 @@ def test_distortion_is_taken_out(tmp_path):
     camera = {"fl_x": 150, "cx": 100, "cy": 75, **dict(zip(("k1", "k2", "p1", "p2"), lens.tolist(), strict=True))}
     content = str({**camera, "frames": [{"file_path": "a.png", "transform_matrix": np.eye(4).tolist()}]})
     (tmp_path / "transforms.json").write_text(content.replace("'", '"'))
-    pack = CameraPack.build(read_transforms(tmp_path, "all"), tmp_path / "pack", 150)
+    pack = build_pack(SceneFrames(read_transforms(tmp_path, "all"), 150), tmp_path / "pack")
     straight = project(points, np.eye(3), np.zeros(3), pack.K[0])
     frame = cv2.GaussianBlur(pack.frames[0, ..., 0], (0, 0), 1).astype(float)
     inside = ((straight > 4) & (straight < [195, 145])).all(axis=1)
@@ -148,12 +151,12 @@ def test_distortion_is_taken_out(tmp_path):
 
 def test_damaged_packs(dataset, tmp_path):
     with pytest.raises(DataError, match="'pack': found no such file"):
-        CameraPack.open(tmp_path)
+        Pack.open(tmp_path)
     folder = tmp_path / "pack"
-    CameraPack.build(dataset, folder, 32)
+    build_pack(SceneFrames(dataset, 32), folder)
     np.save(folder / "frames.npy", np.zeros((3, 8, 8, 4), np.uint8))
     with pytest.raises(DataError, match=r"'shape': found uint8 \(3, 8, 8, 4\) with 12 cameras"):
-        CameraPack.open(folder)
-    (folder / "cameras.npz").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"expected frames.npy and cameras.npz of a finished pack"):
-        CameraPack.open(folder)
+        Pack.open(folder)
+    (folder / "columns.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"expected frames.npy and columns.npz of a finished pack"):
+        Pack.open(folder)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posedistill.data.loading.device_frames import DeviceFrames, cut_on_device
+from posedistill.data.loading.frame_reader import DeviceFrames, cut_on_device
 from posedistill.geometry.cameras import crop_cameras
 from posedistill.geometry.warp import BORDER, affine_maps, reductions, warp, warp_ids
 
@@ -47,7 +47,10 @@ def test_gather_agrees_with_opencv(seed):
 
     images, ids = cut(frames, maps, 64), cut_ids(frames, maps, 64)
     store = DeviceFrames([stack, other], CPU)
-    for got_images, got_ids in (store.cut(np.array([1, 2, 0]), maps, 64), cut_on_device(frames, maps, 64, CPU)):
+    for got_images, got_ids in (
+        store.cut(np.array([1, 2, 0]), maps, (64, 64)),
+        cut_on_device(frames, maps, (64, 64), CPU),
+    ):
         apart = np.abs(images[..., :3].astype(int) - got_images[..., :3].numpy().astype(int))
         # The frame's edge against the border is no smooth picture: OpenCV rounds the share of either differently.
         assert np.percentile(apart, 97) <= 1
@@ -62,7 +65,7 @@ def test_a_pixel_lands_where_the_homography_says():
     u, v = (homography[0] @ [33, 21, 1])[:2]
     for images, ids in (
         (cut([frame], affine_maps(homography), 64), cut_ids([frame], affine_maps(homography), 64)),
-        (x.numpy() for x in cut_on_device([frame], affine_maps(homography), 64, CPU)),
+        (x.numpy() for x in cut_on_device([frame], affine_maps(homography), (64, 64), CPU)),
     ):
         for weight in (images[0, ..., 0].astype(float), (ids[0] == 7).astype(float)):
             y, x = np.mgrid[:64, :64]
@@ -75,8 +78,8 @@ def test_beyond_the_frame_lies_the_border(centre):
     frame = np.full((60, 80, 4), 255, dtype=np.uint8)
     maps = affine_maps(crop_cameras(np.eye(3)[None], np.array([centre]), np.array([40.0]), 32).homography)
     images, ids = cut([frame], maps, 32), cut_ids([frame], maps, 32)
-    on_device = [x.numpy() for x in cut_on_device([frame], maps, 32, CPU)]
-    in_store = [x.numpy() for x in DeviceFrames([frame[None]], CPU).cut(np.array([0]), maps, 32)]
+    on_device = [x.numpy() for x in cut_on_device([frame], maps, (32, 32), CPU)]
+    in_store = [x.numpy() for x in DeviceFrames([frame[None]], CPU).cut(np.array([0]), maps, (32, 32))]
     for got_images, got_ids in ((images, ids), on_device, in_store):
         assert (got_images[0, -1, -1, :3] == BORDER).all()
         assert got_ids[0, -1, -1] == 0
@@ -93,9 +96,9 @@ def test_small_crops_of_large_frames_are_averages():
     maps = affine_maps(crop_cameras(K, centers, sides, 64, 0.3).homography)
     assert reductions(maps).tolist() == [4, 4, 0]
     on_cpu = cut(frames, maps, 64).astype(int)
-    on_device = cut_on_device(frames, maps, 64, CPU)[0].numpy().astype(int)
+    on_device = cut_on_device(frames, maps, (64, 64), CPU)[0].numpy().astype(int)
     for images in (on_cpu, on_device):
         assert np.abs(images[0, ..., :3] - 127.5).max() < 20
     assert np.percentile(np.abs(on_cpu - on_device)[1:, ..., :3], 99) <= 2
-    alone = cut_on_device(frames[2:], maps[2:], 64, CPU)[0].numpy()
+    alone = cut_on_device(frames[2:], maps[2:], (64, 64), CPU)[0].numpy()
     assert np.array_equal(on_device[2], alone[0])

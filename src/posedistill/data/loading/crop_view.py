@@ -1,0 +1,183 @@
+"""CropView: a square crop of one instance. Each crop is a new camera, its pose and keypoints known exactly."""
+
+import copy
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posedistill.data.loading import pixels
+from posedistill.data.loading.augment import AugmentSettings, Draws, hide
+from posedistill.data.loading.frame_reader import FrameReader
+from posedistill.data.loading.pack import Pack
+from posedistill.data.loading.sampling import Indices
+from posedistill.data.loading.views import Plan
+from posedistill.errors import RecipeError, describe
+from posedistill.geometry.cameras import Array, crop_cameras, project
+from posedistill.geometry.objects import ObjectTable
+from posedistill.geometry.symmetries import canonical_pose
+from posedistill.geometry.warp import affine_maps
+
+_KEEP_IN_CROP = 0.45
+"""The centre of the visible part stays within this share of the crop's side from the crop's centre."""
+
+
+class CropView:
+    """Crops of the instances of ``objects`` in ``packs``; poses of symmetric objects are in canonical form.
+
+    Varied, the crops lie about the instance's box as ``settings`` say; else the box of the projected keypoints is
+    centred and the side ``pad`` times the box's longer one.
+
+    Args:
+        packs: their instances are numbered through, in order; ``indices`` (from ``hold_out_frames``) selects among
+            these numbers. Instances of objects outside ``objects`` are left out.
+        objects: gives each object's class, keypoints, diameter and symmetries.
+        crop_size: side of a crop, pixels.
+        backgrounds: uint8 ``[M, h, w, 3]`` photographs for background replacement and occluders.
+
+    Raises:
+        RecipeError: no instance is left.
+    """
+
+    targets: ClassVar[frozenset[str]] = frozenset({"masks", "keypoints3d", "keypoints", "diameters"})
+    stream: ClassVar[int] = 1
+    chances: ClassVar[int] = 5
+    labelled: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        packs: Sequence[Pack],
+        objects: ObjectTable,
+        settings: AugmentSettings,
+        crop_size: int,
+        indices: Indices | None = None,
+        backgrounds: NDArray[np.uint8] | None = None,
+        pad: float = 1.5,
+    ) -> None:
+        self.packs, self.objects, self.pad = list(packs), objects, pad
+        self.settings: AugmentSettings | None = settings
+        self.shape = (crop_size, crop_size)
+        obj_id = self._column("obj_id")
+        ids = np.arange(len(obj_id)) if indices is None else np.asarray(indices, dtype=np.int64)
+        self.ids = ids[np.isin(obj_id[ids], objects.obj_ids)]
+        if not len(self.ids):
+            raise RecipeError(describe("recipe", "data", "no instance", f"instances of {list(objects.obj_ids)}"))
+        starts = np.cumsum([0, *(len(pack.frames) for pack in packs)])
+        frames = [start + pack.instances.frame for start, pack in zip(starts, packs, strict=False)]
+        self.frames = np.concatenate(frames)[self.ids]
+        order = np.argsort(objects.obj_ids)
+        self.label = order[np.searchsorted(objects.obj_ids, obj_id[self.ids], sorter=order)]
+        self.K = np.concatenate([pack.K for pack in packs])[self.frames]
+        names = ("R", "t", "slot", "score", "bbox_visib")
+        self.R, self.t, self.slots, self.score, self.visible = (self._column(name)[self.ids] for name in names)
+        corners = project(objects.keypoints[self.label], self.R, self.t, self.K)
+        low, high = corners.min(axis=1), corners.max(axis=1)
+        self.amodal = np.concatenate([low, high - low], axis=1)
+        self._photographs = None if backgrounds is None or not len(backgrounds) else _four_bytes(backgrounds)
+        self._reader: FrameReader | None = None
+
+    def _column(self, name: str) -> NDArray:
+        return np.concatenate([getattr(pack.instances, name) for pack in self.packs])
+
+    @property
+    def variation(self) -> AugmentSettings:
+        """That of the settings."""
+        return self.settings or AugmentSettings.none()
+
+    def unvaried(self) -> Self:
+        """Plain crops of the box of the projected keypoints."""
+        plain = copy.copy(self)
+        plain.settings = None
+        return plain
+
+    def plan(self, units: Indices, chance: Array, draws: Draws) -> Plan:
+        """Crops of some instances."""
+        centers, sides, angles = self.boxes(units, chance)
+        cameras = crop_cameras(self.K[units], centers, sides, self.shape[0], angles)
+        label, R = self.label[units], cameras.rotation @ self.R[units]
+        t = np.einsum("bij,bj->bi", cameras.rotation, self.t[units])
+        R, t = self._canonical(label, R, t)
+        keypoints3d = self.objects.keypoints[label]
+        targets = {
+            "keypoints3d": keypoints3d,
+            "keypoints": project(keypoints3d, R, t, cameras.K),
+            "diameters": self.objects.diameters[label],
+        }
+        columns = (label, self.score[units], self.ids[units], self.slots[units])
+        maps, picture = affine_maps(cameras.homography), np.arange(len(units))
+        return Plan(self.frames[units], maps, cameras.K, draws, picture, R, t, *columns, targets)
+
+    def boxes(self, units: Indices, chance: Array) -> tuple[Array, Array, Array]:
+        """Centres ``[B, 2]``, sides ``[B]`` and turns ``[B]`` of the crops (Dynamic Zoom-In, CDPN / SO-Pose)."""
+        settings, visible = self.variation, self.visible[units]
+        chance_of_visible = {"amodal": 0.0, "visible": 1.0, "mixed": 0.5}[settings.box]
+        boxes = np.where(chance[:, :1] < chance_of_visible, visible, self.amodal[units])
+        spread, extent = 2 * chance - 1, boxes[:, 2:]
+        centers = boxes[:, :2] + extent * (0.5 + settings.shift * spread[:, 1:3])
+        sides = self.pad * extent.max(axis=1) * (1 + settings.scale * spread[:, 3])
+        angles = np.deg2rad(settings.turn) * spread[:, 4]
+        if self.settings is None:
+            return centers, sides, angles
+        # A shifted crop may miss what little can be seen of a hidden object; it is pulled back.
+        middle, reach = visible[:, :2] + visible[:, 2:] / 2, _KEEP_IN_CROP * sides[:, None]
+        return np.clip(centers, middle - reach, middle + reach), sides, angles
+
+    def _canonical(self, label: Indices, R: Array, t: Array) -> tuple[Array, Array]:
+        """Of the poses that look the same, the one that stands for all."""
+        R, t = R.copy(), t.copy()
+        for index in np.unique(label):
+            symmetries = self.objects.symmetries[index]
+            if len(symmetries) > 1:
+                chosen = label == index
+                R[chosen], t[chosen] = canonical_pose(R[chosen], t[chosen], symmetries)
+        return R, t
+
+    def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:
+        """New backgrounds and occluders; ``masks`` of what is visible after that."""
+        assert ids is not None
+        masks = ids == pixels.move(torch.from_numpy(plan.slots), x.device)[:, None, None]
+        backgrounds, occluders = self._cuts(plan.draws, x.device)
+        return {"masks": hide(x, ids, masks, draws, backgrounds, occluders)}
+
+    def _cuts(self, draws: Draws, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        """Random cuts of the photographs for the crops that get a new background, and for those with an occluder."""
+        if self._photographs is None:
+            return None, None
+        if self._reader is None or self._reader.device != device:
+            self._reader = FrameReader([self._photographs], device)
+        groups = [draws.groups[name].values["photo"].double().numpy() for name in ("background", "photo_occlusion")]
+        chance = np.concatenate(groups)
+        numbers = (chance[:, 0] * len(self._photographs)).astype(np.int64)
+        maps = photo_maps(chance[:, 1:], self._photographs.shape[1:3], self.shape[0])
+        cuts = self._reader.cut(numbers, maps, self.shape, labelled=False)[0]
+        return cuts[: len(groups[0])], cuts[len(groups[0]) :]
+
+    def normalise(self, x: Tensor, plan: Plan) -> Tensor:
+        """By the ImageNet statistics."""
+        return pixels.normalise(x)
+
+
+def photo_maps(chance: Array, shape: tuple[int, ...], size: int) -> Array:
+    """``[r, 2, 3]`` maps from crop to photograph pixels: a square window of random side and place, maybe mirrored.
+
+    Args:
+        chance: ``[r, 4]`` uniform: side (0.4 to 1 of what fits), place x, place y, mirrored.
+    """
+    height, width = shape
+    side = min(height, width) * (0.4 + 0.6 * chance[:, 0])
+    left, top = chance[:, 1] * (width - side), chance[:, 2] * (height - side)
+    mirrored = chance[:, 3] < 0.5
+    maps = np.zeros((len(chance), 2, 3))
+    scale = (side - 1) / (size - 1)
+    maps[:, 0, 0] = np.where(mirrored, -scale, scale)
+    maps[:, 0, 2] = np.where(mirrored, left + side - 1, left)
+    maps[:, 1, 1], maps[:, 1, 2] = scale, top
+    return maps
+
+
+def _four_bytes(photos: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pictures ``[M, h, w, 4]`` of ``[M, h, w, 3]``: OpenCV warps four bytes a pixel twice as fast as three."""
+    return np.concatenate([photos, np.zeros_like(photos[..., :1])], axis=-1)

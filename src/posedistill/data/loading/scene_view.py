@@ -1,0 +1,220 @@
+"""SceneView: a crop of a photograph. Each crop and turn is a new camera at the same place, its pose known exactly."""
+
+import copy
+from typing import ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from posedistill.data.loading import pixels
+from posedistill.data.loading.augment import AugmentSettings, Draws
+from posedistill.data.loading.pack import Pack
+from posedistill.data.loading.sampling import Indices
+from posedistill.data.loading.views import Plan
+from posedistill.errors import DataError, RecipeError, describe
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.rotations import axis_angle, rotation_onto
+from posedistill.geometry.warp import warp
+
+
+class ViewSettings(BaseModel):
+    """How photographs are varied in training. Probabilities are per picture.
+
+    A network that sees no intrinsics can only learn from pictures of one camera. A crop beside the middle is taken by
+    another one: ``turned`` re-projects it to the camera of the middle crop, turned about its centre to where the crop
+    lies, and turns the label along. ``shifted`` cuts it as it is, which keeps the label and moves the principal point:
+    the published way, an error of up to 16 degrees in what a network that knows no intrinsics is taught.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crops: Literal["turned", "shifted"] = "turned"
+    reach: float = Field(1.0, ge=0, le=1)
+    """How far crops lie from the middle, as a share of the room that the frame leaves."""
+    roll: float = Field(5.0, ge=0, le=180)
+    """Largest turn about the optical axis, degrees; the label turns along."""
+
+    colour: float = Field(0.8, ge=0, le=1)
+    """Probability of the changes of colour that follow."""
+    brightness: float = Field(0.3, ge=0, lt=1)
+    contrast: float = Field(0.3, ge=0, lt=1)
+    saturation: float = Field(0.3, ge=0, le=1)
+    hue: float = Field(10.0, ge=0, le=180)
+    """Largest turn of the hue, degrees."""
+    channel_gain: float = Field(0.1, ge=0, lt=1)
+    gamma: float = Field(0.2, ge=0, le=1)
+    """Probability of a gamma curve."""
+    gamma_strength: float = Field(0.3, ge=0, lt=1)
+    blur: float = Field(0.1, ge=0, le=1)
+    """Probability of a blur out of focus. Blur and motion exclude each other."""
+    motion: float = Field(0.1, ge=0, le=1)
+    """Probability of a motion blur."""
+    noise: float = Field(0.2, ge=0, le=1)
+    """Probability of sensor noise."""
+    noise_strength: float = Field(0.04, ge=0, le=0.5)
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> "ViewSettings":
+        if self.blur + self.motion > 1:
+            raise ValueError(
+                f"found blur + motion {self.blur + self.motion}, expected at most 1: they exclude each other"
+            )
+        return self
+
+    @classmethod
+    def published(cls) -> "ViewSettings":
+        """Random crops with the label of the whole frame; no other change."""
+        unchanged = dict.fromkeys(("colour", "gamma", "blur", "motion", "noise"), 0.0)
+        return cls(crops="shifted", roll=0.0, **unchanged)
+
+    @classmethod
+    def none(cls) -> "ViewSettings":
+        """The middle crop as it is."""
+        return cls.published().model_copy(update={"reach": 0.0})
+
+    def pixels(self) -> AugmentSettings:
+        """The changes of pixels, in the words of crops of objects."""
+        shared = AugmentSettings.model_fields.keys() & type(self).model_fields.keys()
+        return AugmentSettings.none().model_copy(update={name: getattr(self, name) for name in shared})
+
+
+class SceneView:
+    """Crops of the photographs in a pack: at random places and turned as ``settings`` say, or else of the middle.
+
+    Args:
+        size: of the pictures, pixels: the side of a square, (height, width), or None for whole frames.
+        indices: instances of the pack (from ``hold_out_blocks``); all where None.
+        mean_image: ``[H, W, 3]`` in 0..255 of the whole frames; it is subtracted in the place of the ImageNet
+            normalisation, and nothing is divided: the published preprocessing.
+
+    Raises:
+        RecipeError: no photograph.
+        DataError: frames smaller than the crop, or of several sizes where they must have one.
+    """
+
+    targets: ClassVar[frozenset[str]] = frozenset()
+    stream: ClassVar[int] = 4
+    chances: ClassVar[int] = 3
+    labelled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        pack: Pack,
+        settings: ViewSettings,
+        size: int | tuple[int, int] | None,
+        indices: Indices | None = None,
+        mean_image: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.pack, self.packs, self.settings = pack, [pack], settings
+        self.ids = np.arange(len(pack)) if indices is None else np.asarray(indices, dtype=np.int64)
+        if not len(self.ids):
+            raise RecipeError(describe("recipe", "data", "no frame", "at least one"))
+        self.frames = pack.instances.frame[self.ids]
+        self.shape = _shape(pack, self.frames, size)
+        if mean_image is not None and mean_image.shape != (*pack.one_size("mean image"), 3):
+            expected = f"{[*pack.one_size('mean image'), 3]}, as the frames have"
+            raise DataError(describe("mean image", "shape", list(mean_image.shape), expected))
+        self.mean_image = mean_image
+
+    @property
+    def variation(self) -> AugmentSettings:
+        """That of the settings, in the words of crops of objects."""
+        return self.settings.pixels()
+
+    def unvaried(self) -> Self:
+        """The middle crop as it is."""
+        plain = copy.copy(self)
+        plain.settings = ViewSettings.none()
+        return plain
+
+    def plan(self, units: Indices, chance: Array, draws: Draws) -> Plan:
+        """Views of some photographs."""
+        table, ids, frames, picture = self.pack.instances, self.ids[units], self.frames[units], np.arange(len(units))
+        places = place_views(self.pack.K[frames], self.pack.sizes[frames], self.shape, self.settings, chance)
+        R, t = places.rotation @ table.R[ids], np.einsum("bij,bj->bi", places.rotation, table.t[ids])
+        columns = (np.zeros_like(ids), table.score[ids], ids, table.slot[ids])
+        return Plan(frames, places.maps, places.K, draws, picture, R, t, *columns, {})
+
+    def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:
+        """Nothing is before or behind a scene."""
+        return {}
+
+    def normalise(self, x: Tensor, plan: Plan) -> Tensor:
+        """By the ImageNet statistics, or by the mean image under the same view."""
+        if self.mean_image is None:
+            return pixels.normalise(x)
+        means = torch.from_numpy(self._means(plan.maps))
+        return x.clamp_(0, 1).mul_(255).sub_(pixels.move(means, x.device).permute(0, 3, 1, 2))
+
+    def _means(self, maps: Array) -> NDArray[np.float32]:
+        means = np.empty((len(maps), *self.shape, 3), dtype=np.float32)
+        return means if self.mean_image is None else warp([self.mean_image] * len(maps), maps, means)
+
+    def mean_crop(self) -> NDArray[np.float32] | None:
+        """``[H, W, 3]`` of the mean image where the middle crop lies; None where none is subtracted."""
+        if self.mean_image is None:
+            return None
+        first, middle = self.frames[:1], np.full((1, 3), 0.5)
+        K, sizes = self.pack.K[first], self.pack.sizes[first]
+        return self._means(place_views(K, sizes, self.shape, ViewSettings.none(), middle).maps)[0]
+
+
+def _shape(pack: Pack, frames: Indices, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of the pictures."""
+    if size is None:
+        return pack.one_size("whole frames")
+    shape = (size, size) if isinstance(size, int) else size
+    small = frames[(pack.sizes[frames] < shape).any(axis=1)]
+    if len(small):
+        height, width = pack.sizes[small[0]]
+        expected = f"{shape[0]}x{shape[1]} (height x width) at least: a larger pack, or a smaller crop"
+        raise DataError(describe(pack.images[small[0]], "scaled size", f"{height}x{width}", expected))
+    return shape
+
+
+class Places(NamedTuple):
+    """The cameras of ``B`` views.
+
+    Attributes:
+        maps: ``[B, 3, 3]`` view pixels to frame pixels.
+        K: ``[B, 3, 3]`` of the view's camera. rotation: ``[B, 3, 3]`` frame's camera to view's camera: a pose ``R, t``
+            becomes ``rotation @ R, rotation @ t``, and the camera's centre stays where it is.
+    """
+
+    maps: Array
+    K: Array
+    rotation: Array
+
+
+def place_views(
+    K: Array, sizes: NDArray[np.int64], shape: tuple[int, int], settings: ViewSettings, chance: Array
+) -> Places:
+    """The cameras of views of ``shape`` (height, width), at places drawn by ``chance``.
+
+    Args:
+        K: ``[B, 3, 3]`` of the frames. sizes: ``[B, 2]`` their heights and widths. chance: ``[B, 3]`` uniform in 0..1:
+            column, row and roll of each view.
+    """
+    room = (sizes - shape)[:, ::-1].astype(np.float64)
+    middle = np.floor(room / 2 + 0.5)
+    corner = middle + settings.reach * (np.floor(chance[:, :2] * (room + 1)) - middle)
+    turn = np.deg2rad(settings.roll) * (2 * chance[:, 2] - 1)
+    rotation = axis_angle(np.array([0.0, 0.0, 1.0]), turn)
+    if settings.crops == "turned":
+        half = (np.array(shape[::-1]) - 1) / 2
+        rotation = rotation @ rotation_onto(_rays(K, corner + half), _rays(K, middle + half))
+        corner = middle
+    else:
+        corner = np.floor(corner + 0.5)
+    K_view = K.copy()
+    K_view[:, :2, 2] -= corner
+    return Places(np.linalg.inv(K_view @ rotation @ np.linalg.inv(K)), K_view, rotation)
+
+
+def _rays(K: Array, pixels: Array) -> Array:
+    """``[B, 3]`` directions of pixels ``[B, 2]``."""
+    ends = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
+    return np.einsum("bij,bj->bi", np.linalg.inv(K), ends)

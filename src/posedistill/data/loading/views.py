@@ -1,0 +1,110 @@
+"""View policies: how a network looks at frames. A policy plans pictures and cameras; all else in loading is shared."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posedistill.data.loading.augment import AugmentSettings, Draws
+from posedistill.data.loading.pack import Pack
+from posedistill.data.loading.sampling import Indices
+from posedistill.geometry.cameras import Array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a batch but its pixels, for ``P`` pictures and the ``I`` instances in them; see ``Batch``.
+
+    Attributes:
+        frames: ``[P]`` what each picture is a view of, numbered through all packs.
+        maps: picture to frame pixels, ``[P, 2, 3]`` affine or ``[P, 3, 3]`` projective.
+        slots: ``[I]`` uint8, each instance's value in the id channel.
+        targets: those that need no pixels. draws: what chance does to the pixels of each picture.
+    """
+
+    frames: Indices
+    maps: Array
+    K: Array
+    draws: Draws
+    picture: Indices
+    R: Array
+    t: Array
+    label: Indices
+    score: Array
+    ids: Indices
+    slots: NDArray[np.uint8]
+    targets: Mapping[str, Array]
+
+    def part(self, start: int, stop: int) -> "Plan":
+        """The plan of pictures ``start`` to ``stop``."""
+        pictures, inside = slice(start, stop), (self.picture >= start) & (self.picture < stop)
+        return Plan(
+            frames=self.frames[pictures],
+            maps=self.maps[pictures],
+            K=self.K[pictures],
+            draws=self.draws.part(start, stop),
+            picture=self.picture[inside] - start,
+            R=self.R[inside],
+            t=self.t[inside],
+            label=self.label[inside],
+            score=self.score[inside],
+            ids=self.ids[inside],
+            slots=self.slots[inside],
+            targets={name: values[inside] for name, values in self.targets.items()},
+        )
+
+
+class ViewPolicy(Protocol):
+    """What a loader asks of a policy. Units are what a sampler draws: instances, or whole frames."""
+
+    targets: ClassVar[frozenset[str]]
+    """What of ``Batch.targets`` it provides."""
+    stream: ClassVar[int]
+    """Tells its random numbers from those of the samplers and of other policies."""
+    chances: ClassVar[int]
+    """Uniform numbers that place one view."""
+    labelled: ClassVar[bool]
+    """Whether ``cover`` looks at the ids of pixels."""
+
+    @property
+    def packs(self) -> Sequence[Pack]:
+        """Where the frames are."""
+        ...
+
+    @property
+    def frames(self) -> Indices:
+        """``[N]`` the frame of each unit, numbered through all packs."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of its pictures."""
+        ...
+
+    @property
+    def variation(self) -> AugmentSettings:
+        """How pixels are varied."""
+        ...
+
+    def unvaried(self) -> Self:
+        """The same policy without chance: what validation looks at."""
+        ...
+
+    def plan(self, units: Indices, chance: Array, draws: Draws) -> Plan:
+        """Views of some units, at places that ``chance`` ``[n, chances]`` draws."""
+        ...
+
+    def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:
+        """Change what is behind and before the instances, in place, and make the targets that need pixels.
+
+        Args:
+            x: float32 planes ``[P, 3, H, W]`` in 0..1. ids: uint8 ``[P, H, W]``. draws: the plan's, on their device.
+        """
+        ...
+
+    def normalise(self, x: Tensor, plan: Plan) -> Tensor:
+        """What the network sees of varied planes; may change them in place."""
+        ...
