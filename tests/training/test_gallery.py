@@ -48,7 +48,7 @@ def test_the_bank_holds_every_training_picture_and_the_run_goes_on_exactly(recip
 
     def stop(self: Loader, start: int, end: int) -> Iterator[Any]:
         steps = prefetch(self, start, end)
-        if self.plan.settings is None:
+        if self.view.settings is None:
             yield from steps
             return
         yield next(steps)

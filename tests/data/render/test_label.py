@@ -16,7 +16,6 @@ from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader
 from posedistill.data.loading.object_frames import ObjectFrames
-from posedistill.data.loading.pack import Pack
 from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.render import label
 from posedistill.data.render.label import best_of_each, label_dataset, unit_scores
@@ -83,7 +82,7 @@ def test_a_csv_becomes_a_data_set(truth, unlabelled, bop_root, tmp_path):
 
 
 def test_scores_travel_to_the_batch(truth, unlabelled, tmp_path):
-    """Through annotation, pack and crop; hand-annotated instances have 1, and so have packs of old."""
+    """Through annotation, pack and crop; hand-annotated instances have 1."""
     label_dataset(unlabelled, write(truth, tmp_path / "poses.csv"), tmp_path / "out")
     made = BopDataset(tmp_path / "out")
     pack = build_pack(ObjectFrames(made, [2, 7]), tmp_path / "pack", workers=1)
@@ -91,10 +90,6 @@ def test_scores_travel_to_the_batch(truth, unlabelled, tmp_path):
     batch = loader.batch(0)
     assert batch.score.dtype == torch.float32
     assert batch.score.tolist() == pytest.approx([[0.4, 0.9][label] for label in batch.label.tolist()])
-    with np.load(tmp_path / "pack" / "instances.npz") as columns:
-        old = {name: values for name, values in columns.items() if name != "score"}
-    np.savez(tmp_path / "pack" / "instances.npz", allow_pickle=False, **old)
-    assert Pack.open(tmp_path / "pack").instances.score.tolist() == [1.0] * 10
 
 
 def test_another_score_makes_another_pack(truth, unlabelled, tmp_path):
