@@ -295,7 +295,7 @@ def test_the_learned_temperature_keeps_its_limits(batch: Batch) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"faithful": True}, "pose_weighted_info_nce has no use for faithful; of its own it has degrees_per_unit, dim"),
+        ({"faithful": True}, "pose_weighted_info_nce has no use for faithful; it has degrees_per_unit, dim"),
         ({"form": "info_nce", "weighting": "sin"}, "info_nce has no use for weighting"),
         ({"form": "crd", "faithful": True, "teacher_side": "fixed"}, "crd with faithful: true has no use for teacher"),
         ({"form": "pose_weighted_info_nce", "negatives": 5}, "has no use for negatives"),

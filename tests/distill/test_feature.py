@@ -290,9 +290,12 @@ def test_maps_that_cannot_be_paired_are_refused(pair: Pair, batch: Batch) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "attention_transfer", "margin": 2.0}, "margin belongs to form activation_boundary"),
-        ({"form": "hint", "faithful": True}, "faithful belongs to form .* not hint"),
-        ({"profile": "sckd-pub", "distance": "cosine"}, "distance belongs to profile sckd-plus, not sckd-pub"),
+        (
+            {"form": "attention_transfer", "margin": 2.0},
+            "attention_transfer has no use for margin; it has form, layers, region",
+        ),
+        ({"form": "hint", "faithful": True}, "hint has no use for faithful"),
+        ({"profile": "sckd-pub", "distance": "cosine"}, r"hint \(sckd-pub\) has no use for distance"),
         ({"form": "fitnet"}, "distill.feature.form"),
         ({"maps": ["p4"]}, "one of .*layers"),
     ],

@@ -401,10 +401,13 @@ def test_logits_of_other_shapes_are_refused_before_training(classifiers: Pair, s
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"form": "regression", "temperature": 2.0}, "regression has no temperature; it has beta, gate, margin, norm"),
-        ({"form": "cluster_mean", "score_weight": 0.1}, "cluster_mean has no score_weight"),
-        ({"form": "response", "faithful": True, "norm": "l2"}, "faithful: true has no norm"),
-        ({"faithful": True}, "same_cell has no faithful"),
+        (
+            {"form": "regression", "temperature": 2.0},
+            "regression has no use for temperature; it has beta, form, gate, margin, norm",
+        ),
+        ({"form": "cluster_mean", "score_weight": 0.1}, "cluster_mean has no use for score_weight"),
+        ({"form": "response", "faithful": True, "norm": "l2"}, "faithful: true has no use for norm"),
+        ({"faithful": True}, "same_cell has no use for faithful"),
         ({"form": "regression", "norm": "bce"}, "not a regression"),
         ({"margin": 0.1}, "needs gate: upper_bound"),
     ],

@@ -257,8 +257,8 @@ def test_leaving_out_needs_a_trust() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"form": "pkt", "gamma": 1.0}, "pkt has no use for gamma; of its own it has faithful"),
-        ({"form": "rotation_rkd", "faithful": True}, "of its own it has nothing"),
+        ({"form": "pkt", "gamma": 1.0}, "pkt has no use for gamma; it has faithful, form"),
+        ({"form": "rotation_rkd", "faithful": True}, "no use for faithful; it has form, layers, trusted_only"),
         ({"profile": "sckd-pub", "full": True}, r"self_cross \(sckd-pub\) has no use for full"),
         ({"profile": "sckd-pub", "temperature": 1.0}, "no use for temperature"),
         ({"reference": "pred"}, "no use for reference"),

@@ -6,14 +6,14 @@ surface codes (Su et al., "ZebraPose", CVPR 2022) are moved as vectors of bit pr
 """
 
 import logging
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill.base import Distiller, mean_over, object_sizes, paired_votes
+from posedistill.distill.base import Distiller, FormSettings, mean_over, object_sizes, paired_votes
 from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.distill.trust import trust_weights
 from posedistill.errors import RecipeError, describe
@@ -24,7 +24,7 @@ _UNSOLVED = 0.01
 """Residual of a transport from which on the loss is told to be off."""
 
 
-class AlignSettings(BaseModel):
+class AlignSettings(FormSettings):
     """Units, solver, and the balance of the loss's two parts.
 
     The divergence of two measures has a part that moves votes and a part that compares masses. Left together
@@ -38,8 +38,6 @@ class AlignSettings(BaseModel):
     out ``S`` grows where the supervised loss does not, up to ``reach``. The mass weight gives scores about twice the
     gradient of a focal loss of weight 0.1 per positive cell, the published proportion.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     solver: Literal["converged", "faithful"] = "converged"
     unit: Literal["object", "crop", "code"] = "object"
@@ -69,16 +67,18 @@ class AlignSettings(BaseModel):
     scaling: float = Field(default=0.5, gt=0, lt=1)
     """Of the faithful solver."""
 
+    def in_use(self) -> tuple[str, set[str]]:
+        """All but what belongs to another unit or to the other solver."""
+        idle = {"joint"} if self.unit == "code" else {"place_weight", "bit_decay"}
+        idle |= {"iterations"} if self.solver == "faithful" else {"scaling"}
+        return f"unit: {self.unit}, solver: {self.solver}", set(type(self).model_fields) - idle
+
     @model_validator(mode="after")
-    def _consistent(self) -> "AlignSettings":
+    def _consistent(self) -> Self:
         if self.reach is not None and self.reach < self.blur:
             raise ValueError("reach must not be smaller than blur")
         if self.reach is None and self.coupled:
             raise ValueError("coupled masses differ in total: they need a reach")
-        idle = {"joint"} if self.unit == "code" else {"place_weight", "bit_decay"}
-        idle |= {"iterations"} if self.solver == "faithful" else {"scaling"}
-        if idle := idle & self.model_fields_set:
-            raise ValueError(f"{', '.join(sorted(idle))}: of no use with unit: {self.unit}, solver: {self.solver}")
         return self
 
 

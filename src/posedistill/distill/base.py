@@ -1,9 +1,9 @@
 """What every distillation loss has in common: its entry in a recipe, the views it needs, and how it is built."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -13,6 +13,7 @@ from pydantic import (
     ValidationError,
     field_validator,
     model_serializer,
+    model_validator,
 )
 from torch import Tensor, nn
 
@@ -61,6 +62,23 @@ class DistillSpec(BaseModel):
     @classmethod
     def _word(cls, trust: Any) -> Any:
         return {"by": trust} if isinstance(trust, str) else trust
+
+
+class FormSettings(BaseModel):
+    """Settings of a loss with several forms: an option that does nothing beside the others is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def in_use(self) -> tuple[str, set[str]]:
+        """What kind of loss these settings ask for, in words, and all options it has."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> Self:
+        kind, options = self.in_use()
+        if idle := self.model_fields_set - options:
+            raise ValueError(f"{kind} has no use for {listed(idle)}; it has {listed(options)}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -130,8 +148,8 @@ def build_distiller(spec: DistillSpec, offers_student: frozenset[str], offers_te
         ("teacher", offers_teacher, of_teacher),
     ):
         if missing := needs - offers:
-            found = f"a {side} that offers {_listed(offers)}"
-            expected = f"views {_listed(needs)} ({_listed(missing)} missing)"
+            found = f"a {side} that offers {listed(offers)}"
+            expected = f"views {listed(needs)} ({listed(missing)} missing)"
             raise RecipeError(describe("recipe", f"distill.{spec.name}", found, expected))
     return distiller
 
@@ -173,7 +191,7 @@ def _find(name: str) -> type[Distiller]:
     target = DISTILLERS.get(name, name)
     module, colon, attribute = target.partition(":")
     if not colon:
-        expected = f"one of {_listed(DISTILLERS)}, or package.module:Name"
+        expected = f"one of {listed(DISTILLERS)}, or package.module:Name"
         raise RecipeError(describe("recipe", "distill.name", name, expected))
     try:
         kind = getattr(importlib.import_module(module), attribute)
@@ -193,10 +211,11 @@ def _settings(spec: DistillSpec, kind: type[Distiller]) -> BaseModel:
             key = ".".join(["distill", spec.name, *map(str, fault["loc"])])
             expected = fault["msg"]
             if fault["type"] == "extra_forbidden":
-                expected = f"one of {_listed(kind.Settings.model_fields)}"
+                expected = f"one of {listed(kind.Settings.model_fields)}"
             faults.append(describe("recipe", key, repr(fault["input"]), expected))
         raise RecipeError("\n".join(faults)) from None
 
 
-def _listed(names: Any) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Names in alphabetical order, for messages."""
     return ", ".join(sorted(names)) or "nothing"

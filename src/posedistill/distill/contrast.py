@@ -12,12 +12,12 @@ import math
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill.base import Distiller, DistillSpec, Example
+from posedistill.distill.base import Distiller, DistillSpec, Example, FormSettings
 from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_bank, refuse_beyond_memory
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
@@ -30,19 +30,17 @@ LEAST_WEIGHT = 1e-3
 """A negative that counts for less is left out."""
 
 _COMMON = {"form", "temperature", "learn_temperature"}
-_BY_POSE = {"weighting", "degrees_per_unit"}
+_BY_POSE = {"teacher_side", "weighting", "degrees_per_unit"}
 _OPTIONS = {
     "info_nce": {"teacher_side", "faithful"},
-    "pose_weighted_info_nce": {"teacher_side"} | _BY_POSE,
-    "crd": {"teacher_side", "faithful", "negatives", "positive"} | _BY_POSE,
+    "pose_weighted_info_nce": _BY_POSE,
+    "crd": {"faithful", "negatives", "positive"} | _BY_POSE,
 }
 """What each form has of its own; ``dim`` too, unless the teacher's side is fixed."""
 
 
-class ContrastSettings(BaseModel):
-    """Form, negatives and temperature; an option that the form has no use for is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ContrastSettings(FormSettings):
+    """Form, negatives and temperature."""
 
     form: Literal["info_nce", "pose_weighted_info_nce", "crd"] = "pose_weighted_info_nce"
     weighting: Weighting = "linear"
@@ -66,17 +64,14 @@ class ContrastSettings(BaseModel):
     faithful: bool = False
     """``info_nce``: the positive counted twice. ``crd``: the published objective and banks."""
 
-    @model_validator(mode="after")
-    def _no_idle_option(self) -> Self:
-        form, has = f"{self.form}", _OPTIONS[self.form]
+    def in_use(self) -> tuple[str, set[str]]:
+        """The options of the form, few where it is the published one."""
         if self.form == "crd" and self.faithful:
-            form, has = "crd with faithful: true", {"faithful", "negatives", "dim"}
-        elif self.teacher_side == "learned":
-            has = has | {"dim"}
-        if idle := self.model_fields_set - has - _COMMON:
-            raise ValueError(
-                f"{form} has no use for {', '.join(sorted(idle))}; of its own it has {', '.join(sorted(has))}"
-            )
+            return "crd with faithful: true", _COMMON | {"faithful", "negatives", "dim"}
+        return self.form, _COMMON | _OPTIONS[self.form] | ({"dim"} if self.teacher_side == "learned" else set())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if self.learn_temperature and not COLDEST < self.temperature < WARMEST:
             raise ValueError(f"{self.temperature} is learned, expected to start between {COLDEST} and {WARMEST}")
         return self

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from posedistill.data.loading.batch import Batch
@@ -21,7 +21,7 @@ from posedistill.distill.adapters import (
     published_adapter,
     translator,
 )
-from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over
+from posedistill.distill.base import Distiller, DistillSpec, Example, FormSettings, mean_over
 from posedistill.distill.functional import maps
 from posedistill.distill.functional.layers import Layers, paired_layers, teacher_layers
 from posedistill.distill.trust import image_trust
@@ -32,22 +32,18 @@ Maps = tuple[Tensor, Tensor, Tensor]
 """A student's map, a teacher's, and the weights of their positions."""
 
 _OPTIONS = {
-    "profile": {"hint"},
-    "distance": {"hint"},
-    "margin": {"activation_boundary"},
-    "temperature": {"attention_guided"},
-    "guided_weight": {"attention_guided"},
-    "attention_weight": {"attention_guided"},
-    "relation_weight": {"attention_guided"},
-    "faithful": {"attention_guided", "variational", "factor_transfer", "solution_flow"},
+    "hint": {"profile", "distance"},
+    "attention_guided": {"temperature", "guided_weight", "attention_weight", "relation_weight", "faithful"},
+    "variational": {"faithful"},
+    "factor_transfer": {"faithful"},
+    "activation_boundary": {"margin"},
+    "solution_flow": {"faithful"},
 }
-"""The forms that know an option which not all know."""
+"""What a form has beside ``form``, ``layers`` and ``region``."""
 
 
-class FeatureSettings(BaseModel):
-    """Form, maps, and the options of the forms; an option that the form does not know is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class FeatureSettings(FormSettings):
+    """Form, maps, and the options of the forms."""
 
     form: Literal[
         "hint",
@@ -82,14 +78,12 @@ class FeatureSettings(BaseModel):
     norms instead of mean squares, ``variational`` starts from a variance of 5 instead of 1, ``solution_flow`` takes
     absolute instead of relative errors."""
 
-    @model_validator(mode="after")
-    def _known_to_the_form(self) -> "FeatureSettings":
-        for option in sorted(self.model_fields_set & _OPTIONS.keys()):
-            if self.form not in _OPTIONS[option]:
-                raise ValueError(f"{option} belongs to form {' or '.join(sorted(_OPTIONS[option]))}, not {self.form}")
-        if "distance" in self.model_fields_set and self.profile != "sckd-plus":
-            raise ValueError(f"distance belongs to profile sckd-plus, not {self.profile}")
-        return self
+    def in_use(self) -> tuple[str, set[str]]:
+        """The options of the form; the published hints have a distance of their own."""
+        options = {"form", "layers", "region"} | _OPTIONS.get(self.form, set())
+        if self.form == "hint" and self.profile != "sckd-plus":
+            return f"hint ({self.profile})", options - {"distance"}
+        return self.form, options
 
 
 class Feature(Distiller):

@@ -10,15 +10,23 @@ whichever cells the teacher would itself have chosen; a cell the teacher does no
 On whole images: ``regression`` (vectors), ``logits`` (classes) and ``bits`` (maps or vectors of independent bits).
 """
 
-from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over, object_sizes, paired_votes
+from posedistill.distill.base import (
+    Distiller,
+    DistillSpec,
+    Example,
+    FormSettings,
+    listed,
+    mean_over,
+    object_sizes,
+    paired_votes,
+)
 from posedistill.distill.functional.response import (
     Gate,
     Norm,
@@ -33,15 +41,15 @@ from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction, Votes
 
 Form = Literal["same_cell", "cluster_mean", "response", "regression", "logits", "bits"]
-_POINTS = {"norm", "beta", "gate", "margin"}
+_POINTS = {"form", "norm", "beta", "gate", "margin"}
 _VOTES = _POINTS | {"unit", "position_weight"}
 _OPTIONS: dict[str, set[str]] = {
     "same_cell": _VOTES | {"score_weight"},
     "cluster_mean": _VOTES,
     "response": _VOTES | {"score_weight", "threshold", "faithful"},
     "regression": _POINTS | {"scale"},
-    "logits": {"heads", "temperature"},
-    "bits": {"heads", "temperature", "mask"},
+    "logits": {"form", "heads", "temperature"},
+    "bits": {"form", "heads", "temperature", "mask"},
 }
 _NEEDS = {
     "same_cell": {"votes", "cells"},
@@ -53,10 +61,8 @@ _NEEDS = {
 }
 
 
-class MatchSettings(BaseModel):
-    """Form, distance and unit; an option of another form is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class MatchSettings(FormSettings):
+    """Form, distance and unit."""
 
     form: Form = "same_cell"
     norm: Norm = "smooth_l1"
@@ -87,13 +93,14 @@ class MatchSettings(BaseModel):
     mask: str | None = None
     """``bits``: head of one channel, whose probability in the teacher weighs the positions."""
 
+    def in_use(self) -> tuple[str, set[str]]:
+        """All options of the form, or next to none where it is the published one."""
+        if self.form == "response" and self.faithful:
+            return "response with faithful: true", {"form", "faithful"}
+        return self.form, _OPTIONS[self.form]
+
     @model_validator(mode="after")
-    def _of_its_form(self) -> "MatchSettings":
-        form, allowed = str(self.form), _OPTIONS[self.form]
-        if self.faithful and "faithful" in allowed:
-            form, allowed = f"{form} with faithful: true", {"faithful"}
-        if strange := self.model_fields_set - allowed - {"form"}:
-            raise ValueError(f"{form} has no {_listed(strange)}; it has {_listed(allowed)}")
+    def _consistent(self) -> Self:
         if self.form == "regression" and self.norm == "bce":
             raise ValueError("bce compares probabilities, not a regression")
         if self.margin and self.gate != "upper_bound":
@@ -234,8 +241,8 @@ class Match(Distiller):
         shared = [name for name in ours if name in theirs and name != self.settings.mask]
         names = self.settings.heads or shared
         if not names or any(name not in ours or name not in theirs for name in names):
-            found = f"a student with logits {_listed(ours)}, a teacher with {_listed(theirs)}"
-            raise _unfit(found, f"{_listed(names)} on both sides" if names else "one of the same name", ".heads")
+            found = f"a student with logits {listed(ours)}, a teacher with {listed(theirs)}"
+            raise _unfit(found, f"{listed(names)} on both sides" if names else "one of the same name", ".heads")
         for name in names:
             if ours[name].shape != theirs[name].shape:
                 found = f"student logits {name} {_shape(ours[name])}, teacher logits {_shape(theirs[name])}"
@@ -290,7 +297,3 @@ def _unfit(found: str, expected: str, key: str = "") -> RecipeError:
 
 def _shape(tensor: Tensor | None) -> list[int] | None:
     return None if tensor is None else list(tensor.shape)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"

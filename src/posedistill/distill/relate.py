@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill.base import Distiller, DistillSpec, Example, mean_over
+from posedistill.distill.base import Distiller, DistillSpec, Example, FormSettings, mean_over
 from posedistill.distill.functional.kernels import centered, comparable_pairs, pose_kernel, pose_labels
 from posedistill.distill.functional.layers import Layers, paired_layers, teacher_layers
 from posedistill.distill.functional.relations import (
@@ -49,10 +49,8 @@ BY_POSE = TEACHERLESS | {"self_cross"}
 LOSSES = {"similarity_preserving": similarity_preserving, "self_similarity": self_similarity, "pkt": pkt}
 
 
-class RelateSettings(BaseModel):
-    """The form, what it looks at, and its own options; an option that the form does not have is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class RelateSettings(FormSettings):
+    """The form, what it looks at, and its own options."""
 
     form: Literal[
         "self_cross",
@@ -89,20 +87,17 @@ class RelateSettings(BaseModel):
     distance_weight: float = Field(default=25.0, ge=0)
     angle_weight: float = Field(default=50.0, ge=0)
 
-    @model_validator(mode="after")
-    def _only_what_the_form_has(self) -> "RelateSettings":
-        options = set(OPTIONS[self.form])
+    def in_use(self) -> tuple[str, set[str]]:
+        """The options of the form, which its profile and ``faithful`` make fewer."""
+        kind, options = str(self.form), {"form", "layers", "trusted_only"} | OPTIONS[self.form]
         if self.form == "self_cross":
+            kind += f" ({self.profile})"
             options -= {"reference"} if self.profile == "sckd-plus" else {"rows_weight", "full"}
             if self.profile == "sckd-pub" or (self.profile == "sckd-plus" and not self.rows_weight):
                 options -= {"temperature"}
         if self.form == "correlation_congruence" and self.faithful:
             options -= {"gamma"}
-        if unknown := self.model_fields_set - options - {"form", "layers", "trusted_only"}:
-            kind = f"{self.form} ({self.profile})" if self.form == "self_cross" else self.form
-            has = ", ".join(sorted(options)) or "nothing"
-            raise ValueError(f"{kind} has no use for {', '.join(sorted(unknown))}; of its own it has {has}")
-        return self
+        return kind, options
 
 
 class Relate(Distiller):
