@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example, build_distiller
-from posedistill.distill.functional.relations import rkd_angle
+from posedistill.distill.functional.relations import rkd
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.rotations import random_rotations
 
@@ -149,7 +149,7 @@ def compare(batch: Batch, maps: bool, rounds: int) -> None:
     if not maps:
         ours, theirs = student.embedding, teacher.embedding
         assert ours is not None and theirs is not None
-        contenders["angles, inner products"] = lambda: rkd_angle(ours, theirs).mean()
+        contenders["angles, inner products"] = lambda: rkd(ours, theirs, 0.0, 1.0).mean()
         contenders["angles, differences"] = lambda: differences_angle(ours, theirs)
     inputs = leaves(student)
     results: dict[str, list[tuple[float, float, float]]] = {form: [] for form in contenders}

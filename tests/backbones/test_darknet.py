@@ -33,5 +33,5 @@ def test_modules_have_the_names_of_the_public_checkpoints() -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match=r"darknet_tinny.*darknet_tiny_h.*near: \['darknet_tiny'"):
+    with pytest.raises(RecipeError, match=r"darknet_tinny.*darknet_tiny_h.*such as \['darknet_tiny'"):
         build_backbone("darknet_tinny")

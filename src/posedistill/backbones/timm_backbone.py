@@ -1,14 +1,11 @@
 """Any timm model with ``features_only`` as a backbone (Wightman, PyTorch Image Models)."""
 
-import difflib
 from pathlib import Path
 
 import timm
-import torch
 from torch import Tensor, nn
 
-from posedistill.backbones.renormalise import Renormalise
-from posedistill.backbones.weights import canonical_key, load_pretrained
+from posedistill.backbones.timm_models import Renormalise, feature_maps, load_timm_weights
 from posedistill.errors import RecipeError
 
 FINEST_STRIDE = 8
@@ -34,10 +31,7 @@ class TimmBackbone(nn.Module):
         self.net = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
         self.renormalise = Renormalise(name)
         if pretrained is not None:
-            with torch.device("meta"):
-                whole = timm.create_model(name, pretrained=False).state_dict()
-            names = {canonical_key(key) for key in whole}
-            load_pretrained(self.net, pretrained, lambda key: canonical_key(key) in names, whole)
+            load_timm_weights(self.net, name, pretrained)
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """``[B, 3, H, W]`` -> ``{stride: [B, channels[stride], H / stride, W / stride]}``."""
@@ -46,16 +40,9 @@ class TimmBackbone(nn.Module):
 
 def _probe(name: str, known: tuple[str, ...]) -> tuple[list[int], dict[int, int]]:
     """Indices of the maps to take, and their channels by stride, without allocating the model."""
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*known, *timm.list_models()], n=5)
-        raise RecipeError(f"backbone: found {name!r}, expected one of {list(known)} or a timm model; near: {near}")
-    try:
-        with torch.device("meta"):
-            info = timm.create_model(name, pretrained=False, features_only=True).feature_info
-    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
-        raise RecipeError(f"backbone: timm's {name!r} gives no feature maps ({error})") from error
+    info = feature_maps(name, known)
     last = {int(stride): index for index, stride in enumerate(info.reduction()) if stride >= FINEST_STRIDE}
     channels = {stride: int(info.channels()[index]) for stride, index in sorted(last.items())}
-    if not channels or any(stride & (stride - 1) for stride in channels):
+    if not channels:
         raise RecipeError(f"backbone: {name!r} has maps of stride {info.reduction()}, expected 8, 16, 32")
     return [last[stride] for stride in channels], channels

@@ -1,6 +1,5 @@
 """Any timm model as a trunk: all of it up to its pooled features, and the maps on the way there by name."""
 
-import difflib
 from pathlib import Path
 
 import timm
@@ -8,8 +7,7 @@ import torch
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
-from posedistill.backbones.renormalise import Renormalise
-from posedistill.backbones.weights import canonical_key, load_pretrained
+from posedistill.backbones.timm_models import Renormalise, feature_maps, load_timm_weights
 from posedistill.errors import RecipeError
 
 RESNET_TAPS = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -36,18 +34,13 @@ class TimmTrunk(nn.Module):
         Raises RecipeError (unknown name, no maps) and CheckpointError (a file that does not fit).
         """
         super().__init__()
-        if not timm.is_model(name):
-            raise RecipeError(f"backbone: found {name!r}, expected a timm model such as {_near(name)}")
         taps = _taps(name)
         self.net = _build(name, list(taps.values()))
         self.names, self.indices = tuple(taps), list(taps.values())
         self.channels, self.width = _probe(name, taps)
         self.renormalise = Renormalise(name)
         if pretrained is not None:
-            with torch.device("meta"):
-                whole = timm.create_model(name, pretrained=False).state_dict()
-            keys = {canonical_key(key) for key in whole}
-            load_pretrained(self.net, pretrained, lambda key: canonical_key(key) in keys, whole)
+            load_timm_weights(self.net, name, pretrained)
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """``[B, 3, H, W]`` -> maps ``[B, C, H / stride, W / stride]`` by name, and pooled features ``[B, width]``."""
@@ -55,23 +48,12 @@ class TimmTrunk(nn.Module):
         return dict(zip(self.names, maps, strict=True)), last.mean(dim=(2, 3))
 
 
-def _near(name: str) -> list[str]:
-    return difflib.get_close_matches(name, timm.list_models(), n=5) or ["resnet18", "mobilenetv3_small_100"]
-
-
 def _taps(name: str) -> dict[str, int]:
     """Names of the maps and their numbers in timm."""
-    try:
-        with torch.device("meta"):
-            info = timm.create_model(name, pretrained=False, features_only=True).feature_info
-    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
-        raise RecipeError(f"backbone: timm's {name!r} gives no feature maps ({error})") from error
-    modules = tuple(info.module_name())
-    if modules == _RESNET_MODULES:
+    info = feature_maps(name)
+    if tuple(info.module_name()) == _RESNET_MODULES:
         return {tap: index for index, tap in enumerate(RESNET_TAPS)}
     deepest = {int(stride): index for index, stride in enumerate(info.reduction())}
-    if any(stride & (stride - 1) for stride in deepest):
-        raise RecipeError(f"backbone: {name!r} has maps of stride {info.reduction()}, expected powers of 2")
     return {f"p{stride.bit_length() - 1}": index for stride, index in sorted(deepest.items())}
 
 

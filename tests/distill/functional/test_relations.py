@@ -6,19 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from posedistill.distill.functional import relations
 from posedistill.distill.functional.kernels import cosines, off_diagonal, rotation_distances
 from posedistill.distill.functional.relations import (
     consecutive_congruence,
     correlation_congruence,
-    correlation_scores,
     cross_scores,
     pearson_self_cross,
     pkt,
     pose_rows,
-    rkd_angle,
-    rkd_distance,
+    rkd,
     rotation_rkd,
-    row_divergence,
     self_cross,
     self_similarity,
     similarity_preserving,
@@ -38,6 +36,22 @@ LABELS = torch.tensor(
     ],
     dtype=torch.float64,
 )
+rkd_distance = partial(rkd, distance_weight=1.0, angle_weight=0.0)
+rkd_angle = partial(rkd, distance_weight=0.0, angle_weight=1.0)
+
+
+def row_divergence(student: Tensor, teacher: Tensor, pairs: Tensor, temperature: float = 0.1) -> Tensor:
+    """What ``rows_weight`` adds to the scores."""
+    inputs = student, teacher, kernel(len(student)), pairs
+    return pearson_self_cross(*inputs, rows_weight=1.0, temperature=temperature) - pearson_self_cross(*inputs)
+
+
+def correlation_scores(similarities: Tensor, reference: Tensor, pairs: Tensor) -> Tensor:
+    """Pearson correlations of the rows, over ``pairs``."""
+    rows = [torch.stack([row, other])[:, kept] for row, other, kept in zip(similarities, reference, pairs, strict=True)]
+    return torch.stack([torch.corrcoef(row)[0, 1] for row in rows])
+
+
 STEPS = torch.arange(1, 13, dtype=torch.float64).view(4, 3)
 MAP_STEPS = torch.arange(1, 17, dtype=torch.float64).view(2, 8)
 
@@ -302,7 +316,7 @@ def test_rounding_is_not_taken_for_structure() -> None:
     """Rows that are constant but for their last digits have no correlation, and pull at nothing."""
     noise = 1e-7 * features(6, 6)
     similarities = (0.3 + noise).requires_grad_()
-    scores = correlation_scores(similarities, kernel(6), off_diagonal(6))
+    scores = relations._standard_rows(similarities, off_diagonal(6)) * kernel(6)
     (gradient,) = torch.autograd.grad(scores.sum(), similarities)
     assert scores.eq(0).all() and gradient.eq(0).all()
 

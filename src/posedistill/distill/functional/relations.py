@@ -63,14 +63,6 @@ def consecutive_congruence(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.pad(products, (0, 1)) * (len(products) + 1) / max(len(products), 1)
 
 
-def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """RKD-D: smooth L1 between the distances of all pairs, each side's in units of its mean distance.
-
-    Park et al., "Relational Knowledge Distillation", CVPR 2019 (arXiv 1904.05068), the distance-wise loss.
-    """
-    return rkd(student, teacher, 1.0, 0.0)
-
-
 def rotation_rkd(student: Tensor, rotations: Tensor, pairs: Tensor) -> Tensor:
     """RKD-D against what is known: the geodesic distances of the batch's rotations ``[B, 3, 3]`` teach, no network.
 
@@ -80,18 +72,15 @@ def rotation_rkd(student: Tensor, rotations: Tensor, pairs: Tensor) -> Tensor:
     return _distance_losses(_distances(centered_gram(student)), rotation_distances(rotations), pairs)
 
 
-def rkd_angle(student: Tensor, teacher: Tensor, limit: int = 64) -> Tensor:
-    """RKD-A: smooth L1 between the cosines of the angles at image ``i`` of all triplets; Park et al.'s angle-wise loss.
-
-    It costs ``B^3``: only the first ``limit`` images are related, and those beyond have no loss.
-    """
-    return rkd(student, teacher, 0.0, 1.0, limit)
-
-
 def rkd(
     student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0, limit: int = 64
 ) -> Tensor:
-    """Both losses of RKD, weighted, from the same inner products; see :func:`rkd_distance` and :func:`rkd_angle`."""
+    """RKD, both losses from the same inner products: smooth L1 between the distances of all pairs, each side's in units
+    of its mean distance, and between the cosines of the angles at image ``i`` of all triplets.
+
+    Angles cost ``B^3``: only the first ``limit`` images are related by them, and those beyond have no such loss. Park
+    et al., "Relational Knowledge Distillation", CVPR 2019 (arXiv 1904.05068).
+    """
     ours, theirs = (centered_gram(side) for side in (student, teacher.detach()))
     losses = 0 * ours.diagonal()
     if distance_weight:
@@ -156,7 +145,8 @@ def pearson_self_cross(
         kernel: ``[B, B]``, see :func:`posedistill.distill.functional.kernels.pose_kernel`.
         pairs: ``[B, B]`` bool, which entries of a row count; never its own.
         full: compare each row of cosines with the kernel's rows of all images, not of its own alone.
-        rows_weight: adds as much of :func:`row_divergence`, at ``temperature``.
+        rows_weight: adds as much of the KL divergence of the rows of the student's centred cosines from the
+            teacher's, softmax over ``pairs`` at ``temperature``.
     """
     ours, theirs = (centered_cosines(side, pairs) for side in (student, teacher.detach()))
     poses = _standard_rows(kernel.to(ours.dtype), pairs)
@@ -165,12 +155,6 @@ def pearson_self_cross(
     if rows_weight:
         losses = losses + rows_weight * _divergence(ours, _softmax_rows(theirs, pairs, temperature), pairs, temperature)
     return losses
-
-
-def row_divergence(student: Tensor, teacher: Tensor, pairs: Tensor, temperature: float = 0.1) -> Tensor:
-    """KL divergence of the rows of the student's centred cosines from the teacher's, softmax over ``pairs``."""
-    ours, theirs = (centered_cosines(side, pairs) for side in (student, teacher.detach()))
-    return _divergence(ours, _softmax_rows(theirs, pairs, temperature), pairs, temperature)
 
 
 def pose_rows(student: Tensor, kernel: Tensor, pairs: Tensor, temperature: float = 0.1) -> Tensor:
@@ -187,11 +171,6 @@ def cross_scores(similarities: Tensor, reference: Tensor) -> Tensor:
     [0.7099999785423279, 0.7099999785423279]
     """
     return (unit_rows(similarities) * unit_rows(reference)).sum(1)
-
-
-def correlation_scores(similarities: Tensor, reference: Tensor, pairs: Tensor) -> Tensor:
-    """``[B]`` Pearson correlations between the rows of two ``[B, B]`` matrices, over ``pairs``; 0 if constant."""
-    return (_standard_rows(similarities, pairs) * _standard_rows(reference, pairs)).sum(1)
 
 
 def _self_similarities(features: Tensor) -> Tensor:
