@@ -64,8 +64,8 @@ def test_the_only_material_needs_no_usemtl(write):
         ("usemtl a\n", "", "mtllib gone.mtl\n" + SQUARE, "o.obj: 'mtllib': found gone.mtl, which does not exist"),
         ("usemtl a\n", "newmtl a\nKd 0 0 0\nmap_Kd green.png\n", None, "'a: Kd': found black"),
         ("usemtl a\n", "newmtl a\nKd 1 0 2\n", None, "'a: Kd': found 1 0 2, expected three numbers in 0..1"),
-        ("usemtl a\n", "newmtl a\nKd 1 0 0\nd 0.5\n", None, "'a: d': found D 0.5"),
-        ("usemtl a\n", "newmtl a\nKe 1 0 0\n", None, "'a: ke': found Ke 1 0 0"),
+        ("usemtl a\n", "newmtl a\nKd 1 0 0\nd 0.5\n", None, "'a: d': found 0.5"),
+        ("usemtl a\n", "newmtl a\nKe 1 0 0\n", None, "'a: ke': found 1 0 0"),
         ("usemtl a\n", "Kd 1 0 0\n", None, "m.mtl: 'line 1': found Kd 1 0 0, expected newmtl first"),
     ],
 )

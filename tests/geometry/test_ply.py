@@ -167,7 +167,7 @@ def test_texture_coordinates_of_corners(tmp_path):
         ("element vertex 8", "element vertex 999999999999", "'element vertex': found the end of the file"),
         ("element face 12", "element face 11", "'body': found values beyond the rows"),
         ("property float y\n", "property flat y\n", "'header': found property flat y"),
-        ("element face", "element tristrips", "'element': found no face among"),
+        ("element face", "element tristrips", "'element face': found [], expected property list vertex_indices"),
         ("3 0 1 3\n", "2 0 1\n", "'faces': found a face of 2 corners"),
         ("3 0 1 3\n", "3 0 1 3.5\n", "'element face': found a number that is no i4"),
         ("-50 -30 20", "-50 x 20", "'body': found could not convert string to float"),

@@ -15,18 +15,9 @@ from urllib.parse import unquote
 import numpy as np
 
 from posedistill.errors import DataError, describe
+from posedistill.geometry import mesh_parts
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.mesh_parts import (
-    Colors,
-    Faces,
-    Mesh,
-    check_indices,
-    find_file,
-    make_mesh,
-    read_texture,
-    tinted,
-    to_srgb,
-)
+from posedistill.geometry.mesh_parts import Colors, Faces, Mesh, tinted, to_srgb
 from posedistill.geometry.rotations import quaternion_to_matrix
 
 _KINDS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -120,7 +111,7 @@ class _Glb:
         """What a uri stands for: a file, or the data in itself."""
         if uri.startswith("data:"):
             return b64decode(uri.partition("base64,")[2])
-        return find_file(self.path, key, unquote(uri)).read_bytes()
+        return mesh_parts.find_file(self.path, key, unquote(uri)).read_bytes()
 
     def rows(self, index: int) -> Array:
         """An accessor's values ``[N, k]``, integers scaled to 0..1 or -1..1 where it says so."""
@@ -149,14 +140,14 @@ class _Glb:
         vertices = points @ matrix[:3, :3].T + matrix[:3, 3]
         indices = self.rows(primitive["indices"])[:, 0] if "indices" in primitive else np.arange(len(points))
         faces = _triangles(indices.astype(np.int64), mode)
-        check_indices(self.path, "indices", faces, len(points))
+        mesh_parts.check_indices(self.path, "indices", faces, len(points))
         if np.linalg.det(matrix[:3, :3]) < 0:  # a mirror turns faces over
             faces = faces[:, ::-1].copy()
         colors, uv, texture = self._look(primitive, len(points)) if looks else (None, None, None)
         for key, values in (("COLOR_0", colors), ("TEXCOORD", uv)):
             if values is not None and len(values) != len(points):
                 raise DataError(describe(self.path, key, f"{len(values)} values", f"{len(points)} as POSITION has"))
-        return make_mesh(self.path, vertices, faces, colors, uv, texture)
+        return mesh_parts.make_mesh(self.path, vertices, faces, colors, uv, texture)
 
     def _look(self, primitive: dict[str, Any], count: int) -> tuple[Colors | None, Array | None, Colors | None]:
         """Colours, or coordinates and a texture: vertex colours, the material's factor and its texture multiplied."""
@@ -197,4 +188,4 @@ class _Glb:
             content = self._buffer(view["buffer"])[start : start + view["byteLength"]]
         sampler = self.tree["samplers"][texture["sampler"]] if "sampler" in texture else {}
         repeats = all(sampler.get(name, _REPEAT) == _REPEAT for name in ("wrapS", "wrapT"))
-        return read_texture(self.path, key, content, opaque=transparent), repeats
+        return mesh_parts.read_texture(self.path, key, content, opaque=transparent), repeats

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,29 +212,27 @@ def join(path: Path, parts: Sequence[Mesh]) -> Mesh:
     """
     if not parts:
         raise DataError(describe(path, "faces", "no face", "a triangle mesh"))
-    textures = {part.texture.tobytes(): part.texture for part in parts if part.texture is not None}
-    if len(textures) > 1 or (textures and any(part.texture is None for part in parts)):
-        parts = _in_one_texture(path, [_tiled(path, _with_texture(path, part)) for part in parts])
-    colors = [part.colors for part in parts]
-    if any(color is not None for color in colors):
-        pairs = zip(parts, colors, strict=True)
-        colors = [np.full((len(part.vertices), 3), GREY, np.uint8) if color is None else color for part, color in pairs]
-    starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
-    return Mesh(
-        np.concatenate([part.vertices for part in parts]),
-        np.concatenate([part.faces + start for part, start in zip(parts, starts[:-1], strict=True)]),
-        None if colors[0] is None else np.concatenate([color for color in colors if color is not None]),
-        None if parts[0].uv is None else np.concatenate([part.uv for part in parts if part.uv is not None]),
-        parts[0].texture,
-        np.concatenate([part.normals for part in parts]),
-    )
+    if len({None if part.texture is None else part.texture.tobytes() for part in parts}) > 1:
+        parts = _in_one_texture([_tiled(path, _with_texture(path, part)) for part in parts])
+    elif any(part.colors is not None for part in parts):
+        parts = [_with_colors(part) for part in parts]
+    starts = np.cumsum([0, *(len(part.vertices) for part in parts)])[:-1]
+    faces = np.concatenate([part.faces + start for part, start in zip(parts, starts, strict=True)])
+    columns = {name: [getattr(part, name) for part in parts] for name in ("vertices", "colors", "uv", "normals")}
+    joined: dict[str, Any] = {key: None if rows[0] is None else np.concatenate(rows) for key, rows in columns.items()}
+    return replace(parts[0], faces=faces, **joined)
+
+
+def _with_colors(part: Mesh) -> Mesh:
+    grey = np.full((len(part.vertices), 3), GREY, np.uint8)
+    return replace(part, colors=grey if part.colors is None else part.colors)
 
 
 def _with_texture(path: Path, part: Mesh) -> Mesh:
     """The part with a texture of its one colour, where it has none."""
     if part.texture is not None:
         return part
-    colors = np.full((1, 3), GREY, np.uint8) if part.colors is None else np.unique(part.colors, axis=0)
+    colors = np.unique(np.asarray(_with_colors(part).colors), axis=0)
     if len(colors) > 1:
         found = "a part with vertex colours beside a part with a texture"
         raise DataError(describe(path, "colours", found, "either of them in all parts"))
@@ -252,33 +251,27 @@ def _tiled(path: Path, part: Mesh) -> Mesh:
     if (repeats * part.texture.shape[1::-1] > _LARGEST).any():
         found = f"a face that repeats its texture {repeats[0]:g} x {repeats[1]:g} times, beside other textures"
         raise DataError(describe(path, "texture coordinates", found, f"at most {_LARGEST} pixels a side"))
-    keys = [np.repeat(moves[:, None, i], 3, axis=1) for i in range(2)]
-    faces, first = split_corners(part.faces, *keys)
+    faces, first = split_corners(part.faces, *(np.repeat(moves[:, i, None], 3, axis=1) for i in range(2)))
     rows = part.faces.ravel()[first]
-    uv = (part.uv[rows] - np.repeat(moves, 3, axis=0)[first]) / repeats
+    uv = (part.uv[rows] - moves[first // 3]) / repeats
     texture = np.tile(part.texture, (int(repeats[1]), int(repeats[0]), 1))
     return Mesh(part.vertices[rows], faces, None, uv, texture, part.normals[rows])
 
 
-def _in_one_texture(path: Path, parts: Sequence[Mesh]) -> list[Mesh]:
+def _in_one_texture(parts: Sequence[Mesh]) -> list[Mesh]:
     """The parts with their textures one below the other in a common one; equal textures share their place."""
-    pictures: dict[bytes, Colors] = {}
-    for part in parts:
-        assert part.texture is not None
-        pictures[part.texture.tobytes()] = part.texture
     pads = ((_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0))
-    padded = {key: np.pad(picture, pads, mode="wrap") for key, picture in pictures.items()}
-    width, height = max(p.shape[1] for p in padded.values()), sum(p.shape[0] for p in padded.values())
+    textures = [np.asarray(part.texture) for part in parts]
+    pictures = {texture.tobytes(): np.pad(texture, pads, mode="wrap") for texture in textures}
+    heights = [picture.shape[0] for picture in pictures.values()]
+    tops = dict(zip(pictures, np.cumsum([0, *heights])[:-1].tolist(), strict=True))
+    width, height = max(picture.shape[1] for picture in pictures.values()), sum(heights)
     sheet = np.full((height, width, 3), GREY, np.uint8)
-    tops, top = {}, 0
-    for key, picture in padded.items():
-        sheet[top : top + picture.shape[0], : picture.shape[1]] = picture
-        tops[key], top = top + _PADDING, top + picture.shape[0]
+    for key, picture in pictures.items():
+        sheet[tops[key] : tops[key] + picture.shape[0], : picture.shape[1]] = picture
     placed = []
-    for part in parts:
-        assert part.texture is not None and part.uv is not None
-        rows, columns, _ = part.texture.shape
-        bottom = height - tops[part.texture.tobytes()] - rows
-        uv = (part.uv * [columns, rows] + [_PADDING, bottom]) / [width, height]
+    for part, texture in zip(parts, textures, strict=True):
+        below = height - tops[texture.tobytes()] - _PADDING - texture.shape[0]
+        uv = (np.asarray(part.uv) * texture.shape[1::-1] + [_PADDING, below]) / [width, height]
         placed.append(replace(part, uv=uv, texture=sheet))
     return placed

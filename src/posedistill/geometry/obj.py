@@ -7,23 +7,14 @@ library a file, and takes faces counted from the end for others.
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from posedistill.errors import DataError, describe
+from posedistill.geometry import mesh_parts
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.mesh_parts import (
-    Colors,
-    Mesh,
-    check_indices,
-    find_file,
-    make_mesh,
-    read_texture,
-    split_corners,
-    tinted,
-    to_linear,
-    triangle_corners,
-)
+from posedistill.geometry.mesh_parts import Colors, Mesh
 
 _LENGTHS = {"v": (3, 4, 6, 7), "vt": (1, 2, 3), "vn": (3,)}
 _OUTSIDE = {"#", "o", "g", "s", "l", "p", "vp", "mg", "usemap", "lod", "shadow_obj", "trace_obj"}
@@ -33,50 +24,49 @@ _NEUTRAL = {"-s": "1 1 1", "-o": "0 0 0", "-t": "0 0 0", "-mm": "0 1", "-blendu"
 _NEUTRAL |= {"-clamp": "off", "-cc": "off"}
 """Options of a texture under which it looks as without them."""
 
-Material = dict[str, str]
-"""Key, in small letters, to what follows it."""
+_UNSEEN = {"d": 1.0, "tr": 0.0, "ke": 0.0}
+"""Transparency and light of its own, and the values under which there is none."""
+
+
+class Material(NamedTuple):
+    """A material of a library: its file, its name, and its lines as key, in small letters, and value."""
+
+    path: Path
+    name: str
+    lines: dict[str, str]
 
 
 def read_obj(path: Path, looks: bool) -> list[Mesh]:
     """The meshes of an .obj file, one for each material; ``looks`` asks for their colours or textures."""
     rows: dict[str, list[list[float]]] = {"v": [], "vt": [], "vn": []}
-    faces: dict[str | None, list[list[tuple[int, int, int]]]] = {}
-    materials: dict[str, tuple[Path, Material]] = {}
+    faces: dict[str | None, list[list[list[int]]]] = {}
+    materials: dict[str | None, Material] = {}
     material: str | None = None
     for number, key, rest in _lines(path):
+        words = rest.partition("#")[0].split()
         try:
-            if key in rows:
-                values = [float(word) for word in rest.partition("#")[0].split()]
-                if len(values) not in _LENGTHS[key]:
-                    raise ValueError
-                rows[key].append(values)
-            elif key == "f":
-                words = rest.partition("#")[0].split()
-                if len(words) < 3:
-                    raise ValueError
+            if key in rows and len(words) in _LENGTHS[key]:
+                rows[key].append([float(word) for word in words])
+            elif key == "f" and len(words) >= 3:
                 faces.setdefault(material, []).append([_corner(word, rows) for word in words])
             elif key == "usemtl":
                 material = rest
             elif key == "mtllib":
-                materials |= _read_materials(path, rest) if looks else {}
+                materials |= _read_materials(mesh_parts.find_file(path, key, rest)) if looks else {}
             elif key not in _OUTSIDE:
                 raise ValueError
         except ValueError:
             expected = "v, vt or vn with numbers, f with corners v/vt/vn, usemtl or mtllib"
             raise DataError(describe(path, f"line {number}", f"{key} {rest}"[:80], expected)) from None
     tables = [_table(path, key, values) for key, values in rows.items()]
-    return [
-        mesh
-        for name, polygons in faces.items()
-        for mesh in [_part(path, tables, polygons, _chosen(path, name, materials) if looks else None, looks)]
-    ]
+    chosen = {name: _chosen(path, name, materials) if looks else None for name in faces}
+    return [_part(path, tables, group, chosen[name], looks) for name, group in faces.items()]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
     """Number, first word and the rest of the lines that hold something; a backslash at the end joins two."""
     joined = ""
-    text = path.read_text("utf-8", errors="surrogateescape")
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8", errors="surrogateescape").splitlines(), start=1):
         if line.endswith("\\"):
             joined += line[:-1] + " "
             continue
@@ -85,24 +75,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
             yield number, words[0], words[1].strip() if len(words) > 1 else ""
 
 
-def _corner(word: str, rows: dict[str, list[list[float]]]) -> tuple[int, int, int]:
+def _corner(word: str, rows: dict[str, list[list[float]]]) -> list[int]:
     """Rows of v, vt and vn, from 0; -1 for none. Numbers below 0 count from the end of what was read so far."""
-    parts = [*word.split("/"), "", ""][:3]
-    if word.count("/") > 2:
-        raise ValueError
-    v, vt, vn = (_row(part, len(rows[key])) for part, key in zip(parts, ("v", "vt", "vn"), strict=True))
-    if v < 0:
-        raise ValueError
-    return v, vt, vn
-
-
-def _row(part: str, count: int) -> int:
-    number = int(part) if part else None
-    if number is None:
-        return -1
-    if number == 0 or number < -count:
-        raise ValueError
-    return number - 1 if number > 0 else count + number
+    corner = [-1, -1, -1]
+    for place, (part, table) in enumerate(zip(word.split("/"), rows.values(), strict=False)):
+        number = int(part or 0)
+        corner[place] = len(table) + number if number < 0 else number - 1
+        if corner[place] < (-1 if place and not part else 0):
+            raise ValueError
+    return corner
 
 
 def _table(path: Path, key: str, rows: list[list[float]]) -> Array:
@@ -113,34 +94,32 @@ def _table(path: Path, key: str, rows: list[list[float]]) -> Array:
     return np.array(rows, dtype=np.float64).reshape(len(rows), -1 if rows else 3)
 
 
-def _part(
-    path: Path, tables: list[Array], polygons: list, material: tuple[Path, str, Material] | None, looks: bool
-) -> Mesh:
+def _part(path: Path, tables: list[Array], polygons: list, material: Material | None, looks: bool) -> Mesh:
     """The faces of one material."""
     v, vt, vn = tables
     groups = []
     for size in sorted({len(polygon) for polygon in polygons}):
         corners = np.array([polygon for polygon in polygons if len(polygon) == size], dtype=np.int64)
-        check_indices(path, "f: v", corners[..., 0], len(v))
-        joined = triangle_corners(path, v[corners[..., 0], :3])
+        mesh_parts.check_indices(path, "f: v", corners[..., 0], len(v))
+        joined = mesh_parts.triangle_corners(path, v[corners[..., 0], :3])
         groups.append(corners[np.arange(len(corners))[:, None, None], joined].reshape(-1, 3, 3))
     corners = np.concatenate(groups)
     for column, key, table in ((1, "f: vt", vt), (2, "f: vn", vn)):
-        check_indices(path, key, corners[..., column][corners[..., column] >= 0], len(table))
-    faces, first = split_corners(*(corners[..., column] for column in range(3)))
+        mesh_parts.check_indices(path, key, corners[..., column][corners[..., column] >= 0], len(table))
+    faces, first = mesh_parts.split_corners(*np.moveaxis(corners, 2, 0))
     rows = corners.reshape(-1, 3)[first]
-    vertices = v[rows[:, 0], :3]
-    colors = _vertex_colors(path, v)[rows[:, 0]] if looks and v.shape[1] > 4 else None
-    if material is None:
-        return make_mesh(path, vertices, faces, colors)
-    color, texture = _look(*material)
-    if texture is None:
-        plain = None if color is None else np.tile(color, (len(vertices), 1))
-        return make_mesh(path, vertices, faces, plain if colors is None else colors)
+    vertices, colors = v[rows[:, 0], :3], None
+    color, texture = (None, None) if material is None else _look(material)
+    if looks and v.shape[1] > 4 and texture is None:
+        colors = _vertex_colors(path, v)[rows[:, 0]]
+    elif color is not None:
+        colors = np.tile(color, (len(vertices), 1))
+    if texture is None or material is None:
+        return mesh_parts.make_mesh(path, vertices, faces, colors)
     if (rows[:, 1] < 0).any() or vt.shape[1] < 2:
-        found = f"faces of the textured material {material[1]} without texture coordinates"
+        found = f"faces of the textured material {material.name} without texture coordinates"
         raise DataError(describe(path, "f", found, "corners v/vt"))
-    return make_mesh(path, vertices, faces, uv=vt[rows[:, 1], :2], texture=texture)
+    return mesh_parts.make_mesh(path, vertices, faces, uv=vt[rows[:, 1], :2], texture=texture)
 
 
 def _vertex_colors(path: Path, v: Array) -> Colors:
@@ -152,58 +131,52 @@ def _vertex_colors(path: Path, v: Array) -> Colors:
     return np.rint(255 * colors).astype(np.uint8)
 
 
-def _read_materials(path: Path, name: str) -> dict[str, tuple[Path, Material]]:
-    """The materials of a library by name, each with the file it stands in."""
-    library = find_file(path, "mtllib", name)
-    found: dict[str, tuple[Path, Material]] = {}
+def _read_materials(library: Path) -> dict[str | None, Material]:
+    """The materials of a library by name."""
+    found: dict[str | None, Material] = {}
     current: Material | None = None
     for number, key, rest in _lines(library):
         if key.lower() == "newmtl":
-            current = {}
-            found[rest] = (library, current)
+            current = found[rest] = Material(library, rest, {})
         elif current is None:
             raise DataError(describe(library, f"line {number}", f"{key} {rest}"[:80], "newmtl first"))
         else:
-            current[key.lower()] = rest
+            current.lines[key.lower()] = rest
     return found
 
 
-def _chosen(
-    path: Path, name: str | None, materials: dict[str, tuple[Path, Material]]
-) -> tuple[Path, str, Material] | None:
+def _chosen(path: Path, name: str | None, materials: dict[str | None, Material]) -> Material | None:
     """The material of a group of faces; faces that name none take the only one there is."""
     if name is None and len(materials) < 2:
-        name = next(iter(materials), None)
-    if name is None and not materials:
-        return None
+        return next(iter(materials.values()), None)
     if name not in materials:
-        expected = f"one of {sorted(materials)}" if materials else "a mtllib that defines it"
+        expected = f"one of {sorted(map(str, materials))}" if materials else "a mtllib that defines it"
         raise DataError(describe(path, "usemtl", name or "faces without one", expected))
-    library, material = materials[name]
-    return library, name, material
+    return materials[name]
 
 
-def _look(path: Path, name: str, material: Material) -> tuple[Colors | None, Colors | None]:
+def _look(material: Material) -> tuple[Colors | None, Colors | None]:
     """Colour ``[3]`` and texture of a material, None for what it does not state; the texture is times ``Kd``."""
-    _refuse_unseen(path, name, material)
-    color = _numbers(path, name, "kd", material["kd"]) if "kd" in material else None
-    if "map_kd" not in material:
+    path, name, lines = material
+    for key, neutral in _UNSEEN.items():
+        if f"map_{key}" in lines or (key in lines and (_color(material, key) != neutral).any()):
+            found = lines.get(f"map_{key}", lines.get(key))
+            raise DataError(describe(path, f"{name}: {key}", found, f"{neutral:g}: objects are opaque and do not glow"))
+    color = _color(material, "kd") if "kd" in lines else None
+    if "map_kd" not in lines:
         return None if color is None else np.rint(255 * color).astype(np.uint8), None
-    key = f"{name}: map_Kd"
-    picture, rest = material["map_kd"], material["map_kd"]
+    key, rest = f"{name}: map_Kd", lines["map_kd"]
     while option := _OPTION.match(rest):
-        neutral = _NEUTRAL.get(option[1].lower(), "").split()
-        if not neutral or any(map(_differ, option[2].split(), neutral)):
+        neutral_values = _NEUTRAL.get(option[1].lower(), "").split()
+        if not neutral_values or any(map(_differ, option[2].split(), neutral_values)):
             raise DataError(describe(path, key, option[0].strip(), f"options as {_NEUTRAL}"))
         rest = rest[option.end() :]
-    texture = read_texture(path, key, find_file(path, key, rest))
+    texture = mesh_parts.read_texture(path, key, mesh_parts.find_file(path, key, rest))
     if color is None:
         return None, texture
     if not color.any():
-        raise DataError(
-            describe(path, f"{name}: Kd", f"black, which blackens {picture}", "the texture's factor, 1 1 1")
-        )
-    return None, tinted(texture, to_linear(color))
+        raise DataError(describe(path, f"{name}: Kd", f"black, which blackens {rest}", "the texture's factor, 1 1 1"))
+    return None, mesh_parts.tinted(texture, mesh_parts.to_linear(color))
 
 
 def _differ(found: str, neutral: str) -> bool:
@@ -213,24 +186,13 @@ def _differ(found: str, neutral: str) -> bool:
         return found.lower() != neutral
 
 
-def _numbers(path: Path, name: str, key: str, text: str) -> Array:
-    """A colour in 0..1, ``[3]``; one number stands for three."""
+def _color(material: Material, key: str) -> Array:
+    """A value in 0..1 or a colour of three, ``[3]``."""
+    text = material.lines[key]
     try:
-        values = np.array([float(word) for word in text.split()])
-        color = np.broadcast_to(values, 3)
+        color = np.broadcast_to([float(word) for word in text.removeprefix("-halo").split()], 3)
     except ValueError:
         color = np.full(3, np.nan)
     if not ((color >= 0) & (color <= 1)).all():
-        raise DataError(describe(path, f"{name}: {key.title()}", text, "three numbers in 0..1"))
+        raise DataError(describe(material.path, f"{material.name}: {key.title()}", text, "three numbers in 0..1"))
     return color
-
-
-def _refuse_unseen(path: Path, name: str, material: Material) -> None:
-    """Refuse what would be seen and is not drawn: transparency and light of its own."""
-    for key, neutral in (("d", 1.0), ("tr", 0.0), ("ke", 0.0)):
-        if key in material and (_numbers(path, name, key, material[key].removeprefix("-halo")) != neutral).any():
-            found = f"{key.title()} {material[key]}"
-            raise DataError(describe(path, f"{name}: {key}", found, f"{neutral:g}: objects are opaque and do not glow"))
-    for key in ("map_d", "map_ke"):
-        if key in material:
-            raise DataError(describe(path, f"{name}: {key}", material[key], "none: objects are opaque and do not glow"))

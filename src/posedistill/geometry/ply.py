@@ -7,24 +7,15 @@ and draws grey what it does not know: a missing texture, colours as floats or un
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
+from posedistill.geometry import mesh_parts
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.mesh_parts import (
-    Colors,
-    Faces,
-    Mesh,
-    check_indices,
-    find_file,
-    make_mesh,
-    read_texture,
-    split_corners,
-    triangle_corners,
-)
+from posedistill.geometry.mesh_parts import Colors, Faces, Mesh
 
 _KINDS = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4"}
 _KINDS |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4"}
@@ -36,6 +27,7 @@ _INDICES = ("vertex_indices", "vertex_index")
 
 Column = NDArray | list[NDArray]
 """Of each row a number, or a list of numbers: ``[N]`` or ``[N, k]``, or N arrays where the lists differ in length."""
+Columns = dict[str, Column]
 
 
 class _Property(NamedTuple):
@@ -58,27 +50,29 @@ def read_ply(path: Path, looks: bool) -> list[Mesh]:
     data = path.read_bytes()
     header = _header(path, data)
     columns = _columns(path, header, data[header.size :])
-    missing = [name for name in ("vertex", "face") if name not in columns]
-    if missing or not columns["face"]:
-        raise DataError(describe(path, "element", f"no face among {sorted(columns)}", "elements 'vertex' and 'face'"))
-    vertex, face = columns["vertex"], columns["face"]
+    vertex, face = columns.get("vertex", {}), columns.get("face", {})
     vertices = _stacked(vertex, ("x", "y", "z"))
     if vertices is None:
         raise DataError(describe(path, "element vertex", sorted(vertex), "properties x, y, z"))
     faces, owners, corners = _triangles(path, vertices, face)
     if not looks:
-        return [make_mesh(path, vertices, faces)]
+        return [mesh_parts.make_mesh(path, vertices, faces)]
     if header.textures:
-        return [_textured(path, header.textures, vertices, faces, columns, owners, corners)]
+        texture = _texture(path, header.textures)
+        uv = next((uv for names in _UV if (uv := _stacked(vertex, names)) is not None), None)
+        if uv is None:
+            faces, rows, uv = _split_at_seams(path, faces, face, owners, corners)
+            vertices = vertices[rows]
+        return [mesh_parts.make_mesh(path, vertices, faces, uv=uv, texture=texture)]
     colors, painted = _colors(path, "vertex", vertex), _colors(path, "face", face)
-    mesh = make_mesh(path, vertices, faces, colors)
+    mesh = mesh_parts.make_mesh(path, vertices, faces, colors)
     if colors is not None or painted is None:
         return [mesh]
     # A vertex for each colour around it, with the normal that they share.
     color = painted[owners].astype(np.int64) @ [1 << 16, 1 << 8, 1]
-    split, first = split_corners(faces, np.repeat(color[:, None], 3, axis=1))
+    split, first = mesh_parts.split_corners(faces, np.repeat(color[:, None], 3, axis=1))
     rows = faces.ravel()[first]
-    colors = np.repeat(painted[owners], 3, axis=0)[first]
+    colors = painted[owners][first // 3]
     return [replace(mesh, vertices=vertices[rows], faces=split, colors=colors, normals=mesh.normals[rows])]
 
 
@@ -112,7 +106,7 @@ def _header(path: Path, data: bytes) -> _Header:
     return _Header(byte_order, elements, textures, end.end())
 
 
-def _columns(path: Path, header: _Header, body: bytes) -> dict[str, dict[str, Column]]:
+def _columns(path: Path, header: _Header, body: bytes) -> dict[str, Columns]:
     """The columns of each element, by name."""
     order, text = header.byte_order, not header.byte_order
     if text:  # as binary numbers of one type
@@ -120,13 +114,13 @@ def _columns(path: Path, header: _Header, body: bytes) -> dict[str, dict[str, Co
             body = np.array([float(word) for word in body.split()]).tobytes()
         except ValueError as error:
             raise DataError(describe(path, "body", error, "numbers")) from None
-    found: dict[str, dict[str, Column]] = {}
+    found: dict[str, Columns] = {}
     start = 0
     for name, (count, properties) in header.elements.items():
-        kinds = [_Property(p.name, "f8", "f8" if p.counted else "") if text else p for p in properties]
-        fields = [_Property(p.name, order + p.kind, p.counted and order + p.counted) for p in kinds]
+        as_text = [_Property(p.name, "f8", p.counted and "f8") for p in properties]
+        as_binary = [_Property(p.name, order + p.kind, p.counted and order + p.counted) for p in properties]
         try:
-            columns, start = _rows(fields, count, body, start)
+            columns, start = _rows(as_text if text else as_binary, count, body, start)
             found[name] = {p.name: _as_stated(columns[p.name], p.kind) for p in properties}
         except (ValueError, OverflowError) as error:
             raise DataError(describe(path, f"element {name}", error, f"{count} whole rows")) from None
@@ -136,21 +130,14 @@ def _columns(path: Path, header: _Header, body: bytes) -> dict[str, dict[str, Co
     return found
 
 
-def _rows(fields: list[_Property], count: int, data: bytes, start: int) -> tuple[dict[str, Column], int]:
+def _rows(fields: list[_Property], count: int, data: bytes, start: int) -> tuple[Columns, int]:
     """The columns of ``count`` rows, and where they end; fast where all lists are as long as in the first row."""
-    layout: list[tuple] = []
-    place = start
+    row, place = np.dtype([]), start
     for name, kind, counted in fields:
-        if counted:
-            layout.append((f"length of {name}", counted))
-            size = _length(data, counted, place) if count else 0
-            layout.append((name, kind, (size,)))
-        else:
-            layout.append((name, kind))
-        place = start + np.dtype(layout).itemsize
-        if count and place > len(data):
-            raise ValueError("the end of the file")
-    row = np.dtype(layout)
+        size = _length(data, counted, place) if counted and count else 0
+        added = [(f"length of {name}", counted), (name, kind, (size,))] if counted else [(name, kind)]
+        row = np.dtype([*row.descr, *added] if row.names else added)
+        place = start + row.itemsize
     end = start + count * row.itemsize
     lists = [name for name, _, counted in fields if counted]
     if end <= len(data):
@@ -162,9 +149,8 @@ def _rows(fields: list[_Property], count: int, data: bytes, start: int) -> tuple
     columns: dict[str, list] = {name: [] for name, _, _ in fields}
     for _ in range(count):
         for name, kind, counted in fields:
-            size = 1
-            if counted:
-                size, start = _length(data, counted, start), start + np.dtype(counted).itemsize
+            size = _length(data, counted, start) if counted else 1
+            start += np.dtype(counted).itemsize if counted else 0
             values = np.frombuffer(data, kind, size, start)
             columns[name].append(values if counted else values[0])
             start += values.nbytes
@@ -190,7 +176,7 @@ def _as_stated(column: Column, kind: str) -> Column:
     return stated
 
 
-def _stacked(columns: dict[str, Column], names: tuple[str, ...]) -> Array | None:
+def _stacked(columns: Columns, names: tuple[str, ...]) -> Array | None:
     """Columns side by side, ``[N, k]`` float64; None unless all are there, as single numbers."""
     chosen = [columns[name] for name in names if name in columns]
     if len(chosen) < len(names) or any(isinstance(column, list) or column.ndim > 1 for column in chosen):
@@ -198,25 +184,27 @@ def _stacked(columns: dict[str, Column], names: tuple[str, ...]) -> Array | None
     return np.column_stack(chosen).astype(np.float64)
 
 
-def _triangles(path: Path, vertices: Array, face: dict[str, Column]) -> tuple[Faces, Faces, Faces]:
+def _triangles(path: Path, vertices: Array, face: Columns) -> tuple[Faces, Faces, Faces]:
     """Triangles ``[F, 3]``, the polygon of each ``[F]``, and which of its corners they join ``[F, 3]``."""
-    name = next((name for name in _INDICES if name in face), None)
-    if name is None or (not isinstance(face[name], list) and np.ndim(face[name]) != 2):
+    polygons: Any = next((face[name] for name in _INDICES if name in face), None)
+    if polygons is None or (len(polygons) and np.ndim(polygons[0]) != 1):
         raise DataError(describe(path, "element face", sorted(face), "property list vertex_indices"))
-    polygons, sizes = face[name], np.array([len(polygon) for polygon in face[name]], dtype=int)
-    faces, owners, corners = [np.zeros((0, 3), int)], [np.zeros(0, int)], [np.zeros((0, 3), int)]
+    sizes = np.array([len(polygon) for polygon in polygons], dtype=int)
+    parts = []
     for size in np.unique(sizes):
         members = np.flatnonzero(sizes == size)
         indices = np.array([polygons[member] for member in members]).astype(np.int64)
-        check_indices(path, "faces", indices, len(vertices))
-        joined = triangle_corners(path, vertices[indices])
-        faces.append(indices[np.arange(len(members))[:, None, None], joined].reshape(-1, 3))
-        owners.append(np.repeat(members, size - 2))
-        corners.append(joined.reshape(-1, 3))
-    return np.concatenate(faces), np.concatenate(owners), np.concatenate(corners)
+        mesh_parts.check_indices(path, "faces", indices, len(vertices))
+        joined = mesh_parts.triangle_corners(path, vertices[indices])
+        triangles = indices[np.arange(len(members))[:, None, None], joined]
+        parts.append((triangles.reshape(-1, 3), np.repeat(members, size - 2), joined.reshape(-1, 3)))
+    if not parts:
+        raise DataError(describe(path, "faces", "no face", "a triangle mesh"))
+    faces, owners, corners = map(np.concatenate, zip(*parts, strict=True))
+    return faces, owners, corners
 
 
-def _colors(path: Path, element: str, columns: dict[str, Column]) -> Colors | None:
+def _colors(path: Path, element: str, columns: Columns) -> Colors | None:
     """Colours ``[N, 3]`` under any of their names: bytes, or floats in 0..1; None where there are none."""
     names = next((names for names in _COLORS if all(name in columns for name in names)), None)
     if names is None:
@@ -229,28 +217,21 @@ def _colors(path: Path, element: str, columns: dict[str, Column]) -> Colors | No
     return np.rint(scale * values).astype(np.uint8)
 
 
-def _textured(
-    path: Path,
-    names: list[str],
-    vertices: Array,
-    faces: Faces,
-    columns: dict[str, dict[str, Column]],
-    owners: Faces,
-    corners: Faces,
-) -> Mesh:
-    """The mesh with its texture, whose coordinates stand at the vertices or at the corners of the faces."""
+def _texture(path: Path, names: list[str]) -> Colors:
     if len(set(names)) > 1:
         raise DataError(describe(path, "TextureFile", names, "one texture"))
-    texture = read_texture(path, "TextureFile", find_file(path, "TextureFile", names[0]))
-    uv = next((uv for pair in _UV if (uv := _stacked(columns["vertex"], pair)) is not None), None)
-    if uv is not None:
-        return make_mesh(path, vertices, faces, uv=uv, texture=texture)
-    wedges = columns["face"].get("texcoord")
-    if wedges is None:
+    return mesh_parts.read_texture(path, "TextureFile", mesh_parts.find_file(path, "TextureFile", names[0]))
+
+
+def _split_at_seams(
+    path: Path, faces: Faces, face: Columns, owners: Faces, corners: Faces
+) -> tuple[Faces, NDArray[np.intp], Array]:
+    """Faces, the row of each of their vertices, and its uv, where texture coordinates stand at the faces' corners."""
+    if "texcoord" not in face:
         found = "a texture without texture coordinates"
         raise DataError(describe(path, "TextureFile", found, "properties texture_u, texture_v or texcoord"))
-    pairs = zip(owners.tolist(), corners, strict=True)
-    places = np.concatenate([np.asarray(wedges[owner], float).reshape(-1, 2)[corner] for owner, corner in pairs])
+    lists = [np.asarray(values, float).reshape(-1, 2) for values in face["texcoord"]]
+    places = np.concatenate([lists[owner][corner] for owner, corner in zip(owners.tolist(), corners, strict=True)])
     _, inverse = np.unique(places, axis=0, return_inverse=True)
-    split, first = split_corners(faces, inverse.reshape(-1, 3))
-    return make_mesh(path, vertices[faces.ravel()[first]], split, uv=places[first], texture=texture)
+    split, first = mesh_parts.split_corners(faces, inverse.reshape(-1, 3))
+    return split, faces.ravel()[first], places[first]
