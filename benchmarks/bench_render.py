@@ -75,7 +75,7 @@ def ray_saving(studio: Studio, count: int) -> None:
         for placement in scene.placements:
             model = studio.models[placement.body]
             start = time.process_time()
-            cast(model, placement, studio.K, studio.rays)
+            cast(model, placement.R, placement.t, studio.K, studio.rays)
             boxes += time.process_time() - start
             start = time.process_time()
             model.caster.hits(-placement.R.T @ placement.t, rays @ placement.R.astype(np.float32))

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.render.layout import Look, Placement
+from posedistill.data.render.layout import Look
 from posedistill.data.render.raycast import build_model, cast, compose, pixel_rays
 from posedistill.data.render.shapes import assemble, code_objects, superquadric
 from posedistill.geometry.cameras import project
@@ -36,14 +36,14 @@ def box_mesh(size: tuple[float, float, float]) -> Mesh:
     return Mesh(corners, np.array(faces), np.full((8, 3), 200, np.uint8), None, None, normals)
 
 
-def at(body: int, t: tuple[float, float, float], R: np.ndarray | None = None) -> Placement:
-    return Placement(body, np.eye(3) if R is None else R, np.array(t, float), LOOK)
+def at(t: tuple[float, float, float], R: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    return np.eye(3) if R is None else R, np.array(t, float)
 
 
 def test_depth_of_a_sphere_is_the_analytic_one() -> None:
     ball = assemble([(superquadric((50, 50, 50), cells=80), lambda p: np.full(p.shape, 0.5))])
     center = np.array([30.0, -20.0, 600.0])
-    image = compose([cast(build_model(ball, 1, 0), at(0, tuple(center)), K, RAYS)], WIDTH, HEIGHT)
+    image = compose([cast(build_model(ball, 1, 0), *at(tuple(center)), K, RAYS)], WIDTH, HEIGHT)
     unit = RAYS / np.linalg.norm(RAYS, axis=-1, keepdims=True)
     along = unit @ center
     inside = 50**2 - (center @ center - along**2)
@@ -57,7 +57,7 @@ def test_depth_of_a_sphere_is_the_analytic_one() -> None:
 def test_depth_of_a_turned_box_is_the_analytic_one() -> None:
     R = random_rotations(1, np.random.default_rng(3))[0]
     t, half = np.array([-20.0, 10.0, 500.0]), np.array([40.0, 30.0, 20.0])
-    image = compose([cast(build_model(box_mesh((80, 60, 40)), 1, 0), at(0, tuple(t), R), K, RAYS)], WIDTH, HEIGHT)
+    image = compose([cast(build_model(box_mesh((80, 60, 40)), 1, 0), *at(tuple(t), R), K, RAYS)], WIDTH, HEIGHT)
     directions, origin = RAYS.astype(float) @ R, -R.T @ t
     with np.errstate(divide="ignore"):
         slabs = np.stack([(sign * half - origin) / directions for sign in (-1, 1)])
@@ -71,9 +71,9 @@ def test_depth_of_a_turned_box_is_the_analytic_one() -> None:
 def test_a_silhouette_agrees_with_the_projected_vertices() -> None:
     mesh = code_objects()[1]
     R = random_rotations(1, np.random.default_rng(0))[0]
-    placement = at(0, (10.0, 5.0, 500.0), R)
-    mask = compose([cast(build_model(mesh, 1, 0), placement, K, RAYS)], WIDTH, HEIGHT).silhouette(0)
-    pixels = project(mesh.vertices, R, placement.t, K)
+    t = np.array([10.0, 5.0, 500.0])
+    mask = compose([cast(build_model(mesh, 1, 0), R, t, K, RAYS)], WIDTH, HEIGHT).silhouette(0)
+    pixels = project(mesh.vertices, R, t, K)
     ys, xs = np.nonzero(mask)
     low, high = pixels.min(axis=0), pixels.max(axis=0)
     assert np.abs([xs.min() - low[0], ys.min() - low[1], xs.max() - high[0], ys.max() - high[1]]).max() <= 1.5
@@ -84,7 +84,7 @@ def test_a_silhouette_agrees_with_the_projected_vertices() -> None:
 
 def test_the_nearer_of_two_boxes_hides_the_other() -> None:
     models = [build_model(box_mesh(size), i, 0) for i, size in enumerate([(100, 100, 20), (40, 200, 20)], start=1)]
-    views = [cast(models[0], at(0, (0, 0, 600)), K, RAYS), cast(models[1], at(1, (0, 0, 400)), K, RAYS)]
+    views = [cast(models[0], *at((0, 0, 600)), K, RAYS), cast(models[1], *at((0, 0, 400)), K, RAYS)]
     for order in ((0, 1), (1, 0)):
         image = compose([views[i] for i in order], WIDTH, HEIGHT)
         far, near = order.index(0), order.index(1)
@@ -98,9 +98,9 @@ def test_the_nearer_of_two_boxes_hides_the_other() -> None:
 
 def test_what_is_beside_or_behind_the_camera_shows_nothing() -> None:
     model = build_model(box_mesh((50, 50, 50)), 1, 0)
-    assert cast(model, at(0, (5000, 0, 600)), K, RAYS) is None
-    assert cast(model, at(0, (0, 0, -600)), K, RAYS) is None
-    straddling = cast(model, at(0, (0, 30, 10)), K, RAYS)  # the camera's plane cuts the box
+    assert cast(model, *at((5000, 0, 600)), K, RAYS) is None
+    assert cast(model, *at((0, 0, -600)), K, RAYS) is None
+    straddling = cast(model, *at((0, 30, 10)), K, RAYS)  # the camera's plane cuts the box
     assert straddling is not None
     assert straddling.depth.shape == (HEIGHT, WIDTH)
 

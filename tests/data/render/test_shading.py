@@ -33,7 +33,7 @@ def scene_of(*placements: Placement, lights: tuple[Light, ...] = (), sky: np.nda
 
 
 def picture(models: list[Model], scene: Scene, shadows: bool = True) -> np.ndarray:
-    image = compose([cast(m, p, K, RAYS) for m, p in zip(models, scene.placements, strict=True)], WIDTH, HEIGHT)
+    image = compose([cast(m, p.R, p.t, K, RAYS) for m, p in zip(models, scene.placements, strict=True)], WIDTH, HEIGHT)
     surface = surfaces(models, scene.placements, image, RAYS, 200.0)
     result = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     assert surface is not None

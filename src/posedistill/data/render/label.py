@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,12 @@ from PIL import Image, UnidentifiedImageError
 
 from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.formats.bop_models import EVAL_FOLDERS
-from posedistill.data.formats.bop_writer import BopWriter
+from posedistill.data.formats.bop_writer import BopWriter, Pose
 from posedistill.data.render.raycast import Model, build_model, cast, compose, pixel_rays
 from posedistill.errors import DataError, describe
 from posedistill.files import link_file, write_file
-from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import load_mesh
+from posedistill.geometry.rotations import mean_rotation
 from posedistill.poses import Poses
 
 LABELS = "labels.json"
@@ -57,12 +56,6 @@ class LabelReport:
         left_out = "".join(f", {count} {what}" for what, count in counts.items() if count)
         ranked = "; scores are ranks, for the csv's leave 0..1" if self.ranked else ""
         return f"{self.poses} poses label {self.frames} frames, {self.unlabelled} have none{left_out}{ranked}"
-
-
-class _Pose(NamedTuple):
-    obj_id: int
-    R: Array
-    t: Array
 
 
 def label_dataset(
@@ -137,26 +130,16 @@ def _write(
     dataset: BopDataset, table: Poses, rows: dict[Frame, list[int]], out: Path, progress: Progress | None
 ) -> None:
     obj_ids = np.unique(table.obj_id).tolist()
-    models = {
-        obj_id: build_model(load_mesh(dataset.mesh_path(obj_id), looks=False), obj_id, ambient_rays=0)
-        for obj_id in obj_ids
-    }
+    meshes = {obj_id: load_mesh(dataset.mesh_path(obj_id), looks=False) for obj_id in obj_ids}
+    models = {obj_id: build_model(mesh, obj_id, ambient_rays=0) for obj_id, mesh in meshes.items()}
     writer = BopWriter(out, dataset.split)
     for done, (frame, members) in enumerate(rows.items(), start=1):
         if not writer.has_frame(frame.scene_id, frame.im_id):
-            poses = [_Pose(int(table.obj_id[row]), _nearest_rotation(table.R[row]), table.t[row]) for row in members]
+            # Rotations were rounded on their way through the csv.
+            poses = [(int(table.obj_id[row]), mean_rotation(table.R[row][None]), table.t[row]) for row in members]
             masks, visible = _masks(frame, poses, models)
-            writer.add_frame(
-                frame.scene_id,
-                frame.im_id,
-                frame.rgb,
-                frame.K,
-                poses,
-                None,
-                masks,
-                visible,
-                table.score[members].tolist(),
-            )
+            scores = table.score[members].tolist()
+            writer.add_frame(frame.scene_id, frame.im_id, frame.rgb, frame.K, poses, None, masks, visible, scores)
         if progress is not None:
             progress(done, len(rows))
     for scene_id in {frame.scene_id for frame in rows}:
@@ -165,7 +148,7 @@ def _write(
 
 
 def _masks(
-    frame: Frame, poses: list[_Pose], models: dict[int, Model]
+    frame: Frame, poses: list[Pose], models: dict[int, Model]
 ) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
     """The silhouettes of the posed models, and what of each no nearer one hides."""
     try:
@@ -174,15 +157,9 @@ def _masks(
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(describe(frame.rgb, "image", error, "a readable image")) from error
     rays = pixel_rays(frame.K, width, height)
-    merged = compose([cast(models[pose.obj_id], pose, frame.K, rays) for pose in poses], width, height)
+    merged = compose([cast(models[obj_id], R, t, frame.K, rays) for obj_id, R, t in poses], width, height)
     count = range(len(poses))
     return [merged.silhouette(index) for index in count], [merged.owner == index for index in count]
-
-
-def _nearest_rotation(R: Array) -> Array:
-    """The rotation nearest to a matrix that was rounded on its way through a csv."""
-    U, _, V = np.linalg.svd(R)
-    return np.asarray(U @ np.diag([1.0, 1.0, np.linalg.det(U @ V)]) @ V)
 
 
 def _link_models(dataset: BopDataset, out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,20 +106,6 @@ def bake_ambient(caster: RayCaster, vertices: Array, normals: Array, radius: flo
     return np.minimum(seen.max(axis=0) / (rays / 4), 1.0)
 
 
-class Posed(Protocol):
-    """Anything at a pose: ``R`` ``[3, 3]`` object to camera, ``t`` ``[3]`` mm."""
-
-    @property
-    def R(self) -> Array:
-        """``[3, 3]``"""
-        ...
-
-    @property
-    def t(self) -> Array:
-        """``[3]`` mm"""
-        ...
-
-
 @dataclass(frozen=True)
 class View:
     """What one placed model shows to the camera within its box of the image.
@@ -166,10 +151,10 @@ def pixel_rays(K: Array, width: int, height: int) -> Floats:
     return np.ascontiguousarray(pixels @ np.linalg.inv(K).T, dtype=np.float32)
 
 
-def cast(model: Model, placement: Posed, K: Array, rays: Floats) -> View | None:
-    """Cast the rays of the box that a placed model's hull covers; None where that is outside the image."""
+def cast(model: Model, R: Array, t: Array, K: Array, rays: Floats) -> View | None:
+    """Cast the rays of the box that the hull of a model at a pose covers; None where that is outside the image."""
     height, width = rays.shape[:2]
-    corners = model.body.hull @ placement.R.T + placement.t
+    corners = model.body.hull @ R.T + t
     left, top, right, bottom = 0, 0, width, height
     if corners[:, 2].max() <= 1.0:
         return None
@@ -181,8 +166,8 @@ def cast(model: Model, placement: Posed, K: Array, rays: Floats) -> View | None:
     if right <= left or bottom <= top:
         return None
     box = rays[top:bottom, left:right]
-    directions = box.reshape(-1, 3) @ placement.R.astype(np.float32)
-    depth, face, u, v = model.caster.hits(-placement.R.T @ placement.t, directions)
+    directions = box.reshape(-1, 3) @ R.astype(np.float32)
+    depth, face, u, v = model.caster.hits(-R.T @ t, directions)
     depth = np.where(face >= 0, depth, np.float32(np.inf))
     shape = box.shape[:2]
     return View(left, top, depth.reshape(shape), face.reshape(shape), u.reshape(shape), v.reshape(shape))

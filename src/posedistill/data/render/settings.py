@@ -18,6 +18,10 @@ SMALLEST_OBJECT = 8.0
 Row = tuple[float, float, float]
 Range = tuple[float, float]
 
+_BOUNDS = {"elevation": (-90.0, 90.0), "inplane": (-180.0, 180.0), "objects_per_image": (1, 64), "lights": (0, 8)}
+_BOUNDS |= dict.fromkeys(("distance", "distractors", "blur", "noise"), (0, math.inf))
+"""Within which (lowest, highest) of a range must lie."""
+
 
 class RenderSettings(BaseModel):
     """Settings of `render_dataset`. Ranges are (lowest, highest), sampled uniformly; lengths are mm, angles degrees.
@@ -55,22 +59,8 @@ class RenderSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "RenderSettings":
-        ordered: dict[str, tuple[float, float]] = {
-            name: getattr(self, name)
-            for name in (
-                "distance",
-                "elevation",
-                "inplane",
-                "objects_per_image",
-                "distractors",
-                "lights",
-                "blur",
-                "noise",
-            )
-        }
-        bounds = {"elevation": (-90, 90), "inplane": (-180, 180), "objects_per_image": (1, 64), "lights": (0, 8)}
-        for key, (low, high) in ordered.items():
-            lowest, highest = bounds.get(key, (0, math.inf))
+        for key, (lowest, highest) in _BOUNDS.items():
+            low, high = getattr(self, key)
             if not lowest <= low <= high <= highest:
                 raise RecipeError(
                     describe("render", key, (low, high), f"(lowest, highest) in order, within [{lowest}, {highest}]")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.meshes import Mesh, model_info
+from posedistill.geometry.rotations import axis_angle
 
 Points = NDArray[np.float64]
 Faces = NDArray[np.int64]
@@ -70,11 +71,7 @@ def _at(part: Part, offset: Sequence[float], turn: Points | None = None) -> Part
 
 def _axis_turn(axis: int, degrees: float) -> Points:
     """Rotation by an angle about a coordinate axis, 3x3."""
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    turn = np.eye(3)
-    i, j = (axis + 1) % 3, (axis + 2) % 3
-    turn[i, i], turn[i, j], turn[j, i], turn[j, j] = cos, -sin, sin, cos
-    return turn
+    return axis_angle(np.eye(3)[axis], np.radians(degrees))
 
 
 def _weld(vertices: Points, faces: Faces) -> Part:
@@ -86,7 +83,7 @@ def _weld(vertices: Points, faces: Faces) -> Part:
 
 
 def _vertex_normals(vertices: Points, faces: Faces) -> Points:
-    """Unit vertex normals, the area-weighted mean over the faces, ``[V, 3]``."""
+    """Unit vertex normals, the area-weighted mean over the faces, ``[V, 3]``; trimesh weighs by angle."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     face_normals = np.cross(b - a, c - a)
     normals = np.zeros_like(vertices)
@@ -108,14 +105,8 @@ def assemble(parts: Sequence[tuple[Part, Pattern]]) -> Mesh:
         colors.append(np.clip(np.round(pattern(points) * 255), 0, 255).astype(np.uint8))
         faces.append(triangles + count)
         count += len(points)
-    return Mesh(
-        vertices=np.concatenate(vertices),
-        faces=np.concatenate(faces),
-        colors=np.concatenate(colors),
-        uv=None,
-        texture=None,
-        normals=np.concatenate(normals),
-    )
+    points, triangles = np.concatenate(vertices), np.concatenate(faces)
+    return Mesh(points, triangles, np.concatenate(colors), None, None, np.concatenate(normals))
 
 
 def _plain(r: float, g: float, b: float) -> Pattern:

@@ -97,7 +97,7 @@ def render_frame(studio: Studio, index: int) -> Frame:
 def _composed(studio: Studio, scene: Scene) -> tuple[Scene, Composite]:
     """Cast the scene, then take out whatever is hidden, or beside the image, beyond ``min_visible``."""
     settings = studio.settings
-    views = [cast(studio.models[p.body], p, studio.K, studio.rays) for p in scene.placements]
+    views = [cast(studio.models[p.body], p.R, p.t, studio.K, studio.rays) for p in scene.placements]
     image = compose(views, settings.width, settings.height)
     seen = np.bincount(image.owner[image.owner >= 0], minlength=len(views))
     whole = np.array([0 if view is None else np.count_nonzero(view.face >= 0) for view in views])
