@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.bop_models import MESH_SUFFIXES, load_models_info, mesh_path
+from posedistill.data.formats.bop_models import EVAL_FOLDERS, MESH_SUFFIXES, load_models_info, mesh_path
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.loading.object_frames import ObjectFrames
@@ -76,7 +76,9 @@ def open_source(
 def _labelled(source: BopSource, csv: Path, cache: Path) -> Path:
     """The folder of a source's images under a csv's poses, made once."""
     names = [path.read_text() if path is not None and path.exists() else None for path in (csv, _listed(source))]
-    root = cache / f"labels-{fingerprint(source.model_dump(mode='json'), names)}"
+    models = [path for name in EVAL_FOLDERS for path in sorted((source.bop / name).glob("*"))]
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in models]
+    root = cache / f"labels-{fingerprint(source.model_dump(mode='json'), names, stamps)}"
     cache.mkdir(parents=True, exist_ok=True)
     with exclusive(root.with_name(f".{root.name}.lock")):
         if not (root / "complete").exists():

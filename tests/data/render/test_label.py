@@ -1,5 +1,6 @@
 """A csv of poses labels images: the masks and scores it gives, what it leaves out, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,8 +20,9 @@ from posedistill.data.loading.object_frames import ObjectFrames
 from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.render import label
 from posedistill.data.render.label import best_of_each, label_dataset, unit_scores
-from posedistill.errors import DataError
+from posedistill.errors import DataError, RecipeError
 from posedistill.files import link_file
+from posedistill.geometry.meshes import load_mesh, save_ply
 from posedistill.geometry.rotations import random_rotations
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
@@ -200,8 +202,13 @@ def test_an_interrupted_call_goes_on(truth, unlabelled, tmp_path, monkeypatch):
 def test_a_folder_of_something_else_is_not_touched(truth, unlabelled, tmp_path):
     csv, out = write(truth, tmp_path / "poses.csv"), tmp_path / "out"
     label_dataset(unlabelled, csv, out)
-    with pytest.raises(DataError, match=r"labels\.json: 'min_score': found labels from elsewhere, expected another"):
+    with pytest.raises(RecipeError, match=r"labels\.json: 'min_score': found 0.0, expected 0.5, or another output"):
         label_dataset(unlabelled, csv, out, min_score=0.5)
+    path = unlabelled.mesh_path(7)
+    mesh = load_mesh(path)
+    save_ply(dataclasses.replace(mesh, vertices=1.1 * mesh.vertices), path)
+    with pytest.raises(RecipeError, match=r"labels\.json: 'shape of object 7'"):
+        label_dataset(unlabelled, csv, out)
     with pytest.raises(DataError, match="'folder': found one that is not empty, expected a new folder"):
         label_dataset(unlabelled, csv, unlabelled.root)
 

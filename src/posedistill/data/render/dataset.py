@@ -95,7 +95,7 @@ def render_dataset(
     backgrounds = Backgrounds(settings.backgrounds)
     root, start = Path(out_root), time.perf_counter()
     workers = min(workers or cores(), max(count, 1))
-    _claim(root / f"{split}_render.json", origin(meshes, models_info, settings, seed, backgrounds))
+    claim(root / f"{split}_render.json", origin(meshes, models_info, settings, seed, backgrounds))
     if not (root / "models" / "models_info.json").exists():
         write_models(root, meshes, infos=models_info)
     write_camera(root, settings.intrinsics(), settings.width, settings.height)
@@ -131,8 +131,8 @@ def origin(
     return note
 
 
-def _claim(path: Path, note: dict[str, Any]) -> None:
-    """Note what the folder is rendered from, or refuse one that was rendered from something else."""
+def claim(path: Path, note: Mapping[str, Any]) -> None:
+    """Note in a file what its folder is made from; ``RecipeError`` for a folder that was made from something else."""
     if path.exists():
         found = load_json(path)
         for key in {**note, **found}:

@@ -4,11 +4,11 @@ The result is a BOP folder like any other: images linked, ``scene_gt.json`` with
 ray-cast from the models, where nearer objects hide the farther ones.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,11 @@ from PIL import Image, UnidentifiedImageError
 from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.formats.bop_models import EVAL_FOLDERS
 from posedistill.data.formats.bop_writer import BopWriter, Pose
+from posedistill.data.render.dataset import claim
 from posedistill.data.render.raycast import Model, build_model, cast, compose, pixel_rays
 from posedistill.errors import DataError, describe
-from posedistill.files import link_file, write_file
-from posedistill.geometry.meshes import load_mesh
+from posedistill.files import link_file
+from posedistill.geometry.meshes import Mesh, load_mesh
 from posedistill.geometry.rotations import mean_rotation
 from posedistill.poses import Poses
 
@@ -97,8 +98,11 @@ def label_dataset(
     if not rows:
         found = f"no pose of score {min_score} or more for any of {len(dataset.frames)} images"
         raise DataError(describe(csv, "rows", found, "poses of these images"))
-    _claim(out, dataset, csv, min_score)
-    _write(dataset, best, rows, out, progress)
+    obj_ids = np.unique(best.obj_id).tolist()
+    meshes = {obj_id: load_mesh(dataset.mesh_path(obj_id), looks=False) for obj_id in obj_ids}
+    _claim(out, dataset, csv, min_score, meshes)
+    models = {obj_id: build_model(mesh, obj_id, ambient_rays=0) for obj_id, mesh in meshes.items()}
+    _write(dataset, best, rows, models, out, progress)
     rejected = int((here & ~good).sum())
     surplus, elsewhere = int(good.sum()) - len(best), len(estimates) - int(here.sum())
     return LabelReport(len(rows), len(best), len(dataset) - len(rows), surplus, rejected, elsewhere, ranked)
@@ -127,11 +131,13 @@ def unit_scores(scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]
 
 
 def _write(
-    dataset: BopDataset, table: Poses, rows: dict[Frame, list[int]], out: Path, progress: Progress | None
+    dataset: BopDataset,
+    table: Poses,
+    rows: dict[Frame, list[int]],
+    models: dict[int, Model],
+    out: Path,
+    progress: Progress | None,
 ) -> None:
-    obj_ids = np.unique(table.obj_id).tolist()
-    meshes = {obj_id: load_mesh(dataset.mesh_path(obj_id), looks=False) for obj_id in obj_ids}
-    models = {obj_id: build_model(mesh, obj_id, ambient_rays=0) for obj_id, mesh in meshes.items()}
     writer = BopWriter(out, dataset.split)
     for done, (frame, members) in enumerate(rows.items(), start=1):
         if not writer.has_frame(frame.scene_id, frame.im_id):
@@ -171,24 +177,17 @@ def _link_models(dataset: BopDataset, out: Path) -> None:
         link_file(camera, out / "camera.json")
 
 
-def _claim(out: Path, dataset: BopDataset, csv: Path, min_score: float) -> None:
+def _claim(out: Path, dataset: BopDataset, csv: Path, min_score: float, meshes: Mapping[int, Mesh]) -> None:
     """Note what the folder is labelled from, or refuse one that holds something else."""
-    about = {
+    if not (out / LABELS).exists() and out.exists() and any(out.iterdir()):
+        raise DataError(describe(out, "folder", "one that is not empty", "a new folder"))
+    about: dict[str, Any] = {
         "images": str((dataset.root / dataset.split).resolve()),
         "csv": sha256(csv.read_bytes()).hexdigest(),
         "min_score": min_score,
         "frames": len(dataset.frames),
     }
-    path = out / LABELS
-    if path.exists():
-        found = json.loads(path.read_text())
-        keys = [key for key in about if found.get(key) != about[key]]
-        if keys:
-            raise DataError(describe(path, ", ".join(keys), "labels from elsewhere", "another folder, or none"))
-    elif out.exists() and any(out.iterdir()):
-        raise DataError(describe(out, "folder", "one that is not empty", "a new folder"))
-    else:
-        write_file(path, json.dumps(about, indent=1))
+    claim(out / LABELS, about | {f"shape of object {obj_id}": mesh.shape_digest() for obj_id, mesh in meshes.items()})
 
 
 def _known(dataset: BopDataset, estimates: Poses) -> NDArray[np.bool_]:
