@@ -59,7 +59,7 @@ def test_pictures_and_their_facts_are_saved_and_replaced(tmp_path, make_case):
     save_cases(tmp_path, "distilled", cases[:1], count=2)
     save_cases(tmp_path, "student", cases[:1], count=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"{variant}_best_00.{suffix}" for variant in ("distilled", "student") for suffix in ("jpg", "json")
+        f"{stage}_best_00.{suffix}" for stage in ("distilled", "student") for suffix in ("jpg", "json")
     ]
 
 

@@ -8,7 +8,7 @@ from posedistill.report.results import load_run
 
 def test_the_headline_says_what_was_kept_gained_and_how_sure_it_is(run_folder):
     sentence, certainty = headline(load_run(run_folder).main_group())
-    assert sentence == "The distilled student reaches 76.1 % (ADD(-S) 0.1 d); the teacher, 25 times its size, 81.7 %."
+    assert sentence == "The distilled student reaches 76.1 % in ADD(-S) 0.1 d; the teacher, 25 times its size, 81.7 %."
     assert "Distillation improves the ADD(-S) 0.1 d of the same student alone by 6.1 points (95 %" in certainty
     assert "95 % interval" in certainty and "includes zero" not in certainty
 
@@ -21,7 +21,7 @@ def test_the_headline_does_not_sell_noise_or_losses():
         for seed, delta in enumerate((-0.05, 0.0, 0.03))
     ]
     sentence, certainty = headline(Group(group))
-    assert sentence == "The distilled student reaches 49.3 % (AR)."
+    assert sentence == "The distilled student reaches 49.3 % in AR."
     assert "worsens the AR of the same student alone by 0.7 points" in certainty and "includes zero" in certainty
     assert "chance cannot be ruled out" in headline(Group(group[:1] + group[3:4]))[1]
 
@@ -30,7 +30,7 @@ def test_of_cameras_it_names_both_errors_the_gain_and_the_naive_baselines(camera
     sentence, certainty = headline(load_run(camera_folder).main_group())
     metres, degrees = r"\d\.\d{3} m", r"\d\.\d{2}°"
     assert re.fullmatch(
-        rf"The distilled student reaches {metres} \(median position\) and {degrees} \(median orientation\); "
+        rf"The distilled student reaches {metres} in median position and {degrees} in median orientation; "
         rf"the teacher, 25 times its size, {metres} and {degrees}\.",
         sentence,
     )

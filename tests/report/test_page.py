@@ -106,7 +106,7 @@ def test_text_from_files_is_escaped(run_folder):
     (run_folder / "recipe.yaml").write_text(evil)
     (run_folder / "student" / "metrics.jsonl").write_text(json.dumps({"step": 1, f"loss/{evil}": 1.0}))
     case = run_folder / "cases" / "student_best_00.json"
-    case.write_text(json.dumps({"variant": evil, "kind": "best", "caption": evil}))
+    case.write_text(json.dumps({"stage": evil, "kind": "best", "caption": evil}))
     page = build(run_folder)
     assert "script" not in page.tags
     assert sum(evil in text for text in page.text) > 10

@@ -67,25 +67,25 @@ def select_cases(errors: Sequence[float], count: int = 4) -> tuple[list[int], li
     return best, order[::-1][: min(count, len(order) // 2)]
 
 
-def save_cases(folder: str | Path, variant: str, items: Sequence[Case], count: int = 4) -> list[Path]:
+def save_cases(folder: str | Path, stage: str, items: Sequence[Case], count: int = 4) -> list[Path]:
     """Draw the ``count`` best and ``count`` worst of ``items`` into ``folder``, replacing those of an earlier call.
 
     Returns:
-        The pictures; beside each lies a json with its variant, kind, rank and caption.
+        The pictures; beside each lies a json with its stage, kind, rank and caption.
 
     Raises:
         DataError: when an image file cannot be read.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob(f"{variant}_best_*"), *folder.glob(f"{variant}_worst_*")):
+    for old in (*folder.glob(f"{stage}_best_*"), *folder.glob(f"{stage}_worst_*")):
         old.unlink()
     pictures = []
     for kind, chosen in zip(("best", "worst"), select_cases([item.error for item in items], count), strict=True):
         for rank, index in enumerate(chosen):
-            case, path = items[index], folder / f"{variant}_{kind}_{rank:02d}.jpg"
+            case, path = items[index], folder / f"{stage}_{kind}_{rank:02d}.jpg"
             write_image(path, draw_case(case), _JPEG)
-            record = {"variant": variant, "kind": kind, "rank": rank, "caption": case.caption(), "obj_id": case.obj_id}
+            record = {"stage": stage, "kind": kind, "rank": rank, "caption": case.caption(), "obj_id": case.obj_id}
             record |= {"scene_id": case.scene_id, "im_id": case.im_id, "unit": case.unit}
             record["error"] = float(case.error) if np.isfinite(case.error) else None
             write_file(path.with_suffix(".json"), json.dumps(record))

@@ -14,7 +14,7 @@ from posedistill.metrics.statistics import Difference, gap_closed
 from posedistill.report.cells import Cell, Table, plain
 from posedistill.report.evaluations import Group, evaluation_of
 from posedistill.report.results import History, RunResults, read_history
-from posedistill.report.tables import COSTS, score_table
+from posedistill.report.tables import COSTS, model_table
 
 TABLES = {"equal_steps": "Equal steps", "equal_time": "Equal wall-clock"}
 """The two ways of being fair, and their titles."""
@@ -102,7 +102,7 @@ def result_table(results: ComparisonResults, table: str) -> Table | None:
     counts = {name: len(group.of(name)) for name in results.variants}
     details = {name: f"{count} of {seeds} seeds" for name, count in counts.items() if count != seeds}
     names = [*(["teacher"] if group.of("teacher") else []), *results.variants]
-    made = score_table(
+    made = model_table(
         TABLES[table], group, results.metrics(), names, results.others, results.baseline, details, costs=()
     )
     made.columns[0] = "variant"

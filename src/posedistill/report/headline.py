@@ -17,7 +17,7 @@ def headline(group: Group) -> tuple[str, str]:
     if not metrics or not names:
         return "Nothing was evaluated yet.", ""
     best = next((name for name in ("distilled", "exported", "student", "teacher") if name in names), names[0])
-    reached = [f"{metric.quantity(group.summary(best, metric).mean)} ({metric.label})" for metric in metrics]
+    reached = [f"{metric.quantity(group.summary(best, metric).mean)} in {metric.label}" for metric in metrics]
     text = f"{_name(best)} reaches {' and '.join(reached)}"
     if best != "teacher" and "teacher" in names:
         ratio = group.cost("teacher", "megabytes") / group.cost(best, "megabytes")

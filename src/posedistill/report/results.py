@@ -142,7 +142,7 @@ def _overlays(run: RunResults) -> list[Overlay]:
         if not image.is_file():
             run.notes.append(f"{image.relative_to(run.folder)} is missing: the overlay is not shown.")
             continue
-        overlays.append(Overlay(str(case.get("variant")), str(case.get("kind")), str(case.get("caption", "")), image))
+        overlays.append(Overlay(str(case.get("stage")), str(case.get("kind")), str(case.get("caption", "")), image))
     if not overlays and not any(item.places for item in run.evaluations):
         run.notes.append("cases/ holds no overlays: best and worst cases are not shown.")
     return sorted(overlays, key=lambda item: (rank(item.stage), item.kind))

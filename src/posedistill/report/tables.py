@@ -22,15 +22,15 @@ def result_table(run_dir: str | Path) -> Table:
     group = run.main_group()
     if not group.items:
         return Table(run.folder.name, ["model"], [], run.notes)
-    return score_table(group.title, group, group.main_metrics[:3])
+    return model_table(group.title, group, group.main_metrics[:3])
 
 
 def result_tables(run: RunResults) -> list[Table]:
     """Everything that was measured, a table for each data set and source of boxes."""
-    return [score_table(group.title, group, group.metrics) for group in run.groups()]
+    return [model_table(group.title, group, group.metrics) for group in run.groups()]
 
 
-def score_table(
+def model_table(
     title: str,
     group: Group,
     metrics: Sequence[Metric],
