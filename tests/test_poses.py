@@ -89,12 +89,19 @@ def test_faulty_rows_are_named(tmp_path, rows, message):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("content", [ROW + "\n", "", "\n", "scene_id,im_id\n", "\x00\x01"])
+@pytest.mark.parametrize("content", [ROW + "\n", "", "\n", "scene_id,im_id\n", "\x01\x02"])
 def test_a_missing_header_is_refused(tmp_path, content):
     path = tmp_path / "results.csv"
     path.write_text(content)
     with pytest.raises(DataError, match=r"'line 1': found .* expected 'scene_id,im_id,obj_id,score,R,t,time'"):
         Poses.from_bop_csv(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_csv_from_windows(tmp_path, encoding):
+    path = tmp_path / "results.csv"
+    path.write_bytes(f"{HEADER}\r\n{ROW}\r\n".encode(encoding))
+    assert len(Poses.from_bop_csv(path)) == 1
 
 
 def test_no_file_and_no_text_are_refused(tmp_path):
@@ -227,7 +234,7 @@ def test_json_keeps_every_bit_of_every_family(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "'file': found"),
+        ("{", "'json': found"),
         ("7", "'row 0': found 'int' object"),
         ('[{"R": [1, 2, 3]}]', "'row 0': found .*, expected scene_id, im_id"),
     ],

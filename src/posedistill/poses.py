@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posedistill.errors import DataError, describe
-from posedistill.files import write_file
+from posedistill.files import read_json, read_text, write_file
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import is_rotation, matrix_to_quaternion, quaternion_to_matrix
 
@@ -180,10 +180,7 @@ class Poses:
         Raises:
             DataError: no such file, no list of rows, or a row without a column or with another shape.
         """
-        try:
-            rows = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            raise DataError(describe(path, "file", error, "a json list of poses")) from error
+        rows = read_json(Path(path), "a json list of poses")
         tables = []
         for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
             try:
@@ -213,8 +210,8 @@ class Poses:
 def _read_csv(path: Path, header: str, parse: Callable[[list[str]], list[Any]]) -> list[list[Any]]:
     """The parsed rows below a header; ``DataError`` names every line that ``parse`` refuses by ``ValueError``."""
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").rstrip().splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(read_text(path, f"a csv of {header}").rstrip().split("\n")))
+    except csv.Error as error:
         raise DataError(describe(path, "file", error, f"a csv of {header}")) from error
     first = ",".join(lines[0]) if lines else ""
     if first.replace(" ", "") != header:

@@ -120,13 +120,15 @@ class CameraDataset:
         return replace(self, frames=frames, metric=True)
 
 
-def natural_order(name: str) -> list[tuple[int, int | str]]:
+def natural_order(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts numbers in names by their value.
 
     >>> sorted(["img10.png", "img9.png", "img1.png"], key=natural_order)
     ['img1.png', 'img9.png', 'img10.png']
     """
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
+    parts = [part.lstrip("0") if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    # A number is as large as it is long, then as its digits; names may have more of these than int() takes.
+    return [(row % 2, len(part) * (row % 2), part) for row, part in enumerate(parts)]
 
 
 def hold_out_every(count: int, split: str, every: int) -> NDArray[np.int64]:
