@@ -78,12 +78,12 @@ def test_golden_value_of_vid() -> None:
     mean, variance = predict(student)
     torch.testing.assert_close(variance, torch.full((2,), 5.0))
     assert predict.alpha[0].item() == pytest.approx(4.99323, abs=1e-5)
-    loss = maps.variational(mean, teacher, variance, torch.ones(2, 1, 2, 2)).mean()
+    loss = maps.variational((mean, variance), teacher, torch.ones(2, 1, 2, 2)).mean()
     assert loss.item() == pytest.approx(0.885298, abs=1e-6)
     with torch.no_grad():
         predict.alpha.fill_(-1e4)
     assert predict(student)[1].min().item() == pytest.approx(1e-5)
-    assert maps.variational(mean, teacher, predict(student)[1], torch.ones(2, 1, 2, 2)).isfinite().all()
+    assert maps.variational(predict(student), teacher, torch.ones(2, 1, 2, 2)).isfinite().all()
 
 
 def test_paraphraser_and_translator_meet_in_the_factor() -> None:

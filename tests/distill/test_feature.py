@@ -196,7 +196,7 @@ def test_standardised_targets_forget_the_teachers_scale(pair: Pair, batch: Batch
     faithful = [prepared((pair[0], side), batch, **FORMS["vid, faithful"]) for side in (pair[1], scaled)]
     assert faithful[1](pair[0], scaled, batch) > 100 * faithful[0](*pair, batch)
     for name, start in (("vid", 1.0), ("vid, faithful", 5.0)):
-        alpha = prepared(pair, batch, **FORMS[name]).learned[0].predict.alpha  # type: ignore[union-attr]
+        alpha = prepared(pair, batch, **FORMS[name]).learned[0].adapter.alpha  # type: ignore[union-attr]
         assert torch.nn.functional.softplus(alpha)[0].item() == pytest.approx(start, abs=1e-4)
 
 

@@ -6,7 +6,8 @@ need none. The loss is a mean over images, over pairs and within each over its o
 """
 
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -132,45 +133,26 @@ class Feature(Distiller):
 
     def _flows(self, paired: list[Maps]) -> list[Tensor]:
         """One loss for each map and the next coarser one."""
-        adapted = [
-            learned(student, teacher) for learned, (student, teacher, _) in zip(self.learned, paired, strict=True)
-        ]
+        pairs: list[tuple[Any, Maps]] = list(zip(self.learned, paired, strict=True))
+        ours = [learned.adapter(student) for learned, (student, _, _) in pairs]
+        theirs = [learned.standardise(teacher) for learned, (_, teacher, _) in pairs]
         levels, relative = range(1, len(paired)), not self.settings.faithful
-        flows = [[maps.flow(side[i - 1], side[i], paired[i][2]) for i in levels] for side in zip(*adapted, strict=True)]
+        flows = [[maps.flow(side[i - 1], side[i], paired[i][2]) for i in levels] for side in (ours, theirs)]
         return [maps.flow_distance(s, t, relative) for s, t in zip(*flows, strict=True)]
 
 
-class Plain(nn.Module):
-    """A loss in which nothing is learned."""
+class Compared(nn.Module):
+    """The student's map, adapted, against the teacher's, standardised where the form does so."""
 
-    def __init__(self, loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, loss: Callable[..., Tensor], adapter: nn.Module, standardise: nn.Module) -> None:
         super().__init__()
         self.loss = loss
+        self.adapter = adapter
+        self.standardise = standardise
 
     def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
         """``[B]`` losses of the images, as in all classes below."""
-        return self.loss(student, teacher, weights)
-
-
-class Hint(nn.Module):
-    """An adapter, and the distance from the teacher's map, which ``sckd-plus`` standardises."""
-
-    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
-        super().__init__()
-        statistics, widths = Statistics(teacher), (student.shape[1], teacher.shape[1])
-        self.standardise: nn.Module = nn.Identity()
-        self.distance: maps.Distance = "channel_kl" if settings.profile == "sckd-pub" else "mse"
-        if settings.profile == "sckd-plus":
-            self.standardise, self.distance = statistics, settings.distance
-            self.adapter = adapter(*widths)
-        elif settings.profile == "fitnet":
-            self.adapter = adapter(*widths, norm=True, rectify=statistics.rectified)
-        else:
-            self.adapter = published_adapter(*widths, rectify=statistics.rectified)
-
-    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
-        """``[B]``"""
-        return maps.hint(self.adapter(student), self.standardise(teacher), weights, self.distance)
+        return self.loss(self.adapter(student), self.standardise(teacher), weights)
 
 
 class Guided(nn.Module):
@@ -210,20 +192,6 @@ class Guided(nn.Module):
         return torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum(0)
 
 
-class Variation(nn.Module):
-    """VID: the likelihood of the teacher's map under what the student predicts of it."""
-
-    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
-        super().__init__()
-        self.standardise = _standardise(settings, teacher)
-        self.predict = Variational(student.shape[1], teacher.shape[1], 5.0 if settings.faithful else 1.0)
-
-    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
-        """``[B]``"""
-        mean, variance = self.predict(student)
-        return maps.variational(mean, self.standardise(teacher), variance, weights)
-
-
 class Factors(nn.Module):
     """FT: a paraphraser of the teacher's map and a translator of the student's, trained together.
 
@@ -246,44 +214,48 @@ class Factors(nn.Module):
         return transfer + maps.hint(again, teacher, weights)
 
 
-class Boundary(nn.Module):
-    """AB: a connector whose values shall have the signs of the teacher's."""
-
-    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
-        super().__init__()
-        self.connector = adapter(student.shape[1], teacher.shape[1], norm=True)
-        self.margin = settings.margin
-
-    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
-        """``[B]``"""
-        return maps.activation_boundary(self.connector(student), teacher, weights, self.margin)
-
-
-class Flowing(nn.Module):
-    """FSP: what becomes of one level's maps before flows are taken between levels."""
-
-    def __init__(self, settings: FeatureSettings, student: Tensor, teacher: Tensor) -> None:
-        super().__init__()
-        widths = (student.shape[1], teacher.shape[1])
-        self.standardise = _standardise(settings, teacher)
-        self.adapter = published_adapter(*widths, rectify=False) if settings.faithful else adapter(*widths)
-
-    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Both maps, of equal width."""
-        return self.adapter(student), self.standardise(teacher)
-
-
 def _standardise(settings: FeatureSettings, teacher: Tensor) -> nn.Module:
     return nn.Identity() if settings.faithful else Statistics(teacher)
 
 
+def _plain(loss: Callable[..., Tensor]) -> Compared:
+    return Compared(loss, nn.Identity(), nn.Identity())
+
+
+def _hint(settings: FeatureSettings, student: Tensor, teacher: Tensor) -> Compared:
+    statistics, widths = Statistics(teacher), (student.shape[1], teacher.shape[1])
+    if settings.profile == "sckd-plus":
+        return Compared(partial(maps.hint, distance=settings.distance), adapter(*widths), statistics)
+    if settings.profile == "fitnet":
+        return Compared(maps.hint, adapter(*widths, norm=True, rectify=statistics.rectified), nn.Identity())
+    loss = partial(maps.hint, distance="channel_kl") if settings.profile == "sckd-pub" else maps.hint
+    return Compared(loss, published_adapter(*widths, rectify=statistics.rectified), nn.Identity())
+
+
+def _variational(settings: FeatureSettings, student: Tensor, teacher: Tensor) -> Compared:
+    predict = Variational(student.shape[1], teacher.shape[1], 5.0 if settings.faithful else 1.0)
+    return Compared(maps.variational, predict, _standardise(settings, teacher))
+
+
+def _boundary(settings: FeatureSettings, student: Tensor, teacher: Tensor) -> Compared:
+    connector = adapter(student.shape[1], teacher.shape[1], norm=True)
+    return Compared(partial(maps.activation_boundary, margin=settings.margin), connector, nn.Identity())
+
+
+def _flowing(settings: FeatureSettings, student: Tensor, teacher: Tensor) -> Compared:
+    """FSP has its losses between levels; here is only what becomes of one level's maps before."""
+    widths = (student.shape[1], teacher.shape[1])
+    adapts = published_adapter(*widths, rectify=False) if settings.faithful else adapter(*widths)
+    return Compared(maps.hint, adapts, _standardise(settings, teacher))
+
+
 _LEARNED: dict[str, Callable[[FeatureSettings, Tensor, Tensor], nn.Module]] = {
-    "hint": Hint,
-    "attention_transfer": lambda *_: Plain(maps.attention_transfer),
+    "hint": _hint,
+    "attention_transfer": lambda *_: _plain(maps.attention_transfer),
     "attention_guided": Guided,
-    "variational": Variation,
+    "variational": _variational,
     "factor_transfer": Factors,
-    "activation_boundary": Boundary,
-    "solution_flow": Flowing,
-    "neuron_selectivity": lambda *_: Plain(maps.neuron_selectivity),
+    "activation_boundary": _boundary,
+    "solution_flow": _flowing,
+    "neuron_selectivity": lambda *_: _plain(maps.neuron_selectivity),
 }

@@ -19,7 +19,7 @@ LOSSES: dict[str, Loss] = {
     "channel_kl": lambda s, t, w: maps.hint(s, t, w, "channel_kl"),
     "attention_transfer": maps.attention_transfer,
     "factor_transfer": maps.factor_transfer,
-    "variational": lambda s, t, w: maps.variational(s, t, torch.ones(t.shape[1]), w),
+    "variational": lambda s, t, w: maps.variational((s, torch.ones(t.shape[1])), t, w),
     "attention_guided": lambda s, t, w: maps.attention_guided(s, t, w, 0.5),
     "relations": lambda s, t, w: maps.hint(maps.relations(s, w, 0.5), maps.relations(t, w, 0.5), w),
     "solution_flow": lambda s, t, w: maps.flow_distance(maps.flow(s, s, w), maps.flow(t, t, w), relative=True),
@@ -141,7 +141,7 @@ def test_boundaries_cost_nothing_beyond_the_margin() -> None:
 def test_the_least_of_the_likelihood_is_at_the_error_squared() -> None:
     student, teacher = noise(2, 3, 4, 4), noise(2, 3, 4, 4, seed=1)
     error = (student - teacher).square().mean((0, 2, 3))
-    at, off = (maps.variational(student, teacher, k * error, ones(student)).mean() for k in (1.0, 1.2))
+    at, off = (maps.variational((student, k * error), teacher, ones(student)).mean() for k in (1.0, 1.2))
     torch.testing.assert_close(at, (1 + error.log()).mean() / 2)
     assert at < off
 

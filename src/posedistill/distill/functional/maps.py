@@ -97,11 +97,13 @@ def factor_transfer(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor
     return difference / (weights > 0).sum((1, 2, 3)).clamp(min=1).sqrt()
 
 
-def variational(student: Tensor, teacher: Tensor, variance: Tensor, weights: Tensor) -> Tensor:
-    """Mean negative log likelihood of the teacher's map under a Gaussian about the student's, less ``ln(2 pi) / 2``.
+def variational(predicted: tuple[Tensor, Tensor], teacher: Tensor, weights: Tensor) -> Tensor:
+    """Mean negative log likelihood of the teacher's map under a Gaussian, less ``ln(2 pi) / 2``.
 
-    VID, Ahn et al., CVPR 2019, eq. 5. ``variance``: ``[C]``. For equal maps it is the mean of ``ln(variance) / 2``.
+    VID, Ahn et al., CVPR 2019, eq. 5. ``predicted``: mean ``[B, C, H, W]`` and variance ``[C]``. Where the mean is the
+    teacher's map it is the mean of ``ln(variance) / 2``.
     """
+    student, variance = predicted
     scale = variance[:, None, None]
     errors = ((student - teacher).square() / scale + scale.log()).mean(1, keepdim=True) / 2
     return (errors * weights).mean((1, 2, 3))
