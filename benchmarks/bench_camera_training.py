@@ -23,14 +23,13 @@ from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.loading.scene_frames import SceneFrames
 from posedistill.data.loading.scene_view import SceneView, ViewSettings
 from posedistill.deploy.bench import bench
-from posedistill.deploy.camera_export import export_camera_onnx
+from posedistill.deploy.export import export_onnx
 from posedistill.deploy.quantise import quantise
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.machine import processor
-from posedistill.runtime.camera_metadata import CameraMetadata
 from posedistill.training.loop import Teaching, Untouched, losses
 from posedistill.training.teachers import NetworkTeacher
 
@@ -98,15 +97,10 @@ def main() -> None:
 
 def _latencies(name: str, estimator: Estimator, folder: Path, size: int, pictures: list[np.ndarray]) -> None:
     """Export as float32 and int8 and time both."""
-    metadata = CameraMetadata(
-        decoder=estimator.decoder,
-        short_side=8 * size // 7,
-        frame_size=None,
-        shape=(size, size),
-        **estimator.deployment(),
-    )
-    path = export_camera_onnx(estimator.network, folder / f"{name}.onnx", metadata)
-    for kind, file in (("float32", path), ("int8", quantise(path, folder / f"{name}.int8.onnx", pictures))):
+    decoder = estimator.build_decoder(shape=(size, size), short_side=8 * size // 7)
+    path = export_onnx(estimator.network, folder / f"{name}.onnx", decoder)
+    batches = [{"images": images} for images in pictures]
+    for kind, file in (("float32", path), ("int8", quantise(path, folder / f"{name}.int8.onnx", batches))):
         found = bench(file)
         times = f"{found.p50_ms:6.2f} / {found.p90_ms:6.2f} / {found.p99_ms:6.2f} ms"
         print(f"{name:<24}{kind:<9}{found.megabytes:6.1f} MiB   photograph to pose, p50 / p90 / p99 {times}")

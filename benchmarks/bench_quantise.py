@@ -16,13 +16,13 @@ import onnxruntime
 import torch
 
 from posedistill.data.images import read_image
-from posedistill.deploy.bench_calls import noise_photograph
-from posedistill.deploy.camera_export import export_camera_onnx
+from posedistill.decode import Request
+from posedistill.deploy.export import export_onnx
 from posedistill.deploy.quantise import drift, quantise
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.draw import Image
 from posedistill.machine import cores, processor
-from posedistill.runtime import CameraMetadata, CameraPredictor
+from posedistill.runtime import Predictor
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "efficientnet_b0", "mobilenetv3_large_100", "mobilenetv3_small_100")
 WARM_UP, BLOCK, CALIBRATION = 2, 6, 48
@@ -39,14 +39,13 @@ def instructions() -> str:
 def export_random(backbone: str, size: int, folder: Path) -> Path:
     torch.manual_seed(0)
     estimator = build_estimator("posenet", None, {"backbone": backbone}, size)
-    settings = estimator.deployment()["decode_settings"]
-    metadata = CameraMetadata("posenet", round(size * 256 / 224), None, (size, size), decode_settings=settings)
-    return export_camera_onnx(estimator.network, folder / f"{backbone}.onnx", metadata)
+    decoder = estimator.build_decoder(shape=(size, size), short_side=round(size * 256 / 224))
+    return export_onnx(estimator.network, folder / f"{backbone}.onnx", decoder)
 
 
-def seconds(sides: dict[str, CameraPredictor], photo: Image, rounds: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def seconds(sides: dict[str, Predictor], photo: Image, rounds: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Photograph to pose, and the network alone, of each side in turn."""
-    image = next(iter(sides.values())).prepare(photo)[None]
+    inputs = next(iter(sides.values())).decoder.prepare(Request(photo)).inputs
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, predictor in sides.items():
@@ -55,20 +54,21 @@ def seconds(sides: dict[str, CameraPredictor], photo: Image, rounds: int) -> dic
                 start = time.perf_counter()
                 predictor.predict(photo)
                 middle = time.perf_counter()
-                predictor.run(image)
+                predictor.run(inputs)
                 if call >= WARM_UP:
                     spent[name].append((middle - start, time.perf_counter() - middle))
     return {name: (np.array(rows)[:, 0], np.array(rows)[:, 1]) for name, rows in spent.items()}
 
 
 def compare(path: Path, photos: list[Image], threads: int, rounds: int, folder: Path) -> None:
-    exported = CameraPredictor.from_onnx(path, threads=threads)
-    photos = photos or [noise_photograph(exported.metadata, seed) for seed in range(4)]
+    exported = Predictor.from_onnx(path, threads=threads)
+    decoder = exported.decoder
+    photos = photos or [decoder.example(seed=seed)[0].image for seed in range(4)]
     measured = photos[: len(photos) // 2][-CALIBRATION:]
-    small = quantise(path, folder / "int8.onnx", (exported.prepare(photo)[None] for photo in measured))
-    sides = {"float32": exported, "int8": CameraPredictor.from_onnx(small, threads=threads)}
-    height, width = exported.metadata.shape
-    print(f"\n{path.stem}, {width}x{height} px: {exported.metadata.parameters / 1e6:.2f} M parameters")
+    small = quantise(path, folder / "int8.onnx", (decoder.prepare(Request(photo)).inputs for photo in measured))
+    sides = {"float32": exported, "int8": Predictor.from_onnx(small, threads=threads)}
+    height, width = decoder.inputs["images"][1:]
+    print(f"\n{path.stem}, {width}x{height} px: {exported.record.parameters / 1e6:.2f} M parameters")
     spent = seconds(sides, photos[0], rounds)
     for (name, (whole, network)), file in zip(spent.items(), (path, small), strict=True):
         print(

@@ -14,27 +14,26 @@ import numpy as np
 import onnxruntime
 import torch
 
-from posedistill.deploy.bench_calls import synthetic_outputs
-from posedistill.deploy.export import export_onnx, noise_request, torch_run
+from posedistill.decode import Request
+from posedistill.decode.base import Arrays
+from posedistill.deploy.export import export_onnx, torch_predictor
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.machine import cores, processor
-from posedistill.runtime.metadata import ModelMetadata
-from posedistill.runtime.predictor import Outputs, Predictor, Request
+from posedistill.runtime import Predictor
 
 WARM_UP, BLOCK = 3, 10
 """Calls of one side before the other's turn: both see the same busy moments, but not each other's threads."""
 
 
-def stages(predictor: Predictor, request: Request, votes: Outputs) -> tuple[float, float, float]:
+def stages(predictor: Predictor, request: Request, votes: Arrays) -> tuple[float, float, float]:
     """Seconds for cutting the crop, the network, and the pose (decoded from votes that hold one)."""
     start = time.perf_counter()
-    prepared = predictor.prepare(*request)
+    prepared = predictor.decoder.prepare(request)
     cut = time.perf_counter()
-    predictor.run_network(prepared.crops, prepared.classes)
+    predictor.run_network(prepared.inputs)
     ran = time.perf_counter()
-    (pose,) = predictor.decode_outputs(votes, prepared)
-    assert pose is not None
+    assert len(predictor.decoder.decode(votes, prepared)) == 1
     return cut - start, ran - cut, time.perf_counter() - ran
 
 
@@ -42,14 +41,14 @@ def compare(head: str, crop: int, threads: int, rounds: int) -> None:
     corners = box_corners(np.array([-33.5, -63.9, -58.7]), np.array([33.5, 63.9, 58.7]))
     objects = ObjectTable((6,), corners[None], np.array([154.5]), (np.eye(4)[None],))
     estimator = build_estimator("wdrnet", objects, {"backbone": "darknet_tiny_h", "head": head}, crop).eval()
-    metadata = ModelMetadata(estimator.decoder, objects, crop, estimator.network.cells.strides)
+    decoder = estimator.build_decoder()
     with tempfile.TemporaryDirectory() as folder:
-        path = export_onnx(estimator.network, Path(folder) / "model.onnx", metadata)
+        path = export_onnx(estimator.network, Path(folder) / "model.onnx", decoder)
         megabytes = path.stat().st_size / 2**20
         exported = Predictor.from_onnx(path, threads=threads)
-    sides = {"onnxruntime": exported, "torch eager": Predictor(torch_run(estimator.network), metadata)}
-    request = noise_request(metadata)
-    votes = synthetic_outputs(exported, request)
+    sides = {"onnxruntime": exported, "torch eager": torch_predictor(estimator.network, decoder)}
+    (request,) = decoder.example()
+    votes = decoder.stand_in(decoder.prepare(request))
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
     for _ in range(rounds // BLOCK):
         for name, predictor in sides.items():

@@ -1,5 +1,7 @@
 """Training, evaluation and runtime must see the same picture of the same camera, and mean the same by its pose."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,12 +15,13 @@ from posedistill.data.loading.pack import mean_image
 from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.loading.scene_frames import SceneFrames
 from posedistill.data.loading.scene_view import SceneView, ViewSettings
-from posedistill.deploy.camera_export import camera_run
+from posedistill.deploy.export import torch_predictor
+from posedistill.estimators.posenet import MeanSubtracted
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import Camera
 from posedistill.geometry.photographs import middle_crop
 from posedistill.geometry.rotations import angle_between
-from posedistill.runtime import CameraMetadata, CameraPredictor
+from posedistill.runtime import Predictor, Request
 
 SHAPE = (48, 64)
 
@@ -43,11 +46,14 @@ def loader(pack, mean_image=None):
     return Loader(view, len(pack), 0, "cpu", augment=False, threads=1)
 
 
-def deployed(estimator, mean=None, **photographs):
+def deployed(estimator, mean=None, **photographs) -> Predictor:
     normalisation = {} if mean is None else {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
-    settings = estimator.deployment()["decode_settings"]
-    metadata = CameraMetadata("posenet", **photographs, shape=SHAPE, decode_settings=settings, **normalisation)
-    return CameraPredictor(camera_run(estimator.network, mean_image=mean), metadata, batch=4)
+    network = estimator.network if mean is None else MeanSubtracted(estimator.network, mean)
+    return torch_predictor(network, estimator.build_decoder(shape=SHAPE, **photographs, **normalisation))
+
+
+def prepare(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+    return predictor.decoder.prepare(Request(image)).inputs["images"][0]
 
 
 @torch.no_grad()
@@ -58,7 +64,7 @@ def network_poses(estimator, batch):
 
 
 def agree(predictor, images, R, centers):
-    for found, rotation, center in zip(predictor.predict_many(images), R, centers, strict=True):
+    for (found,), rotation, center in zip(predictor.predict_many(map(Request, images)), R, centers, strict=True):
         assert np.degrees(angle_between(found.R, rotation)) < 0.02
         assert np.linalg.norm(found.center - center) < 1e-3
 
@@ -72,8 +78,8 @@ def test_the_loader_and_the_predictor_see_the_same(dataset, network, tmp_path, s
     predictor = deployed(network, **photographs)
     images = [read_image(frame.image) for frame in dataset]
     for image, expected in zip(images, batch.images.numpy(), strict=True):
-        difference = np.abs(predictor.prepare(image) - expected).max(axis=(1, 2))
-        assert (difference * predictor.metadata.std < 1 / 255).all()
+        difference = np.abs(prepare(predictor, image) - expected).max(axis=(1, 2))
+        assert (difference * predictor.decoder.std < 1 / 255).all()
     agree(predictor, images, *network_poses(network, batch))
 
 
@@ -83,7 +89,7 @@ def test_a_mean_image(dataset, network, tmp_path):
     batch = loader(pack, mean_image=mean).batch(0)
     predictor = deployed(network, middle_crop(mean, SHAPE), short_side=None, frame_size=(91, 51))
     images = [read_image(frame.image) for frame in dataset]
-    prepared = np.stack([predictor.prepare(image) for image in images]) - middle_crop(mean, SHAPE).transpose(2, 0, 1)
+    prepared = np.stack([prepare(predictor, image) for image in images]) - middle_crop(mean, SHAPE).transpose(2, 0, 1)
     assert np.abs(prepared - batch.images.numpy()).max() < 1e-2
     agree(predictor, images, *network_poses(network, batch))
 
@@ -99,9 +105,8 @@ def test_a_lens(dataset, network, tmp_path):
     frame = bent.frames[0]
     predictor = deployed(network, short_side=64, frame_size=None)
     camera = Camera(frame.K, frame.width, frame.height)
-    values = {**vars(predictor.metadata), "camera": camera, "distortion": frame.distortion}
-    predictor = CameraPredictor(predictor.run, CameraMetadata(**values))
+    predictor.decoder = replace(predictor.decoder, camera=camera, distortion=frame.distortion)
     assert frame.distortion
     for frame, expected in zip(bent, batch.images.numpy(), strict=True):
-        difference = np.abs(predictor.prepare(read_image(frame.image)) - expected).max(axis=(1, 2))
-        assert (difference * predictor.metadata.std < 1 / 255).all()
+        difference = np.abs(prepare(predictor, read_image(frame.image)) - expected).max(axis=(1, 2))
+        assert (difference * predictor.decoder.std < 1 / 255).all()

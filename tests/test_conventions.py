@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.formats.bop import BopDataset, read_image
+from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.crop_view import CropView
@@ -12,12 +12,12 @@ from posedistill.data.loading.loader import Loader
 from posedistill.data.loading.object_frames import ObjectFrames
 from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.render.shapes import code_models_info, code_objects
+from posedistill.decode import WDRNetDecoder
 from posedistill.deploy.evaluate import ground_truth_boxes
 from posedistill.geometry.cameras import project
 from posedistill.geometry.meshes import hull_corners
 from posedistill.geometry.rotations import angle_between, random_rotations
 from posedistill.geometry.symmetries import equivalent_poses
-from posedistill.runtime.metadata import ModelMetadata
 from posedistill.runtime.predictor import Predictor
 
 K = np.array([[520.0, 0.0, 161.0], [0.0, 525.0, 118.0], [0.0, 0.0, 1.0]])
@@ -56,19 +56,23 @@ def test_the_loader_and_the_predictor_see_the_same(dataset, tmp_path, size):
     batch = loader.batch(0)
     keypoints = batch.targets["keypoints"].numpy()
 
-    def run(crops, classes):
-        return np.full((len(crops), 16), 4.0, np.float32), np.repeat(keypoints[rows, None], 16, axis=1)
+    def run(inputs):
+        logits = np.full((len(inputs["images"]), 16), 4.0, np.float32)
+        return {"logits": logits, "votes": np.repeat(keypoints[rows, None], 16, axis=1)}
 
-    predictor = Predictor(run, ModelMetadata("wdrnet", objects, size, (size // 4,)))
+    predictor = Predictor(run, WDRNetDecoder(objects=objects, crop_size=size, strides=(size // 4,)))
     for frame, wanted in enumerate(ground_truth_boxes(dataset, objects)):
         rows = slice(3 * frame, 3 * frame + 3)
-        prepared = predictor.prepare(read_image(wanted.frame.rgb), wanted.frame.K, wanted.boxes, wanted.labels)
-        np.testing.assert_array_equal(prepared.classes, batch.label.numpy()[rows])
-        np.testing.assert_allclose(prepared.cameras.K, batch.K.numpy()[rows], rtol=1e-6, atol=1e-4)
-        difference = np.abs(prepared.crops - batch.images.numpy()[rows])
+        prepared = predictor.decoder.prepare(wanted.request())
+        np.testing.assert_array_equal(prepared.inputs["classes"], batch.label.numpy()[rows])
+        np.testing.assert_allclose(prepared.K, batch.K.numpy()[rows], rtol=1e-6, atol=1e-4)
+        difference = np.abs(prepared.inputs["images"] - batch.images.numpy()[rows])
         assert difference.max() < 0.02  # a grey level
-        outputs = predictor.run_network(prepared.crops, prepared.classes)
-        for pose, instance in zip(predictor.decode_outputs(outputs, prepared), wanted.frame.instances, strict=True):
+        poses, instances = (
+            predictor.predict_many([wanted.request()]),
+            dataset.frame(wanted.scene_id, wanted.im_id).instances,
+        )
+        for pose, instance in zip(next(poses), instances, strict=True):
             symmetries = objects.symmetries[objects.index(instance.obj_id)]
             rotations, translations = equivalent_poses(instance.R, instance.t, symmetries)
             assert np.degrees(angle_between(pose.R, rotations)).min() < 0.05

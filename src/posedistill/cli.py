@@ -213,39 +213,27 @@ def predict(
     """Find objects in photographs, or tell where a camera stood. Needs no PyTorch.
 
     A model of objects writes overlays with axes, box and contour, and a BOP csv; without boxes the whole image is
-    searched, which is slower and misses more than a detector. A model of cameras writes poses.csv and a picture of the
+    searched, which is slower and misses more than a detector. A model of a scene writes poses.csv and a picture of the
     trajectory.
     """
-    from posedistill.runtime import CameraPredictor, open_predictor
+    from posedistill.deploy.predict import predict_images
+    from posedistill.deploy.predict_objects import ObjectPrediction, parse_boxes, parse_camera
+    from posedistill.deploy.predict_scene import ScenePrediction
+    from posedistill.runtime import Predictor
 
-    predictor = open_predictor(model, threads=threads or None)
-    if isinstance(predictor, CameraPredictor):
-        given = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
-        _predict_cameras(predictor, images, out, [option for option, value in given.items() if value])
-        return
-    from posedistill.deploy.predict import parse_boxes, parse_camera, predict_images
-
-    table = predict_images(
-        predictor, images, parse_boxes(box, detections), parse_camera(camera), obj_ids=obj or None, out=out
-    )
-    for row in range(len(table)):
-        x, y, z = table.t[row]
-        print(
-            f"image {table.im_id[row]}: object {table.obj_id[row]}, score {table.score[row]:.2f}, "
-            f"at ({x:.0f}, {y:.0f}, {z:.0f}) mm"
-        )
-    print(f"{len(table)} poses; overlays and results.csv in {out}")
-
-
-def _predict_cameras(predictor: Any, images: list[Path], out: Path, options: list[str]) -> None:
-    """``predict`` with a model of cameras, for which ``options`` of objects mean nothing."""
-    from posedistill.deploy.predict_cameras import in_words, predict_cameras
-
-    if options:
-        raise PoseDistillError(f"{', '.join(options)}: found a model of cameras, expected one of objects")
-    table = predict_cameras(predictor, images, out)
-    print("\n".join(in_words(table, predictor.metadata.unit)))
-    print(f"{len(table)} poses; poses.csv and trajectory.png in {out}")
+    predictor = Predictor.from_onnx(model, threads=threads or None)
+    if predictor.decoder.task == "objects":
+        boxes, K = parse_boxes(box, detections), parse_camera(camera)
+        prediction: ObjectPrediction | ScenePrediction = ObjectPrediction(predictor, boxes, K, obj or None)
+    else:
+        options = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
+        if given := [option for option, value in options.items() if value]:
+            raise PoseDistillError(f"{', '.join(given)}: found a model of a scene, expected one of objects")
+        prediction = ScenePrediction(predictor)
+    found = predict_images(prediction, images, out)
+    for entry in found:
+        print("\n".join(prediction.in_words(entry)), end="\n" if entry.poses else "")
+    print(f"{sum(len(entry.poses) for entry in found)} poses; {prediction.writes} in {out}")
 
 
 @app.command()
@@ -254,7 +242,7 @@ def bench(
     threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
     repeats: Annotated[int, typer.Option(help="Timed calls.")] = 100,
     batch: Annotated[int, typer.Option(help="Crops or photographs a call.")] = 1,
-    pnp: Annotated[bool, typer.Option(help="Objects: time poses, not just votes.")] = True,
+    poses: Annotated[bool, typer.Option(help="Time poses, not just the outputs of the network.")] = True,
     image: Annotated[Optional[Path], typer.Option(help="A photograph to look at.")] = None,  # noqa: UP045
     json: Annotated[Optional[Path], typer.Option(help="Where to write the figures.")] = None,  # noqa: UP045
 ) -> None:
@@ -263,7 +251,7 @@ def bench(
 
     from posedistill.deploy.bench import bench as run_bench
 
-    result = run_bench(model, threads or None, repeats, batch, pnp, image)
+    result = run_bench(model, threads or None, repeats, batch, poses, image)
     print(result.table())
     if json is not None:
         json.write_text(json_module.dumps(result.to_dict(), indent=1))
@@ -271,7 +259,7 @@ def bench(
 
 @app.command()
 def quantise(
-    model: Annotated[Path, typer.Argument(help="An exported model.onnx of cameras.")],
+    model: Annotated[Path, typer.Argument(help="An exported model.onnx of a scene.")],
     images: Annotated[list[Path], typer.Argument(help="Training photographs, a hundred or so.")],
     out: Annotated[Optional[Path], typer.Option(help="Default: model.int8.onnx beside the model.")] = None,  # noqa: UP045
 ) -> None:

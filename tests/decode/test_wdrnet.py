@@ -1,12 +1,12 @@
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from posedistill.decode import CellLayout, WDRNetDecoding, get_decoder
-from posedistill.decode.wdrnet import decode, select_cells
+from posedistill.decode import DECODERS, WDRNetDecoder
+from posedistill.decode.cells import CellLayout
+from posedistill.decode.wdrnet import WDRNetDecoding, decode, select_cells
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.objects import box_corners
 
@@ -40,9 +40,7 @@ def test_exact_votes_give_the_exact_pose() -> None:
     assert pose is not None
     assert angle_deg(pose.R, R) < 1e-3
     np.testing.assert_allclose(pose.t, T, atol=1e-3)
-    assert pose.inliers == 1.0
     assert pose.score == pytest.approx(0.787, abs=2e-3)  # 0.8 less the slope of the first stride-64 cell
-    assert 0 < pose.seconds < 10
 
 
 def test_noisy_and_wild_votes_give_a_near_pose_with_fewer_inliers() -> None:
@@ -55,7 +53,7 @@ def test_noisy_and_wild_votes_give_a_near_pose_with_fewer_inliers() -> None:
     assert pose is not None
     assert angle_deg(pose.R, R) < 3
     assert np.linalg.norm(pose.t - T) < 15
-    assert 0.4 < pose.inliers < 0.7
+    assert 0.3 < pose.score < 0.6
 
 
 def test_selection_follows_the_budget_of_the_object_s_size() -> None:
@@ -98,7 +96,7 @@ def test_an_object_nobody_is_sure_of_gets_a_pose_with_a_low_score_or_none() -> N
 def test_votes_that_make_no_object_give_none_or_a_pose_of_little_support() -> None:
     votes = np.random.default_rng(1).uniform(0, SIZE, (len(LAYOUT), 8, 2))
     pose = decode(logits_with((0.5, 0.6, 0.7, 0.8)), votes, LAYOUT, K, KEYPOINTS)
-    assert pose is None or pose.inliers < 0.3
+    assert pose is None or pose.score < 0.25
     assert decode(logits_with((0.5, 0.6, 0.7, 0.8)), np.full_like(votes, np.nan), LAYOUT, K, KEYPOINTS) is None
 
 
@@ -108,13 +106,12 @@ def test_decoding_is_repeatable() -> None:
     assert poses[0] is not None
     assert poses[1] is not None
     assert (poses[0].R == poses[1].R).all()
-    assert replace(poses[0], seconds=0.0).score == poses[1].score
+    assert poses[0].score == poses[1].score
 
 
-def test_get_decoder() -> None:
-    assert get_decoder("wdrnet") is decode
-    with pytest.raises(KeyError, match=r"'nonsense' is not one of .*'wdrnet'"):
-        get_decoder("nonsense")
+def test_decoders_by_family() -> None:
+    assert DECODERS["wdrnet"] is WDRNetDecoder
+    assert all(decoder.family == name for name, decoder in DECODERS.items())
 
 
 def test_decoders_import_no_torch() -> None:

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from posedistill.deploy.camera_export import export_camera_onnx
+from posedistill.decode import PoseNetDecoder, WDRNetDecoder
 from posedistill.deploy.export import export_onnx
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import Camera
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import axis_angle
-from posedistill.runtime.camera_metadata import CameraMetadata
-from posedistill.runtime.metadata import ModelMetadata
 
 CROP = 64
 K = np.array([[572.4, 0.0, 325.3], [0.0, 573.6, 242.0], [0.0, 0.0, 1.0]])
@@ -48,16 +46,13 @@ def estimator() -> Estimator:
 
 
 @pytest.fixture(scope="session")
-def metadata(estimator: Estimator) -> ModelMetadata:
-    return ModelMetadata(
-        decoder=estimator.decoder, objects=estimator.objects, crop_size=CROP, strides=estimator.network.cells.strides,
-        camera=Camera(K, 640, 480), names=("cat", "duck"), training="random weights",
-    )  # fmt: skip
+def decoder(estimator: Estimator) -> WDRNetDecoder:
+    return estimator.build_decoder(camera=Camera(K, 640, 480), names=("cat", "duck"))
 
 
 @pytest.fixture(scope="session")
-def exported(estimator: Estimator, metadata: ModelMetadata, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_onnx(estimator.network, tmp_path_factory.mktemp("export") / "model.onnx", metadata)
+def exported(estimator: Estimator, decoder: WDRNetDecoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(estimator.network, tmp_path_factory.mktemp("export") / "model.onnx", decoder, "random weights")
 
 
 @pytest.fixture(scope="session")
@@ -74,11 +69,11 @@ def posenet() -> Estimator:
 
 
 @pytest.fixture(scope="session")
-def camera_metadata(posenet: Estimator) -> CameraMetadata:
-    settings = posenet.deployment()["decode_settings"]
-    return CameraMetadata("posenet", 70, None, (64, 80), decode_settings=settings, training="random weights")
+def posenet_decoder(posenet: Estimator) -> PoseNetDecoder:
+    return posenet.build_decoder(shape=(64, 80), short_side=70)
 
 
 @pytest.fixture(scope="session")
-def camera_file(posenet: Estimator, camera_metadata: CameraMetadata, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_camera_onnx(posenet.network, tmp_path_factory.mktemp("export") / "camera.onnx", camera_metadata)
+def camera_file(posenet: Estimator, posenet_decoder: PoseNetDecoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "camera.onnx"
+    return export_onnx(posenet.network, path, posenet_decoder, "random weights")

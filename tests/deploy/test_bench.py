@@ -5,10 +5,8 @@ import pytest
 
 from posedistill.data.images import write_image
 from posedistill.deploy.bench import bench, measure, peak_memory_mb
-from posedistill.deploy.bench_calls import synthetic_outputs
-from posedistill.deploy.export import noise_request
 from posedistill.errors import CheckpointError, DataError
-from posedistill.runtime.predictor import Predictor
+from posedistill.runtime import Predictor
 
 
 def test_reports_a_fresh_process(exported):
@@ -22,14 +20,15 @@ def test_reports_a_fresh_process(exported):
     assert result.load_ms > 0 and result.first_inference_ms > 0 and result.parameters > 1e5
     assert result.runtime.startswith("onnxruntime ") and "core(s)" in result.device
     assert result.megabytes == pytest.approx(exported.stat().st_size / 2**20)
-    assert json.loads(json.dumps(result.to_dict()))["crop_size"] == 64
+    assert result.call == "1 photograph(s) of 640x480, 2 input(s) of 64x64 px, to poses"
+    assert json.loads(json.dumps(result.to_dict()))["call"] == result.call and result.call in result.table()
     assert "images/s" in result.table() and f"{result.p50_ms:.2f}" in result.table()
     assert ballast.sum() > 0
 
 
-def test_without_pnp(exported):
-    result = measure(str(exported), threads=1, repeats=3, batch=1, with_pnp=False, image=None, box=None)
-    assert not result.with_pnp and result.poses == 0 and "without PnP" in result.table()
+def test_without_poses(exported):
+    result = measure(str(exported), threads=1, repeats=3, batch=1, poses=False, image=None)
+    assert result.poses == 0 and "to the outputs of the network" in result.table()
 
 
 def test_names_the_fault(tmp_path, exported):
@@ -39,26 +38,20 @@ def test_names_the_fault(tmp_path, exported):
         bench(exported, image=tmp_path / "no.png")
 
 
-def test_synthetic_votes_hold_the_pose_of_the_middle(exported):
-    predictor = Predictor.from_onnx(exported, threads=1)
-    request = noise_request(predictor.metadata)
-    outputs = synthetic_outputs(predictor, request)
-    poses = predictor.decode_outputs(outputs, predictor.prepare(*request))
-    center = request.boxes[0, :2] + request.boxes[0, 2:] / 2
-    for pose in poses[:1]:
-        seen = request.K @ pose.t
-        np.testing.assert_allclose(seen[:2] / seen[2], center, atol=3)
-        assert pose.score > 0.3
+def test_stand_in_votes_hold_the_pose_of_the_middle(exported):
+    decoder = Predictor.from_onnx(exported, threads=1).decoder
+    (request,) = decoder.example(2)
+    prepared = decoder.prepare(request)
+    pose = decoder.decode(decoder.stand_in(prepared), prepared)[0]
+    seen = request.K @ pose.t
+    np.testing.assert_allclose(seen[:2] / seen[2], request.boxes[0, :2] + request.boxes[0, 2:] / 2, atol=8)
+    assert pose.score > 0.3
 
 
 def test_photograph_to_the_pose_of_the_camera(camera_file, tmp_path):
     result = bench(camera_file, threads=1, repeats=6, batch=2)
-    assert result.call == "2 photograph(s) of 80x70 to the camera's pose, through 80x64 px"
-    assert result.poses == 1.0 and not result.with_pnp and result.crop_size == 64
+    assert result.call == "2 photograph(s) of 80x70, 2 input(s) of 80x64 px, to poses" and result.poses == 1.0
     assert 0 < result.p50_ms <= result.p90_ms <= result.p99_ms and result.parameters > 1e6
-    assert result.call in result.table() and "PnP" not in result.table() and "crops with" not in result.table()
     write_image(tmp_path / "photo.png", np.zeros((90, 160, 3), np.uint8))
-    result = measure(str(camera_file), 1, 2, 1, with_pnp=True, image=str(tmp_path / "photo.png"), box=None)
-    assert result.call.startswith("1 photograph(s) of 160x90 ")
-    with pytest.raises(DataError, match=r"'box': found \[.*\], expected none"):
-        bench(camera_file, box=(0, 0, 10, 10))
+    result = measure(str(camera_file), 1, 2, 1, poses=True, image=str(tmp_path / "photo.png"))
+    assert result.call.startswith("1 photograph(s) of 160x90, ")

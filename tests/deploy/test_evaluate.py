@@ -1,5 +1,5 @@
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,14 @@ from typer.testing import CliRunner
 
 from posedistill.cli import app
 from posedistill.data.formats.bop import BopDataset
-from posedistill.decode.cells import CellLayout
-from posedistill.deploy.evaluate import boxes_for, estimate, evaluate_file, open_bop, score_csv
+from posedistill.decode import WDRNetDecoder
+from posedistill.deploy.estimate import estimate
+from posedistill.deploy.evaluate import boxes_for, evaluate_file, open_bop, score_csv
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
 from posedistill.metrics import find_cases, score_estimates
 from posedistill.poses import Poses
-from posedistill.runtime.metadata import ModelMetadata
-from posedistill.runtime.model_file import PROPERTY
-from posedistill.runtime.predictor import Predictor
+from posedistill.runtime import Predictor, Record
 
 CROP, STRIDES = 64, (8, 16)
 
@@ -29,32 +28,33 @@ def dataset(bop: Path) -> BopDataset:
 
 
 @pytest.fixture
-def metadata(dataset: BopDataset) -> ModelMetadata:
-    return ModelMetadata(decoder="wdrnet", objects=dataset.objects(), crop_size=CROP, strides=STRIDES)
+def decoder(dataset: BopDataset) -> WDRNetDecoder:
+    return WDRNetDecoder(objects=dataset.objects(), crop_size=CROP, strides=STRIDES)
 
 
 class Oracle(Predictor):
     """Votes for the true pose in every crop: of frames as they are asked for, one instance an object."""
 
-    def __init__(self, metadata: ModelMetadata, wanted) -> None:
-        super().__init__(self.answer, metadata)
-        self.frames = iter([entry.frame for entry in wanted])
+    def __init__(self, decoder: WDRNetDecoder, dataset: BopDataset, queries) -> None:
+        super().__init__(self.answer, decoder)
+        self.frames = iter([dataset.frame(query.scene_id, query.im_id) for query in queries])
 
-    def prepare(self, image, K, boxes, obj_ids):
-        self.frame, self.asked = next(self.frames), list(obj_ids)
-        self.cameras = (prepared := super().prepare(image, K, boxes, obj_ids)).cameras
-        return prepared
+    def predict_many(self, requests):
+        for request in requests:
+            self.frame, self.prepared = next(self.frames), self.decoder.prepare(request)
+            yield from super().predict_many([request])
 
-    def answer(self, crops, classes):
-        count, cells = len(crops), len(self.cells)
-        votes = np.empty((count, cells, 8, 2), np.float32)
+    def answer(self, inputs):
         truths = {instance.obj_id: instance for instance in self.frame.instances}
-        for row, (obj_id, turn) in enumerate(zip(self.asked, self.cameras.rotation, strict=True)):
-            keypoints = self.metadata.objects.keypoints[classes[row]]
-            R, t = truths[obj_id].R, truths[obj_id].t
-            votes[row] = project(keypoints, turn @ R, turn @ t, self.cameras.K[row])
-        near = np.linalg.norm(self.cells.centers - CROP / 2, axis=1) < CROP / 4
-        return np.tile(np.where(near, 3.0, -6.0).astype(np.float32), (count, 1)), votes
+        votes = []
+        for label, K, turn in zip(self.prepared.labels, self.prepared.K, self.prepared.rotation, strict=True):
+            R, t = truths[label].R, truths[label].t
+            keypoints = self.decoder.objects.keypoints[self.decoder.objects.index(label)]
+            votes.append(project(keypoints, turn @ R, turn @ t, K))
+        cells = self.decoder.cells
+        logits = np.where(np.linalg.norm(cells.centers - CROP / 2, axis=1) < CROP / 4, 3.0, -6.0)
+        votes = np.repeat(np.array(votes, dtype=np.float32)[:, None], len(cells), axis=1)
+        return {"logits": np.tile(logits.astype(np.float32), (len(votes), 1)), "votes": votes}
 
 
 def detections_file(folder: Path, entries: list[tuple[int, int, float, list[float]]]) -> Path:
@@ -67,23 +67,23 @@ def detections_file(folder: Path, entries: list[tuple[int, int, float, list[floa
 
 def true_boxes(dataset: BopDataset) -> list[tuple[int, int, float, list[float]]]:
     wanted = boxes_for(dataset, dataset.objects(), "gt", None)
-    pairs = [(entry.frame.im_id, *pair) for entry in wanted for pair in zip(entry.labels, entry.boxes, strict=True)]
+    pairs = [(entry.im_id, *pair) for entry in wanted for pair in zip(entry.labels, entry.boxes, strict=True)]
     return [(im_id, obj_id, 0.9, box.tolist()) for im_id, obj_id, box in pairs]
 
 
 def test_ground_truth_boxes_hold_the_whole_object(dataset):
     wanted = boxes_for(dataset, dataset.objects(), "gt", None)
-    assert [(entry.frame.im_id, entry.labels, entry.scores.tolist()) for entry in wanted] == [
+    assert [(entry.im_id, entry.labels, entry.scores.tolist()) for entry in wanted] == [
         (im_id, [1, 2], [1.0, 1.0]) for im_id in range(3)
     ]
     for entry in wanted:
-        for box, instance in zip(entry.boxes, entry.frame.instances, strict=True):
+        for box, instance in zip(entry.boxes, dataset.frame(entry.scene_id, entry.im_id).instances, strict=True):
             np.testing.assert_allclose(box, instance.bbox_obj, atol=1.5)  # pixels of its mask, within rounding
 
 
-def test_true_votes_score_one(dataset, metadata):
+def test_true_votes_score_one(dataset, decoder):
     wanted = boxes_for(dataset, dataset.objects(), "gt", None)
-    estimates = estimate(Oracle(metadata, wanted), wanted)
+    estimates = estimate(Oracle(decoder, dataset, wanted), wanted)
     scores = score_estimates(estimates, dataset)
     assert len(estimates) == scores.targets == 6
     assert scores.scores["AR"] == scores.scores["add_0.02d"] == scores.scores["cmdeg_5_5"] == 1.0
@@ -92,7 +92,7 @@ def test_true_votes_score_one(dataset, metadata):
         assert len(set(estimates.seconds[estimates.im_id == im_id])) == 1
 
 
-def test_detector_boxes(dataset, metadata, tmp_path):
+def test_detector_boxes(dataset, decoder, tmp_path):
     """The best of each object, as many as there are instances; what shows nothing or is not sought is passed over."""
     good = true_boxes(dataset)
     others = [(im_id, obj_id, 0.3, [5.0, 5.0, 20.0, 20.0]) for im_id, obj_id, *_ in good]
@@ -100,30 +100,30 @@ def test_detector_boxes(dataset, metadata, tmp_path):
     foreign = [(0, 7, 1.0, good[0][3]), (99, 1, 1.0, good[0][3])]
     path = detections_file(tmp_path, [*others, *nothing, *foreign, *good])
     wanted = boxes_for(dataset, dataset.objects(), "detector", path)
-    assert [(entry.frame.im_id, entry.labels) for entry in wanted] == [(im_id, [1, 2]) for im_id in range(3)]
+    assert [(entry.im_id, entry.labels) for entry in wanted] == [(im_id, [1, 2]) for im_id in range(3)]
     found = [box.tolist() for entry in wanted for box in entry.boxes]
     assert found == [box for *_, box in good]
-    estimates = estimate(Oracle(metadata, wanted), wanted)
+    estimates = estimate(Oracle(decoder, dataset, wanted), wanted)
     assert score_estimates(estimates, dataset).scores["AR"] == 1.0
 
 
-def test_a_box_s_score_counts(dataset, metadata, tmp_path):
+def test_a_box_s_score_counts(dataset, decoder, tmp_path):
     """Also where two objects were found in the same place."""
     box = true_boxes(dataset)[0][3]
     wanted = boxes_for(
         dataset, dataset.objects(), "detector", detections_file(tmp_path, [(0, 1, 0.5, box), (0, 2, 0.25, box)])
     )
-    estimates = estimate(Oracle(metadata, wanted), wanted)
+    estimates = estimate(Oracle(decoder, dataset, wanted), wanted)
     assert estimates.obj_id.tolist() == [1, 2]
     np.testing.assert_allclose(estimates.score[0], 2 * estimates.score[1], rtol=1e-6)
 
 
-def test_a_missing_detection_is_a_miss(dataset, metadata, tmp_path):
+def test_a_missing_detection_is_a_miss(dataset, decoder, tmp_path):
     """One object of image 0, and everything in image 1: three of six targets are missed, nothing fails."""
     kept = [entry for entry in true_boxes(dataset) if entry[0] != 1][1:]
     wanted = boxes_for(dataset, dataset.objects(), "detector", detections_file(tmp_path, kept))
     assert [len(entry.boxes) for entry in wanted] == [1, 0, 2]
-    estimates = estimate(Oracle(metadata, wanted), wanted)
+    estimates = estimate(Oracle(decoder, dataset, wanted), wanted)
     scores = score_estimates(estimates, dataset)
     assert (len(estimates), scores.targets, scores.missed) == (3, 6, 3)
     assert scores.scores["add_0.1d"] == scores.scores["AR"] == 0.5
@@ -131,10 +131,10 @@ def test_a_missing_detection_is_a_miss(dataset, metadata, tmp_path):
     assert missed == [(0, 1), (1, 1), (1, 2)]
 
 
-def test_nothing_recognised_gives_an_empty_table(dataset, metadata):
+def test_nothing_recognised_gives_an_empty_table(dataset, decoder):
     wanted = boxes_for(dataset, dataset.objects(), "gt", None)
-    oracle = Oracle(metadata, wanted)
-    oracle.decoder = lambda *_: None
+    silent = replace(decoder, decoding=replace(decoder.decoding, always_answer=False, score_threshold=0.99))
+    oracle = Oracle(silent, dataset, wanted)
     estimates = estimate(oracle, wanted)
     assert len(estimates) == 0 and score_estimates(estimates, dataset).scores["AR"] == 0.0
 
@@ -154,12 +154,13 @@ def test_box_modes_are_named(dataset, tmp_path):
 
 
 @pytest.fixture
-def model(dataset: BopDataset, metadata: ModelMetadata, tmp_path: Path) -> Path:
+def model(dataset: BopDataset, decoder: WDRNetDecoder, tmp_path: Path) -> Path:
     """A file that votes, whatever it sees, for the true pose of object 1 in the first test frame's box."""
     wanted = boxes_for(dataset, dataset.objects(), "gt", None)
-    oracle = Oracle(metadata, wanted)
-    prepared = oracle.prepare(np.zeros((120, 160, 3), np.uint8), wanted[0].frame.K, wanted[0].boxes[:1], [1])
-    logits, votes = oracle.answer(prepared.crops, prepared.classes)
+    oracle = Oracle(decoder, dataset, wanted)
+    oracle.frame = next(oracle.frames)
+    oracle.prepared = decoder.prepare(replace(wanted[0].request(), boxes=wanted[0].boxes[:1], labels=[1], scores=None))
+    logits, votes = oracle.answer(oracle.prepared.inputs).values()
     constants = {"l": logits, "v": votes, "axes": np.array([1, 2, 3]), "no": np.zeros(1, np.float32)}
     constants |= {"flat": np.array([-1, 1])}
     nodes = [
@@ -174,9 +175,8 @@ def model(dataset: BopDataset, metadata: ModelMetadata, tmp_path: Path) -> Path:
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "constant", [images], outputs, weights)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(made, {PROPERTY: metadata.to_json()})
+    helper.set_model_props(made, Record(decoder).to_properties())
     onnx.save(made, tmp_path / "model.onnx")
-    assert len(CellLayout.build(STRIDES, CROP)) == logits.shape[1]
     return tmp_path / "model.onnx"
 
 
@@ -227,7 +227,7 @@ def test_rows_that_cannot_count_are_told(dataset, bop, tmp_path, capsys):
     ids = np.array([(1, frame.im_id, instance.obj_id) for frame, instance in truths])
     R, t = (np.stack([getattr(instance, name) for _, instance in truths]) for name in ("R", "t"))
     true = Poses(*ids.T, np.ones(6), R, t, np.full(6, 0.1))
-    stray = dataclasses.replace(true.select(np.array([0])), im_id=np.array([77]))
+    stray = replace(true.select(np.array([0])), im_id=np.array([77]))
     Poses.concatenate([true, stray]).to_bop_csv(tmp_path / "results.csv")
     scores = score_csv(tmp_path / "results.csv", bop, "test", None, None)
     assert scores.scores["AR"] == 1.0 and len(scores.notes) == 1 and "lines 8" in scores.notes[0]

@@ -8,29 +8,28 @@ from typer.testing import CliRunner
 
 from posedistill import cli
 from posedistill.data.images import write_image
+from posedistill.decode import PoseNetDecoder, Request
 from posedistill.deploy.bench import measure
-from posedistill.deploy.bench_calls import noise_photograph
-from posedistill.deploy.camera_export import export_camera_onnx
+from posedistill.deploy.export import export_onnx
 from posedistill.deploy.quantise import drift, kept_in_float, quantise
 from posedistill.errors import CheckpointError, DataError
-from posedistill.runtime import CameraPredictor
+from posedistill.runtime import Predictor
 
 
-def pictures(metadata, count: int = 6) -> list[np.ndarray]:
-    return [noise_photograph(metadata, seed) for seed in range(count)]
+def pictures(decoder, count: int = 6) -> list[np.ndarray]:
+    return [decoder.example(seed=seed)[0].image for seed in range(count)]
 
 
 @pytest.fixture(scope="module")
-def quantised(camera_file, camera_metadata, tmp_path_factory) -> Path:
-    predictor = CameraPredictor.from_onnx(camera_file, threads=1)
-    batches = (predictor.prepare(image)[None] for image in pictures(camera_metadata))
+def quantised(camera_file, posenet_decoder, tmp_path_factory) -> Path:
+    batches = (posenet_decoder.prepare(Request(image)).inputs for image in pictures(posenet_decoder))
     return quantise(camera_file, tmp_path_factory.mktemp("quantised") / "int8.onnx", batches)
 
 
-def test_a_quarter_of_the_size_and_the_same_metadata(camera_file, quantised):
+def test_a_quarter_of_the_size_and_the_same_record(camera_file, quantised):
     assert quantised.stat().st_size < 0.3 * camera_file.stat().st_size
-    ours, theirs = (CameraPredictor.from_onnx(path, threads=1).metadata for path in (camera_file, quantised))
-    assert ours == theirs
+    ours, theirs = (Predictor.from_onnx(path, threads=1).record for path in (camera_file, quantised))
+    assert ours.to_properties() == theirs.to_properties()
     model = onnx.load(quantised)
     assert {entry.domain for entry in model.opset_import} == {""} and model.ir_version <= 9
 
@@ -46,20 +45,20 @@ def test_weights_have_a_scale_for_each_channel(quantised):
         assert weight.dtype == np.int8 and scale.shape == (len(weight),)
 
 
-def test_poses_stay_near(camera_file, quantised, camera_metadata):
-    sides = [CameraPredictor.from_onnx(path, threads=1) for path in (camera_file, quantised)]
-    moved = drift(*sides, pictures(camera_metadata, 9))
+def test_poses_stay_near(camera_file, quantised, posenet_decoder):
+    sides = [Predictor.from_onnx(path, threads=1) for path in (camera_file, quantised)]
+    moved = drift(*sides, pictures(posenet_decoder, 9))
     assert moved.images == 9 and 0 < moved.median_m <= moved.max_m < 0.5 and 0 < moved.median_deg <= moved.max_deg < 5
-    assert drift(sides[0], sides[0], pictures(camera_metadata, 2)).max_m == 0
+    assert drift(sides[0], sides[0], pictures(posenet_decoder, 2)).max_m == 0
     assert "of 9 photographs" in str(moved)
 
 
 def test_a_batch_of_any_size(quantised):
-    run = CameraPredictor.from_onnx(quantised, threads=1).run
+    run = Predictor.from_onnx(quantised, threads=1).run
     images = np.random.default_rng(0).normal(size=(5, 3, 64, 80)).astype(np.float32)
-    position, rotation = run(images)
+    position, rotation = run({"images": images}).values()
     assert position.shape == (5, 3) and rotation.shape == (5, 6)
-    np.testing.assert_allclose(run(images[2:3])[0][0], position[2], atol=1e-3)
+    np.testing.assert_allclose(run({"images": images[2:3]})["position"][0], position[2], atol=1e-3)
 
 
 def test_the_last_layers_and_depthwise_ones_stay_in_float(tmp_path):
@@ -75,15 +74,14 @@ def test_the_last_layers_and_depthwise_ones_stay_in_float(tmp_path):
             x = torch.relu(self.hidden(self.trunk(images).mean((2, 3))))
             return 2 + self.position(x), torch.nn.functional.normalize(self.rotation(x), dim=-1)
 
-    from posedistill.runtime import CameraMetadata
-
-    metadata = CameraMetadata("posenet", 16, None, (16, 16), decode_settings={"rotation": "quaternion"})
-    path = export_camera_onnx(Tiny(), tmp_path / "tiny.onnx", metadata)
+    decoder = PoseNetDecoder(shape=(16, 16), short_side=16, rotation="quaternion")
+    path = export_onnx(Tiny(), tmp_path / "tiny.onnx", decoder)
     nodes = {node.name: node for node in onnx.load(path).graph.node}
     kept = [nodes[name] for name in kept_in_float(onnx.load(path).graph)]
     weights = {name for node in kept for name in node.input if name.endswith("weight")}
     assert {name.rsplit(".", 1)[0] for name in weights} == {"trunk.1", "position", "rotation"}
-    out = quantise(path, tmp_path / "int8.onnx", [np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype("f4")])
+    images = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    out = quantise(path, tmp_path / "int8.onnx", [{"images": images}])
     stored = {tensor.name: tensor.data_type for tensor in onnx.load(out).graph.initializer}
     assert all(stored[name] == onnx.TensorProto.FLOAT for name in weights)
     int8 = {name for name, kind in stored.items() if kind == onnx.TensorProto.INT8}
@@ -93,18 +91,18 @@ def test_the_last_layers_and_depthwise_ones_stay_in_float(tmp_path):
 def test_mistakes(camera_file, exported, tmp_path):
     with pytest.raises(DataError, match="calibration: 'images': found none"):
         quantise(camera_file, tmp_path / "out.onnx", [])
-    with pytest.raises(CheckpointError, match="'decoder': found wdrnet"):
+    with pytest.raises(CheckpointError, match="'family': found wdrnet, of objects, expected one of a scene"):
         quantise(exported, tmp_path / "out.onnx", [])
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command(camera_file, camera_metadata, tmp_path):
+def test_the_command(camera_file, posenet_decoder, tmp_path):
     photos = [tmp_path / f"{number}.png" for number in range(5)]
-    for photo, image in zip(photos, pictures(camera_metadata, 5), strict=True):
+    for photo, image in zip(photos, pictures(posenet_decoder, 5), strict=True):
         write_image(photo, image)
     out = tmp_path / "small.onnx"
     result = CliRunner().invoke(cli.app, ["quantise", str(camera_file), *map(str, photos), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "median of 2 photographs" in result.output and "MiB instead of" in result.output
-    timed = measure(str(out), 1, 2, 1, with_pnp=True, image=None, box=None)
+    timed = measure(str(out), 1, 2, 1, poses=True, image=None)
     assert timed.poses == 1.0 and timed.megabytes < 0.3 * camera_file.stat().st_size / 2**20

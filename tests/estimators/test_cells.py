@@ -1,10 +1,9 @@
 import numpy as np
 import torch
 
-from posedistill.decode import WDRNetDecoding
 from posedistill.decode import cells as numpy_cells
 from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors
-from posedistill.decode.wdrnet import select_cells
+from posedistill.decode.wdrnet import WDRNetDecoding, select_cells
 from posedistill.estimators.cells import IGNORED, Selection, draw_positives, level_budgets, select_per_level
 
 LAYOUT = CellLayout.build((8, 16, 32, 64), 256)

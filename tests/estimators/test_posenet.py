@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from posedistill.data.loading.batch import Batch
-from posedistill.decode import get_settings
-from posedistill.decode.posenet import ROTATION_SIZES, decode
+from posedistill.decode import Prepared
+from posedistill.decode.posenet import ROTATION_SIZES
 from posedistill.errors import RecipeError
 from posedistill.estimators.posenet import PoseNet, PoseNetNetwork, PoseNetSettings
 from posedistill.estimators.registry import build_estimator
@@ -229,14 +229,11 @@ def test_sixteen_pictures_can_be_learned_by_heart(settings: dict) -> None:
         with torch.no_grad():
             estimator(batch, generator())
     with torch.inference_mode():
-        position, rotation = estimator.eval().network(batch.images)
-    found = decode(
-        position.numpy(), rotation.numpy(), get_settings("posenet", estimator.deployment()["decode_settings"])
-    )
+        found = decoded(estimator.eval(), batch)
     truth = Poses.of_cameras(batch.R.double().numpy(), batch.t.double().numpy())
     extent = np.linalg.norm(np.ptp(truth.centers, axis=0))
-    assert np.median(position_errors(Poses.of_cameras(*found), truth)) < 0.05 * extent
-    assert np.median(orientation_errors(Poses.of_cameras(*found), truth)) < 4
+    assert np.median(position_errors(found, truth)) < 0.05 * extent
+    assert np.median(orientation_errors(found, truth)) < 4
 
 
 def test_dropout_follows_the_generator_and_eval_has_none() -> None:
@@ -270,16 +267,22 @@ def test_positions_keep_their_precision_under_autocast() -> None:
     )
 
 
+def decoded(estimator: PoseNet, batch: Batch) -> Poses:
+    """What the decoder makes of a network's outputs."""
+    height, width = batch.images.shape[-2:]
+    decoder = estimator.build_decoder(shape=(height, width), short_side=min(height, width))
+    outputs = dict(zip(decoder.outputs, (value.numpy() for value in estimator.network(batch.images)), strict=True))
+    found = decoder.decode(outputs, Prepared.of_pictures({}, batch.K.numpy()))
+    return Poses.of_cameras(np.stack([pose.R for pose in found]), np.stack([pose.t for pose in found]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoder_and_estimator_mean_the_same(kind: str) -> None:
     estimator, batch = fitted(make(rotation=kind)).eval(), make_batch(4)
     with torch.inference_mode():
-        prediction, (position, rotation) = estimator(batch), estimator.network(batch.images)
-    deployment = estimator.deployment()
-    assert (set(deployment), estimator.decoder) == ({"decode_settings"}, "posenet")
-    pose = decode(position.numpy(), rotation.numpy(), get_settings(estimator.decoder, deployment["decode_settings"]))
-    np.testing.assert_allclose(pose.R, prediction.heads["R"], atol=1e-5)
-    np.testing.assert_allclose(Poses.of_cameras(*pose).centers, prediction.heads["position"], atol=1e-4)
+        prediction, found = estimator(batch), decoded(estimator, batch)
+    np.testing.assert_allclose(found.R, prediction.heads["R"], atol=1e-5)
+    np.testing.assert_allclose(found.centers, prediction.heads["position"], atol=1e-4)
 
 
 def test_the_exported_network_gives_the_same(tmp_path) -> None:

@@ -347,3 +347,10 @@ def test_overfits_a_batch_down_to_its_poses(objects: Objects, batch: Batches) ->
         assert pose is not None
         points = [table.keypoints[0] @ R.T + t for R, t in ((pose.R, pose.t), (crops.R[b].numpy(), crops.t[b].numpy()))]
         assert np.linalg.norm(points[0] - points[1], axis=1).mean() < 0.1 * table.diameters[0]
+
+
+def test_the_decoder_is_told_what_it_needs(objects: Objects) -> None:
+    estimator = make(objects(), score_threshold=0.25)
+    decoder = estimator.build_decoder(names=("cube",))
+    assert decoder.family == "wdrnet" and decoder.strides == estimator.cells.strides and decoder.names == ("cube",)
+    assert decoder.decoding.score_threshold == 0.25 and decoder.objects is estimator.objects

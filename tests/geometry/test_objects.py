@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -26,9 +24,9 @@ def test_table_from_models_info():
     assert ObjectTable.from_models_info(INFO).obj_ids == (3, 8)
 
 
-def test_json_round_trip():
+def test_tables_round_trip():
     table = ObjectTable.from_models_info(INFO)
-    back = ObjectTable.from_json(json.loads(json.dumps(table.to_json())))
+    back = ObjectTable.from_tables(table.to_tables())
     assert back.obj_ids == table.obj_ids
     np.testing.assert_array_equal(back.keypoints, table.keypoints)
     np.testing.assert_array_equal(back.diameters, table.diameters)

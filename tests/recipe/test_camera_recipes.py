@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from posedistill.cli import app
 from posedistill.errors import RecipeError
 from posedistill.recipe.recipe import load_recipe
-from posedistill.runtime import CameraPredictor
+from posedistill.runtime import Predictor
 from posedistill.training import shipping, stages
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -48,8 +48,8 @@ def test_a_published_scene_from_data_to_report(tmp_path: Path, monkeypatch: pyte
     records = records_of(folder)
     assert {"teacher", "student", "distilled", "exported", "constant pose", "nearest image"} <= records.keys()
     assert records["exported"]["scores"] == pytest.approx(records["distilled"]["scores"], rel=0.01)
-    metadata = CameraPredictor.from_onnx(folder / "model.onnx").metadata
-    assert metadata.shape == (64, 64) and metadata.parameters == records["distilled"]["parameters"] < 1_100_000
+    record = Predictor.from_onnx(folder / "model.onnx").record
+    assert record.decoder.shape == (64, 64) and record.parameters == records["distilled"]["parameters"] < 1_100_000
     assert "MapNet" in (folder / "report.html").read_text(), "what the recipe says to expect"
 
 

@@ -1,4 +1,4 @@
-"""A camera, an object and a pose, and a network whose every cell votes for exactly that pose."""
+"""A camera, an object and a pose, and networks whose answers are known, as decoders and as exported files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,26 +8,24 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from posedistill.decode.cells import CellLayout
+from posedistill.decode import Decoder, PoseNetDecoder, WDRNetDecoder
 from posedistill.geometry.cameras import Camera, crop_cameras, project
 from posedistill.geometry.objects import ObjectTable, box_corners
-from posedistill.runtime.camera_metadata import CameraMetadata
-from posedistill.runtime.metadata import ModelMetadata
-from posedistill.runtime.model_file import PROPERTY
+from posedistill.runtime.record import Record
 
 CROP, STRIDES = 64, (8, 16)
 
 
 @dataclass
 class Scene:
-    """One object before one camera, and the crop of its box."""
+    """One object before one camera, and what a network that knows its pose says of the crop of its box."""
 
     K: np.ndarray
     R: np.ndarray
     t: np.ndarray
     box: np.ndarray
     image: np.ndarray
-    metadata: ModelMetadata
+    decoder: WDRNetDecoder
     logits: np.ndarray
     votes: np.ndarray
 
@@ -43,25 +41,26 @@ def scene() -> Scene:
     t = np.array([80.0, -60.0, 900.0])
     pixels = project(corners, R, t, K)
     box = np.concatenate([pixels.min(axis=0), np.ptp(pixels, axis=0)])
-    metadata = ModelMetadata(
-        decoder="wdrnet", objects=objects, crop_size=CROP, strides=STRIDES, camera=Camera(K, 640, 480),
-        decode_settings={}, names=("cat", "duck"), training="nothing: made by a test",
-    )  # fmt: skip
-    cells = CellLayout.build(STRIDES, CROP)
+    camera = Camera(K, 640, 480)
+    decoder = WDRNetDecoder(objects=objects, crop_size=CROP, strides=STRIDES, camera=camera, names=("cat", "duck"))
     centers, sides = (box[:2] + box[2:] / 2)[None], np.array([1.5 * box[2:].max()])
     crop = crop_cameras(K[None], centers, sides, CROP)
     in_crop = project(corners, crop.rotation[0] @ R, crop.rotation[0] @ t, crop.K[0])
-    votes = np.broadcast_to(in_crop, (len(cells), 8, 2)).astype(np.float32)
-    near = np.linalg.norm(cells.centers - CROP / 2, axis=1) < CROP / 4
+    votes = np.broadcast_to(in_crop, (len(decoder.cells), 8, 2)).astype(np.float32)
+    near = np.linalg.norm(decoder.cells.centers - CROP / 2, axis=1) < CROP / 4
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    return Scene(K, R, t, box, image, metadata, np.where(near, 3.0, -6.0).astype(np.float32), votes)
+    return Scene(K, R, t, box, image, decoder, np.where(near, 3.0, -6.0).astype(np.float32), votes)
+
+
+def properties(decoder: Decoder) -> dict[str, str]:
+    return Record(decoder, "nothing: made by a test", 12).to_properties()
 
 
 @pytest.fixture
 def model_file(scene: Scene, tmp_path: Path) -> Path:
     """The scene's network as an exported file."""
     path = tmp_path / "model.onnx"
-    write_model(path, scene, {PROPERTY: scene.metadata.to_json()})
+    write_model(path, scene, properties(scene.decoder))
     return path
 
 
@@ -90,15 +89,14 @@ def writer():
     return write_model
 
 
-CAMERA_METADATA = CameraMetadata(
-    "posenet", 40, None, (32, 48), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
-    decode_settings={"rotation": "quaternion"}, training="nothing: made by a test",
-)  # fmt: skip
+POSENET = PoseNetDecoder(
+    shape=(32, 48), short_side=40, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), rotation="quaternion"
+)
 
 
 @pytest.fixture
-def camera_metadata() -> CameraMetadata:
-    return CAMERA_METADATA
+def posenet_decoder() -> PoseNetDecoder:
+    return POSENET
 
 
 @pytest.fixture
@@ -112,12 +110,12 @@ def camera_model_file(tmp_path: Path) -> Path:
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
         helper.make_node("Add", ["nothing", "q"], ["rotation"]),
     ]
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, *CAMERA_METADATA.shape])
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, *POSENET.shape])
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("position", "rotation")]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "fake", [images], outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {PROPERTY: CAMERA_METADATA.to_json()})
+    helper.set_model_props(model, properties(POSENET))
     path = tmp_path / "camera.onnx"
     onnx.save(model, path)
     return path

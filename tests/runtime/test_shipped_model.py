@@ -9,7 +9,7 @@ import pytest
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
 from posedistill.geometry.cameras import project
-from posedistill.runtime import Predictor
+from posedistill.runtime import Predictor, locate
 
 MODEL = Path(__file__).parents[2] / "models" / "linemod_cat.onnx"
 DATA = os.environ.get("POSEDISTILL_DATA")
@@ -21,11 +21,11 @@ def predictor() -> Predictor:
 
 
 def test_it_carries_all_the_runtime_needs(predictor: Predictor):
-    metadata = predictor.metadata
-    assert metadata.objects.obj_ids == (6,) and metadata.camera is not None and metadata.parameters == 688_894
-    assert metadata.shapes == (), "the meshes of LINEMOD are not ours to pass on"
+    decoder = predictor.decoder
+    assert decoder.objects.obj_ids == (6,) and decoder.camera is not None and predictor.record.parameters == 688_894
+    assert decoder.shapes == (), "the meshes of LINEMOD are not ours to pass on"
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    poses = predictor.predict(noise, metadata.camera.K, np.array([[200.0, 150.0, 90.0, 80.0]]), [6])
+    poses = predictor.predict(noise, decoder.camera.K, np.array([[200.0, 150.0, 90.0, 80.0]]), [6])
     assert all(pose.score < 0.3 for pose in poses)
 
 
@@ -36,12 +36,12 @@ def test_it_finds_the_cat_with_and_without_a_box(predictor: Predictor):
     errors, found = [], 0
     for frame in frames:
         (truth,), image = frame.instances, read_image(frame.rgb)
-        corners = predictor.metadata.objects.keypoints[0]
+        corners = predictor.decoder.objects.keypoints[0]
         pixels = project(corners, truth.R, truth.t, frame.K)
         box = np.concatenate([pixels.min(axis=0), np.ptp(pixels, axis=0)])
         (pose,) = predictor.predict(image, frame.K, box[None], [6])
         errors.append(np.linalg.norm(project(corners, pose.R, pose.t, frame.K) - pixels, axis=1).mean())
-        searched = predictor.locate(image, frame.K, 6)
+        searched = locate(predictor, image, frame.K, 6)
         assert searched is not None
         found += np.linalg.norm(project(corners, searched.R, searched.t, frame.K) - pixels, axis=1).mean() < 20
     assert np.median(errors) < 6.0

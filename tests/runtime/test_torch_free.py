@@ -49,8 +49,10 @@ def test_light_modules_import():
         "posedistill.cli",
         "posedistill.poses",
         "posedistill.deploy.predict",
-        "posedistill.deploy.predict_cameras",
+        "posedistill.deploy.predict_objects",
+        "posedistill.deploy.predict_scene",
         "posedistill.deploy.bench",
+        "posedistill.deploy.evaluate",
     ]
     assert len(names) > 12
     run_light("import importlib\nfor name in " + repr(names) + ": importlib.import_module(name)")
@@ -61,12 +63,14 @@ def test_predicts_from_a_file(scene, model_file, tmp_path):
     code = f"""
 import json
 from pathlib import Path
-from posedistill.deploy.predict import Box, predict_images
-from posedistill.runtime.predictor import Predictor
+from posedistill.deploy.predict import predict_images
+from posedistill.deploy.predict_objects import Box, ObjectPrediction
+from posedistill.runtime import Predictor
 predictor = Predictor.from_onnx({str(model_file)!r}, threads=1)
 boxes = [Box(6, tuple({scene.box.tolist()}))]
-poses = predict_images(predictor, [Path({str(tmp_path / "photo.png")!r})], boxes, out=Path({str(tmp_path / "out")!r}))
-print(json.dumps([poses.t[0].tolist(), poses.R[0].tolist()]))
+photo, out = Path({str(tmp_path / "photo.png")!r}), Path({str(tmp_path / "out")!r})
+(pose,) = predict_images(ObjectPrediction(predictor, boxes), [photo], out)[0].poses
+print(json.dumps([pose.t.tolist(), pose.R.tolist()]))
 """
     t, R = json.loads(run_light(code))
     np.testing.assert_allclose(t, scene.t, atol=0.2)
@@ -81,9 +85,9 @@ def test_tells_where_a_camera_stands(camera_model_file, tmp_path):
 import json
 from pathlib import Path
 from posedistill.data.images import read_image
-from posedistill.runtime import open_predictor
-predictor = open_predictor({str(camera_model_file)!r}, threads=1)
-found = predictor.predict(read_image(Path({str(tmp_path / "photo.png")!r})))
+from posedistill.runtime import Predictor
+predictor = Predictor.from_onnx({str(camera_model_file)!r}, threads=1)
+(found,) = predictor.predict(read_image(Path({str(tmp_path / "photo.png")!r})))
 print(json.dumps([found.center.tolist(), found.R.tolist()]))
 """
     center, R = json.loads(run_light(code))

@@ -6,7 +6,7 @@ import torch
 
 from posedistill.errors import RecipeError
 from posedistill.tasks.object_sources import TrainingData, prepare
-from posedistill.tasks.object_validation import Validation, metadata_of
+from posedistill.tasks.object_validation import Validation
 from posedistill.training.loop import SELECT
 
 CPU = torch.device("cpu")
@@ -103,10 +103,3 @@ def test_nothing_to_validate_on(recipe, prepared):
     none = dataclasses.replace(prepared, validation=prepared.validation[:0])
     with pytest.raises(RecipeError, match=r"'data': found no instance, expected instances of \[1, 2\]"):
         Validation(recipe(), none, CPU, 4)
-
-
-def test_metadata_tell_the_decoder_what_it_needs(network):
-    estimator = network(score_threshold=0.25)
-    metadata = metadata_of(estimator, training="a note")
-    assert (metadata.decoder, metadata.crop_size, metadata.strides) == ("wdrnet", 64, (8, 16))
-    assert metadata.decode_settings["score_threshold"] == 0.25 and metadata.training == "a note"

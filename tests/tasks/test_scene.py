@@ -15,15 +15,15 @@ from posedistill.compare.trial import Trial
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
-from posedistill.deploy.camera_export import camera_run
+from posedistill.deploy.estimate import estimate, queries_of
 from posedistill.deploy.evaluate import evaluate_file
-from posedistill.deploy.evaluate_scene import estimate_cameras
+from posedistill.deploy.export import torch_predictor
 from posedistill.errors import DataError, RecipeError
 from posedistill.metrics.relocalisation import constant_pose, position_errors
 from posedistill.poses import Poses
 from posedistill.recipe.comparison import load_comparison
 from posedistill.recipe.recipe import Recipe, load_recipe
-from posedistill.runtime import CameraPredictor
+from posedistill.runtime import Predictor
 from posedistill.tasks import scene_sources as camera_sources
 from posedistill.tasks.scene import CameraTask
 from posedistill.tasks.scene_sources import prepare_scene, scene_loader, scene_view
@@ -97,7 +97,7 @@ def test_a_few_steps_beat_a_constant_pose(trained: Recipe, scene: Path) -> None:
     task, prepared = CameraTask(), prepare_scene(trained)
     seen = open_scene(scene, "train")
     truth = Poses.of_cameras(seen.R, seen.t)
-    found = estimate_cameras(task.predictor(trained, load_network(trained, "teacher", 0)[0]), seen)
+    found = estimate(task.predictor(trained, load_network(trained, "teacher", 0)[0]), queries_of(seen))
     ours, constant = (
         np.median(position_errors(poses, truth))
         for poses in (found, constant_pose(prepared.poses(prepared.train), len(seen)))
@@ -130,7 +130,7 @@ def test_an_evaluation_is_not_made_twice(trained: Recipe, monkeypatch) -> None:
     task = CameraTask()
     split = task.split(trained)
     first = task.measure(trained, "distilled", 0, split)
-    monkeypatch.setattr("posedistill.tasks.scene.estimate_cameras", None)
+    monkeypatch.setattr("posedistill.tasks.scene.estimate", None)
     assert task.measure(trained, "distilled", 0, split) == first
 
 
@@ -147,14 +147,14 @@ def test_trivial_answers_beside_the_networks(trained: Recipe) -> None:
 def test_the_exported_file_is_the_network(trained: Recipe, scene: Path, tmp_path: Path, capsys) -> None:
     path = tmp_path / "room.onnx"
     parity = shipping.export_variant(trained, "distilled", 0, path)
-    assert parity["images"] == 8 and parity["max_m"] < 1e-4
+    assert parity["rows"] == 8 and parity["shift"] < 1e-4
     task = CameraTask()
     split = task.split(trained)
     ours = task.measure(trained, "distilled", 0, split)
     theirs = task.measure_file(trained, path, tmp_path / "results.csv", split)
     assert theirs["scores"] == pytest.approx(ours["scores"], abs=1e-4)
-    metadata = CameraPredictor.from_onnx(path).metadata
-    assert metadata.training.startswith("room: distilled, seed 0, step") and metadata.shape == (64, 64)
+    record = Predictor.from_onnx(path).record
+    assert record.training.startswith("room: distilled, seed 0, step") and record.decoder.shape == (64, 64)
     scores = evaluate_file(path, scene, "test", None, "gt", None, tmp_path / "a.csv", tmp_path / "a.json")
     assert scores.scores["position_m"] == pytest.approx(ours["scores"]["position_m"], abs=1e-4)
     assert json.loads((tmp_path / "a.json").read_text())["targets"] == 30 and (tmp_path / "a.csv").exists()
@@ -176,11 +176,11 @@ def test_the_runtime_sees_what_validation_sees(recipe, overrides: tuple[str, ...
     loader = scene_loader(loaded, prepared, rows, seed=0, device="cpu", batch_size=4, augment=False)
     with torch.no_grad():
         expected = estimator.network(loader.batch(0).images)[0].numpy()
-    metadata, mean = task.metadata(loaded, estimator, "")
-    assert (mean is None) == (not loaded.scene_data.mean_image)
-    predictor = CameraPredictor(camera_run(estimator.network, "cpu", mean), metadata)
+    network, decoder = task.deployed(loaded, estimator)
+    assert (network is estimator.network) == (not loaded.scene_data.mean_image)
+    predictor = torch_predictor(network, decoder)
     photographs = open_scene(loaded.scene_data.scene, "train").take(rows)
-    found = [predictor.predict(read_image(frame.image)).center for frame in photographs]
+    found = [predictor.predict(read_image(frame.image))[0].center for frame in photographs]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert task.inputs(loaded, torch.device("cpu"))[0].shape[2:] == loader.shape
 
@@ -373,7 +373,7 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
     metres, units = constant("data.metres_per_unit=4"), constant()
     unscaled = recipe(f"data.scene={folder}")
     model = build_network(unscaled, unscaled.student, task.prepare(unscaled).objects)
-    assert not task.metadata(unscaled, model, "")[0].metric
+    assert not task.deployed(unscaled, model)[1].metric
     assert metres["scores"] == pytest.approx(original["scores"], rel=1e-3)
     assert units["scores"]["position_m"] == pytest.approx(original["scores"]["position_m"] / 4, rel=1e-3)
     assert metres["dataset"] == "capture/test"
@@ -381,7 +381,7 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
     path = tmp_path / "room.onnx"
     shipping.export_variant(trained, "distilled", 0, path)
     arguments = (path, folder, "test", None, "gt", None, None, None)
-    assert CameraPredictor.from_onnx(path).metadata.metric
+    assert Predictor.from_onnx(path).decoder.metric
     told = evaluate_file(*arguments, metres_per_unit=4.0)
     printed = capsys.readouterr().err
     assert "unit unknown" not in printed

@@ -144,8 +144,8 @@ def test_the_exported_file_is_the_distilled_student(finished: Path):
     found = predictor.run(images.numpy(), classes.numpy())
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-3, atol=1e-3)
-    assert predictor.metadata.training.startswith("mini: distilled, seed 0, step")
-    assert predictor.metadata.objects.obj_ids == (1, 2) and predictor.metadata.camera.width == 160
+    assert predictor.record.training.startswith("mini: distilled, seed 0, step")
+    assert predictor.decoder.objects.obj_ids == (1, 2) and predictor.decoder.camera.width == 160
     parity = json.loads((folder / "model.parity.json").read_text())
     assert parity["crops"] > 0 and parity["max_px"] < 0.05
 

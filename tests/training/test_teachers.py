@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.deploy.evaluate import FrameQuery
+from posedistill.deploy.estimate import FrameQuery
 from posedistill.errors import CheckpointError, DataError, RecipeError, TrainingError
 from posedistill.estimators.views import Prediction, Votes
 from posedistill.geometry.objects import NO_OBJECTS
@@ -259,7 +259,7 @@ def test_the_best_poses_of_an_ensemble(bop):
     rows = np.array([(frame.scene_id, frame.im_id, obj) for obj in (1, 1, 1, 2, 1)])
     scores = np.array([0.5, 0.9, 0.3, 0.1, 0.2])
     table = Poses(*rows.T, scores, np.tile(np.eye(3), (5, 1, 1)), places, np.zeros(5))
-    wanted = [FrameQuery(frame, np.zeros((3, 4)), [1, 2, 1], np.ones(3))]
+    wanted = [FrameQuery.of_objects(frame, np.zeros((3, 4)), [1, 2, 1], np.ones(3))]
     assert best_poses(table, wanted, objects).score.tolist() == [0.9, 0.3, 0.1]
 
 

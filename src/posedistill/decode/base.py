@@ -5,15 +5,19 @@ One class a family, used by evaluation, export, bench and the runtime without to
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.errors import PoseDistillError
 from posedistill.geometry.cameras import Array, Camera
 from posedistill.geometry.draw import Image
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB values in 0..1."""
 
 Arrays = Mapping[str, np.ndarray]
 """Named arrays: a network's inputs or outputs (their first axis is the batch), or the tables of a model file."""
@@ -56,6 +60,13 @@ class Prepared:
     boxes: Array
     scores: Array
 
+    @classmethod
+    def of_pictures(cls, inputs: Arrays, K: Array) -> "Prepared":
+        """Pictures that are as the network wants them, ``K`` ``[p, 3, 3]`` theirs; poses are in their own cameras."""
+        count = len(K)
+        turn, labels = np.tile(np.eye(3), (count, 1, 1)), np.zeros(count, np.int64)
+        return cls(inputs, K, turn, labels, np.zeros((count, 4)), np.ones(count))
+
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
@@ -67,8 +78,8 @@ class Pose:
     Attributes:
         R: ``[3, 3]`` and t: ``[3]``, from the object (mm) or the scene (metres) to the camera; ``t`` is NaN where a
             family tells none.
-        label: object or category id; 0 of a scene.
-        score: confidence in 0..1, times that of the box; 1 where a family tells none.
+        label: object or category id; -1 of a scene.
+        score: confidence in 0..1, times that of the box; NaN where a family tells none.
         box: (x, y, w, h) pixels of the box it was sought in, if any.
         row: of the request, that it answers; a row in which nothing was recognised has no pose.
         seconds: for the whole image, pixels to poses, as BOP wants it: equal for all poses of an image.
@@ -76,8 +87,8 @@ class Pose:
 
     R: Array
     t: Array
-    label: int = 0
-    score: float = 1.0
+    label: int = -1
+    score: float = np.nan
     box: tuple[float, float, float, float] | None = None
     row: int = 0
     seconds: float = 0.0
@@ -99,7 +110,7 @@ class Tolerance:
 
     Attributes:
         outputs: limits of ``Decoder.differences``, by their names; a difference without a limit is only told.
-        degrees: between rotations. shift: between camera centres as the object or scene sees them, in its unit.
+        degrees: between rotations. shift: of ``Decoder.shift``.
         rounding: share of the farthest centre that may be lost besides: float32 knows large scenes no better.
     """
 
@@ -109,28 +120,38 @@ class Tolerance:
     rounding: float = 0.0
 
 
-class Decoder(ABC):
-    """A family's half without a network. Subclasses are frozen dataclasses of all they must know.
+Readers = Mapping[str, Callable[[Any], Any]]
+"""Of each key of a section: the plain JSON value to what the decoder holds."""
 
-    ``record`` gives that as plain JSON and tables of numbers, for the model file; ``from_record`` reads it back.
+
+class Decoder(ABC):
+    """A family's half without a network. Subclasses are frozen dataclasses of all that they must know.
+
+    Building one checks that its values fit together (``RecordFault``).
     """
 
+    family: ClassVar[str]
+    """Name of the family in recipes and model files."""
     task: ClassVar[str]
     """Whose poses: of ``objects``, of the camera in a ``scene``, or of ``categories``."""
-    inputs: ClassVar[tuple[str, ...]] = ("images",)
-    outputs: ClassVar[tuple[str, ...]]
-    unit: str = "mm"
-    """Of ``t``, in words."""
     tolerance: ClassVar[Tolerance]
+    readers: ClassVar[Readers]
+    """The section that it has in a model file, key by key; keys are the names of its fields."""
 
-    @classmethod
-    @abstractmethod
-    def from_record(cls, section: Mapping[str, Any], tables: Arrays) -> Self:
-        """What ``record`` gave; ``RecordFault`` where a value is missing, unknown or cannot be."""
+    @property
+    def unit(self) -> str:
+        """Of ``t``, in words."""
+        return "mm"
 
+    @property
     @abstractmethod
-    def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """All it knows as values for JSON, and as tables of numbers."""
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the network's inputs by name, without the batch."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the network's outputs by name, without the batch."""
 
     @abstractmethod
     def prepare(self, request: Request) -> Prepared:
@@ -138,19 +159,55 @@ class Decoder(ABC):
 
     @abstractmethod
     def decode(self, outputs: Arrays, prepared: Prepared) -> list[Pose]:
-        """Poses in the image's camera out of the network's outputs for ``prepared``."""
+        """Poses in the image's camera out of the network's outputs for ``prepared``; at most one for each row asked."""
 
     @abstractmethod
-    def example(self, count: int = 1, seed: int = 0) -> Request:
-        """A request with noise for an image, of ``count`` boxes where the family takes boxes."""
+    def example(self, rows: int = 1, image: Image | None = None, seed: int = 0) -> list[Request]:
+        """Requests that make ``rows`` inputs out of an image, of noise without one: to compare and time networks."""
 
     def stand_in(self, prepared: Prepared) -> Arrays | None:
-        """Outputs as of a network that has seen something, to time the decoder with; None: any outputs will do."""
+        """Outputs as of a network that recognises something, to time ``decode`` with; None where any will do."""
         return None
+
+    def shift(self, ours: Pose, theirs: Pose) -> float:
+        """How far two poses lie apart, in ``unit``."""
+        return float(np.linalg.norm(ours.t - theirs.t))
 
     def differences(self, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         """How far two networks' outputs lie apart at most, by name."""
         return {name: float(np.abs(ours[name] - theirs[name]).max(initial=0.0)) for name in self.outputs}
+
+    def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """All that it knows: values for JSON, and tables of numbers; ``from_record`` reads them back."""
+        return {key: _plain(getattr(self, key)) for key in self.readers}, self.tables()
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """What of ``record`` is numbers rather than settings."""
+        return {}
+
+    @classmethod
+    def from_record(cls, section: Mapping[str, Any], tables: Arrays) -> Self:
+        """What ``record`` gave; ``RecordFault`` where a value is missing, unknown or cannot be."""
+        values = read_section(section, cls.readers)
+        try:
+            values |= cls.fields_of(tables)
+        except KeyError as error:
+            raise RecordFault(str(error.args[0]), f"tables {sorted(tables)}", "a table of that name") from error
+        except (TypeError, ValueError) as error:
+            raise RecordFault("tables", error, "what posedistill export writes") from error
+        return cls(**values)
+
+    @classmethod
+    def fields_of(cls, tables: Arrays) -> dict[str, Any]:
+        """The fields that ``tables`` gave; ``KeyError`` for a table that is missing."""
+        return {}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and arrays as JSON has them."""
+    if is_dataclass(value):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 class RecordFault(PoseDistillError):
@@ -159,10 +216,6 @@ class RecordFault(PoseDistillError):
     def __init__(self, key: str, found: object, expected: str) -> None:
         super().__init__(f"'{key}': found {found}, expected {expected}")
         self.key, self.found, self.expected = key, found, expected
-
-
-Readers = Mapping[str, Callable[[Any], Any]]
-"""Of each key: the plain JSON value to what the decoder holds."""
 
 
 def read_section(section: Mapping[str, Any], readers: Readers) -> dict[str, Any]:
@@ -188,13 +241,8 @@ def read_section(section: Mapping[str, Any], readers: Readers) -> dict[str, Any]
     return values
 
 
-def camera_to_json(camera: Camera | None) -> dict[str, Any] | None:
-    """Plain values; ``camera_from_json`` gives the camera back."""
-    return None if camera is None else {"K": camera.K.tolist(), "width": camera.width, "height": camera.height}
-
-
 def camera_from_json(value: Mapping[str, Any] | None) -> Camera | None:
-    """What ``camera_to_json`` wrote; ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
+    """A reader of cameras or None; ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
     if value is None:
         return None
     K = np.asarray(value["K"], dtype=np.float64)
@@ -206,3 +254,18 @@ def camera_from_json(value: Mapping[str, Any] | None) -> Camera | None:
 def floats(value: Any) -> tuple[float, ...]:
     """A list of numbers."""
     return tuple(float(item) for item in value)
+
+
+def check(*faults: tuple[str, object, str, bool]) -> None:
+    """``RecordFault`` for the first (key, what was found, what was expected, whether that holds) that does not hold."""
+    for key, found, expected, holds in faults:
+        if not holds:
+            raise RecordFault(key, found, expected)
+
+
+def normalised(planes: Image, mean: Sequence[float], std: Sequence[float], out: NDArray[np.float32]) -> None:
+    """Write a picture ``[h, w, 3]`` as ``[3, h, w]``, less ``mean`` and over ``std``, which are of values in 0..1."""
+    # Channel by channel: contiguous planes are written twenty times faster than interleaved pixels.
+    for channel, plane in enumerate(cv2.split(planes)):
+        np.subtract(plane, np.float32(255) * np.float32(mean[channel]), out=out[channel], dtype=np.float32)
+        out[channel] /= np.float32(255) * np.float32(std[channel])

@@ -1,13 +1,16 @@
 """WDRNet+: scores and votes of all cells -> one pose. Numpy, OpenCV and poselib only."""
 
-import time
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posedistill.decode.base import Arrays, Prepared, Readers, Tolerance, check
 from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors, level_budgets
-from posedistill.geometry.cameras import Array
+from posedistill.decode.objects import CropDecoder, CropPose
+from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.pnp import solve_pnp
 
 
@@ -33,24 +36,6 @@ class WDRNetDecoding:
     always_answer: bool = True
     faithful: bool = False
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class PoseCandidate:
-    """A pose in the crop's camera (its caller turns it back into the full image's).
-
-    Attributes:
-        R: ``[3, 3]`` object to camera. t: ``[3]`` mm.
-        score: in 0..1, the best cell's score times the support of its votes in PnP.
-        inliers: share of the votes that agree with the pose.
-        seconds: wall-clock time of selection and PnP.
-    """
-
-    R: Array
-    t: Array
-    score: float
-    inliers: float
-    seconds: float
 
 
 def select_cells(
@@ -96,8 +81,8 @@ def decode(
     K: Array,
     keypoints3d: Array,
     settings: WDRNetDecoding = WDRNetDecoding(),
-) -> PoseCandidate | None:
-    """The pose of the object a crop was made for.
+) -> CropPose | None:
+    """The pose of the object a crop was made for; its score is the best cell's times the support of its votes in PnP.
 
     Args:
         logits: ``[N]``. votes: ``[N, K, 2]`` crop pixels. K: ``[3, 3]`` of the crop's camera.
@@ -106,18 +91,83 @@ def decode(
     Returns:
         None where no cell votes (only without ``always_answer``) or PnP finds no pose.
     """
-    start = time.perf_counter()
-    scores = 1.0 / (1.0 + np.exp(-np.asarray(logits, dtype=np.float64)))
+    scores = sigmoid(logits)
     votes = np.asarray(votes, dtype=np.float64)
     chosen = select_cells(scores, votes, cells, settings)
     if not len(chosen):
         return None
-    keypoints = votes.shape[1]
     points = np.tile(np.asarray(keypoints3d, dtype=np.float64), (len(chosen), 1))
-    weights = np.repeat(scores[chosen], keypoints)
+    weights = np.repeat(scores[chosen], votes.shape[1])
     threshold = settings.threshold * cells.crop_size
     pose = solve_pnp(votes[chosen].reshape(-1, 2), points, K, weights, threshold, settings.seed)
-    if pose is None:
-        return None
-    score = float(scores[chosen].max()) * pose.score
-    return PoseCandidate(pose.R, pose.t, score, float(pose.inliers.mean()), time.perf_counter() - start)
+    return None if pose is None else CropPose(pose.R, pose.t, float(scores[chosen].max()) * pose.score)
+
+
+def sigmoid(logits: np.ndarray) -> Array:
+    """Scores in 0..1."""
+    return 1.0 / (1.0 + np.exp(-np.asarray(logits, dtype=np.float64)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WDRNetDecoder(CropDecoder):
+    """Crops in; logits ``[B, N]`` and votes ``[B, N, 8, 2]`` in crop pixels, of all cells, out.
+
+    Attributes:
+        strides: of the output levels, pixels; with the crop size they give the grid of cells.
+        decoding: how cells are chosen; what a file does not name keeps its default.
+    """
+
+    family: ClassVar[str] = "wdrnet"
+    tolerance: ClassVar[Tolerance] = Tolerance({"votes (px)": 0.05}, degrees=0.1)
+    readers: ClassVar[Readers] = {
+        **CropDecoder.readers,
+        "strides": lambda value: tuple(int(item) for item in value),
+        "decoding": lambda value: WDRNetDecoding(**value),
+    }
+    strides: tuple[int, ...]
+    decoding: WDRNetDecoding = WDRNetDecoding()
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        super().__post_init__()
+        check(("strides", self.strides, "positive numbers of pixels", min(self.strides, default=0) > 0))
+
+    @cached_property
+    def cells(self) -> CellLayout:
+        """The grid that the network's outputs are laid out on."""
+        return CellLayout.build(self.strides, self.crop_size)
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Of ``N`` cells."""
+        count, keypoints = len(self.cells), self.objects.keypoints.shape[1]
+        return {"logits": (count,), "votes": (count, keypoints, 2)}
+
+    def decode_crop(self, outputs: Arrays, K: Array, index: int) -> CropPose | None:
+        """See ``decode``."""
+        keypoints = self.objects.keypoints[index]
+        return decode(outputs["logits"], outputs["votes"], self.cells, K, keypoints, self.decoding)
+
+    def differences(self, ours: Arrays, theirs: Arrays) -> dict[str, float]:
+        """Between votes, and between scores, of all cells."""
+        pixels = np.linalg.norm(ours["votes"] - theirs["votes"], axis=-1)
+        scores = np.abs(sigmoid(ours["logits"]) - sigmoid(theirs["logits"]))
+        return {"votes (px)": float(pixels.max(initial=0.0)), "scores": float(scores.max(initial=0.0))}
+
+    def stand_in(self, prepared: Prepared, noise: float = 0.004, outliers: float = 0.4) -> Arrays:
+        """Outputs for a pose of the first object, seen in the middle of each crop.
+
+        Args:
+            noise: standard deviation of a vote, crop sides. outliers: share of votes that are anywhere.
+        """
+        rng, size, cells = np.random.default_rng(0), self.crop_size, self.cells
+        K, corners = prepared.K, self.objects.keypoints[0]
+        distance = K[0, 0, 0] * float(self.objects.diameters[0]) / (0.6 * size)
+        t = distance * np.linalg.solve(K[0], np.array([size / 2, size / 2, 1.0])) - corners.mean(axis=0)
+        shape = (len(K), len(cells), len(corners))
+        votes = project(corners, np.eye(3), t, K[0]) + rng.normal(scale=noise * size, size=(*shape, 2))
+        wild = rng.random(shape) < outliers
+        votes[wild] = rng.uniform(0, size, (int(wild.sum()), 2))
+        near = np.linalg.norm(cells.centers - size / 2, axis=1) < 0.3 * size
+        logits = np.where(near, 2.0, -6.0) + rng.normal(scale=0.2, size=shape[:2])
+        return {"logits": logits.astype(np.float32), "votes": votes.astype(np.float32)}

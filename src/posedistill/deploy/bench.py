@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from posedistill.deploy.bench_calls import Call, camera_call, object_call
-from posedistill.errors import CheckpointError, DataError, describe
+from posedistill.data.images import read_image
+from posedistill.decode.base import Arrays, Decoder, Request
+from posedistill.errors import CheckpointError, DataError
 from posedistill.machine import cores, processor
-from posedistill.runtime import Predictor, open_predictor
+from posedistill.runtime.predictor import Predictor
 
 WARM_UP = 5
 """Calls that are not counted, besides the first one, which is reported on its own."""
@@ -28,12 +29,10 @@ class BenchResult:
 
     Attributes:
         file: path. megabytes: of the file, MiB. parameters: of the network.
-        call: what a call is, in words.
-        crop_size: shorter side of the network's input, pixels. batch: crops or photographs a call.
-        with_pnp: whether calls ended in poses found by PnP; without, in raw votes or in poses of cameras.
-        poses: share of the timed crops or photographs that gave a pose (0 for votes).
+        call: what a call is, in words. batch: network inputs (crops, photographs) a call.
+        poses: poses found for each input; 0 where calls end in the network's outputs.
         repeats: timed calls. p50_ms, p90_ms, p99_ms, mean_ms: of a call, the preparation of its pixels included.
-        images_per_second: crops or photographs over the mean time of a call.
+        images_per_second: inputs over the mean time of a call.
         load_ms: opening the file. first_inference_ms: the first call.
         peak_memory_mb: peak resident memory of the whole process; model_memory_mb: by how much the model raised it.
         device, threads, runtime, versions: what it was measured on; threads 0 means onnxruntime's choice.
@@ -43,9 +42,7 @@ class BenchResult:
     megabytes: float
     parameters: int
     call: str
-    crop_size: int
     batch: int
-    with_pnp: bool
     poses: float
     repeats: int
     p50_ms: float
@@ -78,8 +75,6 @@ class BenchResult:
             ("device", f"{self.device}, {self.threads or 'all'} thread(s)"),
             ("runtime", f"{self.runtime}, " + ", ".join(f"{name} {value}" for name, value in self.versions.items())),
         ]
-        if self.with_pnp:
-            rows.insert(4, ("crops with a pose", f"{100 * self.poses:.0f} %"))
         return "\n".join(f"{name:<22}{value}" for name, value in rows)
 
 
@@ -88,9 +83,8 @@ def bench(
     threads: int | None = None,
     repeats: int = 100,
     batch: int = 1,
-    with_pnp: bool = True,
+    poses: bool = True,
     image: str | Path | None = None,
-    box: Sequence[float] | None = None,
 ) -> BenchResult:
     """Measure a file in a process of its own, so that memory and load time are those of a deployed runtime.
 
@@ -98,20 +92,16 @@ def bench(
         path: the exported file.
         threads: of the network; None lets onnxruntime choose.
         repeats: timed calls.
-        batch: crops a call, all of one image; or photographs of the camera.
-        with_pnp: time poses, not just raw votes. Models of cameras always give poses.
-        image: a photograph to cut the crops from, with ``box`` (x, y, w, h) around the first object of the file.
-            Without it the crops are noise and the decoder is given votes of a known pose, 40 % of them outliers.
-            Models of cameras take it whole; without it, noise of the size that their camera takes.
-        box: see ``image``; default: the image's middle.
+        batch: crops a call, all of one image; or photographs.
+        poses: time poses, not just the network's outputs.
+        image: a photograph to look at; boxes are about its middle. Without it the pixels are noise and the decoder is
+            given outputs of a known pose, 40 % of its votes outliers, where the family's decoder depends on them.
 
     Raises:
-        CheckpointError: the file is none of ours. DataError: the image or box is unusable.
+        CheckpointError: the file is none of ours. DataError: the image is unusable.
     """
-    job = {
-        "path": str(path), "threads": threads, "repeats": repeats, "batch": batch, "with_pnp": with_pnp,
-        "image": None if image is None else str(image), "box": None if box is None else [float(v) for v in box],
-    }  # fmt: skip
+    job = {"path": str(path), "threads": threads, "repeats": repeats, "batch": batch, "poses": poses}
+    job["image"] = None if image is None else str(image)
     command = [sys.executable, "-m", "posedistill.deploy.bench", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -122,36 +112,29 @@ def bench(
     return BenchResult(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(
-    path: str, threads: int | None, repeats: int, batch: int, with_pnp: bool, image: str | None, box: list[float] | None
-) -> BenchResult:
+def measure(path: str, threads: int | None, repeats: int, batch: int, poses: bool, image: str | None) -> BenchResult:
     """``bench`` in this process; the arguments are the same."""
     before = peak_memory_mb()
     start = time.perf_counter()
-    predictor = open_predictor(path, threads=threads, batch=batch)
+    predictor = Predictor.from_onnx(path, threads=threads, batch=batch)
     load = time.perf_counter() - start
-    if isinstance(predictor, Predictor):
-        size = predictor.metadata.crop_size
-        call = object_call(predictor, batch, with_pnp, image, box)
-    elif box is not None:
-        raise DataError(describe(path, "box", box, "none: a camera's pose is told by the whole photograph"))
-    else:
-        size, with_pnp = min(predictor.metadata.shape), False
-        call = camera_call(predictor, batch, image)
-    first, _ = _timed(call)
+    requests = predictor.decoder.example(batch, None if image is None else read_image(Path(image)))
+    stand_in = None
+    if image is None:
+        stand_in = predictor.decoder.stand_in(predictor.decoder.prepare(requests[0]))
+    first, _ = _timed_call(predictor, requests, stand_in, poses)
     for _ in range(WARM_UP):
-        _timed(call)
-    seconds, poses = zip(*(_timed(call) for _ in range(repeats)), strict=True)
+        _timed_call(predictor, requests, stand_in, poses)
+    calls = [_timed_call(predictor, requests, stand_in, poses) for _ in range(repeats)]
+    seconds = [spent for spent, _ in calls]
     p50, p90, p99 = (1e3 * float(value) for value in np.percentile(seconds, (50, 90, 99)))
     return BenchResult(
         file=path,
         megabytes=Path(path).stat().st_size / 2**20,
-        parameters=predictor.metadata.parameters,
-        call=call.what,
-        crop_size=size,
+        parameters=predictor.record.parameters,
+        call=_in_words(predictor.decoder, requests, batch, poses),
         batch=batch,
-        with_pnp=with_pnp,
-        poses=sum(poses) / (repeats * batch),
+        poses=sum(found for _, found in calls) / (repeats * batch),
         repeats=repeats,
         p50_ms=p50,
         p90_ms=p90,
@@ -166,18 +149,30 @@ def measure(
         threads=threads or 0,
         runtime=_runtime(),
         versions={
-            "posedistill": predictor.metadata.version,
+            "posedistill": predictor.record.version,
             "python": platform.python_version(),
             "numpy": np.__version__,
         },
     )
 
 
-def _timed(call: Call) -> tuple[float, int]:
-    """Seconds of a call, and how many poses it gave."""
-    start = time.perf_counter()
-    poses = call.run()
-    return time.perf_counter() - start, poses
+def _timed_call(
+    predictor: Predictor, requests: Sequence[Request], stand_in: Arrays | None, poses: bool
+) -> tuple[float, int]:
+    """Seconds from pixels to poses (or outputs), and how many poses there were; ``stand_in`` is decoded instead."""
+    start, found = time.perf_counter(), 0
+    prepared = [predictor.decoder.prepare(request) for request in requests]
+    for entry, outputs in zip(prepared, predictor.outputs_of(prepared), strict=True):
+        found += len(predictor.decoder.decode(stand_in or outputs, entry)) if poses else 0
+    return time.perf_counter() - start, found
+
+
+def _in_words(decoder: Decoder, requests: Sequence[Request], batch: int, poses: bool) -> str:
+    """What a call is."""
+    height, width = requests[0].image.shape[:2]
+    rows, columns = decoder.inputs["images"][1:]
+    what = f"{len(requests)} photograph(s) of {width}x{height}, {batch} input(s) of {columns}x{rows} px"
+    return f"{what}, to {'poses' if poses else 'the outputs of the network'}"
 
 
 def peak_memory_mb() -> float:

@@ -2,36 +2,26 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from posedistill.data.formats.bop import BopDataset, Detection, Frame, read_detections, read_image
-from posedistill.deploy.evaluate_scene import evaluate_camera_file
+from posedistill.data.formats.bop import BopDataset, Detection, Frame, read_detections
+from posedistill.decode.objects import of_objects
+from posedistill.deploy.estimate import FrameQuery, estimate
+from posedistill.deploy.evaluate_scene import evaluate_scene
 from posedistill.errors import DataError, TrainingError, describe
 from posedistill.files import write_file
-from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable
-from posedistill.log import console, progress_bar
+from posedistill.log import console
 from posedistill.metrics import Evaluation, find_cases, score_estimates
 from posedistill.poses import Poses
 from posedistill.report.score_table import score_tables
-from posedistill.runtime import CameraPredictor, open_predictor
 from posedistill.runtime.predictor import Predictor
-
-
-@dataclass(frozen=True)
-class FrameQuery:
-    """What is sought in one frame: ``boxes`` ``[n, 4]``, the object id expected in each, and the box's own score."""
-
-    frame: Frame
-    boxes: Array
-    labels: list[int]
-    scores: Array
 
 
 def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQuery]:
@@ -39,14 +29,14 @@ def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQ
 
     A box is the extent of the projected box corners, as in training.
     """
-    wanted = []
+    queries = []
     for frame, counts in _targets_by_frame(dataset, objects):
         seen = sorted(frame.instances, key=lambda instance: -instance.visib_fract)
         instances = [i for obj_id, count in counts.items() for i in [s for s in seen if s.obj_id == obj_id][:count]]
         corners = [project(objects.keypoints[objects.index(i.obj_id)], i.R, i.t, frame.K) for i in instances]
         boxes = [np.concatenate([c.min(axis=0), np.ptp(c, axis=0)]) for c in corners]
-        wanted.append(_query(frame, boxes, [i.obj_id for i in instances], [1.0] * len(instances)))
-    return wanted
+        queries.append(FrameQuery.of_objects(frame, boxes, [i.obj_id for i in instances], [1.0] * len(instances)))
+    return queries
 
 
 def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[FrameQuery]:
@@ -57,15 +47,16 @@ def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) 
         print(f"posedistill: {detections}: {left_out}", file=sys.stderr)
     for detection in read:
         by_image.setdefault((detection.scene_id, detection.im_id), []).append(detection)
-    wanted = []
+    queries = []
     for frame, counts in _targets_by_frame(dataset, objects):
         seen = sorted(by_image.get((frame.scene_id, frame.im_id), []), key=lambda d: -d.score)
         chosen = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
-        wanted.append(_query(frame, [d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen]))
-    if not any(len(entry.boxes) for entry in wanted):
+        columns = ([d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen])
+        queries.append(FrameQuery.of_objects(frame, *columns))
+    if not any(len(entry.boxes) for entry in queries):
         found = f"{len(read)} usable ones, none for the test images and objects"
         raise DataError(describe(detections, "detections", found, "some"))
-    return wanted
+    return queries
 
 
 def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections: Path | None) -> list[FrameQuery]:
@@ -77,29 +68,6 @@ def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections:
     if detections is None:
         raise DataError(describe("--detections", "detections", "no file", "a BOP json for boxes: detector"))
     return detector_boxes(dataset, objects, detections)
-
-
-def estimate(predictor: Predictor, wanted: list[FrameQuery], title: str = "evaluate") -> Poses:
-    """Poses of everything wanted; an estimate's score is the pose's times the box's."""
-    rows: list[tuple[int, int, int, float, Array, Array, float]] = []
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=len(wanted), note="")
-        for entry in wanted:
-            image = read_image(entry.frame.rgb)
-            inside = np.flatnonzero((entry.boxes[:, :2] < [image.shape[1], image.shape[0]]).all(axis=1))
-            start = time.perf_counter()
-            sought = [entry.labels[row] for row in inside]
-            prepared = predictor.prepare(image, entry.frame.K, entry.boxes[inside], sought)
-            outputs = predictor.run_network(prepared.crops, prepared.classes)
-            found = predictor.decode_outputs(outputs, prepared, time.perf_counter() - start)
-            for pose, box_score in zip(found, entry.scores[inside].tolist(), strict=True):
-                if pose is not None:
-                    ids = (entry.frame.scene_id, entry.frame.im_id, pose.obj_id)
-                    rows.append((*ids, pose.score * box_score, pose.R, pose.t, pose.seconds))
-            bar.advance(task)
-    if not rows:
-        return Poses.empty()
-    return Poses(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def evaluate_file(
@@ -121,18 +89,18 @@ def evaluate_file(
 
     Prints the table, writes csv and json where asked.
     """
-    predictor = open_predictor(model, threads=threads or None)
-    if isinstance(predictor, CameraPredictor):
+    predictor = Predictor.from_onnx(model, threads=threads or None)
+    if predictor.decoder.task == "scene":
         given = {"--frames": frames, "--scene": scenes, "--detections": detections, "--boxes": boxes != "gt" and boxes}
         for option, value in (given | {"--legacy-diameters": legacy_diameters}).items():
             if value:
                 raise DataError(describe(option, "option", value, "none: a scene has no objects; see --split"))
-        return evaluate_camera_file(predictor, dataset, split, csv, json_path, metres_per_unit=metres_per_unit)
+        return evaluate_scene(predictor, dataset, split, csv, json_path, metres_per_unit=metres_per_unit)
     if metres_per_unit is not None:
         raise DataError(
             describe("--metres-per-unit", "option", metres_per_unit, "none: BOP folders are in millimetres")
         )
-    objects = predictor.metadata.objects
+    objects = of_objects(predictor.decoder).objects
     opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
     estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
     if csv is not None:
@@ -190,9 +158,5 @@ def _targets_by_frame(dataset: BopDataset, objects: ObjectTable) -> Iterator[tup
     for target in dataset.targets():
         if target.obj_id in objects.obj_ids:
             counts.setdefault((target.scene_id, target.im_id), {})[target.obj_id] = target.inst_count
-    for (scene_id, im_id), wanted in counts.items():
-        yield dataset.frame(scene_id, im_id), wanted
-
-
-def _query(frame: Frame, boxes: list[Array], labels: list[int], scores: list[float]) -> FrameQuery:
-    return FrameQuery(frame, np.array(boxes, dtype=np.float64).reshape(-1, 4), labels, np.array(scores))
+    for (scene_id, im_id), sought in counts.items():
+        yield dataset.frame(scene_id, im_id), sought

@@ -1,7 +1,6 @@
 """Evaluation of cameras: photographs -> poses -> medians and recalls, beside trivial answers."""
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ import numpy as np
 
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
-from posedistill.data.images import read_image
+from posedistill.deploy.estimate import estimate, queries_of
 from posedistill.errors import DataError, TrainingError, describe
 from posedistill.files import fresh, write_file
 from posedistill.geometry.rotations import mean_rotation
-from posedistill.log import console, progress_bar
+from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.relocalisation import (
     constant_pose,
@@ -23,29 +22,11 @@ from posedistill.metrics.relocalisation import (
 )
 from posedistill.poses import Poses
 from posedistill.report.score_table import score_tables
-from posedistill.runtime.camera_predictor import CameraPredictor
+from posedistill.runtime.predictor import Predictor
 
 SPLITS = ("train", "test", "all")
 UNKNOWN_UNIT = "unit unknown: m stands for the scene's own"
 """What is said of errors in a scene that knows no metres."""
-
-
-def estimate_cameras(predictor: CameraPredictor, split: CameraDataset, title: str = "evaluate") -> Poses:
-    """Poses of photographs, with the time from photograph to pose; reading the file is not counted."""
-    found, seconds = [], []
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=len(split), note="")
-        for frame in split:
-            image = read_image(frame.image)
-            start = time.perf_counter()
-            try:
-                found.append(predictor.predict(image))
-            except DataError as error:
-                raise DataError(f"{frame.image}: {error}") from None
-            seconds.append(time.perf_counter() - start)
-            bar.advance(task)
-    R, t = np.stack([pose.R for pose in found]), np.stack([pose.t for pose in found])
-    return Poses.of_cameras(R, t, name=split.names, seconds=np.array(seconds))
 
 
 def kept_estimates(csv: Path, split: CameraDataset, *made_from: Path) -> Poses | None:
@@ -70,8 +51,8 @@ def merged(members: Sequence[Poses]) -> Poses:
     return Poses.of_cameras(R, centers=centers, name=members[0].name, seconds=seconds)
 
 
-def evaluate_camera_file(
-    predictor: CameraPredictor,
+def evaluate_scene(
+    predictor: Predictor,
     scene: Path,
     split: str,
     csv: Path | None = None,
@@ -91,7 +72,7 @@ def evaluate_camera_file(
     dataset = open_scene(scene, split)  # type: ignore[arg-type]
     if metres_per_unit is not None:
         dataset = dataset.in_metres(metres_per_unit)
-    found = estimate_cameras(predictor, dataset)
+    found = estimate(predictor, queries_of(dataset))
     if csv is not None:
         found.to_csv(csv)
     scores = score_cameras(found, Poses.of_cameras(dataset.R, dataset.t))

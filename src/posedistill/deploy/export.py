@@ -1,7 +1,6 @@
-"""Export: an estimator becomes one ONNX file that holds all the runtime needs, proven to give the same poses."""
+"""Export: a network becomes one ONNX file that holds all the runtime needs, proven to give the same poses."""
 
 import copy
-import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,16 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from posedistill.decode.base import Arrays, Decoder, Pose, Request, Tolerance
 from posedistill.errors import CheckpointError, describe
 from posedistill.files import write_file
 from posedistill.geometry.rotations import angle_between
-from posedistill.runtime.camera_metadata import CameraMetadata
-from posedistill.runtime.metadata import ModelMetadata
-from posedistill.runtime.model_file import PROPERTY
-from posedistill.runtime.predictor import Outputs, Predictor, Request, Run
+from posedistill.runtime.predictor import Predictor, Run
+from posedistill.runtime.record import Record
 
 OPSET = 18
 IR_VERSION = 9
@@ -29,61 +26,68 @@ IR_VERSION = 9
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an exported file strays from its network; all values are over the crops that were compared.
+    """How far an exported file strays from its network, at most.
 
     Attributes:
-        crops: compared. poses: crops in which both found a pose.
-        max_px, mean_px: between the votes of all cells, crop pixels.
-        max_score: between the sigmoid scores of all cells.
-        max_deg, max_mm: between the decoded poses; 0 without any.
+        rows: inputs that were compared. poses: that both gave.
+        outputs: between raw outputs, by name (``Decoder.differences``).
+        degrees: between rotations. shift: between poses, in ``unit``; both 0 without any pose.
     """
 
-    crops: int
+    rows: int
     poses: int
-    max_px: float
-    mean_px: float
-    max_score: float
-    max_deg: float
-    max_mm: float
+    outputs: dict[str, float]
+    degrees: float
+    shift: float
+    unit: str
 
-    def to_dict(self) -> dict[str, float]:
+    def __str__(self) -> str:
+        told = [f"{name} to {value:.1e}" for name, value in self.outputs.items()]
+        told.append(f"{self.poses} poses to {self.degrees:.1e} deg, {self.shift:.1e} {self.unit}")
+        return f"agrees with its network on {self.rows} inputs: {', '.join(told)}"
+
+    def to_dict(self) -> dict[str, Any]:
         """For a report's json."""
         return asdict(self)
 
 
-def export_onnx(network: nn.Module, path: str | Path, metadata: ModelMetadata) -> Path:
-    """Write ``network`` (an estimator's) as one ONNX file: weights and metadata inside, any batch size.
+def export_onnx(network: nn.Module, path: str | Path, decoder: Decoder, training: str = "") -> Path:
+    """Write a network as one ONNX file: weights and record inside, any batch size.
 
     Batch normalisation is folded into the convolutions. The file appears whole or not at all.
 
     Args:
-        network: images ``[B, 3, S, S]`` and classes ``[B]`` -> logits ``[B, N]`` and votes ``[B, N, 8, 2]``. Left
-            as it is: a float32 copy on the CPU is exported.
-        path: where to write. metadata: what to put inside; ``parameters`` is filled in here.
+        network: takes ``decoder.inputs`` and returns ``decoder.outputs``, both in their order. Left as it is: a float32
+            copy on the CPU is exported.
+        path: where to write. training: in words, what the network was trained on.
 
     Raises:
         CheckpointError: the file cannot be written; an older one of that name is left as it was.
     """
     network = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
-    metadata = dataclasses.replace(metadata, parameters=sum(weight.numel() for weight in network.parameters()))
-    size = metadata.crop_size
     # Two rows: a batch of one would be burnt into the graph as a constant.
-    example = {"images": torch.zeros(2, 3, size, size), "classes": torch.zeros(2, dtype=torch.int64)}
-    return write_model(trace(network, example, ["logits", "votes"]), path, metadata)
+    model = trace(network, example_inputs(decoder, 2), list(decoder.outputs))
+    return write_model(model, path, Record(decoder, training, sum(weight.numel() for weight in network.parameters())))
 
 
-def write_model(model: Any, path: str | Path, metadata: ModelMetadata | CameraMetadata) -> Path:
-    """Write an ONNX ``ModelProto`` with its metadata inside; ``CheckpointError`` where the disk refuses."""
+def example_inputs(decoder: Decoder, count: int = 1) -> dict[str, Tensor]:
+    """Inputs that a decoder's network takes, by name, of ``count`` rows."""
+    inputs = decoder.prepare(decoder.example()[0]).inputs
+    return {name: torch.from_numpy(np.repeat(value[:1], count, axis=0)) for name, value in inputs.items()}
+
+
+def write_model(model: Any, path: str | Path, record: Record) -> Path:
+    """Write an ONNX ``ModelProto`` with its record inside; ``CheckpointError`` where the disk refuses."""
     path = Path(path)
     model.ir_version = min(model.ir_version, IR_VERSION)
-    model.producer_name, model.producer_version = "posedistill", metadata.version
-    onnx.helper.set_model_props(model, {PROPERTY: metadata.to_json()})
+    model.producer_name, model.producer_version = "posedistill", record.version
+    onnx.helper.set_model_props(model, record.to_properties())
     onnx.checker.check_model(model)
     write_file(path, model.SerializeToString(), CheckpointError)
     return path
 
 
-def trace(network: nn.Module, example: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> Any:
+def trace(network: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
     """A network as an ONNX ``ModelProto`` with a free batch axis.
 
     Args:
@@ -109,76 +113,63 @@ def trace(network: nn.Module, example: Mapping[str, torch.Tensor], outputs: Sequ
     return program.model_proto
 
 
-def torch_run(network: nn.Module, device: torch.device | str = "cpu") -> Run:
+def torch_run(network: nn.Module, decoder: Decoder, device: torch.device | str = "cpu") -> Run:
     """A network as the ``run`` of a ``Predictor``, so that evaluation treats checkpoints and exported files alike."""
     network = network.to(device).eval()
 
     @torch.inference_mode()
-    def run(crops: NDArray[np.float32], classes: NDArray[np.int64]) -> Outputs:
-        logits, votes = network(torch.from_numpy(crops).to(device), torch.from_numpy(classes).to(device))
-        return logits.float().cpu().numpy(), votes.float().cpu().numpy()
+    def run(arrays: Arrays) -> Arrays:
+        outputs = network(*(torch.from_numpy(arrays[name]).to(device) for name in decoder.inputs))
+        return {name: value.float().cpu().numpy() for name, value in zip(decoder.outputs, outputs, strict=True)}
 
     return run
 
 
+def torch_predictor(network: nn.Module, decoder: Decoder, device: torch.device | str = "cpu") -> Predictor:
+    """The predictor of a network that is still in PyTorch."""
+    return Predictor(torch_run(network, decoder, device), decoder)
+
+
 def check_parity(
-    network: nn.Module,
-    path: str | Path,
-    requests: Sequence[Request] = (),
-    max_px: float = 0.05,
-    max_deg: float = 0.1,
+    network: nn.Module, path: str | Path, requests: Sequence[Request] = (), tolerance: Tolerance | None = None
 ) -> Parity:
-    """Compare an exported file with its network on images, from the raw votes to the final poses.
+    """Compare an exported file with its network on images, from the raw outputs to the final poses.
 
     Args:
         network: what was exported (it is moved to the CPU in float32 as a copy).
         path: of the exported file.
-        requests: images with boxes; noise where there are none.
-        max_px: crop pixels that any vote may differ. max_deg: degrees that any pose may differ.
+        requests: images with what to look for; noise where there are none.
+        tolerance: by how much anything may differ; default: the decoder's.
 
     Raises:
         CheckpointError: beyond a tolerance, or only one of the two finds a pose.
     """
     exported = Predictor.from_onnx(path)
-    reference = Predictor(torch_run(copy.deepcopy(network).float()), exported.metadata)
-    parity = _compare(reference, exported, requests or [noise_request(exported.metadata)])
-    if not parity.max_px <= max_px:
-        raise CheckpointError(describe(path, "votes", f"{parity.max_px:.4f} px off", f"at most {max_px} px"))
-    if not parity.max_deg <= max_deg:
-        raise CheckpointError(describe(path, "poses", f"{parity.max_deg:.4f} degrees off", f"at most {max_deg}"))
-    return parity
+    decoder = exported.decoder
+    reference = torch_predictor(copy.deepcopy(network).float(), decoder)
+    tolerance = tolerance or decoder.tolerance
+    prepared = [decoder.prepare(request) for request in requests or decoder.example(2)]
+    sides = [side.outputs_of(prepared) for side in (reference, exported)]
+    differences = [decoder.differences(ours, theirs) for ours, theirs in zip(*sides, strict=True)]
+    outputs = {name: max(entry[name] for entry in differences) for name in differences[0]}
+    pairs: list[tuple[Pose, Pose]] = []
+    for entry, ours, theirs in zip(prepared, *sides, strict=True):
+        pairs += _paired(decoder.decode(ours, entry), decoder.decode(theirs, entry), path)
+    degrees = max((float(np.rad2deg(angle_between(ours.R, theirs.R))) for ours, theirs in pairs), default=0.0)
+    shift = max((decoder.shift(*pair) for pair in pairs), default=0.0)
+    farthest = max((float(np.linalg.norm(ours.center)) for ours, _ in pairs), default=0.0)
+    limits = [(name, outputs[name], limit, "") for name, limit in tolerance.outputs.items()]
+    limits.append(("position", shift, max(tolerance.shift, tolerance.rounding * farthest), f" {decoder.unit}"))
+    limits.append(("rotation", degrees, tolerance.degrees, " degrees"))
+    for key, found, limit, unit in limits:
+        if not found <= limit:
+            raise CheckpointError(describe(path, key, f"{found:.4g}{unit} off", f"at most {limit:.4g}{unit}"))
+    return Parity(sum(map(len, prepared)), len(pairs), outputs, degrees, shift, decoder.unit)
 
 
-def _compare(reference: Predictor, exported: Predictor, requests: Sequence[Request]) -> Parity:
-    pixels, scores, degrees, shifts = [], [], [0.0], [0.0]
-    crops = poses = 0
-    for request in requests:
-        prepared = reference.prepare(*request)
-        outputs = [side.run_network(prepared.crops, prepared.classes) for side in (reference, exported)]
-        pixels.append(np.linalg.norm(outputs[0][1] - outputs[1][1], axis=-1).ravel())
-        scores.append(np.abs(_sigmoid(outputs[0][0]) - _sigmoid(outputs[1][0])).ravel())
-        crops += len(prepared.classes)
-        decoded = [reference.decode_outputs(output, prepared) for output in outputs]
-        for row, (ours, theirs) in enumerate(zip(*decoded, strict=True)):
-            if (ours is None) != (theirs is None):
-                found = f"box {row}: {'no ' if theirs is None else 'a '}pose"
-                raise CheckpointError(describe("exported model", "poses", found, "the same as the network"))
-            if ours is not None and theirs is not None:
-                poses += 1
-                degrees.append(float(np.rad2deg(angle_between(ours.R, theirs.R))))
-                shifts.append(float(np.linalg.norm(ours.t - theirs.t)))
-    pixel, score = np.concatenate(pixels), np.concatenate(scores)
-    return Parity(crops, poses, float(pixel.max()), float(pixel.mean()), float(score.max()), max(degrees), max(shifts))
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
-
-
-def noise_request(metadata: ModelMetadata, seed: int = 0) -> Request:
-    """An image of noise with one box for each object: enough to compare votes, though no pose is in it."""
-    size = metadata.crop_size
-    image = np.random.default_rng(seed).integers(0, 256, (2 * size, 2 * size, 3), dtype=np.uint8)
-    K = np.array([[2.0 * size, 0.0, size], [0.0, 2.0 * size, size], [0.0, 0.0, 1.0]])
-    boxes = np.tile([size * 0.6, size * 0.6, size * 0.8, size * 0.7], (len(metadata.objects), 1))
-    return Request(image, K, boxes, metadata.objects.obj_ids)
+def _paired(ours: Sequence[Pose], theirs: Sequence[Pose], path: str | Path) -> list[tuple[Pose, Pose]]:
+    """Two networks' poses for one request, row by row; ``CheckpointError`` where only one of them found any."""
+    rows = [[pose.row for pose in side] for side in (ours, theirs)]
+    if rows[0] != rows[1]:
+        raise CheckpointError(describe(path, "poses", f"those of rows {rows[1]}", f"{rows[0]}, as its network finds"))
+    return list(zip(ours, theirs, strict=True))

@@ -1,27 +1,27 @@
-"""Quantise: an exported camera model in 8-bit whole numbers, a quarter of the size, and how far its poses move.
+"""Quantise: an exported model of a scene in 8-bit whole numbers, a quarter of the size, and how far its poses move.
 
 Static post-training quantisation (Jacob et al., CVPR 2018) by onnxruntime: weights with a scale for each channel,
 activations with one for each tensor, measured on photographs. docs/deploy.md says where that is faster.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from posedistill.data.images import read_image
+from posedistill.decode.base import Arrays, Request
 from posedistill.deploy.export import write_model
-from posedistill.errors import DataError, describe
+from posedistill.errors import CheckpointError, DataError, describe
 from posedistill.geometry.draw import Image
 from posedistill.geometry.rotations import angle_between
-from posedistill.runtime import CameraPredictor
+from posedistill.runtime.predictor import Predictor
 
 QUANTISED = ("Conv", "Gemm")
 """The operators that compute in int8. Sums between them are as fast in float, and nearer to the network."""
@@ -51,35 +51,32 @@ class Drift:
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Prepared images, as onnxruntime's calibration asks for them."""
+    """A network's inputs by name, as onnxruntime's calibration asks for them."""
 
-    def __init__(self, batches: Iterable[NDArray[np.float32]]) -> None:
-        self.batches: Iterator[NDArray[np.float32]] = iter(batches)
-        self.count = 0
+    def __init__(self, batches: Iterable[Arrays]) -> None:
+        self.batches, self.count = iter(batches), 0
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> Arrays | None:
         batch = next(self.batches, None)
-        if batch is None:
-            return None
-        self.count += len(batch)
-        return {"images": batch}
+        self.count += batch is not None
+        return batch
 
 
-def quantise(path: str | Path, out: str | Path, batches: Iterable[NDArray[np.float32]]) -> Path:
-    """Write an exported camera model with 8-bit weights and activations; the metadata stay as they are.
+def quantise(path: str | Path, out: str | Path, batches: Iterable[Arrays]) -> Path:
+    """Write an exported model of a scene with 8-bit weights and activations; the record stays as it is.
 
     Kept in float: the layers that give position and rotation, and depthwise convolutions, which are slower in int8 and
     whose few weights take up the whole error of their channel.
 
     Args:
-        path: what ``export_camera_onnx`` wrote. out: where to write.
-        batches: ``[B, 3, h, w]`` images as ``CameraPredictor.prepare`` makes them, of the kind that the model will see:
-            their ranges become those of the 8-bit numbers. A hundred training photographs do.
+        path: what ``export_onnx`` wrote. out: where to write.
+        batches: inputs by name, as ``Decoder.prepare`` makes them, of the kind that the model will see: their ranges
+            become those of the 8-bit numbers. A hundred training photographs do.
 
     Raises:
-        CheckpointError: no exported camera model, or the file cannot be written. DataError: there is no image.
+        CheckpointError: no exported model of a scene, or the file cannot be written. DataError: there is no image.
     """
-    metadata = CameraPredictor.from_onnx(path, threads=1).metadata
+    record = scene_model(path).record
     reader = _Batches(batches)
     with tempfile.TemporaryDirectory() as folder:
         shaped, made = Path(folder) / "shaped.onnx", Path(folder) / "made.onnx"
@@ -106,7 +103,16 @@ def quantise(path: str | Path, out: str | Path, batches: Iterable[NDArray[np.flo
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]  # onnxruntime lists every domain it knows; an older one would refuse the file
     model.opset_import.extend(kept)
-    return write_model(model, out, metadata)
+    return write_model(model, out, record)
+
+
+def scene_model(path: str | Path) -> Predictor:
+    """An exported model of a scene; ``CheckpointError`` for one of another task: votes and codes do not bear 8 bits."""
+    predictor = Predictor.from_onnx(path, threads=1)
+    if predictor.decoder.task != "scene":
+        found = f"{predictor.decoder.family}, of {predictor.decoder.task}"
+        raise CheckpointError(describe(path, "family", found, "one of a scene: others are not quantised"))
+    return predictor
 
 
 def kept_in_float(graph: Any) -> list[str]:
@@ -127,11 +133,15 @@ def _last_layers(graph: Any) -> set[str]:
     return found
 
 
-def drift(first: CameraPredictor, second: CameraPredictor, images: Iterable[Image]) -> Drift:
+def drift(first: Predictor, second: Predictor, images: Iterable[Image]) -> Drift:
     """How far the poses of the second model lie from those of the first, over photographs ``[H, W, 3]``."""
-    pairs = [(first.predict(image), second.predict(image)) for image in images]
-    metres = [float(np.linalg.norm(a.center - b.center)) for a, b in pairs]
-    degrees = [float(np.rad2deg(angle_between(a.R, b.R))) for a, b in pairs]
+    pairs = [
+        (ours, theirs)
+        for image in images
+        for ours, theirs in zip(first.predict(image), second.predict(image), strict=True)
+    ]
+    metres = [first.decoder.shift(*pair) for pair in pairs]
+    degrees = [float(np.rad2deg(angle_between(ours.R, theirs.R))) for ours, theirs in pairs]
     return Drift(len(pairs), float(np.median(metres)), max(metres), float(np.median(degrees)), max(degrees))
 
 
@@ -141,8 +151,8 @@ def quantise_for(path: str | Path, out: str | Path, photographs: Sequence[Path])
     Raises:
         CheckpointError, DataError: see ``quantise``; a photograph cannot be read or is too small.
     """
-    model = CameraPredictor.from_onnx(path)
+    model = scene_model(path)
     compared = photographs[::SHARE_LEFT_OUT]
     measured = [photo for place, photo in enumerate(photographs) if place % SHARE_LEFT_OUT] or compared
-    quantise(path, out, (model.prepare(read_image(photo))[None] for photo in measured))
-    return drift(model, CameraPredictor.from_onnx(out), (read_image(photo) for photo in compared))
+    quantise(path, out, (model.decoder.prepare(Request(read_image(photo))).inputs for photo in measured))
+    return drift(model, Predictor.from_onnx(out), (read_image(photo) for photo in compared))

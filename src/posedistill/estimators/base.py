@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from posedistill.data.loading.batch import Batch, listed
+from posedistill.decode import DECODERS, Decoder
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import ObjectTable
@@ -25,7 +26,7 @@ class Estimator(nn.Module):
     targets: ClassVar[frozenset[str]] = frozenset()
     """What of ``Batch.targets`` its supervised loss needs."""
     decoder: ClassVar[str] = ""
-    """Name of the module in ``posedistill.decode`` that turns the network's outputs into poses."""
+    """Name of the family in ``posedistill.decode`` that turns the network's outputs into poses."""
     network: nn.Module
     objects: ObjectTable
 
@@ -49,6 +50,10 @@ class Estimator(nn.Module):
         """Supervised terms by name, already weighted; each is a mean over its own count. Their sum is minimised."""
         raise NotImplementedError
 
-    def deployment(self) -> dict[str, Any]:
-        """What the runtime must know of the network itself, as fields of ``ModelMetadata`` or ``CameraMetadata``."""
+    def record(self) -> dict[str, Any]:
+        """What its decoder must know of the network itself, by the decoder's fields."""
         raise NotImplementedError
+
+    def build_decoder(self, **known: Any) -> Decoder:
+        """Its decoder; ``known`` are the fields that the data tell rather than the network."""
+        return DECODERS[self.decoder](**self.record(), **known)

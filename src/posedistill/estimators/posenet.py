@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -169,6 +170,26 @@ class PoseNetNetwork(nn.Module):
         return NetworkOutputs(self.center + self.radius * position, rotation, position, features, pooled)
 
 
+class MeanSubtracted(nn.Module):
+    """A network that takes pictures in 0..255 and subtracts the mean of its training pictures first.
+
+    Args:
+        network: of ``PoseNet``. mean: ``[h, w, 3]`` in 0..255, of the network's own input.
+    """
+
+    mean: Tensor
+
+    def __init__(self, network: nn.Module, mean: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.from_numpy(np.ascontiguousarray(mean, np.float32)).permute(2, 0, 1)[None])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As the network's."""
+        position, rotation = self.network(images - self.mean)
+        return position, rotation
+
+
 class PoseNet(Estimator):
     """The estimator around :class:`PoseNetNetwork`.
 
@@ -207,10 +228,9 @@ class PoseNet(Estimator):
             network.radius.fill_(radius if radius > 1e-6 else 1.0)  # a camera that never moved
             network.reference.copy_(torch.as_tensor(mean_rotation(R)))
 
-    def deployment(self) -> dict[str, Any]:
-        """The decoder's settings."""
-        decoding = {"rotation": self.settings.rotation, "reference": self.network.reference.double().tolist()}
-        return {"decode_settings": decoding}
+    def record(self) -> dict[str, Any]:
+        """What the numbers of its rotations mean."""
+        return {"rotation": self.settings.rotation, "reference": self.network.reference.double().cpu().numpy()}
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; in train mode ``generator`` drives the dropout.

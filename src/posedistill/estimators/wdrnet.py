@@ -4,7 +4,7 @@ Hu et al., "Wide-Depth-Range 6D Object Pose Estimation in Space", CVPR 2021, on 
 "Knowledge Distillation for 6D Pose Estimation by Aligning Distributions of Local Predictions", CVPR 2023.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -205,10 +205,15 @@ class WDRNet(Estimator):
         """The grid the network's outputs are laid out on."""
         return self.network.cells
 
-    def deployment(self) -> dict[str, Any]:
-        """Crop size, strides and the decoder's settings."""
-        decoding = asdict(self.settings.decoding())
-        return {"crop_size": self.crop_size, "strides": self.cells.strides, "decode_settings": decoding}
+    def record(self) -> dict[str, Any]:
+        """Objects, crop size, strides and how cells are chosen."""
+        decoding = self.settings.decoding()
+        return {
+            "objects": self.objects,
+            "crop_size": self.crop_size,
+            "strides": self.cells.strides,
+            "decoding": decoding,
+        }
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; in train mode the positive cells are drawn with ``generator`` (best of the same device).

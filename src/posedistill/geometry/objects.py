@@ -56,24 +56,20 @@ class ObjectTable:
         symmetries = tuple(symmetry_transforms(models_info[obj_id]) for obj_id in obj_ids)
         return cls(obj_ids, np.stack(keypoints), np.array(diameters), symmetries)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers, for ``json`` and for the metadata of an exported file."""
-        return {
-            "obj_ids": list(self.obj_ids),
-            "keypoints": self.keypoints.tolist(),
-            "diameters": self.diameters.tolist(),
-            "symmetries": [symmetries.tolist() for symmetries in self.symmetries],
-        }
+    def to_tables(self) -> dict[str, np.ndarray]:
+        """As named arrays, for an exported file."""
+        symmetries = {f"symmetries/{index}": entry for index, entry in enumerate(self.symmetries)}
+        ids = np.array(self.obj_ids, dtype=np.int64)
+        return {"obj_ids": ids, "keypoints": self.keypoints, "diameters": self.diameters, **symmetries}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "ObjectTable":
-        """What ``to_json`` gave; ``KeyError`` where a key is missing."""
-        return cls(
-            obj_ids=tuple(content["obj_ids"]),
-            keypoints=np.asarray(content["keypoints"], dtype=np.float64),
-            diameters=np.asarray(content["diameters"], dtype=np.float64),
-            symmetries=tuple(np.asarray(entry, dtype=np.float64) for entry in content["symmetries"]),
-        )
+    def from_tables(cls, tables: Mapping[str, np.ndarray]) -> "ObjectTable":
+        """What ``to_tables`` gave; ``KeyError`` where a table is missing, ``ValueError`` for one of another shape."""
+        obj_ids = tuple(int(value) for value in tables["obj_ids"])
+        shapes = {"keypoints": (len(obj_ids), -1, 3), "diameters": (len(obj_ids),)}
+        keypoints, diameters = (np.asarray(tables[n], dtype=np.float64).reshape(s) for n, s in shapes.items())
+        symmetries = [np.asarray(tables[f"symmetries/{index}"], dtype=np.float64) for index in range(len(obj_ids))]
+        return cls(obj_ids, keypoints, diameters, tuple(entry.reshape(-1, 4, 4) for entry in symmetries))
 
 
 NO_OBJECTS = ObjectTable((), np.zeros((0, 8, 3)), np.zeros(0), ())

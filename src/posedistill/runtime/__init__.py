@@ -1,19 +1,8 @@
-"""The runtime: an exported file and a photograph in, poses out, with numpy, OpenCV and onnxruntime alone."""
+"""The runtime: an exported file and an image in, poses out, with numpy, OpenCV and onnxruntime alone."""
 
-from posedistill.runtime.camera_metadata import CameraMetadata
-from posedistill.runtime.camera_predictor import CameraPredictor, CameraRun, PredictedCamera
-from posedistill.runtime.metadata import ModelMetadata
-from posedistill.runtime.opening import open_predictor
-from posedistill.runtime.predictor import PredictedPose, Predictor, Request
+from posedistill.decode.base import Pose, Request
+from posedistill.runtime.predictor import Predictor, Run
+from posedistill.runtime.record import Record
+from posedistill.runtime.search import locate
 
-__all__ = [
-    "CameraMetadata",
-    "CameraPredictor",
-    "CameraRun",
-    "ModelMetadata",
-    "PredictedCamera",
-    "PredictedPose",
-    "Predictor",
-    "Request",
-    "open_predictor",
-]
+__all__ = ["Pose", "Predictor", "Record", "Request", "Run", "locate"]

@@ -1,19 +1,17 @@
 """Validation on frames carved from the training data: what chooses the weights that are kept."""
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from posedistill.data.loading.batch import Batch
+from posedistill.decode import Decoder
 from posedistill.deploy.export import torch_run
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.recipe import Recipe
-from posedistill.runtime.metadata import ModelMetadata
-from posedistill.runtime.predictor import Predictor
+from posedistill.runtime.predictor import Run
 from posedistill.tasks import object_sources as sources
-from posedistill.tasks.scene_validation import log_area
+from posedistill.tasks.scene_validation import log_area, poses_of
 from posedistill.training.loop import SELECT
 
 THRESHOLD = 0.1
@@ -41,9 +39,9 @@ class Validation:
 
     def __call__(self, estimator: Estimator) -> dict[str, float]:
         """Score the estimator's weights as they are."""
-        device = next(estimator.parameters()).device
-        predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
-        errors = np.concatenate([_keypoint_errors(predictor, batch, self.objects) for batch in self.batches])
+        decoder = estimator.build_decoder()
+        run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)
+        errors = np.concatenate([_keypoint_errors(run, decoder, batch, self.objects) for batch in self.batches])
         return {
             SELECT: float(np.mean(log_area(errors, BEST, WORST))),
             "val/keypoints_0.1d": float(np.mean(errors < THRESHOLD)),
@@ -62,22 +60,13 @@ def _draw(
     return np.concatenate([rng.permutation(part)[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def metadata_of(estimator: Estimator, **extra: Any) -> ModelMetadata:
-    """What the decoder must know of an estimator."""
-    return ModelMetadata(decoder=estimator.decoder, objects=estimator.objects, **estimator.deployment(), **extra)
-
-
-def _keypoint_errors(predictor: Predictor, batch: Batch, objects: ObjectTable) -> np.ndarray:
+def _keypoint_errors(run: Run, decoder: Decoder, batch: Batch, objects: ObjectTable) -> np.ndarray:
     """``[B]`` mean keypoint error in diameters; infinite where no pose was found."""
-    logits, votes = predictor.run(batch.images.cpu().numpy(), batch.label.cpu().numpy())
-    K, R, t = (value.cpu().double().numpy() for value in (batch.K, batch.R, batch.t))
+    R, t = (value.cpu().double().numpy() for value in (batch.R, batch.t))
     errors = np.full(len(batch), np.inf)
-    for row, label in enumerate(batch.label.tolist()):
-        keypoints = objects.keypoints[label]
-        found = predictor.decoder(logits[row], votes[row], predictor.cells, K[row], keypoints, predictor.settings)
-        if found is None:
-            continue
-        symmetries = objects.symmetries[label]
+    for found in poses_of(run, decoder, batch):
+        row, label = found.row, int(batch.label[found.row])
+        keypoints, symmetries = objects.keypoints[label], objects.symmetries[label]
         turned = keypoints @ np.swapaxes(symmetries[:, :3, :3], 1, 2) + symmetries[:, None, :3, 3]
         truth = turned @ R[row].T + t[row]
         estimate = keypoints @ found.R.T + found.t

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from posedistill.data.formats.bop import BopDataset, Frame, read_image
 from posedistill.data.loading.loader import Loader, LoaderOptions
-from posedistill.deploy.evaluate import FrameQuery, boxes_for, estimate
-from posedistill.deploy.export import check_parity, export_onnx, torch_run
+from posedistill.deploy.estimate import FrameQuery, estimate
+from posedistill.deploy.evaluate import boxes_for
+from posedistill.deploy.export import check_parity, export_onnx, torch_predictor
 from posedistill.deploy.shapes import coarse_shape
 from posedistill.estimators.base import Estimator
 from posedistill.files import fresh
@@ -22,10 +23,10 @@ from posedistill.metrics import Evaluation, find_cases, score_estimates
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, RenderSource
 from posedistill.report.cases import Case, save_cases
-from posedistill.runtime.predictor import Predictor, Request
+from posedistill.runtime.predictor import Predictor
 from posedistill.tasks import object_sources as sources
 from posedistill.tasks.base import Record, Task
-from posedistill.tasks.object_validation import Validation, metadata_of
+from posedistill.tasks.object_validation import Validation
 from posedistill.training.loop import Validate
 from posedistill.training.networks import load_network, variant_folder, weights_of
 from posedistill.training.teacher_build import load_members
@@ -114,13 +115,10 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
         meshes = [load_mesh(dataset.mesh_path(obj_id), looks=False) for obj_id in estimator.objects.obj_ids if shapes]
         surfaces = tuple(coarse_shape(mesh.vertices, mesh.faces) for mesh in meshes)
         camera = Camera(frame.K, width, height)
-        export_onnx(estimator.network, path, metadata_of(estimator, camera=camera, training=training, shapes=surfaces))
-        requests = [
-            Request(read_image(entry.frame.rgb), entry.frame.K, entry.boxes, entry.labels)
-            for entry in [entry for entry in wanted if len(entry.boxes)][:PARITY_FRAMES]
-        ]
+        export_onnx(estimator.network, path, estimator.build_decoder(camera=camera, shapes=surfaces), training)
+        requests = [entry.request() for entry in [entry for entry in wanted if len(entry.boxes)][:PARITY_FRAMES]]
         parity = check_parity(estimator.network, path, requests)
-        console.print(f"exported {path}: votes agree to {parity.max_px:.1e} px, poses to {parity.max_deg:.1e} deg")
+        console.print(f"exported {path}: {parity}")
         return parity.to_dict()
 
     def draw(self, recipe: Recipe, folder: Path, split: TestFrames) -> None:
@@ -140,7 +138,7 @@ class ObjectTask(Task[sources.TrainingData, TestFrames]):
             return ensemble_poses(members, wanted, objects) if members else csv_poses(recipe, dataset)
         estimator, _ = load_network(recipe, variant, seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        predictor = Predictor(torch_run(estimator.network, device), metadata_of(estimator))
+        predictor = torch_predictor(estimator.network, estimator.build_decoder(), device)
         return estimate(predictor, wanted, f"evaluate {variant} seed {seed}")
 
 

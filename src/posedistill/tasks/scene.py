@@ -7,23 +7,26 @@ from typing import Unpack
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
 from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.loading.scene_frames import PUBLISHED_SIZE
-from posedistill.deploy.camera_export import camera_run, check_camera_parity, export_camera_onnx
+from posedistill.decode import Decoder, Request
+from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
+from posedistill.deploy.estimate import estimate, queries_of
 from posedistill.deploy.evaluate_scene import (
     UNKNOWN_UNIT,
-    estimate_cameras,
     kept_estimates,
     merged,
     places_of,
     rounded,
     written,
 )
+from posedistill.deploy.export import check_parity, export_onnx, torch_predictor
 from posedistill.estimators.base import Estimator
-from posedistill.estimators.posenet import PoseNet, PoseNetNetwork
+from posedistill.estimators.posenet import MeanSubtracted, PoseNet, PoseNetNetwork
 from posedistill.geometry.cameras import Camera
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.log import console, progress_bar
@@ -35,9 +38,7 @@ from posedistill.metrics.relocalisation import (
 )
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, fingerprint
-from posedistill.runtime.camera_metadata import CameraMetadata
-from posedistill.runtime.camera_predictor import CameraPredictor
-from posedistill.runtime.model_file import IMAGENET_MEAN, IMAGENET_STD
+from posedistill.runtime.predictor import Predictor
 from posedistill.tasks.base import Record, Task
 from posedistill.tasks.scene_sources import (
     SceneData,
@@ -103,8 +104,8 @@ class CameraTask(Task[SceneData, CameraDataset]):
         found = kept_estimates(csv, split, recipe.folder / "recipe.yaml", *weights)
         if found is None:
             members = [load_network(recipe, variant, seed)[0]] if single else load_members(recipe, NO_OBJECTS)
-            title = f"evaluate {variant} seed {seed}"
-            found = merged([estimate_cameras(self.predictor(recipe, member), split, title) for member in members])
+            title, queries = f"evaluate {variant} seed {seed}", queries_of(split)
+            found = merged([estimate(self.predictor(recipe, member), queries, title) for member in members])
             found = written(found, csv)
         return self._record(recipe, found, split)
 
@@ -112,7 +113,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
         """The same of a file."""
         found = kept_estimates(csv, split, recipe.folder / "recipe.yaml", path)
         if found is None:
-            found = estimate_cameras(CameraPredictor.from_onnx(path), split, "evaluate exported")
+            found = estimate(Predictor.from_onnx(path), queries_of(split), "evaluate exported")
             found = written(found, csv)
         return self._record(recipe, found, split)
 
@@ -142,43 +143,37 @@ class CameraTask(Task[SceneData, CameraDataset]):
         shapes: bool = True,
     ) -> Record:
         """Positions and rotations are compared. There are no shapes to put into the file."""
-        metadata, mean = self.metadata(recipe, estimator, training)
-        export_camera_onnx(estimator.network, path, metadata, mean)
-        images = [read_image(frame.image) for frame in split.frames[:PARITY_FRAMES]]
-        parity = check_camera_parity(estimator.network, path, images, mean)
-        console.print(f"exported {path}: poses agree to {parity.max_m:.1e} m, {parity.max_deg:.1e} deg")
+        network, decoder = self.deployed(recipe, estimator)
+        export_onnx(network, path, decoder, training)
+        requests = [query.request() for query in queries_of(split)[:PARITY_FRAMES]]
+        parity = check_parity(network, path, requests)
+        console.print(f"exported {path}: {parity}")
         return parity.to_dict()
 
     def draw(self, recipe: Recipe, folder: Path, split: CameraDataset) -> None:
         """The report draws the trajectory from the records."""
 
-    def predictor(self, recipe: Recipe, estimator: Estimator) -> CameraPredictor:
+    def predictor(self, recipe: Recipe, estimator: Estimator) -> Predictor:
         """What turns photographs of the scene into poses by a network that is still in PyTorch."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        metadata, mean = self.metadata(recipe, estimator, "")
-        return CameraPredictor(camera_run(estimator.network, device, mean), metadata)
+        return torch_predictor(*self.deployed(recipe, estimator), device)
 
-    def metadata(
-        self, recipe: Recipe, estimator: Estimator, training: str
-    ) -> tuple[CameraMetadata, NDArray[np.float32] | None]:
-        """What the runtime must know, and what the graph subtracts of its pictures."""
+    def deployed(self, recipe: Recipe, estimator: Estimator) -> tuple[nn.Module, Decoder]:
+        """The network as it is exported, which subtracts the mean image itself, and its decoder."""
         data, prepared = recipe.scene_data, self._scene(recipe)
         view = scene_view(recipe, prepared, prepared.train[:1])
         mean = view.mean_crop()
-        metadata = CameraMetadata(
-            decoder=estimator.decoder,
+        decoder = estimator.build_decoder(
+            shape=view.shape,
             short_side=None if data.squeeze else data.short_side,
             frame_size=PUBLISHED_SIZE if data.squeeze else None,
-            shape=view.shape,
             mean=IMAGENET_MEAN if mean is None else (0.0, 0.0, 0.0),
             std=IMAGENET_STD if mean is None else (1 / 255, 1 / 255, 1 / 255),
             camera=Camera(prepared.frame.K, prepared.frame.width, prepared.frame.height),
             distortion=prepared.frame.distortion,
             metric=prepared.metric,
-            training=training,
-            **estimator.deployment(),
         )
-        return metadata, mean
+        return estimator.network if mean is None else MeanSubtracted(estimator.network, mean), decoder
 
     def _scene(self, recipe: Recipe) -> SceneData:
         """The training photographs, whose poses are read once for as long as the task lives."""
@@ -203,17 +198,17 @@ class CameraTask(Task[SceneData, CameraDataset]):
         """``[M, D], [N, D]`` what a network makes of training and test photographs."""
         network, device = estimator.network, next(estimator.parameters()).device
         assert isinstance(network, PoseNetNetwork)  # the one family there is
-        metadata, mean = self.metadata(recipe, estimator, "")
-        subtracted = 0.0 if mean is None else mean.transpose(2, 0, 1)
-        predictor = CameraPredictor(camera_run(network, device, mean), metadata)
+        _, decoder = self.deployed(recipe, estimator)
         loader = self._middle(recipe, prepared, prepared.train, device)
+        mean = mean_crop(loader)
+        subtracted = 0.0 if mean is None else mean.transpose(2, 0, 1)
         theirs = [network.outputs(loader.batch(step).images).embedding for step in range(loader.steps)]
         ours = []
         with progress_bar() as bar:
             task = bar.add_task("retrieve", total=len(split), note="")
             for frame in split:
-                picture = torch.from_numpy(predictor.prepare(read_image(frame.image)) - subtracted)[None]
-                ours.append(network.outputs(picture.to(device)).embedding)
+                pictures = decoder.prepare(Request(read_image(frame.image))).inputs["images"] - subtracted
+                ours.append(network.outputs(torch.from_numpy(pictures).to(device)).embedding)
                 bar.advance(task)
         return torch.cat(theirs).float().cpu().numpy(), torch.cat(ours).float().cpu().numpy()
 

@@ -3,12 +3,15 @@
 import numpy as np
 import torch
 
+from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader
-from posedistill.decode import get_decoder, get_settings
+from posedistill.decode import Decoder, Pose, Prepared
+from posedistill.deploy.export import torch_run
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
 from posedistill.metrics.relocalisation import orientation_errors, position_errors
 from posedistill.poses import Poses
+from posedistill.runtime.predictor import Run
 from posedistill.training.loop import SELECT
 
 POSITION = (0.01, 10.0)
@@ -35,12 +38,13 @@ class CameraValidation:
     @torch.no_grad()
     def __call__(self, estimator: Estimator) -> dict[str, float]:
         """Score the estimator's weights as they are."""
-        decode = get_decoder(estimator.decoder)
-        settings = get_settings(estimator.decoder, estimator.deployment()["decode_settings"])
+        height, width = self.batches[0].images.shape[-2:]
+        decoder = estimator.build_decoder(shape=(height, width), short_side=min(height, width))
+        run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)
         found, truth = [], []
         for batch in self.batches:
-            position, rotation = estimator.network(batch.images)
-            found.append(decode(_numpy(position), _numpy(rotation), settings))
+            poses = poses_of(run, decoder, batch)
+            found.append((np.stack([pose.R for pose in poses]), np.stack([pose.t for pose in poses])))
             truth.append((_numpy(batch.R), _numpy(batch.t)))
         estimates, wanted = (
             Poses.of_cameras(*map(np.concatenate, zip(*poses, strict=True))) for poses in (found, truth)
@@ -52,6 +56,13 @@ class CameraValidation:
             "val/median_position": float(np.median(metres)),
             "val/median_orientation": float(np.median(degrees)),
         }
+
+
+def poses_of(run: Run, decoder: Decoder, batch: Batch) -> list[Pose]:
+    """What a network says of the pictures of a batch, in their own cameras."""
+    inputs = {"images": batch.images.cpu().numpy(), "classes": batch.label.cpu().numpy()}
+    prepared = Prepared.of_pictures(inputs, _numpy(batch.K))
+    return decoder.decode(run(inputs), prepared)
 
 
 def log_area(errors: Array, best: float, worst: float) -> Array:

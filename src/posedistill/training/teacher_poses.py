@@ -6,14 +6,12 @@ import numpy as np
 import torch
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.deploy.evaluate import FrameQuery, estimate
-from posedistill.deploy.export import torch_run
+from posedistill.deploy.estimate import FrameQuery, estimate
+from posedistill.deploy.export import torch_predictor
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import BopSource, Recipe
-from posedistill.runtime.predictor import Predictor
-from posedistill.tasks.object_validation import metadata_of
 
 SAME_PLACE = 0.5
 """Two poses of an object closer than this, in diameters, are taken for the same instance."""
@@ -41,7 +39,7 @@ def ensemble_poses(members: list[Estimator], wanted: list[FrameQuery], objects: 
     """Of all members' poses those with the best scores, as many of an object as are sought in the image."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tables = [
-        estimate(Predictor(torch_run(member.network, device), metadata_of(member)), wanted, f"evaluate member {place}")
+        estimate(torch_predictor(member.network, member.build_decoder(), device), wanted, f"evaluate member {place}")
         for place, member in enumerate(members, start=1)
     ]
     return best_poses(Poses.concatenate(tables), wanted, objects)
@@ -50,7 +48,7 @@ def ensemble_poses(members: list[Estimator], wanted: list[FrameQuery], objects: 
 def best_poses(table: Poses, wanted: list[FrameQuery], objects: ObjectTable) -> Poses:
     """The best-scored poses, no two of one object in one place, and no more of it than there are boxes."""
     sought = {
-        (entry.frame.scene_id, entry.frame.im_id, obj_id): entry.labels.count(obj_id)
+        (entry.scene_id, entry.im_id, obj_id): list(entry.labels).count(obj_id)
         for entry in wanted
         for obj_id in set(entry.labels)
     }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
 from posedistill.geometry.warp import affine_maps, warp
 
@@ -17,7 +17,7 @@ def check_image(image: Image) -> None:
         raise DataError(describe("request", "image", found, "uint8 [H, W, 3], RGB"))
 
 
-def check_request(image: Image, K: Array, boxes: Array, obj_ids: Sequence[int]) -> None:
+def check_request(image: Image, K: Array, boxes: Array, labels: Sequence[int]) -> None:
     """Refuse an image, camera or box that cannot mean what the caller thinks; ``DataError`` says which."""
     check_image(image)
     height, width = image.shape[:2]
@@ -25,8 +25,8 @@ def check_request(image: Image, K: Array, boxes: Array, obj_ids: Sequence[int]) 
     if not (usable and K[0, 0] > 0 and K[1, 1] > 0 and K[1, 0] == 0 and np.array_equal(K[2], [0.0, 0.0, 1.0])):
         wanted = "finite [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with fx, fy > 0, pixels"
         raise DataError(describe("request", "K", K.tolist(), wanted))
-    if len(boxes) != len(obj_ids):
-        raise DataError(describe("request", "boxes", f"{len(boxes)} boxes", f"{len(obj_ids)}, one for each object id"))
+    if len(boxes) != len(labels):
+        raise DataError(describe("request", "boxes", f"{len(boxes)} boxes", f"{len(labels)}, one for each label"))
     for row, (x, y, w, h) in enumerate(boxes):
         overlaps = w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0
         if not (np.isfinite([x, y, w, h]).all() and overlaps):
@@ -62,14 +62,3 @@ def scan_boxes(width: int, height: int, pad: float, levels: int = 3) -> Array:
             for x in np.linspace(side / 2, width - side / 2, columns):
                 boxes.append([x - side / pad / 2, y - side / pad / 2, side / pad, side / pad])
     return np.array(boxes)
-
-
-def box_of_pose(R: Array, t: Array, corners: Array, K: Array, shape: Sequence[int]) -> Array | None:
-    """(x, y, w, h) of a pose's projected corners ``[8, 3]``; None where they lie behind the camera or off the image."""
-    if (corners @ R[2] + t[2]).min() <= 0:
-        return None
-    pixels = project(corners, R, t, K)
-    low, high = pixels.min(axis=0), pixels.max(axis=0)
-    inside = (high > 0).all() and low[0] < shape[1] and low[1] < shape[0]
-    sensible = 4 < (high - low).max() < 2 * max(shape[:2])
-    return np.concatenate([low, high - low]) if inside and sensible else None

@@ -1,5 +1,4 @@
-import csv
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +7,26 @@ from typer.testing import CliRunner
 
 from posedistill import cli
 from posedistill.data.images import read_image, write_image
-from posedistill.deploy.predict_cameras import in_words, predict_cameras
+from posedistill.decode import PoseNetDecoder
+from posedistill.deploy.predict import predict_images
+from posedistill.deploy.predict_scene import ScenePrediction
 from posedistill.errors import DataError
-from posedistill.geometry.rotations import quaternion_to_matrix
 from posedistill.poses import Poses
-from posedistill.runtime import CameraMetadata, CameraPredictor
-
-
-def run(images):
-    """The mean colour is the place."""
-    return images.mean(axis=(2, 3)), np.repeat(np.array([[0.5, 0.5, -0.5, 0.5]]), len(images), axis=0)
+from posedistill.runtime import Predictor
 
 
 @pytest.fixture
-def predictor() -> CameraPredictor:
-    settings = {"rotation": "quaternion"}
-    metadata = CameraMetadata("posenet", 30, None, (30, 30), mean=(0.0,) * 3, std=(1.0,) * 3, decode_settings=settings)
-    return CameraPredictor(run, metadata)
+def predictor() -> Predictor:
+    """The mean colour is the place."""
+
+    def run(inputs):
+        images = inputs["images"]
+        rotation = np.repeat(np.array([[0.5, 0.5, -0.5, 0.5]]), len(images), axis=0)
+        return {"position": images.mean(axis=(2, 3)), "rotation": rotation}
+
+    return Predictor(
+        run, PoseNetDecoder(shape=(30, 30), short_side=30, mean=(0.0,) * 3, std=(1.0,) * 3, rotation="quaternion")
+    )
 
 
 @pytest.fixture
@@ -36,43 +38,40 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def test_table_and_picture(predictor, photos, tmp_path):
-    table = predict_cameras(predictor, photos, tmp_path / "new" / "out")
+    found = predict_images(ScenePrediction(predictor), photos, tmp_path / "new" / "out")
+    table = Poses.from_csv(tmp_path / "new" / "out" / "poses.csv")
     np.testing.assert_allclose(table.centers, [[0.2 * number, 0.4, 1.0] for number in range(3)], atol=1e-6)
     assert table.name.tolist() == [path.as_posix() for path in photos] and (table.seconds > 0).all()
-    rows = list(csv.DictReader((tmp_path / "new" / "out" / "poses.csv").open()))
-    assert [float(rows[2][name]) for name in "xyz"] == pytest.approx([0.4, 0.4, 1.0], abs=1e-6)
-    quaternion = np.array([float(rows[2][name]) for name in ("qw", "qx", "qy", "qz")])
-    np.testing.assert_allclose(quaternion_to_matrix(quaternion), table.R[2], atol=1e-6)
+    np.testing.assert_allclose(table.R[2], found[2].poses[0].R, atol=1e-6)
     assert read_image(tmp_path / "new" / "out" / "trajectory.png").shape == (640, 1280, 3)
 
 
 def test_in_words(predictor, photos):
-    table = predict_cameras(predictor, photos[:1])
-    (line,) = in_words(table)
-    x, y, z = table.R[0, 2]
+    prediction = ScenePrediction(predictor)
+    (found,) = predict_images(prediction, photos[:1])
+    (line,) = prediction.in_words(found)
+    x, y, z = found.poses[0].direction
     assert line == f"{photos[0]}: at (0.00, 0.40, 1.00) m, looking along ({x:.2f}, {y:.2f}, {z:.2f})"
-    assert np.isclose(np.abs(table.R[0, 2]).max(), 1)
+    assert np.isclose(np.abs(found.poses[0].direction).max(), 1)
 
 
 def test_a_model_without_metres_says_units(predictor, photos, tmp_path):
-    predictor.metadata = dataclasses.replace(predictor.metadata, metric=False)
-    assert (
-        "at (0.00, 0.40, 1.00) units, " in in_words(predict_cameras(predictor, photos[:1]), predictor.metadata.unit)[0]
-    )
-    predict_cameras(predictor, photos, tmp_path / "units")
-    predictor.metadata = dataclasses.replace(predictor.metadata, metric=True)
-    predict_cameras(predictor, photos, tmp_path / "metres")
+    predict_images(ScenePrediction(predictor), photos, tmp_path / "metres")
+    prediction = ScenePrediction(Predictor(predictor.run, replace(predictor.decoder, metric=False)))
+    found = predict_images(prediction, photos, tmp_path / "units")
+    assert "at (0.00, 0.40, 1.00) units, " in prediction.in_words(found[0])[0]
     units, metres = (read_image(tmp_path / name / "trajectory.png") for name in ("units", "metres"))
     assert (units != metres).any()
 
 
 def test_a_damaged_image_loses_no_pose_found_before(predictor, photos, tmp_path):
     (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:60])
+    prediction = ScenePrediction(predictor)
     with pytest.raises(DataError, match=r"cut\.png: 'image': found a file cut off"):
-        predict_cameras(predictor, [*photos[:2], tmp_path / "cut.png", photos[2]], tmp_path / "out")
+        predict_images(prediction, [*photos[:2], tmp_path / "cut.png", photos[2]], tmp_path / "out")
     assert len(Poses.from_csv(tmp_path / "out" / "poses.csv")) == 2
     with pytest.raises(DataError, match=r"gone\.png"):
-        predict_cameras(predictor, [tmp_path / "gone.png"], tmp_path / "none")
+        predict_images(prediction, [tmp_path / "gone.png"], tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -84,4 +83,4 @@ def test_the_command(camera_file, photos, tmp_path):
     assert len(lines) == 4 and all(f"{path}: at (" in line for path, line in zip(photos, lines, strict=False))
     assert lines[-1] == f"3 poses; poses.csv and trajectory.png in {tmp_path / 'out'}"
     refused = CliRunner().invoke(cli.app, [*words, "--box", "6:1,2,3,4", "--obj", "6"])
-    assert str(refused.exception) == "--box, --obj: found a model of cameras, expected one of objects"
+    assert str(refused.exception) == "--box, --obj: found a model of a scene, expected one of objects"

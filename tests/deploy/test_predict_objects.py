@@ -1,15 +1,17 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from posedistill.deploy.predict import Box, overlay, parse_boxes, parse_camera, predict_images
+from posedistill.decode import Pose
+from posedistill.deploy.predict import predict_images
+from posedistill.deploy.predict_objects import Box, ObjectPrediction, parse_boxes, parse_camera
 from posedistill.errors import DataError
 from posedistill.poses import Poses
-from posedistill.runtime.metadata import ModelMetadata
-from posedistill.runtime.predictor import PredictedPose, Predictor
+from posedistill.runtime.predictor import Predictor
 
 K = np.array([[570.0, 0.0, 160.0], [0.0, 570.0, 120.0], [0.0, 0.0, 1.0]])
 
@@ -24,6 +26,12 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
+def found_in(predictor, photos, boxes=None, K=None, obj_ids=None, out=None) -> list[tuple[int, int, int]]:
+    """(scene_id, im_id, obj_id) of every pose."""
+    found = predict_images(ObjectPrediction(predictor, boxes, K, obj_ids), photos, out)
+    return [(*entry.image_id, pose.label) for entry in found for pose in entry.poses]
+
+
 @pytest.fixture(scope="module")
 def predictor(exported: Path) -> Predictor:
     return Predictor.from_onnx(exported, threads=1)
@@ -31,65 +39,68 @@ def predictor(exported: Path) -> Predictor:
 
 def test_writes_overlays_and_csv(predictor, photos, tmp_path):
     boxes = [Box(6, (100.0, 80.0, 60.0, 50.0)), Box(9, (10.0, 20.0, 80.0, 90.0))]
-    table = predict_images(predictor, photos, boxes, K, out=tmp_path / "out")
-    found = set(zip(table.scene_id.tolist(), table.im_id.tolist(), table.obj_id.tolist(), strict=True))
-    assert found <= {(6, 12, 6), (6, 12, 9), (0, 1, 6), (0, 1, 9)} and len(found) == len(table) > 0
-    again = Poses.from_bop_csv(tmp_path / "out" / "results.csv")
-    np.testing.assert_allclose(again.t, table.t, rtol=1e-5)
+    found = predict_images(ObjectPrediction(predictor, boxes, K), photos, tmp_path / "out")
+    ids = [(*entry.image_id, pose.label) for entry in found for pose in entry.poses]
+    assert set(ids) <= {(6, 12, 6), (6, 12, 9), (0, 1, 6), (0, 1, 9)} and len(set(ids)) == len(ids) > 0
+    table = Poses.from_bop_csv(tmp_path / "out" / "results.csv")
+    np.testing.assert_allclose(table.t, [pose.t for entry in found for pose in entry.poses])
+    assert list(zip(table.scene_id, table.im_id, table.obj_id, strict=True)) == ids and (table.seconds > 0).all()
     for name in ("000012.png", "holiday.png"):
         assert cv2.imread(str(tmp_path / "out" / name)).shape == (240, 320, 3)
 
 
 def test_boxes_by_image(predictor, photos):
-    table = predict_images(predictor, photos, {(6, 12): [Box(9, (10.0, 20.0, 80.0, 90.0))]}, K)
-    assert set(zip(table.scene_id.tolist(), table.obj_id.tolist(), strict=True)) <= {(6, 9)}
+    found = found_in(predictor, photos, {(6, 12): [Box(9, (10.0, 20.0, 80.0, 90.0))]}, K)
+    assert found == [(6, 12, 9)]
 
 
-def test_no_camera_takes_the_models_and_says_so(predictor, photos, capsys):
-    boxes = [Box(6, (100.0, 80.0, 60.0, 50.0))]
-    assumed = predict_images(predictor, photos, boxes)
-    assert capsys.readouterr().err.count("no camera given, assuming K = [[286.2") == 1
-    given = predict_images(predictor, photos, boxes, predictor.metadata.default_K(320, 240))
-    np.testing.assert_allclose(assumed.t, given.t)
+def test_no_camera_takes_the_models_and_says_so_once_for_each_size(predictor, photos, capsys):
+    boxes, large = [Box(6, (100.0, 80.0, 60.0, 50.0))], photos[1].with_name("large.png")
+    cv2.imwrite(str(large), cv2.resize(cv2.imread(str(photos[1])), (640, 480)))
+    assumed = predict_images(ObjectPrediction(predictor, boxes), [*photos, large])
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and "images of 320x240: no camera given, assuming K = [[286.2" in told[0]
+    assert "images of 640x480: no camera given, assuming K = [[572.4" in told[1]
+    given = predict_images(ObjectPrediction(predictor, boxes, predictor.decoder.default_K(320, 240)), photos)
+    for ours, theirs in zip(assumed, given, strict=False):
+        np.testing.assert_allclose(ours.poses[0].t, theirs.poses[0].t)
 
 
 def test_no_camera_anywhere(predictor, photos):
-    bare = Predictor(predictor.run, ModelMetadata(**{**vars(predictor.metadata), "camera": None}))
-    with pytest.raises(DataError, match=r"000012\.png: 'K': found no camera"):
-        predict_images(bare, photos, [])
+    bare = Predictor(predictor.run, replace(predictor.decoder, camera=None))
+    with pytest.raises(DataError, match=r"000012\.png: .*'K': found no camera"):
+        found_in(bare, photos, [])
 
 
 def test_no_boxes_searches_the_image(predictor, photos, monkeypatch):
     searched = []
-    monkeypatch.setattr(Predictor, "locate", lambda self, image, K, obj_id, **_: searched.append(obj_id))
-    assert len(predict_images(predictor, photos[:1], None, K)) == 0 and searched == [6, 9]
+    search = "posedistill.deploy.predict_objects.locate"
+    monkeypatch.setattr(search, lambda predictor, image, K, obj_id, **_: searched.append(obj_id))
+    assert found_in(predictor, photos[:1], None, K) == [] and searched == [6, 9]
     searched.clear()
-    predict_images(predictor, photos[:1], None, K, obj_ids=[9])
+    found_in(predictor, photos[:1], None, K, obj_ids=[9])
     assert searched == [9]
 
 
 def test_overlay_shows_name_and_every_pose(predictor):
     image = np.zeros((240, 320, 3), np.uint8)
-    poses = [
-        PredictedPose(obj_id, np.eye(3), np.array([x, 0.0, 900.0]), 0.9, (0.0, 0.0, 1.0, 1.0), 0.1)
-        for obj_id, x in ((6, -100.0), (9, 100.0))
-    ]
-    drawn = overlay(image, K, poses, predictor.metadata)
+    poses = [Pose(np.eye(3), np.array([x, 0.0, 900.0]), obj_id, 0.9) for obj_id, x in ((6, -100.0), (9, 100.0))]
+    drawn = ObjectPrediction(predictor, K=K).picture(image, poses)
     assert drawn[:, :160].any() and drawn[:, 160:].any() and not image.any()
 
 
 def test_a_missing_image_is_named(predictor, tmp_path):
     with pytest.raises(DataError, match=r"gone\.png: 'image': found no such file"):
-        predict_images(predictor, [tmp_path / "gone.png"], [], K)
+        found_in(predictor, [tmp_path / "gone.png"], [], K)
 
 
 def test_a_damaged_image_loses_no_pose_found_before(predictor, photos, tmp_path):
     (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:200])
     boxes = [Box(6, (100.0, 80.0, 60.0, 50.0))]
     with pytest.raises(DataError, match=r"cut\.png: 'image': found a file cut off"):
-        predict_images(predictor, [*photos, tmp_path / "cut.png"], boxes, K, out=tmp_path / "out")
+        found_in(predictor, [*photos, tmp_path / "cut.png"], boxes, K, out=tmp_path / "out")
     kept = Poses.from_bop_csv(tmp_path / "out" / "results.csv")
-    assert len(kept) == len(predict_images(predictor, photos, boxes, K)) > 0
+    assert len(kept) == len(found_in(predictor, photos, boxes, K)) > 0
 
 
 def test_detections_keep_what_comes_near_the_best(tmp_path):
@@ -109,8 +120,8 @@ def test_detections_keep_what_comes_near_the_best(tmp_path):
 
 def test_detections_of_other_images_or_objects(predictor, photos):
     with pytest.raises(DataError, match="none of these images"):
-        predict_images(predictor, photos, {(3, 3): [Box(6, (1.0, 2.0, 3.0, 4.0))]}, K)
-    assert len(predict_images(predictor, photos, {(6, 12): [Box(77, (1.0, 2.0, 3.0, 4.0))]}, K)) == 0
+        found_in(predictor, photos, {(3, 3): [Box(6, (1.0, 2.0, 3.0, 4.0))]}, K)
+    assert found_in(predictor, photos, {(6, 12): [Box(77, (1.0, 2.0, 3.0, 4.0))]}, K) == []
 
 
 @pytest.mark.parametrize("text", ["6", "6:1,2,3", "6:1,2,3,x", "cat:1,2,3,4", "1,2,3,4"])

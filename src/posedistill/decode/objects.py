@@ -1,0 +1,218 @@
+"""What decoders of objects have in common: the objects, how to name and draw them, and crops of them as inputs."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from posedistill.decode.base import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Arrays,
+    Decoder,
+    Pose,
+    Prepared,
+    Readers,
+    Request,
+    camera_from_json,
+    check,
+    floats,
+    normalised,
+)
+from posedistill.decode.crops import check_request, cut, scan_boxes
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array, Camera, crop_cameras
+from posedistill.geometry.draw import Image, Shape
+from posedistill.geometry.objects import ObjectTable
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ObjectDecoder(Decoder):
+    """A decoder of the poses of objects.
+
+    Attributes:
+        objects: ids, box corners, diameters and symmetries in class order.
+        mean, std: RGB normalisation of pixel values in 0..1.
+        camera: assumed where a request has none, scaled to the image's size.
+        names: of the objects, in class order; empty where nobody named them.
+        shapes: a coarse surface of each object for the contour in overlays, in class order; empty without meshes.
+    """
+
+    task: ClassVar[str] = "objects"
+    readers: ClassVar[Readers] = {
+        "mean": floats,
+        "std": floats,
+        "camera": camera_from_json,
+        "names": lambda value: tuple(str(item) for item in value),
+    }
+    objects: ObjectTable
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    camera: Camera | None = None
+    names: tuple[str, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        count = len(self.objects)
+        check(
+            ("mean", self.mean, "3 numbers", len(self.mean) == 3),
+            ("std", self.std, "3 positive numbers", len(self.std) == 3 and min(self.std) > 0),
+            ("shapes", len(self.shapes), f"{count} shapes", len(self.shapes) in (0, count)),
+            ("names", self.names, f"{count} names", len(self.names) in (0, count)),
+        )
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """The objects and their shapes."""
+        tables = self.objects.to_tables()
+        for index, shape in enumerate(self.shapes):
+            tables[f"vertices/{index}"] = shape.vertices.round(1).astype(np.float32)
+            tables[f"faces/{index}"] = shape.faces.astype(np.int32)
+        return tables
+
+    @classmethod
+    def fields_of(cls, tables: Arrays) -> dict[str, Any]:
+        """The objects and their shapes."""
+        shapes = [
+            Shape(tables[f"vertices/{index}"].astype(np.float64), tables[f"faces/{index}"].astype(np.int64))
+            for index in range(sum(name.startswith("vertices/") for name in tables))
+        ]
+        return {"objects": ObjectTable.from_tables(tables), "shapes": tuple(shapes)}
+
+    def name(self, obj_id: int) -> str:
+        """What to call an object in pictures and tables."""
+        return self.names[self.objects.index(obj_id)] if self.names else f"object {obj_id}"
+
+    def shape(self, obj_id: int) -> Shape | None:
+        """The object's surface, or None where none is known."""
+        return self.shapes[self.objects.index(obj_id)] if self.shapes else None
+
+    def default_K(self, width: int, height: int) -> Array | None:
+        """``[3, 3]`` intrinsics of the default camera for an image of another size, or None without one.
+
+        The focal length follows the longer side, the principal point keeps its place relative to the image; pixel
+        centres sit on whole numbers, so points scale about (-0.5, -0.5).
+        """
+        if self.camera is None:
+            return None
+        scale = np.array([width / self.camera.width, height / self.camera.height])
+        focal = max(width, height) / max(self.camera.width, self.camera.height)
+        K = self.camera.K.copy()
+        K[:2, :2] *= focal
+        K[:2, 2] = (K[:2, 2] + 0.5) * scale - 0.5
+        return K
+
+    def example(self, rows: int = 1, image: Image | None = None, seed: int = 0) -> list[Request]:
+        """One request, of each object in turn in boxes about the image's middle."""
+        if image is None:
+            image = np.random.default_rng(seed).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        height, width = image.shape[:2]
+        K = self.default_K(width, height)
+        if K is None:
+            K = np.array([[width, 0.0, (width - 1) / 2], [0.0, width, (height - 1) / 2], [0.0, 0.0, 1.0]])
+        side = min(width, height) / 3
+        boxes = np.tile([(width - side) / 2, (height - side) / 2, side, side], (rows, 1))
+        return [Request(image, K, boxes, [self.objects.obj_ids[row % len(self.objects)] for row in range(rows)])]
+
+    def windows(self, width: int, height: int) -> Array:
+        """``[n, 4]`` boxes in which to look for an object that may be anywhere in an image of this size."""
+        return np.array([[0.0, 0.0, width, height]])
+
+    def classes_of(self, labels: Sequence[int]) -> np.ndarray:
+        """``[n]`` int64 class indices of object ids; ``DataError`` for one that is none of them."""
+        try:
+            return np.array([self.objects.index(int(label)) for label in labels], dtype=np.int64)
+        except KeyError as error:
+            raise DataError(str(error.args[0])) from None
+
+
+def of_objects(decoder: Decoder) -> ObjectDecoder:
+    """A decoder as one of objects; ``DataError`` where it is of another task."""
+    if not isinstance(decoder, ObjectDecoder):
+        raise DataError(describe("model", "family", f"{decoder.family}, of a {decoder.task}", "one of objects"))
+    return decoder
+
+
+class CropPose(NamedTuple):
+    """A pose in the camera of a crop: object to camera, mm; ``score`` in 0..1."""
+
+    R: Array
+    t: Array
+    score: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CropDecoder(ObjectDecoder):
+    """A decoder whose network looks at one square crop for each box.
+
+    Attributes:
+        crop_size: side of the crop, pixels. pad: side of the crop over the longer side of the object's box.
+    """
+
+    readers: ClassVar[Readers] = {**ObjectDecoder.readers, "crop_size": int, "pad": float}
+    crop_size: int
+    pad: float = 1.5
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        super().__post_init__()
+        check(
+            ("crop_size", self.crop_size, "a positive number of pixels", self.crop_size > 0),
+            ("pad", self.pad, "a positive factor", self.pad > 0),
+        )
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Crops, normalised RGB, and the class index of each."""
+        return {"images": (3, self.crop_size, self.crop_size), "classes": ()}
+
+    @abstractmethod
+    def decode_crop(self, outputs: Arrays, K: Array, index: int) -> CropPose | None:
+        """The pose of one crop by its own outputs, without the batch; ``K`` ``[3, 3]`` and class ``index`` of it."""
+
+    def prepare(self, request: Request) -> Prepared:
+        """Cut and normalise one square crop for each box.
+
+        Raises:
+            DataError: the image, camera or a box is impossible, there is no camera, or an id is none of the network's.
+        """
+        boxes = np.asarray(request.boxes, dtype=np.float64).reshape(-1, 4)
+        K = np.asarray(self._camera_of(request), dtype=np.float64)
+        check_request(request.image, K, boxes, request.labels)
+        classes, size = self.classes_of(request.labels), self.crop_size
+        centers = boxes[:, :2] + boxes[:, 2:] / 2
+        sides = self.pad * boxes[:, 2:].max(axis=1, initial=0.0)
+        cameras = crop_cameras(np.broadcast_to(K, (len(boxes), 3, 3)), centers, sides, size)
+        border = 255 * np.array(self.mean, dtype=np.float32)
+        crops = np.empty((len(boxes), 3, size, size), dtype=np.float32)
+        for crop, homography in zip(crops, cameras.homography, strict=True):
+            normalised(cut(request.image, homography, size, border), self.mean, self.std, out=crop)
+        scores = np.ones(len(boxes)) if request.scores is None else np.asarray(request.scores, dtype=np.float64)
+        labels = np.asarray(request.labels, dtype=np.int64)
+        return Prepared({"images": crops, "classes": classes}, cameras.K, cameras.rotation, labels, boxes, scores)
+
+    def windows(self, width: int, height: int) -> Array:
+        """Boxes whose crops cover the image at several scales."""
+        return scan_boxes(width, height, self.pad)
+
+    def _camera_of(self, request: Request) -> Array:
+        K = request.K if request.K is not None else self.default_K(*np.shape(request.image)[1::-1])
+        if K is None:
+            raise DataError(describe("request", "K", "no camera, and the model has no default one", "one"))
+        return K
+
+    def decode(self, outputs: Arrays, prepared: Prepared) -> list[Pose]:
+        """Poses in the image's camera; none for a box in which nothing is recognised."""
+        poses = []
+        for row, index in enumerate(prepared.inputs["classes"].tolist()):
+            own = {name: value[row] for name, value in outputs.items()}
+            found = self.decode_crop(own, prepared.K[row], index)
+            if found is None:
+                continue
+            back, (x, y, w, h) = prepared.rotation[row].T, prepared.boxes[row].tolist()
+            score = found.score * float(prepared.scores[row])
+            label = self.objects.obj_ids[index]
+            poses.append(Pose(back @ found.R, back @ found.t, label, score, (x, y, w, h), row))
+        return poses

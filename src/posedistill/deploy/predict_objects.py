@@ -1,0 +1,179 @@
+"""``posedistill predict`` with a model of objects: boxes or a search, overlays and a BOP csv. Imports no torch."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from posedistill.data.formats.bop import read_detections
+from posedistill.decode.base import Pose
+from posedistill.decode.objects import of_objects
+from posedistill.deploy.estimate import FrameQuery, table_of
+from posedistill.deploy.predict import Found, Prediction, image_id_of
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.draw import Image, color_of, draw_pose
+from posedistill.runtime.predictor import Predictor
+from posedistill.runtime.search import locate
+
+LOCATE_THRESHOLD = 0.1
+"""Score under which a search of the whole image reports nothing."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where to look for an object: ``xywh`` pixels."""
+
+    obj_id: int
+    xywh: tuple[float, float, float, float]
+
+
+Boxes = Mapping[tuple[int, int], Sequence[Box]] | Sequence[Box]
+"""The same boxes for every image, or boxes by (scene_id, im_id)."""
+
+
+class ObjectPrediction(Prediction):
+    """Poses of objects in the given boxes, or wherever a search finds them.
+
+    Args:
+        predictor: the loaded model.
+        boxes: as ``parse_boxes`` gives them; of those by image, objects that the model does not know are passed over.
+            None searches the whole image for every object of ``obj_ids`` (``locate``).
+        K: ``[3, 3]`` of all images. None takes the model's default camera, scaled to the image, and says so.
+        obj_ids: what to search for without boxes; default: all objects of the model.
+    """
+
+    writes: ClassVar[str] = "overlays and results.csv"
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        boxes: Boxes | None = None,
+        K: Array | None = None,
+        obj_ids: Sequence[int] | None = None,
+    ) -> None:
+        self.predictor, self.decoder = predictor, of_objects(predictor.decoder)
+        self.boxes, self.K, self.obj_ids = boxes, K, obj_ids
+        self._told: set[tuple[int, ...]] = set()
+
+    def check(self, images: Sequence[Path]) -> None:
+        """``DataError`` where boxes by image are about none of these."""
+        ids = [image_id_of(path, position) for position, path in enumerate(images)]
+        if isinstance(self.boxes, Mapping) and not self.boxes.keys() & set(ids):
+            raise DataError(describe("detections", "scene_id, image_id", "none of these images", f"some of {ids[:5]}"))
+
+    def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
+        """Poses in the boxes, or of every wanted object anywhere in the image."""
+        K, known = self.camera(image), self.decoder.objects.obj_ids
+        boxes = self.boxes
+        if isinstance(boxes, Mapping):
+            boxes = [box for box in boxes.get(image_id, []) if box.obj_id in known]
+        if boxes is not None:
+            rows = np.array([box.xywh for box in boxes]).reshape(-1, 4)
+            return self.predictor.predict(image, K, rows, [box.obj_id for box in boxes])
+        searched = known if self.obj_ids is None else self.obj_ids
+        found = [locate(self.predictor, image, K, obj_id, threshold=LOCATE_THRESHOLD) for obj_id in searched]
+        return [pose for pose in found if pose is not None]
+
+    def camera(self, image: Image) -> Array:
+        """``K`` of an image: the given one, or the model's, which is told once for each size of image.
+
+        Raises:
+            DataError: there is neither.
+        """
+        if self.K is not None:
+            return self.K
+        height, width = image.shape[:2]
+        K = self.decoder.default_K(width, height)
+        if K is None:
+            found = "no camera, and the model has no default one"
+            raise DataError(describe("request", "K", found, "--camera fx,fy,cx,cy"))
+        if (width, height) not in self._told:
+            self._told.add((width, height))
+            about = f"images of {width}x{height}: no camera given, assuming K = {K.round(1).tolist()}"
+            print(f"posedistill: {about}", file=sys.stderr)
+        return K
+
+    def picture(self, image: Image, poses: Sequence[Pose]) -> Image:
+        """The image with contour, box, axes, name and score of every pose, the nearest drawn last."""
+        K, decoder = self.camera(image), self.decoder
+        for pose in sorted(poses, key=lambda pose: -pose.t[2]):
+            index = decoder.objects.index(pose.label)
+            label = f"{decoder.name(pose.label)} {pose.score:.2f}"
+            corners, shape = decoder.objects.keypoints[index], decoder.shape(pose.label)
+            image = draw_pose(image, pose.R, pose.t, K, corners, color_of(index), label, shape)
+        return image
+
+    def finish(self, found: Sequence[Found], out: Path) -> None:
+        """``results.csv`` as BOP has it; an image's time is that of all its searches."""
+        rows = []
+        for entry in found:
+            total = sum({pose.seconds for pose in entry.poses})
+            query = FrameQuery(entry.path, *entry.image_id)
+            rows.append((query, [replace(pose, seconds=total) for pose in entry.poses]))
+        table_of(rows).to_bop_csv(out / "results.csv")
+
+    def in_words(self, found: Found) -> list[str]:
+        """Object, score and position."""
+        return [
+            f"image {found.image_id[1]}: object {pose.label}, score {pose.score:.2f}, "
+            f"at ({', '.join(f'{value:.0f}' for value in pose.t)}) mm"
+            for pose in found.poses
+        ]
+
+
+def parse_boxes(texts: Sequence[str] | None, detections: Path | None) -> Boxes | None:
+    """Boxes from the command line (``obj_id:x,y,w,h``) or from a BOP json of detections; None where neither is given.
+
+    Of a json, each image keeps the detections of an object that score at least half as well as its best one.
+
+    Raises:
+        DataError: both are given, a text does not parse, or the json is damaged.
+
+    >>> parse_boxes(["6:10,20,30.5,40"], None)
+    [Box(obj_id=6, xywh=(10.0, 20.0, 30.5, 40.0))]
+    """
+    if texts and detections is not None:
+        raise DataError(describe("--box, --detections", "boxes", "both", "one of them"))
+    if detections is None:
+        return [_parse_box(text) for text in texts] if texts else None
+    read, left_out = read_detections(detections)
+    if left_out:
+        print(f"posedistill: {detections}: {left_out}", file=sys.stderr)
+    best: dict[tuple[int, int, int], float] = {}
+    for found in read:
+        key = (found.scene_id, found.im_id, found.obj_id)
+        best[key] = max(best.get(key, 0.0), found.score)
+    boxes: dict[tuple[int, int], list[Box]] = {}
+    for found in read:
+        if found.score >= best[found.scene_id, found.im_id, found.obj_id] / 2:
+            x, y, w, h = (float(value) for value in found.bbox)
+            boxes.setdefault((found.scene_id, found.im_id), []).append(Box(found.obj_id, (x, y, w, h)))
+    return boxes
+
+
+def _parse_box(text: str) -> Box:
+    try:
+        obj_id, _, numbers = text.partition(":")
+        x, y, w, h = (float(number) for number in numbers.split(","))
+        return Box(int(obj_id), (x, y, w, h))
+    except ValueError:
+        raise DataError(describe("--box", "box", repr(text), "obj_id:x,y,w,h, e.g. 6:310,180,90,120")) from None
+
+
+def parse_camera(text: str) -> Array | None:
+    """``fx,fy,cx,cy`` -> ``[3, 3]`` intrinsics; None for an empty text.
+
+    >>> parse_camera("570,573,325,242")[0].tolist()
+    [570.0, 0.0, 325.0]
+    """
+    if not text:
+        return None
+    try:
+        fx, fy, cx, cy = (float(number) for number in text.split(","))
+    except ValueError:
+        raise DataError(describe("--camera", "camera", repr(text), "fx,fy,cx,cy in pixels")) from None
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])

@@ -1,0 +1,165 @@
+"""Record: what an exported file says of its network, all that is needed to use it. Read strictly.
+
+It lives in the metadata of the ONNX model: one JSON text, and the tables of numbers (keypoints, symmetries, surfaces)
+as an ``.npz`` archive in base64.
+"""
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posedistill import __version__
+from posedistill.decode import DECODERS
+from posedistill.decode.base import Decoder, Readers, RecordFault, check, read_section
+from posedistill.errors import CheckpointError, describe
+
+PROPERTY, TABLES = "posedistill", "posedistill_tables"
+"""Keys of the ONNX ``metadata_props`` that hold the JSON text and the tables."""
+FORMAT = 2
+"""Raised when a key changes its meaning; a file of another format is refused, not guessed at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What an exported file says of its network.
+
+    Attributes:
+        decoder: of the network's family, with all that it must know.
+        training: what the network was trained on, for whoever finds the file. parameters: of the network.
+        version: of the posedistill that wrote the file.
+    """
+
+    decoder: Decoder
+    training: str = ""
+    parameters: int = 0
+    version: str = __version__
+
+    def to_properties(self) -> dict[str, str]:
+        """As texts for the metadata of a model; ``from_properties`` gives the same record back."""
+        section, tables = self.decoder.record()
+        content = {
+            "format": FORMAT,
+            "family": self.decoder.family,
+            "inputs": self.decoder.inputs,
+            "outputs": self.decoder.outputs,
+            "training": self.training,
+            "parameters": self.parameters,
+            "version": self.version,
+            "section": section,
+        }
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **tables)  # type: ignore[arg-type]
+        return {PROPERTY: json.dumps(content), TABLES: base64.b64encode(packed.getvalue()).decode("ascii")}
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str], file: str | Path) -> "Record":
+        """Read what ``to_properties`` gave; ``file`` is named in errors.
+
+        Raises:
+            CheckpointError: no record of ours, damaged, of another format or of an unknown family, or a value that is
+                missing, unknown, of the wrong kind, or at odds with another.
+        """
+        if PROPERTY not in properties:
+            raise CheckpointError(describe(file, PROPERTY, "no such metadata", "a model written by posedistill export"))
+        try:
+            return cls._read(json.loads(properties[PROPERTY]), properties.get(TABLES, ""))
+        except json.JSONDecodeError as error:
+            raise CheckpointError(describe(file, PROPERTY, f"no JSON ({error})", "a JSON object")) from error
+        except RecordFault as fault:
+            raise CheckpointError(describe(file, fault.key, fault.found, fault.expected)) from fault
+
+    @classmethod
+    def _read(cls, content: Any, packed: str) -> "Record":
+        if not isinstance(content, dict):
+            raise RecordFault(PROPERTY, type(content).__name__, "a JSON object")
+        found = content.pop("format", None)
+        expected = f"{FORMAT} (this is posedistill {__version__}); posedistill export RUN_FOLDER writes it anew"
+        check(("format", found, expected, found == FORMAT))
+        values = read_section(content, _READERS)
+        if values["family"] not in DECODERS:
+            raise RecordFault("family", values["family"], f"one of {sorted(DECODERS)}")
+        decoder = DECODERS[values["family"]].from_record(values["section"], _unpack(packed))
+        for key, ours in (("inputs", decoder.inputs), ("outputs", decoder.outputs)):
+            check((key, values[key], f"{ours}, as its section says", values[key] == ours))
+        return cls(decoder, values["training"], values["parameters"], values["version"])
+
+
+def open_session(path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None) -> Any:
+    """An onnxruntime session with every graph optimisation.
+
+    Args:
+        threads: of one network call; None lets onnxruntime take every core.
+        providers: onnxruntime execution providers in order of preference; None means the CPU.
+
+    Raises:
+        CheckpointError: no such file, or no ONNX model.
+    """
+    import onnxruntime
+
+    if not Path(path).is_file():
+        raise CheckpointError(describe(path, "file", "nothing", "an exported .onnx model"))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers or ["CPUExecutionProvider"]))
+    except Exception as error:  # onnxruntime raises a dozen unrelated types for a damaged file
+        raise CheckpointError(describe(path, "model", f"{error!s:.200}", "a readable ONNX model")) from error
+
+
+def record_of(session: Any, path: str | Path) -> Record:
+    """The record of an opened file, whose graph fits it.
+
+    Raises:
+        CheckpointError: see ``Record.from_properties``, or a graph with other inputs or outputs.
+    """
+    record = Record.from_properties(session.get_modelmeta().custom_metadata_map, path)
+    decoder = record.decoder
+    shapes = {entry.name: tuple(entry.shape[1:]) for entry in session.get_inputs()}
+    # An exporter drops an input that the graph does not use: the class, where there is only one object.
+    if not shapes or any(decoder.inputs.get(name) != shape for name, shape in shapes.items()):
+        raise CheckpointError(describe(path, "inputs", shapes, f"{decoder.inputs} of each row"))
+    found = [entry.name for entry in session.get_outputs()]
+    if not decoder.outputs.keys() <= set(found):
+        raise CheckpointError(describe(path, "outputs", found, " and ".join(map(repr, decoder.outputs))))
+    return record
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("no JSON object")
+    return value
+
+
+def _shapes(value: Any) -> dict[str, tuple[int, ...]]:
+    return {str(name): tuple(int(length) for length in shape) for name, shape in value.items()}
+
+
+_READERS: Readers = {
+    "family": str,
+    "inputs": lambda value: _shapes(_object(value)),
+    "outputs": lambda value: _shapes(_object(value)),
+    "training": str,
+    "parameters": int,
+    "version": str,
+    "section": _object,
+}
+
+
+def _unpack(packed: str) -> dict[str, np.ndarray]:
+    """The tables of a record; ``RecordFault`` where they are damaged."""
+    try:
+        with np.load(io.BytesIO(base64.b64decode(packed, validate=True)), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise RecordFault(
+            TABLES, f"{type(error).__name__}: {error}", "the tables that posedistill export wrote"
+        ) from error
