@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from posedistill.data.faults import FaultKind, fault
 from posedistill.data.formats.scene import CameraFrame
@@ -86,6 +85,8 @@ def posix(name: str) -> str:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height of an image, from its header."""
+    from PIL import Image  # which the light install does not bring
+
     try:
         with Image.open(path) as image:
             return image.width, image.height
