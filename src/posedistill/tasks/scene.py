@@ -200,7 +200,7 @@ class CameraTask(Task[SceneData, CameraDataset]):
         assert isinstance(network, PoseNetNetwork)  # the one family there is
         _, decoder = self.deployed(recipe, estimator)
         loader = self._middle(recipe, prepared, prepared.train, device)
-        mean = mean_crop(loader)
+        mean = scene_view(recipe, prepared, prepared.train[:1]).mean_crop()
         subtracted = 0.0 if mean is None else mean.transpose(2, 0, 1)
         theirs = [network.outputs(loader.batch(step).images).embedding for step in range(loader.steps)]
         ours = []
