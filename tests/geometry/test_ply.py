@@ -146,6 +146,18 @@ def test_a_texture_without_coordinates_and_two_textures_are_refused(tmp_path):
         load_mesh(textured(tmp_path, "a.png", ["TextureFile a.png", "TextureFile b.png"]))
 
 
+def test_a_texture_goes_before_colours_and_without_coordinates_colours_count(tmp_path):
+    """Decimated models of public data sets keep the name of a texture that they no longer use."""
+    names = ["uchar red", "uchar green", "uchar blue"]
+    rows = coloured(CORNERS, [(9, 8, 7)] * 8)
+    mesh = load_mesh(write(tmp_path / "a.ply", vertex=names, vertex_rows=rows, comments=["TextureFile gone.png"]))
+    np.testing.assert_array_equal(mesh.colors, [[9, 8, 7]] * 8)
+    names, rows = [*names, "float s", "float t"], coloured(rows, [(0.5, 0.5)] * 8)
+    Image.new("RGB", (2, 2)).save(tmp_path / "b.png")
+    both = load_mesh(write(tmp_path / "b.ply", vertex=names, vertex_rows=rows, comments=["TextureFile b.png"]))
+    assert both.colors is None and both.texture is not None
+
+
 def test_texture_coordinates_of_corners(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     uv = [(i / 10, 0.0, 1.0, i / 10, 0.5, 0.5) for i in range(6)]

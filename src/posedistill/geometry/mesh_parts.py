@@ -123,8 +123,10 @@ def triangle_corners(path: Path, polygons: Array) -> Faces:
 
 def split_corners(*keys: Faces) -> tuple[Faces, NDArray[np.intp]]:
     """Faces ``[F, 3]`` with a vertex for each distinct combination of keys ``[F, 3]``, and a corner that has it."""
-    rows = np.stack([key.ravel() for key in keys], axis=1)
-    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    rows = np.zeros(keys[0].size, dtype=np.int64)
+    for key in keys:  # numbered anew each time: whole rows are slow to compare, and products would overflow
+        rows = np.unique(rows, return_inverse=True)[1] * (np.ptp(key) + 1) + key.ravel() - key.min()
+    _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
     return inverse.reshape(-1, 3), first
 
 

@@ -57,14 +57,14 @@ def read_ply(path: Path, looks: bool) -> list[Mesh]:
     faces, owners, corners = _triangles(path, vertices, face)
     if not looks:
         return [mesh_parts.make_mesh(path, vertices, faces)]
-    if header.textures:
+    colors, painted = _colors(path, "vertex", vertex), _colors(path, "face", face)
+    uv = next((uv for names in _UV if (uv := _stacked(vertex, names)) is not None), None)
+    if header.textures and not (uv is None and "texcoord" not in face and colors is not None):
         texture = _texture(path, header.textures)
-        uv = next((uv for names in _UV if (uv := _stacked(vertex, names)) is not None), None)
         if uv is None:
             faces, rows, uv = _split_at_seams(path, faces, face, owners, corners)
             vertices = vertices[rows]
         return [mesh_parts.make_mesh(path, vertices, faces, uv=uv, texture=texture)]
-    colors, painted = _colors(path, "vertex", vertex), _colors(path, "face", face)
     mesh = mesh_parts.make_mesh(path, vertices, faces, colors)
     if colors is not None or painted is None:
         return [mesh]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from posedistill.data.faults import FaultKind
 from posedistill.data.formats.bop import read_image, read_mask
 from posedistill.data.formats.bop_writer import BopWriter
 from posedistill.errors import DataError
+from posedistill.geometry.meshes import load_mesh, save_ply
 
 Edit = Callable[[Path, Callable[[Any], Any]], None]
 SCENE, MODELS = "test/000001", "models_eval"
@@ -209,17 +211,21 @@ def test_one_fault_makes_one_report(bop_root: Path) -> None:
         assert check_dataset(copy).counts == {kind: 1}
 
 
-def test_a_texture_that_is_missing_is_a_fault(bop_root: Path) -> None:
+def test_a_texture_that_is_missing_is_a_fault(bop_root: Path, edit_json: Edit) -> None:
+    """And the model's shape is there to check poses by."""
     path = bop_root / "models_eval" / "obj_000007.ply"
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"element vertex", b"comment TextureFile gone.png\nelement vertex", 1))
-    found = check_dataset(bop_root).messages[FaultKind.MODEL_FILE]
-    assert len(found) == 1 and "'TextureFile': found gone.png, which does not exist" in found[0]
+    mesh, picture = load_mesh(path), np.zeros((2, 2, 3), np.uint8)
+    save_ply(dataclasses.replace(mesh, colors=None, uv=mesh.vertices[:, :2], texture=picture), path)
+    assert check_dataset(bop_root).ok
+    path.with_suffix(".png").unlink()
+    edit_json(bop_root / "test" / "000001" / "scene_gt.json", lambda gt: gt["0"][1].update(cam_t_m2c=[0, 0, 0.6]))
+    report = check_dataset(bop_root)
+    assert report.counts == {FaultKind.MODEL_FILE: 1, FaultKind.UNITS: 1}
+    assert "'TextureFile': found obj_000007.png, which does not exist" in report.messages[FaultKind.MODEL_FILE][0]
 
 
 def test_objects_cut_by_the_border_are_no_fault(tmp_path: Path, bop_root: Path) -> None:
     from posedistill.geometry.cameras import project
-    from posedistill.geometry.meshes import load_mesh
 
     mesh, K = load_mesh(bop_root / MODELS / "obj_000002.ply"), np.array([[300.0, 0, 79.5], [0, 300, 59.5], [0, 0, 1]])
     writer = BopWriter(bop_root, "edge")

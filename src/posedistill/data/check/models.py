@@ -1,5 +1,6 @@
 """Checks of the models of a BOP data set: meshes, units, and ``models_info.json`` against the meshes."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +51,8 @@ def check_models(root: Path, on_fault: OnFault) -> CheckedModels:
 
 def _check_model(folder: Path, obj_id: int, info: dict[str, float], on_fault: OnFault) -> CheckedModel | None:
     path, info_path = mesh_path(folder, obj_id), folder / "models_info.json"
-    try:
-        if not path.exists():
-            raise DataError(describe(path, f"object {obj_id}", "no such file", "a mesh (.ply, .obj or .glb)"))
-        mesh = load_mesh(path)
-    except DataError as error:
-        on_fault(Fault(FaultKind.MODEL_FILE, path, str(error)))
+    mesh = _load(path, obj_id, on_fault)
+    if mesh is None:
         return None
     measured = model_info(mesh)
     diameter = measured["diameter"]
@@ -68,3 +65,16 @@ def _check_model(folder: Path, obj_id: int, info: dict[str, float], on_fault: On
         found, expected = f"{info[worst]:.4g}", f"{measured[worst]:.4g} as the mesh {path.name} has"
         on_fault(fault(FaultKind.MODEL_INFO, info_path, f"{obj_id}.{worst}", found, expected))
     return CheckedModel(mesh, hull_corners(mesh.vertices), diameter)
+
+
+def _load(path: Path, obj_id: int, on_fault: OnFault) -> Mesh | None:
+    """An object's mesh, without its looks where only these are at fault; None where there is none to check poses by."""
+    try:
+        if not path.exists():
+            raise DataError(describe(path, f"object {obj_id}", "no such file", "a mesh (.ply, .obj or .glb)"))
+        return load_mesh(path)
+    except DataError as error:
+        on_fault(Fault(FaultKind.MODEL_FILE, path, str(error)))
+    with suppress(DataError):
+        return load_mesh(path, looks=False)
+    return None
