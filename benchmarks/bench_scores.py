@@ -23,16 +23,17 @@ from posedistill.data.render.shapes import superquadric
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.meshes import Mesh, model_info
 from posedistill.geometry.rotations import axis_angle, random_rotations
-from posedistill.metrics import Candidates, DepthCaster, ScoringModel, find_candidates, load_scoring_models
-from posedistill.metrics.bop_scores import (
-    MSPD_THRESHOLDS,
-    MSSD_THRESHOLDS,
-    VSD_THRESHOLDS,
-    image_widths,
-    mspd_hits,
-    mssd_hits,
-    vsd_hits,
+from posedistill.metrics import (
+    Candidates,
+    DepthCaster,
+    ScoringModel,
+    find_candidates,
+    load_scoring_models,
+    mspd,
+    mssd,
 )
+from posedistill.metrics.object_scores import MSPD_THRESHOLDS, MSSD_THRESHOLDS, VSD_THRESHOLDS
+from posedistill.metrics.pair_errors import pair_diameters, vsd_errors
 from posedistill.metrics.vsd import DELTA, TAUS
 from posedistill.poses import Poses
 
@@ -84,6 +85,19 @@ def guesses(dataset: BopDataset) -> Poses:
     return Poses(*ids, rng.uniform(size=count), truths.R @ turns, t, np.full(count, -1.0))
 
 
+def our_mssd_mspd(estimates: Poses, candidates: Candidates, models: dict[int, ScoringModel]) -> Array:
+    """``[P, 2]`` MSSD and MSPD, all pairs of an object at once."""
+    errors, truths = np.empty((len(candidates.est), 2)), candidates.truths
+    obj_ids = truths.obj_id[candidates.gt]
+    for obj_id, model in models.items():
+        pairs = np.flatnonzero(obj_ids == obj_id)
+        e, g = candidates.est[pairs], candidates.gt[pairs]
+        poses = estimates.R[e], estimates.t[e], truths.R[g], truths.t[g]
+        errors[pairs, 0] = mssd(*poses, model.hull, model.symmetries)
+        errors[pairs, 1] = mspd(*poses, model.mesh.vertices, model.symmetries, truths.K[g])
+    return errors
+
+
 def loop_mssd_mspd(estimates: Poses, candidates: Candidates, models: dict[int, ScoringModel]) -> Array:
     """``[P, 2]`` MSSD and MSPD by their definition."""
     errors, truths = [], candidates.truths
@@ -129,9 +143,12 @@ def compare(dataset: BopDataset, loop_images: int) -> None:
 
     start, cpu = time.perf_counter(), time.process_time()
     candidates = find_candidates(estimates, dataset)
-    hits = [mssd_hits(estimates, candidates, models), mspd_hits(estimates, candidates, models, image_widths(dataset))]
+    distances, pixels = our_mssd_mspd(estimates, candidates, models).T
+    distances /= pair_diameters(candidates, models)
+    hits = [candidates.hits(distances, MSSD_THRESHOLDS), candidates.hits(pixels, MSPD_THRESHOLDS)]
     two = time.perf_counter() - start
-    hits.append(vsd_hits(estimates, candidates, models))
+    visible = np.repeat(vsd_errors(estimates, candidates, models), len(VSD_THRESHOLDS), axis=1)
+    hits.append(candidates.hits(visible, np.tile(VSD_THRESHOLDS, len(TAUS))))
     three, cpu = time.perf_counter() - start, time.process_time() - cpu
 
     some = estimates.select(estimates.im_id < loop_images)

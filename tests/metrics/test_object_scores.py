@@ -5,7 +5,7 @@ import pytest
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
-from posedistill.metrics import LEGACY_DIAMETERS, Evaluation, find_cases, load_scoring_models, score_estimates
+from posedistill.metrics import LEGACY_DIAMETERS, Evaluation, find_cases, score_estimates
 from posedistill.metrics.object_scores import METRICS
 from posedistill.poses import Poses
 
@@ -84,10 +84,10 @@ def test_legacy_diameters(dataset, frames):
     assert len(LEGACY_DIAMETERS) == 15 and LEGACY_DIAMETERS[15] == 213.25
 
 
-def test_legacy_diameters_of_other_objects_are_refused(dataset, perfect):
-    models = load_scoring_models(dataset)
-    with pytest.raises(DataError, match=r"'legacy_diameters': found objects \[30\]"):
-        score_estimates(perfect, dataset, models={**models, 30: models[1]}, legacy_diameters=True)
+def test_legacy_diameters_of_other_objects_are_refused(dataset, perfect, monkeypatch):
+    monkeypatch.delitem(LEGACY_DIAMETERS, 2)
+    with pytest.raises(DataError, match=r"'legacy_diameters': found objects \[2\]"):
+        score_estimates(perfect, dataset, legacy_diameters=True)
 
 
 def test_json_has_no_infinities(dataset, perfect):

@@ -69,7 +69,7 @@ class Candidates:
         return self.gt_rows[self.group, self.slot]
 
     def hits(self, errors: Array, thresholds: Array) -> NDArray[np.bool_]:
-        """``[M, T]`` which instances are matched when the errors ``[P]`` must be under each threshold ``[T]``."""
+        """``[M, T]`` which instances are matched at thresholds ``[T]`` of errors ``[P]`` or ``[P, T]``."""
         return self.match(errors, np.broadcast_to(thresholds, (len(errors), len(thresholds)))) >= 0
 
     def match(self, errors: Array, thresholds: Array) -> NDArray[np.int64]:

@@ -9,13 +9,11 @@ import numpy as np
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.rotations import angle_between
-from posedistill.metrics import bop_scores
 from posedistill.metrics.evaluation import Curve, Evaluation, Metric
 from posedistill.metrics.matching import Candidates, find_candidates, unused_rows
 from posedistill.metrics.models import ScoringModel, load_scoring_models
-from posedistill.metrics.pose_errors import add, add_s, nearest_equivalent, reprojection, translation_error
-from posedistill.metrics.vsd import DELTA, ITODD_DELTA
+from posedistill.metrics.pair_errors import image_widths, pair_diameters, pair_errors, vsd_errors
+from posedistill.metrics.vsd import DELTA, ITODD_DELTA, TAUS
 from posedistill.poses import Poses
 
 METRICS = {
@@ -34,6 +32,13 @@ METRICS = {
     )
 }
 """``AR`` is the mean of the average recalls that were measured. ADD is ADD-S for symmetric objects."""
+MSSD_THRESHOLDS: Array = np.linspace(0.05, 0.5, 10)
+"""Fractions of the diameter."""
+MSPD_THRESHOLDS: Array = np.linspace(5.0, 50.0, 10)
+"""Pixels of an image ``REFERENCE_WIDTH`` wide."""
+VSD_THRESHOLDS: Array = np.linspace(0.05, 0.5, 10)
+"""Shares of the visible pixels (theta); each is crossed with the tolerances ``TAUS``."""
+REFERENCE_WIDTH = 640
 ADD_FRACTIONS = (0.02, 0.05, 0.1)
 AUC_FRACTION = 0.1
 CURVE_FRACTIONS: Array = np.linspace(0.0, 0.2, 41)
@@ -52,8 +57,8 @@ class Case:
     Attributes:
         row: of the estimates; -1 where the instance was missed, and then all errors are inf.
         add: ADD, of symmetric objects ADD-S, mm. add_fraction: the same as a fraction of the diameter.
-        mssd: mm. reprojection: pixels. translation: mm. rotation: degrees. Symmetric objects are compared with the
-            nearest equivalent true pose.
+        mssd, translation: mm. mspd, reprojection: pixels. rotation: degrees. Symmetric objects are compared with
+            the nearest equivalent true pose.
     """
 
     scene_id: int
@@ -63,6 +68,7 @@ class Case:
     add: float
     add_fraction: float
     mssd: float
+    mspd: float
     reprojection: float
     translation: float
     rotation: float
@@ -97,26 +103,28 @@ def score_estimates(
     """
     candidates = find_candidates(estimates, dataset)
     models = load_scoring_models(dataset) if models is None else models
+    errors, diameters = pair_errors(estimates, candidates, models), pair_diameters(candidates, models)
+    widths = image_widths(dataset)
+    scale = REFERENCE_WIDTH / np.array([widths[scene] for scene in candidates.truths.scene_id[candidates.gt].tolist()])
     hits = {
-        "AR_MSSD": bop_scores.mssd_hits(estimates, candidates, models),
-        "AR_MSPD": bop_scores.mspd_hits(estimates, candidates, models, bop_scores.image_widths(dataset)),
+        "AR_MSSD": candidates.hits(errors["mssd"] / diameters, MSSD_THRESHOLDS),
+        "AR_MSPD": candidates.hits(errors["mspd"] * scale, MSPD_THRESHOLDS),
     }
     if vsd:
         delta = ITODD_DELTA if "itodd" in dataset.root.resolve().name.lower() else DELTA
-        hits["AR_VSD"] = bop_scores.vsd_hits(estimates, candidates, models, delta)
-    errors = pair_errors(estimates, candidates, models, _diameters(models, dataset, legacy_diameters))
-    fractions = candidates.hits(errors["add_fraction"], np.concatenate([ADD_FRACTIONS, CURVE_FRACTIONS]))
+        visible = np.repeat(vsd_errors(estimates, candidates, models, delta), len(VSD_THRESHOLDS), axis=1)
+        hits["AR_VSD"] = candidates.hits(visible, np.tile(VSD_THRESHOLDS, len(TAUS)))
     recalls = {name: hit.mean(axis=1) for name, hit in hits.items()}
+    added = errors["add"] / (_legacy(candidates, dataset) if legacy_diameters else diameters)
+    fractions = candidates.hits(added, np.concatenate([ADD_FRACTIONS, CURVE_FRACTIONS]))
+    close = np.maximum(errors["translation"] / 50, errors["rotation"] / 5)  # under 1: within 50 mm and 5 degrees
     outcomes = {
         "AR": np.mean(list(recalls.values()), axis=0),
         **recalls,
         **{f"add_{fraction}d": fractions[:, column].astype(float) for column, fraction in enumerate(ADD_FRACTIONS)},
-        "add_auc": candidates.recall_areas(errors["add_fraction"], AUC_FRACTION),
+        "add_auc": candidates.recall_areas(added, AUC_FRACTION),
         "proj_5px": candidates.hits(errors["reprojection"], np.array([5.0]))[:, 0].astype(float),
-        # Under 1 where both errors are under their limits, 50 mm and 5 degrees.
-        "cmdeg_5_5": candidates.hits(np.maximum(errors["translation"] / 50, errors["rotation"] / 5), np.ones(1))[
-            :, 0
-        ].astype(float),
+        "cmdeg_5_5": candidates.hits(close, np.ones(1))[:, 0].astype(float),
     }
     curve = Curve(
         "tolerated ADD(-S) error, % of the diameter",
@@ -137,7 +145,8 @@ def find_cases(estimates: Poses, dataset: BopDataset, models: Mapping[int, Scori
     """Every true instance with the estimate nearest to it, in the order of the targets."""
     candidates = find_candidates(estimates, dataset)
     models = load_scoring_models(dataset) if models is None else models
-    errors = pair_errors(estimates, candidates, models, _diameters(models, dataset))
+    errors = pair_errors(estimates, candidates, models)
+    errors["add_fraction"] = errors["add"] / pair_diameters(candidates, models)
     pairs, truths = candidates.nearest(errors["add"]), candidates.truths
     found = pairs >= 0
     columns = {name: getattr(truths, name) for name in ("scene_id", "im_id", "obj_id")}
@@ -148,33 +157,12 @@ def find_cases(estimates: Poses, dataset: BopDataset, models: Mapping[int, Scori
     return [Case(**dict(zip(columns, row, strict=True))) for row in rows]
 
 
-def pair_errors(
-    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], diameters: Mapping[int, float]
-) -> dict[str, Array]:
-    """The errors of a ``Case``, each ``[P]``, of all pairs of an estimate and an instance."""
-    truths = candidates.truths
-    names = ("add", "add_fraction", "mssd", "reprojection", "translation", "rotation")
-    errors = {name: np.full(len(candidates.gt), np.inf) for name in names}
-    for obj_id, pairs in bop_scores.pairs_by_object(candidates).items():
-        e, g, model = candidates.est[pairs], candidates.gt[pairs], models[obj_id]
-        estimated, true, points = (estimates.R[e], estimates.t[e]), (truths.R[g], truths.t[g]), model.mesh.vertices
-        errors["add"][pairs] = (add_s if model.symmetric else add)(*estimated, *true, points)
-        errors["add_fraction"][pairs] = errors["add"][pairs] / diameters[obj_id]
-        R, t, errors["mssd"][pairs] = nearest_equivalent(*estimated, *true, model.hull, model.symmetries)
-        errors["reprojection"][pairs] = reprojection(*estimated, R, t, points, truths.K[g])
-        errors["translation"][pairs] = translation_error(estimated[1], t)
-        errors["rotation"][pairs] = np.degrees(angle_between(estimated[0], R))
-    return errors
-
-
-def _diameters(models: Mapping[int, ScoringModel], dataset: BopDataset, legacy: bool = False) -> dict[int, float]:
-    """Of the models, or the LINEMOD diameters of older papers."""
-    if not legacy:
-        return {obj_id: model.diameter for obj_id, model in models.items()}
-    foreign = sorted(set(models) - set(LEGACY_DIAMETERS))
+def _legacy(candidates: Candidates, dataset: BopDataset) -> Array:
+    """``[P]`` diameter of the object of each pair, mm, as older papers on LINEMOD state it."""
+    foreign = sorted(set(candidates.truths.obj_id.tolist()) - set(LEGACY_DIAMETERS))
     if foreign:
         raise DataError(describe(dataset.root, "legacy_diameters", f"objects {foreign}", "LINEMOD's objects 1 to 15"))
-    return {obj_id: LEGACY_DIAMETERS[obj_id] for obj_id in models}
+    return np.array([LEGACY_DIAMETERS[obj_id] for obj_id in candidates.truths.obj_id[candidates.gt].tolist()])
 
 
 def _seconds_per_image(estimates: Poses) -> float | None:

@@ -7,8 +7,8 @@ import pytest
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
 from posedistill.metrics import find_candidates, load_scoring_models, score_estimates
-from posedistill.metrics.bop_scores import image_widths, mspd_hits, mssd_hits, vsd_errors, vsd_hits
-from posedistill.metrics.object_scores import METRICS
+from posedistill.metrics.object_scores import METRICS, MSSD_THRESHOLDS
+from posedistill.metrics.pair_errors import image_widths, pair_diameters, pair_errors, vsd_errors
 from posedistill.poses import Poses
 
 from .conftest import INFOS, WIDTH, estimates_of, render_depth, write_dataset
@@ -35,25 +35,20 @@ def moved(estimates, shift):
 
 def test_mssd_hits_golden(dataset, perfect):
     """A shift by 0.22 d of the block is found from the threshold 0.25 d on."""
-    models = load_scoring_models(dataset)
-    estimates = moved(perfect, [0.0, 0.22 * INFOS[1]["diameter"], 0.0])
-    candidates = find_candidates(estimates, dataset)
-    hits = mssd_hits(estimates, candidates, models)
-    blocks = candidates.truths.obj_id == 1
-    np.testing.assert_array_equal(hits[blocks], np.tile([False] * 4 + [True] * 6, (3, 1)))
-    assert mssd_hits(perfect, candidates, models).all()
+    scores = score_estimates(moved(perfect, [0.0, 0.22 * INFOS[1]["diameter"], 0.0]), dataset)
+    assert scores.by_label(METRICS["AR_MSSD"])["1"] == pytest.approx(6 / 10)
+    assert score_estimates(perfect, dataset).scores["AR_MSSD"] == 1.0
 
 
 def test_mspd_thresholds_grow_with_the_image(dataset, perfect):
     """Thresholds hold for an image 640 wide, this one has 320: 7 pixels here are 14 there."""
-    models = load_scoring_models(dataset)
-    candidates = find_candidates(perfect, dataset)
     depth = perfect.t[:, 2:] - 60.0  # no vertex is nearer
     estimates = moved(perfect, depth / 300.0 * [7.0, 0.0, 0.0])
     assert image_widths(dataset) == {4: WIDTH}
-    hits = mspd_hits(estimates, candidates, models, {4: WIDTH})
-    assert not hits[:, 1].any() and hits[:, 2].all()  # between 10 and 15 pixels of 640
-    assert mspd_hits(estimates, candidates, models, {4: 640})[:, 1].all()
+    scores = score_estimates(estimates, dataset)
+    assert set(scores.outcomes["AR_MSPD"].round(6)) == {0.8}  # found from 15 pixels of 640 on
+    (dataset.root / "camera.json").write_text(json.dumps({"width": 640}))
+    assert (score_estimates(estimates, dataset).outcomes["AR_MSPD"] >= 0.9).all()
 
 
 def test_a_symmetric_pose_counts(dataset, perfect):
@@ -75,8 +70,8 @@ def test_vsd_of_the_truth_is_0_and_grows(dataset, perfect):
     ]
     assert means[0] < 1e-3
     assert (np.diff(means) > 0.02).all()
-    assert vsd_hits(perfect, candidates, models).all()
-    assert vsd_hits(perfect, candidates, models).shape == (6, 100)
+    assert vsd_errors(perfect, candidates, models).shape == (6, 10)
+    assert score_estimates(perfect, dataset, vsd=True).scores["AR_VSD"] == 1.0
 
 
 def test_vsd_does_not_depend_on_what_is_measured_beside_it(dataset, perfect):
@@ -99,8 +94,9 @@ def test_itodd_has_a_smaller_tolerance_of_visibility(tmp_path, frames):
         dataset, estimates = BopDataset(root), moved(truths, [15.0, 0.0, 0.0])
         found[name] = score_estimates(estimates, dataset, vsd=True).scores["AR_VSD"]
         candidates, models = find_candidates(estimates, dataset), load_scoring_models(dataset)
-        hits = vsd_hits(estimates, candidates, models, delta={"tless": 15.0, "itodd": 5.0}[name])
-        assert found[name] == hits.mean()
+        errors = vsd_errors(estimates, candidates, models, delta={"tless": 15.0, "itodd": 5.0}[name])
+        expected = [(errors < theta).mean() for theta in np.linspace(0.05, 0.5, 10)]
+        assert found[name] == pytest.approx(np.mean(expected))
     assert abs(found["tless"] - found["itodd"]) > 0.02
 
 
@@ -136,7 +132,9 @@ def test_megapose_on_lmo_scores_as_the_reference_toolkit_says(real_data):
     scores = score_estimates(estimates, dataset)
     assert scores.scores["AR_MSSD"] == pytest.approx(0.4842398884, abs=1e-9)
     assert scores.scores["AR_MSPD"] == pytest.approx(0.5870292887, abs=1e-9)
-    hits = mssd_hits(estimates, find_candidates(estimates, dataset), load_scoring_models(dataset))
+    candidates, models = find_candidates(estimates, dataset), load_scoring_models(dataset)
+    distances = pair_errors(estimates, candidates, models)["mssd"] / pair_diameters(candidates, models)
+    hits = candidates.hits(distances, MSSD_THRESHOLDS)
     np.testing.assert_allclose(hits.mean(axis=0), LMO_MSSD, atol=6e-5)
     assert scores.notes == () and scores.targets == len(hits) == 717 and len(estimates) == 817
 
