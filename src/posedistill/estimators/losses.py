@@ -1,26 +1,28 @@
 """Supervised losses of the pose families, unreduced: the caller divides by the count that fits."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
+
+_SURE = math.log((1 - 1e-4) / 1e-4)
+"""Logit of the largest probability."""
 
 
 def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
-    """Sigmoid focal loss (Lin et al., ICCV 2017), probabilities clamped to ``[1e-4, 1 - 1e-4]``.
+    """Sigmoid focal loss (Lin et al., ICCV 2017) of each entry, probabilities kept within ``[1e-4, 1 - 1e-4]``.
+
+    Beyond, as published, a cell has no gradient: a wrong label on a sure cell does not pull.
 
     Args:
         logits: any shape, float32. targets: bool, same shape.
 
-    Returns:
-        The loss of each entry: ``-alpha (1 - p)^gamma log p`` or ``-(1 - alpha) p^gamma log(1 - p)``.
-
     >>> focal_loss(torch.zeros(2), torch.tensor([True, False]))
     tensor([0.0433, 0.1300])
     """
-    p = torch.sigmoid(logits).clamp(1e-4, 1 - 1e-4)
-    positive = -alpha * (1 - p).pow(gamma) * p.log()
-    negative = -(1 - alpha) * p.pow(gamma) * (1 - p).log()
-    return torch.where(targets, positive, negative)
+    return sigmoid_focal_loss(logits.clamp(-_SURE, _SURE), targets.to(logits.dtype), alpha, gamma)
 
 
 def back_project(pixels: Tensor, K: Tensor) -> Tensor:
