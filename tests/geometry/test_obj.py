@@ -80,8 +80,15 @@ def test_looks_that_cannot_be_drawn_are_named(write, faces, materials, head, mes
 def test_several_libraries_and_materials(write, tmp_path):
     (tmp_path / "n.mtl").write_text("newmtl b\nmap_Kd red.png\nnewmtl c\nKd 0.2 0.4 0.6\n")
     two = "v 0 0 9\nv 10 0 9\nv 0 10 9\nusemtl b\nf 5/1 6/2 7/4\nusemtl c\nf 1 2 3\n"
-    mesh = load_mesh(write("usemtl a\n" + FACE + two, head="mtllib m.mtl\nmtllib n.mtl\n" + SQUARE))
+    mesh = load_mesh(write("usemtl a\n" + FACE + two, head="mtllib m.mtl n.mtl\n" + SQUARE))
     assert [sampled(mesh, face) for face in range(4)] == [(0, 200, 0)] * 2 + [(200, 0, 0), (51, 102, 153)]
+
+
+def test_what_exporters_write_in_passing(write, tmp_path):
+    """A byte-order mark, ``Tr 1`` for opaque, texture coordinates with and without a third number."""
+    path = write("usemtl a\n" + FACE, "newmtl a\nTr 1.0\nmap_Kd green.png\n")
+    path.write_text("\ufeff# made by hand\n" + path.read_text().replace("vt 1 1\n", "vt 1 1 0\n"))
+    assert load_mesh(path).texture[0, 0].tolist() == [0, 200, 0]
 
 
 def test_textures_repeat_beside_others(write, tmp_path):

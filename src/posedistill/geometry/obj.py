@@ -17,15 +17,15 @@ from posedistill.geometry.cameras import Array
 from posedistill.geometry.mesh_parts import Colors, Mesh
 
 _LENGTHS = {"v": (3, 4, 6, 7), "vt": (1, 2, 3), "vn": (3,)}
-_OUTSIDE = {"#", "o", "g", "s", "l", "p", "vp", "mg", "usemap", "lod", "shadow_obj", "trace_obj"}
+_OUTSIDE = {"#", "o", "g", "s", "l", "p", "vp", "mg", "lod", "shadow_obj", "trace_obj"}
 """Keywords without a say in faces and their looks."""
 _OPTION = re.compile(r"\s*(-[a-z_]+)((?:\s+(?:on|off|[-+]?[\d.]+(?:e[-+]?\d+)?)(?=\s)){1,3})", re.IGNORECASE)
 _NEUTRAL = {"-s": "1 1 1", "-o": "0 0 0", "-t": "0 0 0", "-mm": "0 1", "-blendu": "on", "-blendv": "on"}
 _NEUTRAL |= {"-clamp": "off", "-cc": "off"}
 """Options of a texture under which it looks as without them."""
 
-_UNSEEN = {"d": 1.0, "tr": 0.0, "ke": 0.0}
-"""Transparency and light of its own, and the values under which there is none."""
+_UNSEEN = {"d": 1.0, "ke": 0.0}
+"""Transparency and light of its own, and the values under which there is none; ``Tr`` is written both ways round."""
 
 
 class Material(NamedTuple):
@@ -46,13 +46,15 @@ def read_obj(path: Path, looks: bool) -> list[Mesh]:
         words = rest.partition("#")[0].split()
         try:
             if key in rows and len(words) in _LENGTHS[key]:
-                rows[key].append([float(word) for word in words])
+                rows[key].append([float(word) for word in words][: 2 if key == "vt" else None])
             elif key == "f" and len(words) >= 3:
                 faces.setdefault(material, []).append([_corner(word, rows) for word in words])
             elif key == "usemtl":
                 material = rest
             elif key == "mtllib":
-                materials |= _read_materials(mesh_parts.find_file(path, key, rest)) if looks else {}
+                several = all((path.parent / word).is_file() for word in words)
+                for name in (words if several else [rest]) if looks else []:
+                    materials |= _read_materials(mesh_parts.find_file(path, key, name))
             elif key not in _OUTSIDE:
                 raise ValueError
         except ValueError:
@@ -66,7 +68,7 @@ def read_obj(path: Path, looks: bool) -> list[Mesh]:
 def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
     """Number, first word and the rest of the lines that hold something; a backslash at the end joins two."""
     joined = ""
-    for number, line in enumerate(path.read_text("utf-8", errors="surrogateescape").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8-sig", errors="surrogateescape").splitlines(), start=1):
         if line.endswith("\\"):
             joined += line[:-1] + " "
             continue

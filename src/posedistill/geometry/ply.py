@@ -59,9 +59,10 @@ def read_ply(path: Path, looks: bool) -> list[Mesh]:
         return [mesh_parts.make_mesh(path, vertices, faces)]
     colors, painted = _colors(path, "vertex", vertex), _colors(path, "face", face)
     uv = next((uv for names in _UV if (uv := _stacked(vertex, names)) is not None), None)
-    if header.textures and not (uv is None and "texcoord" not in face and colors is not None):
+    at_corners = "texcoord" in face
+    if header.textures and (at_corners or uv is not None or colors is None):
         texture = _texture(path, header.textures)
-        if uv is None:
+        if at_corners or uv is None:
             faces, rows, uv = _split_at_seams(path, faces, face, owners, corners)
             vertices = vertices[rows]
         return [mesh_parts.make_mesh(path, vertices, faces, uv=uv, texture=texture)]
