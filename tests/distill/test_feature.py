@@ -161,6 +161,15 @@ def test_only_images_that_show_the_object_count(pair: Pair, batch: Batch, name: 
     assert nothing == 0 and all((gradient == 0).all() for gradient in gradients)
 
 
+def test_pictures_count_once_for_each_of_their_instances(pair: Pair, batch: Batch) -> None:
+    """Feature maps are per picture, instances may share one."""
+    distiller = prepared(pair, batch, form="hint")
+    crowded = batch.select(torch.tensor([0, 0, 1, 2, 3]))
+    crowded.picture, crowded.images = torch.tensor([0, 0, 1, 2, 3]), batch.images
+    alone = [distiller(*(of(side, row) for side in pair), some(batch, row)) for row in range(4)]
+    torch.testing.assert_close(distiller(*pair, crowded), torch.stack([alone[0], *alone]).mean())
+
+
 def test_the_background_does_not_count_for_the_region_of_the_object(pair: Pair, batch: Batch) -> None:
     batch.targets["masks"][:] = False
     batch.targets["masks"][:, 128:, 128:] = True

@@ -104,6 +104,9 @@ class Distiller(nn.Module):
     A subclass names its ``Settings``, the views it ``needs``, and computes an unweighted scalar in ``forward``. Whoever
     trains multiplies it by ``weight``. No gradient reaches the teacher. Parameters a subclass makes in ``prepare``
     (adapters, projectors) are trained with the student's and saved in its checkpoints; its buffers are saved too.
+
+    Votes, regressions, logits, trust and poses are per instance, feature maps and embeddings per picture. A loss that
+    mixes both indexes the pictures' side by ``batch.picture``; relations and contrasts want one instance a picture.
     """
 
     Settings: ClassVar[type[BaseModel]]

@@ -123,7 +123,7 @@ class Feature(Distiller):
                 losses = [learned(*trio) for learned, trio in zip(self.learned, paired, strict=True)]
             trust = image_trust(self.trust, teacher, batch)
             seen = paired[0][2].flatten(1).sum(1) > 0
-            return mean_over(torch.stack(losses).mean(0) * trust, seen)
+            return mean_over(torch.stack(losses).mean(0)[batch.picture] * trust, seen[batch.picture])
 
     def _paired(self, student: Prediction, teacher: Prediction, batch: Batch) -> list[Maps]:
         names = paired_layers(self.settings.layers, student.features, teacher.features, self.name)

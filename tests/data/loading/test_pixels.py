@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from posedistill.data.loading import pixels
-from posedistill.data.loading.augment import Group
+from posedistill.data.loading.pixels import Group
 
 SIZE = 48
 

@@ -226,6 +226,18 @@ def test_weights_are_the_objects_share_of_a_position(batch: Batch) -> None:
     assert (maps.position_weights(batch, (2, 3), "all") == torch.ones(4, 1, 2, 3)).all()
 
 
+def test_all_instances_of_a_picture_count_once(batch: Batch) -> None:
+    """Four instances in two pictures; where two of them meet, the place is theirs once."""
+    batch.picture, batch.images = torch.tensor([0, 0, 1, 1]), batch.images[:2]
+    batch.targets["masks"][:] = False
+    batch.targets["masks"][0, :, :128] = True
+    batch.targets["masks"][1, :, 64:192] = True
+    weights = maps.position_weights(batch, (1, 4), "object")
+    assert weights.shape == (2, 1, 1, 4)
+    torch.testing.assert_close(weights[0, 0, 0], torch.tensor([4.0, 4.0, 4.0, 0.0]) / 3)
+    assert (weights[1] == 0).all()
+
+
 def test_scenes_have_no_object_region(batch: Batch) -> None:
     scene = Batch.single(batch.images, batch.K, batch.R, batch.t, batch.ids)
     assert maps.position_weights(scene, (2, 2), "all").shape == (4, 1, 2, 2)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading import pixels
+from posedistill.data.loading.pixels import Group
 
 _PIXEL_CHANCES = (
     *("background", "occlusion", "grid", "light", "colour", "grey", "gamma"),
@@ -103,14 +104,6 @@ class AugmentSettings(BaseModel):
     def faithful(cls) -> "AugmentSettings":
         """The published recipe: shifted, scaled and turned crops, no change of pixels."""
         return cls(box="amodal", turn=10.0, **dict.fromkeys(_PIXEL_CHANCES, 0.0))
-
-
-@dataclass(frozen=True)
-class Group:
-    """The samples chosen for one operation, int64 ``[r]``, and its parameters, ``[r, ...]`` each."""
-
-    rows: Tensor
-    values: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from posedistill.data.loading.augment import AugmentSettings, Draws, hide
 from posedistill.data.loading.frame_reader import FrameReader
 from posedistill.data.loading.pack import Pack
 from posedistill.data.loading.sampling import Indices
-from posedistill.data.loading.views import Plan
+from posedistill.data.loading.views import Plan, ViewPolicy
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.cameras import Array, crop_cameras, project
 from posedistill.geometry.objects import ObjectTable
@@ -25,7 +25,7 @@ _KEEP_IN_CROP = 0.45
 """The centre of the visible part stays within this share of the crop's side from the crop's centre."""
 
 
-class CropView:
+class CropView(ViewPolicy):
     """Crops of the instances of ``objects`` in ``packs``; poses of symmetric objects are in canonical form.
 
     Varied, the crops lie about the instance's box as ``settings`` say; else the box of the projected keypoints is
@@ -42,10 +42,8 @@ class CropView:
         RecipeError: no instance is left.
     """
 
-    targets: ClassVar[frozenset[str]] = frozenset({"masks", "keypoints3d", "keypoints", "diameters"})
-    stream: ClassVar[int] = 1
-    chances: ClassVar[int] = 5
-    labelled: ClassVar[bool] = True
+    targets = frozenset({"masks", "keypoints3d", "keypoints", "diameters"})
+    stream, chances, labelled = 1, 5, True
 
     def __init__(
         self,
@@ -154,10 +152,6 @@ class CropView:
         maps = photo_maps(chance[:, 1:], self._photographs.shape[1:3], self.shape[0])
         cuts = self._reader.cut(numbers, maps, self.shape, labelled=False)[0]
         return cuts[: len(groups[0])], cuts[len(groups[0]) :]
-
-    def normalise(self, x: Tensor, plan: Plan) -> Tensor:
-        """By the ImageNet statistics."""
-        return pixels.normalise(x)
 
 
 def photo_maps(chance: Array, shape: tuple[int, ...], size: int) -> Array:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from posedistill.data.formats.bop import BopDataset, Frame, Instance, read_image, read_mask
+from posedistill.data.loading.pack_build import FrameSource
 from posedistill.errors import DataError, describe
 from posedistill.files import file_state
 from posedistill.geometry.cameras import Array, project
@@ -23,7 +24,7 @@ MIN_PIXELS = 10
 """An instance with fewer visible pixels cannot be learnt from and stays out of the table."""
 
 
-class ObjectFrames:
+class ObjectFrames(FrameSource):
     """The frames of a data set that show one of the objects.
 
     An instance enters when its object is in ``obj_ids``, at least ``min_visible`` of it can be seen and its mask has

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,47 +29,40 @@ _FLUSH = 64
 Progress = Callable[[int, int], None]
 
 
-class FrameSource(Protocol):
-    """The frames that enter a pack: all in which packs of objects and of scenes differ."""
+class FrameSource:
+    """The frames that enter a pack: all in which packs of objects and of scenes differ.
 
-    @property
-    def root(self) -> Path:
-        """What errors name."""
-        ...
+    Attributes:
+        root: what errors name. images: the file of each frame. sequences: the recording of each frame.
+    """
 
-    @property
-    def images(self) -> Sequence[Path]:
-        """The file of each frame."""
-        ...
-
-    @property
-    def sequences(self) -> Sequence[str]:
-        """The recording of each frame."""
-        ...
+    root: Path
+    images: Sequence[Path]
+    sequences: Sequence[str]
 
     def state(self) -> bytes:
         """What the frames, annotations and settings are now, for the fingerprint; no image is read."""
-        ...
+        raise NotImplementedError
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of a frame as it enters."""
-        ...
+        raise NotImplementedError
 
     def camera(self, index: int) -> Array:
         """``[3, 3]`` of a frame as it enters."""
-        ...
+        raise NotImplementedError
 
     def draw(self, index: int, target: NDArray[np.uint8]) -> None:
         """Decode a frame into ``[height, width, 4]``: RGB and ids."""
-        ...
+        raise NotImplementedError
 
     def instances(self, index: int, ids: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """The rows of a frame's instances, but for the column ``frame``; its decoded ids ``[height, width]`` tell."""
-        ...
+        raise NotImplementedError
 
     def notes(self) -> list[str]:
         """What a user should know of a finished build."""
-        ...
+        return []
 
 
 def build_pack(

@@ -4,8 +4,8 @@ No loop over samples and no host synchronisation: what is chosen and how strongl
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +21,12 @@ _NOISE = 1 << 21
 _STEP = 1024
 
 
-class Rows(Protocol):
-    """The samples chosen for one operation and its parameters (``augment.Group``)."""
+@dataclass(frozen=True)
+class Group:
+    """The samples chosen for one operation, int64 ``[r]``, and its parameters by name, ``[r, ...]`` each."""
 
-    @property
-    def rows(self) -> Tensor:
-        """int64 ``[r]``."""
-
-    @property
-    def values(self) -> Mapping[str, Tensor]:
-        """Parameters by name, ``[r, ...]``."""
+    rows: Tensor
+    values: Mapping[str, Tensor]
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:
@@ -76,7 +72,7 @@ def replace_background(x: Tensor, ids: Tensor, rows: Tensor, backgrounds: Tensor
 def occlude(
     x: Tensor,
     masks: Tensor,
-    group: Rows,
+    group: Group,
     shape: Callable[[Mapping[str, Tensor], int], Tensor],
     keep: float,
     photos: tuple[Tensor, Tensor] | None = None,
@@ -138,7 +134,7 @@ def grid(values: Mapping[str, Tensor], size: int) -> Tensor:
     return torch.maximum(u.remainder_(1), v.remainder_(1)) < values["duty"][:, None, None]
 
 
-def shade(x: Tensor, group: Rows) -> None:
+def shade(x: Tensor, group: Group) -> None:
     """Multiply by an illumination gradient and a soft-edged shadow."""
     axis, values = 2 * _axis(x.shape[-1], x.device) - 1, group.values
 
@@ -170,7 +166,7 @@ def colour_map(
     return matrix, (brightness * (1 - contrast) * MID_GREY)[:, None] * gain
 
 
-def recolour(x: Tensor, group: Rows) -> None:
+def recolour(x: Tensor, group: Group) -> None:
     """Apply the affine colour maps ``matrix``, ``offset`` and clip to 0..1."""
 
     def change(images: Tensor) -> Tensor:
@@ -180,7 +176,7 @@ def recolour(x: Tensor, group: Rows) -> None:
     _on_rows(x, group.rows, change)
 
 
-def curve(x: Tensor, group: Rows) -> None:
+def curve(x: Tensor, group: Group) -> None:
     """Raise to ``exponent`` (gamma)."""
     _on_rows(x, group.rows, lambda images: images.clamp_(0, 1).pow_(_per_image(group.values["exponent"])))
 
@@ -222,7 +218,7 @@ def unsharp_kernels(strength: Tensor, sigma: float, radius: int) -> Tensor:
     return kernels
 
 
-def convolve(x: Tensor, group: Rows) -> None:
+def convolve(x: Tensor, group: Group) -> None:
     """Filter each chosen crop with its own ``kernel``, as one depthwise convolution; edges are repeated."""
 
     def change(images: Tensor) -> Tensor:
@@ -235,7 +231,7 @@ def convolve(x: Tensor, group: Rows) -> None:
     _on_rows(x, group.rows, change)
 
 
-def lose_resolution(x: Tensor, group: Rows, factor: float) -> None:
+def lose_resolution(x: Tensor, group: Group, factor: float) -> None:
     """Scale the chosen crops down by ``factor`` and up again."""
     size = x.shape[-1]
     small = max(round(size / factor), 1)
@@ -247,7 +243,7 @@ def lose_resolution(x: Tensor, group: Rows, factor: float) -> None:
     _on_rows(x, group.rows, change)
 
 
-def add_noise(x: Tensor, group: Rows) -> None:
+def add_noise(x: Tensor, group: Group) -> None:
     """Add Gaussian noise of deviation ``sqrt(sigma_0^2 + sigma_1^2 x)``: read-out and shot noise."""
 
     def change(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
+from posedistill.data.loading.pack_build import FrameSource
 from posedistill.errors import DataError, describe
 from posedistill.files import file_state
 from posedistill.geometry.cameras import Array, scaled_camera
@@ -16,7 +17,7 @@ PUBLISHED_SIZE = (455, 256)
 """Width and height to which PoseNet's descendants squeeze every image, its aspect ignored."""
 
 
-class SceneFrames:
+class SceneFrames(FrameSource):
     """The photographs of a data set.
 
     Args:
@@ -63,7 +64,3 @@ class SceneFrames:
         frame, box = self.frames[index], (0, 0, ids.shape[1], ids.shape[0])
         seen = {"bbox_obj": box, "bbox_visib": box, "visib_fract": 1.0, "score": 1.0}
         return [{"slot": 0, "obj_id": 0, "R": frame.R, "t": frame.t, **seen}]
-
-    def notes(self) -> list[str]:
-        """Nothing is guessed."""
-        return []

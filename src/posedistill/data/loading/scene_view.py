@@ -1,7 +1,7 @@
 """SceneView: a crop of a photograph. Each crop and turn is a new camera at the same place, its pose known exactly."""
 
 import copy
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from posedistill.data.loading import pixels
 from posedistill.data.loading.augment import AugmentSettings, Draws
 from posedistill.data.loading.pack import Pack
 from posedistill.data.loading.sampling import Indices
-from posedistill.data.loading.views import Plan
+from posedistill.data.loading.views import Plan, ViewPolicy
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import axis_angle, rotation_onto
@@ -81,7 +81,7 @@ class ViewSettings(BaseModel):
         return AugmentSettings.none().model_copy(update={name: getattr(self, name) for name in shared})
 
 
-class SceneView:
+class SceneView(ViewPolicy):
     """Crops of the photographs in a pack: at random places and turned as ``settings`` say, or else of the middle.
 
     Args:
@@ -95,10 +95,7 @@ class SceneView:
         DataError: frames smaller than the crop, or of several sizes where they must have one.
     """
 
-    targets: ClassVar[frozenset[str]] = frozenset()
-    stream: ClassVar[int] = 4
-    chances: ClassVar[int] = 3
-    labelled: ClassVar[bool] = False
+    stream, chances = 4, 3
 
     def __init__(
         self,
@@ -138,14 +135,10 @@ class SceneView:
         columns = (np.zeros_like(ids), table.score[ids], ids, table.slot[ids])
         return Plan(frames, places.maps, places.K, draws, picture, R, t, *columns, {})
 
-    def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:
-        """Nothing is before or behind a scene."""
-        return {}
-
     def normalise(self, x: Tensor, plan: Plan) -> Tensor:
         """By the ImageNet statistics, or by the mean image under the same view."""
         if self.mean_image is None:
-            return pixels.normalise(x)
+            return super().normalise(x, plan)
         means = torch.from_numpy(self._means(plan.maps))
         return x.clamp_(0, 1).mul_(255).sub_(pixels.move(means, x.device).permute(0, 3, 1, 2))
 

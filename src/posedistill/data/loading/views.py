@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from posedistill.data.loading.augment import AugmentSettings, Draws
 from posedistill.data.loading.pack import Pack
+from posedistill.data.loading.pixels import normalise
 from posedistill.data.loading.sampling import Indices
 from posedistill.geometry.cameras import Array
 
@@ -57,45 +58,38 @@ class Plan:
         )
 
 
-class ViewPolicy(Protocol):
-    """What a loader asks of a policy. Units are what a sampler draws: instances, or whole frames."""
+class ViewPolicy:
+    """What a loader asks of a policy. Units are what a sampler draws: instances, or whole frames.
 
-    targets: ClassVar[frozenset[str]]
+    Attributes:
+        packs: where the frames are. frames: ``[N]`` the frame of each unit, numbered through all packs.
+        shape: height and width of its pictures.
+    """
+
+    targets: ClassVar[frozenset[str]] = frozenset()
     """What of ``Batch.targets`` it provides."""
     stream: ClassVar[int]
     """Tells its random numbers from those of the samplers and of other policies."""
     chances: ClassVar[int]
     """Uniform numbers that place one view."""
-    labelled: ClassVar[bool]
+    labelled: ClassVar[bool] = False
     """Whether ``cover`` looks at the ids of pixels."""
-
-    @property
-    def packs(self) -> Sequence[Pack]:
-        """Where the frames are."""
-        ...
-
-    @property
-    def frames(self) -> Indices:
-        """``[N]`` the frame of each unit, numbered through all packs."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of its pictures."""
-        ...
+    packs: Sequence[Pack]
+    frames: Indices
+    shape: tuple[int, int]
 
     @property
     def variation(self) -> AugmentSettings:
         """How pixels are varied."""
-        ...
+        raise NotImplementedError
 
     def unvaried(self) -> Self:
         """The same policy without chance: what validation looks at."""
-        ...
+        raise NotImplementedError
 
     def plan(self, units: Indices, chance: Array, draws: Draws) -> Plan:
         """Views of some units, at places that ``chance`` ``[n, chances]`` draws."""
-        ...
+        raise NotImplementedError
 
     def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:
         """Change what is behind and before the instances, in place, and make the targets that need pixels.
@@ -103,8 +97,8 @@ class ViewPolicy(Protocol):
         Args:
             x: float32 planes ``[P, 3, H, W]`` in 0..1. ids: uint8 ``[P, H, W]``. draws: the plan's, on their device.
         """
-        ...
+        return {}
 
     def normalise(self, x: Tensor, plan: Plan) -> Tensor:
-        """What the network sees of varied planes; may change them in place."""
-        ...
+        """What the network sees of varied planes, by default by the ImageNet statistics; may change them in place."""
+        return normalise(x)

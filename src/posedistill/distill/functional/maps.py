@@ -41,9 +41,9 @@ def pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def position_weights(batch: Batch, size: tuple[int, int], region: Literal["all", "object"]) -> Tensor:
-    """``[B, 1, *size]`` weights with mean 1 over the positions of an image: all alike, or by the object's share.
+    """``[P, 1, *size]`` weights with mean 1 over the positions of a picture: all alike, or by its objects' share.
 
-    An image in which nothing of the object is visible has weights of 0.
+    A picture in which no object is visible has weights of 0.
 
     Raises:
         RecipeError: ``object`` for batches without masks.
@@ -51,7 +51,9 @@ def position_weights(batch: Batch, size: tuple[int, int], region: Literal["all",
     if region == "all":
         return torch.ones(len(batch.images), 1, *size, device=batch.images.device)
     masks = batch.target("masks", "distill.feature.region: object")
-    cover = functional.adaptive_avg_pool2d(masks[:, None].float(), size)
+    seen = masks.new_zeros((len(batch.images), *masks.shape[1:]), dtype=torch.float32)
+    seen = seen.index_add_(0, batch.picture, masks.float()).clamp(max=1)
+    cover = functional.adaptive_avg_pool2d(seen[:, None], size)
     return cover / cover.mean((2, 3), keepdim=True).clamp(min=1e-12)
 
 
