@@ -23,19 +23,14 @@ ALLOWED = {
     "distill": {"geometry", "data", "estimators"},
     "report": {"geometry", "data", "metrics"},
     "deploy": {"geometry", "decode", "data", "runtime", "metrics", "report"},
-    "recipe": {"geometry", "data", "estimators", "distill", "training"},
+    "recipe": {"geometry", "data", "estimators", "distill"},
     "tasks": {
-        *{"geometry", "decode", "data", "runtime", "metrics", "estimators", "distill", "report", "deploy"},
-        *{"recipe", "training"},
+        *{"geometry", "decode", "data", "runtime", "metrics", "estimators", "report", "deploy", "recipe"},
     },
     "training": {
-        *{"geometry", "decode", "backbones", "data", "runtime", "metrics"},
-        *{"estimators", "distill", "report", "deploy", "recipe", "tasks", "compare"},
+        *{"geometry", "data", "metrics", "distill", "estimators", "report", "deploy", "recipe", "tasks"},
     },
-    "compare": {
-        *{"geometry", "decode", "data", "runtime", "metrics"},
-        *{"estimators", "distill", "report", "deploy", "recipe", "tasks", "training"},
-    },
+    "compare": {"geometry", "report", "recipe", "tasks", "training"},
 }
 
 

@@ -204,11 +204,11 @@ class Recorder:
 )
 def test_train_and_distill(recipe_file, monkeypatch, words: list[str], expected: tuple[str, int]):
     recorder = Recorder()
-    monkeypatch.setattr("posedistill.training.stages.train_variant", recorder)
+    monkeypatch.setattr("posedistill.training.run.train_stage", recorder)
     result = invoke(*words[:1], str(recipe_file), "train.steps=77", *words[1:])
     assert result.exit_code == 0, result.output
-    ((recipe, variant, seed), _) = recorder.calls[0]
-    assert (variant, seed) == expected and recipe.train.steps == 77
+    ((task, stage), _) = recorder.calls[0]
+    assert (stage.name, stage.seed) == expected and task.recipe.train.steps == 77
 
 
 def test_run_hands_on_recipe_and_jobs(recipe_file, monkeypatch):

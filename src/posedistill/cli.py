@@ -86,21 +86,15 @@ def train(
     seed: Seed = -1,
 ) -> None:
     """Train the recipe's teacher, or its student without a teacher."""
-    from posedistill.training.stages import train_variant
-
     if network not in ("teacher", "student"):
         raise PoseDistillError(f"--network: found {network!r}, expected 'teacher' or 'student'")
-    loaded = _recipe(recipe, overrides)
-    train_variant(loaded, network, loaded.seed if seed < 0 else seed)
+    _train(_recipe(recipe, overrides), network, seed)
 
 
 @app.command()
 def distill(recipe: RecipeFile, overrides: Overrides = None, seed: Seed = -1) -> None:
     """Train the recipe's student under its finished teacher."""
-    from posedistill.training.stages import train_variant
-
-    loaded = _recipe(recipe, overrides)
-    train_variant(loaded, "distilled", loaded.seed if seed < 0 else seed)
+    _train(_recipe(recipe, overrides), "distilled", seed)
 
 
 @app.command()
@@ -127,14 +121,16 @@ def evaluate(
     if model.is_dir() and dataset is None:
         from posedistill.log import console
         from posedistill.report.tables import result_table
-        from posedistill.training.shipping import evaluate_run
+        from posedistill.tasks.registry import open_task
+        from posedistill.training.evaluate import evaluate_run
+        from posedistill.training.run_folder import recipe_of
 
         about: dict[str, Any] = {"--split": split != "test", "--scene": scene, "--frames": frames, "--csv": csv}
         about |= {"--boxes": boxes != "gt", "--detections": detections, "--json": json, "--threads": threads}
         about |= {"--legacy-diameters": legacy_diameters, "--metres-per-unit": metres_per_unit}
         if given := [option for option, value in about.items() if value]:
             raise PoseDistillError(f"{', '.join(given)}: a run is measured as its recipe says, or on a --dataset")
-        evaluate_run(model)
+        evaluate_run(open_task(recipe_of(model)))
         console.print(result_table(model))
         return
     if dataset is None:
@@ -175,17 +171,20 @@ def score(
 @app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")],
-    variant: Annotated[str, typer.Option(help="teacher, student or distilled.")] = "distilled",
+    stage: Annotated[str, typer.Option("--stage", "--variant", help="teacher, student or distilled.")] = "distilled",
     seed: Seed = -1,
     out: Annotated[Optional[Path], typer.Option(help="Default: model.onnx in the run folder.")] = None,  # noqa: UP045
     shapes: Annotated[bool, typer.Option(help="Put coarse object surfaces into the file, for contours.")] = True,
 ) -> None:
     """Write a network as one ONNX file that holds all the runtime needs, and check that it agrees."""
-    from posedistill.training.shipping import export_variant
-    from posedistill.training.stages import recipe_of
+    from posedistill.recipe.stages import Stage
+    from posedistill.tasks.registry import open_task
+    from posedistill.training.evaluate import export_stage
+    from posedistill.training.run_folder import recipe_of
 
     recipe = recipe_of(run_folder)
-    export_variant(recipe, variant, recipe.seed if seed < 0 else seed, out or run_folder / "model.onnx", shapes)
+    chosen = Stage(recipe, stage, recipe.seed if seed < 0 else seed)
+    export_stage(open_task(recipe), chosen, out or run_folder / "model.onnx", shapes)
 
 
 @app.command()
@@ -350,6 +349,14 @@ def label(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print(f"{report}; in {out}")
+
+
+def _train(recipe: Any, stage: str, seed: int) -> None:
+    from posedistill.recipe.stages import Stage
+    from posedistill.tasks.registry import open_task
+    from posedistill.training.run import train_stage
+
+    train_stage(open_task(recipe), Stage(recipe, stage, recipe.seed if seed < 0 else seed))
 
 
 def _recipe(path: Path, overrides: list[str] | None) -> Any:

@@ -18,12 +18,14 @@ import yaml
 
 from posedistill.compare import costs, jobs
 from posedistill.compare.compare import compare
-from posedistill.compare.trial import Trial
 from posedistill.distill import Distiller
 from posedistill.distill.match import MatchSettings
 from posedistill.errors import CheckpointError, PoseDistillError, RecipeError, TrainingError
 from posedistill.recipe.recipe import load_recipe
+from posedistill.recipe.stages import Stage
 from posedistill.training.checkpoints import load_tensors
+from posedistill.training.trial import Trial
+from posedistill.training.worker import carry_out
 
 VARIANTS = {
     "student": {"distill": []},
@@ -45,7 +47,7 @@ class Here:
         self.trial, self.child, self.message = trial, self, None
         try:
             recipe = load_recipe(trial.recipe.folder / "recipe.yaml")  # what a process would read
-            Trial(trial.title, recipe, trial.network, trial.seed, trial.tested).run()
+            carry_out(Trial(trial.title, Stage(recipe, trial.stage.name, trial.stage.seed), trial.tested))
         except PoseDistillError as error:
             self.message = str(error)
 

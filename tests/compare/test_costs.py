@@ -8,9 +8,11 @@ import yaml
 
 from posedistill.compare import costs
 from posedistill.compare.costs import equal_time_steps, measure_costs, timing_note
-from posedistill.compare.trial import Trial
 from posedistill.errors import TrainingError
 from posedistill.recipe.comparison import Comparison, load_comparison
+from posedistill.recipe.stages import teacher_of
+from posedistill.training.trial import Trial
+from posedistill.training.worker import carry_out
 
 VARIANTS: dict[str, Any] = {
     "student": {"distill": []},
@@ -45,7 +47,7 @@ def test_steps_are_taken_with_the_real_networks_and_losses(comparison, monkeypat
     monkeypatch.setattr(costs, "ROUNDS", 2)
     monkeypatch.setattr(costs, "STEPS", 1)
     monkeypatch.setattr(costs, "MEMORY_STEPS", 1)
-    Trial("teacher", comparison.base, "teacher", 0, tested=False).run()
+    carry_out(Trial("teacher", teacher_of(comparison.base), tested=False))
     recipes = {name: costs._probed(comparison, variant, {}) for name, variant in comparison.variants.items()}
     for recipe in recipes.values():
         costs.write_recipe(recipe)
@@ -58,7 +60,7 @@ def test_steps_are_taken_with_the_real_networks_and_losses(comparison, monkeypat
 
     monkeypatch.setattr(costs._Stepper, "run", noted)
 
-    pairs = [(recipe.folder / "recipe.yaml", comparison.variants[name].network) for name, recipe in recipes.items()]
+    pairs = [(recipe.folder / "recipe.yaml", comparison.variants[name].stage) for name, recipe in recipes.items()]
     seconds = costs._time(pairs)
     assert set(seconds) == {"student", "match"} and all(0 < value < 60 for value in seconds.values())
     assert turns == ["student", "match", "student", "match", "match", "student"]  # once to warm, then by turns

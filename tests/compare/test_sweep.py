@@ -9,10 +9,9 @@ import yaml
 
 from posedistill.compare import sweep as sweeping
 from posedistill.compare.sweep import best_factors, next_factor, read_scores, run_sweep, sweep, sweep_trials
-from posedistill.compare.trial import Trial
 from posedistill.recipe.comparison import Comparison, load_comparison
 from posedistill.training.checkpoints import save_tensors
-from posedistill.training.stages import signature_of
+from posedistill.training.trial import Trial
 
 
 @pytest.fixture
@@ -26,9 +25,8 @@ def comparison(recipe_file: Path) -> Comparison:
 
 def pretend(trial: Trial, score: float) -> None:
     """Leave what a finished training leaves."""
-    save_tensors(trial.weights, {}, {"scores": {"val/score": score}})
-    signature = signature_of(trial.recipe, trial.network, trial.seed)
-    (trial.folder / "done.json").write_text(json.dumps({"signature": signature}))
+    save_tensors(trial.stage.weights, {}, {"scores": {"val/score": score}})
+    (trial.folder / "done.json").write_text(json.dumps({"signature": trial.stage.signature}))
 
 
 def test_each_variant_is_tried_with_every_factor_on_all_its_weights(comparison):
@@ -37,7 +35,7 @@ def test_each_variant_is_tried_with_every_factor_on_all_its_weights(comparison):
     weights = {key: [spec.weight for spec in trial.recipe.distill] for key, trial in trials.items()}
     assert weights["both", 0.1] == [0.1, 0.4] and weights["both", 0.5] == [0.5, 2.0]
     for trial in trials.values():
-        assert trial.steps == 2 and trial.seed == 9 not in comparison.seeds
+        assert trial.steps == 2 and trial.stage.seed == 9 not in comparison.seeds
         assert not trial.tested and "--tested" not in trial.command()  # no test frame is read
     assert len({trial.folder for trial in trials.values()}) == 3
 
@@ -58,7 +56,7 @@ def test_a_range_is_opened_where_validation_still_rises(comparison, monkeypatch,
     def trained(trials, jobs, ended, title="sweep"):
         for trial in trials:
             factor = trial.recipe.distill[0].weight
-            pretend(trial, 0.5 if trial.network == "student" else 1 / (1 + abs(math.log(factor / peak))))
+            pretend(trial, 0.5 if trial.stage.name == "student" else 1 / (1 + abs(math.log(factor / peak))))
 
     monkeypatch.setattr(sweeping, "run_trials", trained)
     scores = sweep(comparison, comparison.sweep, 1, lambda trial, failure: None)

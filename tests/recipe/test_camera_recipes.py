@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 from tests.data.room_writer import write_made_scene
+from tests.training.helpers import train
 from typer.testing import CliRunner
 
 from posedistill.cli import app
 from posedistill.errors import RecipeError
 from posedistill.recipe.recipe import load_recipe
 from posedistill.runtime import Predictor
-from posedistill.training import shipping, stages
+from posedistill.tasks.registry import open_task
+from posedistill.training.evaluate import evaluate_run
+from posedistill.training.run_folder import write_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FRAMES = 10
@@ -57,10 +60,10 @@ def test_another_layout_and_sckds_student(tmp_path: Path) -> None:
     words = overrides(tmp_path, "Cambridge Landmarks")
     recipe = load_recipe(RECIPES / "kings_college.yaml", words)
     recipe.folder.mkdir(parents=True)
-    stages.write_recipe(recipe)
+    write_recipe(recipe)
     for variant in ("teacher", "student", "distilled"):
-        stages.train_variant(recipe, variant, recipe.seed)
-    shipping.evaluate_run(recipe.folder)
+        train(recipe, variant, recipe.seed)
+    evaluate_run(open_task(recipe))
     records = records_of(recipe.folder)
     assert {"teacher", "student", "distilled", "constant pose", "nearest image", "nearest position"} == records.keys()
     assert records["distilled"]["parameters"] == 11_708_999 + 2 * 1024 + 2, "SCKD's ResNet-18, its rotation in 6D"

@@ -10,7 +10,7 @@ from posedistill.errors import RecipeError
 from posedistill.estimators.registry import FAMILIES
 from posedistill.recipe.comparison import Comparison, load_comparison
 from posedistill.recipe.recipe import Recipe
-from posedistill.training.stages import signature_of
+from posedistill.recipe.stages import Stage
 
 VARIANTS: dict[str, Any] = {"alone": {"distill": []}, "match": {"distill": [{"name": "match", "weight": 0.4}]}}
 RECIPES = Path(__file__).parents[2] / "recipes" / "compare"
@@ -39,7 +39,7 @@ def test_variants_change_the_base_and_nothing_else(load, recipe):
     comparison = load()
     assert comparison.name == "compare_compared" and comparison.base == recipe()
     alone, match = comparison.variants.values()
-    assert (alone.network, match.network) == ("student", "distilled")
+    assert (alone.stage, match.stage) == ("student", "distilled")
     assert [spec.name for spec in match.recipe.distill] == ["match"]
     assert match.recipe.model_dump(exclude={"distill"}) == recipe().model_dump(exclude={"distill"})
     assert comparison.baseline == comparison.alone == "alone" and comparison.wall_clock and comparison.sweep is None
@@ -64,7 +64,7 @@ def test_all_trainings_of_a_seed_see_the_same_data(load):
     """What the signature of a network says of data and schedule is equal in every variant."""
     comparison = load()
     signatures = [
-        signature_of(comparison.recipe_of(variant), variant.network, 3) for variant in comparison.variants.values()
+        Stage(comparison.recipe_of(variant), variant.stage, 3).signature for variant in comparison.variants.values()
     ]
     for key in ("data", "train", "seed", "network"):
         assert signatures[0][key] == signatures[1][key]

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.loading.loader import Loader
 from posedistill.data.render import dataset as rendering
 from posedistill.data.render.dataset import RenderReport
 from posedistill.data.render.shapes import code_objects
@@ -16,7 +14,7 @@ from posedistill.errors import DataError, RecipeError
 from posedistill.geometry.meshes import Mesh, model_info, save_ply
 from posedistill.recipe.recipe import BopSource, RenderSource
 from posedistill.tasks import object_sources as sources
-from posedistill.tasks.object_sources import loader, objects_of, open_source, prepare, render_folder
+from posedistill.tasks.object_sources import open_source, render_folder
 
 SMALL = [
     "width=96",
@@ -144,76 +142,3 @@ def test_a_folder_without_meshes_is_refused(tmp_path, name: str):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=rf"{name}: 'meshes': found none, expected obj_XXXXXX\.ply"):
         render_folder(tmp_path / name, tmp_path / "out", 1, 0, None, [], 1)
-
-
-def test_validation_frames_are_never_trained_on(recipe):
-    prepared = prepare(recipe())
-    frames = prepared.packs[0].instances.frame
-    train, held = set(frames[prepared.train]), set(frames[prepared.validation])
-    assert len(train) == 6 and len(held) == 2 and not train & held
-    assert sorted([*prepared.train, *prepared.validation]) == list(range(16))
-    again, other = prepare(recipe()), prepare(recipe("seed=1"))
-    assert (again.validation == prepared.validation).all()
-    assert set(other.validation) != set(prepared.validation) or set(prepare(recipe("seed=2")).validation) != held
-
-
-def test_the_pack_is_made_once(recipe):
-    first, second = prepare(recipe()), prepare(recipe("train.steps=9"))
-    assert first.packs[0].folder == second.packs[0].folder
-    assert first.packs[0].folder != prepare(recipe("data.min_visible=0.5")).packs[0].folder
-
-
-def test_objects_come_in_the_order_of_the_recipe(recipe):
-    assert objects_of(recipe("data.objects=[2, 1]")).obj_ids == (2, 1)
-    turned, straight = prepare(recipe("data.objects=[2, 1]")).objects, prepare(recipe()).objects
-    np.testing.assert_array_equal(turned.keypoints, straight.keypoints[::-1])
-    with pytest.raises(DataError, match="7"):
-        prepare(recipe("data.objects=[1, 7]"))
-
-
-def test_batches_are_a_function_of_seed_and_step(recipe):
-    loaded = recipe()
-    prepared = prepare(loaded)
-
-    def make(seed: int, **options) -> Loader:
-        return loader(loaded, prepared, prepared.train, seed=seed, device="cpu", batch_size=4, **options)
-
-    first, again, other, half = make(0), make(0), make(1), make(0, rank=1, world_size=2)
-    images = first.batch(3).images
-    assert torch.equal(images, again.batch(3).images)
-    assert not torch.equal(images, first.batch(4).images) and not torch.equal(images, other.batch(3).images)
-    assert len(half.batch(3)) == 2
-    with pytest.raises(RecipeError, match="'batch_size': found 4, expected a multiple of 3 processes"):
-        make(0, rank=0, world_size=3)
-
-
-def test_shares_of_the_sources(recipe, raw_recipe):
-    """Three quarters from the second source, though both are equally large."""
-    two = "data.train=[{bop: '%s', split: train}, {bop: '%s', split: test}]" % (
-        (raw_recipe["data"]["train"][0]["bop"],) * 2
-    )
-    loaded = recipe(two, "data.shares=[0.25, 0.75]")
-    prepared = prepare(loaded)
-    first = len(prepared.packs[0])
-    made = loader(loaded, prepared, prepared.train, seed=0, device="cpu", batch_size=8)
-    for step in range(3):
-        assert int((made.batch(step).ids >= first).sum()) == 6
-
-
-def test_one_frame_cannot_be_split(recipe, bop, tmp_path):
-    frames = tmp_path / "one.txt"
-    frames.write_text("000000\n")
-    prepared = prepare(recipe(f"data.train.0.frames={frames}"))
-    assert len(prepared.train) == 2 and len(prepared.validation) == 0
-
-
-def test_backgrounds_that_are_not_there(recipe, tmp_path):
-    loaded = recipe(f"data.backgrounds={tmp_path / 'nowhere'}")
-    prepared = prepare(loaded)
-    with pytest.raises(DataError, match="nowhere"):
-        loader(loaded, prepared, prepared.train, seed=0, device="cpu", batch_size=4)
-
-
-def test_prepared_data_does_not_change(recipe):
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        prepare(recipe()).train = np.arange(3)

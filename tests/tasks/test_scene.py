@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 from tests.data.room_writer import write_made_scene
+from tests.training.helpers import export, load, measure, train
 
 from posedistill.compare.compare import measure_references
-from posedistill.compare.trial import Trial
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
@@ -19,18 +19,19 @@ from posedistill.deploy.estimate import estimate, queries_of
 from posedistill.deploy.evaluate import evaluate_file
 from posedistill.deploy.export import torch_predictor
 from posedistill.errors import DataError, RecipeError
+from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.metrics.relocalisation import constant_pose, position_errors
 from posedistill.poses import Poses
 from posedistill.recipe.comparison import load_comparison
 from posedistill.recipe.recipe import Recipe, load_recipe
+from posedistill.recipe.stages import Stage, teacher_of
 from posedistill.runtime import Predictor
-from posedistill.tasks import scene_sources as camera_sources
-from posedistill.tasks.scene import CameraTask
-from posedistill.tasks.scene_sources import prepare_scene, scene_loader, scene_view
-from posedistill.tasks.scene_validation import CameraValidation
-from posedistill.training import shipping, stages
-from posedistill.training.networks import build_network, load_network
-from posedistill.training.stages import signature_of
+from posedistill.tasks import scene as scene_task
+from posedistill.tasks.registry import open_task
+from posedistill.training.evaluate import evaluate_run, measure_baselines
+from posedistill.training.networks import build_network
+from posedistill.training.run_folder import write_recipe
+from posedistill.training.trial import Trial
 
 POSENET = {"family": "posenet", "settings": {"backbone": "mobilenetv3_small_050", "hidden": 32, "dropout": 0.0}}
 
@@ -88,30 +89,28 @@ def trained(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     (folder / "room.yaml").write_text(yaml.safe_dump(raw))
     loaded = load_recipe(folder / "room.yaml")
     for variant in ("teacher", "distilled"):
-        stages.train_variant(loaded, variant, 0)
+        train(loaded, variant, 0)
     return loaded
 
 
 def test_a_few_steps_beat_a_constant_pose(trained: Recipe, scene: Path) -> None:
     """On the frames it was trained on: a hundred steps tell nothing about another walk."""
-    task, prepared = CameraTask(), prepare_scene(trained)
+    task = open_task(trained)
     seen = open_scene(scene, "train")
     truth = Poses.of_cameras(seen.R, seen.t)
-    found = estimate(task.predictor(trained, load_network(trained, "teacher", 0)[0]), queries_of(seen))
+    found = estimate(torch_predictor(*task.deployed(load(trained, "teacher")[0])), queries_of(seen))
     ours, constant = (
-        np.median(position_errors(poses, truth))
-        for poses in (found, constant_pose(prepared.poses(prepared.train), len(seen)))
+        np.median(position_errors(poses, truth)) for poses in (found, constant_pose(task.training_set.poses, len(seen)))
     )
     assert ours < 0.6 * constant, ours / constant
 
 
 def test_a_measured_network(trained: Recipe) -> None:
-    task = CameraTask()
-    split = task.split(trained)
-    record = task.measure(trained, "teacher", 0, split)
+    task = open_task(trained)
+    split, record = task.test_set, measure(trained, "teacher")
     assert record["dataset"] == "room/test" and record["seconds_per_image"] > 0
     assert len(record["places"]["truth"]) == len(record["places"]["estimate"]) == len(split) == 30
-    assert len(record["places"]["train"]) == len(prepare_scene(trained).train)
+    assert len(record["places"]["train"]) == len(task.training_set.train)
     found = Poses.from_csv(trained.folder / "teacher" / "seed0" / "results.csv")
     assert found.name[0] == "seq-03/frame-000000.color.png"
     errors = position_errors(found, Poses.of_cameras(split.R, split.t))
@@ -119,23 +118,22 @@ def test_a_measured_network(trained: Recipe) -> None:
 
 
 def test_targets_are_fitted_before_training(trained: Recipe) -> None:
-    prepared = prepare_scene(trained)
-    network = load_network(trained, "distilled", 0)[0].network
-    centers = prepared.poses(prepared.train).centers
+    prepared = open_task(trained).training_set
+    network = load(trained, "distilled")[0].network
+    centers = prepared.poses.centers
     np.testing.assert_allclose(network.center.numpy(), centers.mean(axis=0), atol=1e-5)
-    assert float(network.radius) == pytest.approx(prepared.spread, rel=1e-5) and prepared.spread > 0.3
+    spread = float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    assert float(network.radius) == pytest.approx(spread, rel=1e-5) and spread > 0.3
 
 
 def test_an_evaluation_is_not_made_twice(trained: Recipe, monkeypatch) -> None:
-    task = CameraTask()
-    split = task.split(trained)
-    first = task.measure(trained, "distilled", 0, split)
-    monkeypatch.setattr("posedistill.tasks.scene.estimate", None)
-    assert task.measure(trained, "distilled", 0, split) == first
+    first = measure(trained, "distilled")
+    monkeypatch.setattr("posedistill.training.evaluate.estimate", None)
+    assert measure(trained, "distilled") == first
 
 
-def test_trivial_answers_beside_the_networks(trained: Recipe) -> None:
-    shipping.evaluate_run(trained.folder)
+def test_naive_baselines_beside_the_networks(trained: Recipe) -> None:
+    evaluate_run(open_task(trained))
     records = {record["variant"]: record for record in json.loads((trained.folder / "evaluation.json").read_text())}
     assert list(records) == ["teacher", "distilled", "constant pose", "nearest image", "nearest position"]
     assert records["teacher"]["parameters"] > 200_000 and records["teacher"]["gmacs"] > 0
@@ -146,12 +144,10 @@ def test_trivial_answers_beside_the_networks(trained: Recipe) -> None:
 
 def test_the_exported_file_is_the_network(trained: Recipe, scene: Path, tmp_path: Path, capsys) -> None:
     path = tmp_path / "room.onnx"
-    parity = shipping.export_variant(trained, "distilled", 0, path)
+    parity = export(trained, "distilled", path)
     assert parity["rows"] == 8 and parity["shift"] < 1e-4
-    task = CameraTask()
-    split = task.split(trained)
-    ours = task.measure(trained, "distilled", 0, split)
-    theirs = task.measure_file(trained, path, tmp_path / "results.csv", split)
+    task, ours = open_task(trained), measure(trained, "distilled")
+    theirs = task.score(estimate(Predictor.from_onnx(path), task.queries)).to_dict()
     assert theirs["scores"] == pytest.approx(ours["scores"], abs=1e-4)
     record = Predictor.from_onnx(path).record
     assert record.training.startswith("room: distilled, seed 0, step") and record.decoder.shape == (64, 64)
@@ -168,46 +164,46 @@ def test_the_exported_file_is_the_network(trained: Recipe, scene: Path, tmp_path
 def test_the_runtime_sees_what_validation_sees(recipe, overrides: tuple[str, ...]) -> None:
     """Middle crops of the pack, with and without a mean image, are the runtime's pictures of the photographs."""
     loaded = recipe(*overrides)
-    task, prepared = CameraTask(), prepare_scene(loaded)
+    task = open_task(loaded)
     torch.manual_seed(0)
-    estimator = build_network(loaded, loaded.student, prepared.objects).eval()
-    task.begin(estimator, prepared)
-    rows = prepared.validation[:4]
-    loader = scene_loader(loaded, prepared, rows, seed=0, device="cpu", batch_size=4, augment=False)
+    estimator = build_network(loaded, loaded.student, task.objects).eval()
+    estimator.fit_targets(task.training_set.poses.R, task.training_set.poses.t)
+    rows = task.training_set.validation[:4]
+    loader = task.loader(rows, seed=0, device="cpu", batch_size=4, augment=False)
     with torch.no_grad():
         expected = estimator.network(loader.batch(0).images)[0].numpy()
-    network, decoder = task.deployed(loaded, estimator)
+    network, decoder = task.deployed(estimator)
     assert (network is estimator.network) == (not loaded.scene_data.mean_image)
     predictor = torch_predictor(network, decoder)
     photographs = open_scene(loaded.scene_data.scene, "train").take(rows)
     found = [predictor.predict(read_image(frame.image))[0].center for frame in photographs]
     np.testing.assert_allclose(found, expected, atol=2e-3)
-    assert task.inputs(loaded, torch.device("cpu"))[0].shape[2:] == loader.shape
+    assert decoder.shape == loader.shape
 
 
 def test_a_mean_image_is_that_of_the_training_frames(recipe) -> None:
-    prepared = prepare_scene(recipe("data.mean_image=true", "data.crop=48"))
-    frames = prepared.pack.frames[prepared.train][..., :3]
-    np.testing.assert_allclose(prepared.mean, frames.mean(axis=0), atol=1e-2)
-    top, left = (64 - 48) // 2, (prepared.mean.shape[1] - 48) // 2
-    crop = scene_view(recipe("data.mean_image=true", "data.crop=48"), prepared, prepared.train).mean_crop()
-    assert crop is not None and np.abs(crop - prepared.mean[top : top + 48, left : left + 48]).max() < 8
+    task = open_task(recipe("data.mean_image=true", "data.crop=48"))
+    prepared = task.training_set
+    frames = prepared.packs[0].frames[prepared.train][..., :3]
+    np.testing.assert_allclose(task.mean, frames.mean(axis=0), atol=1e-2)
+    top, left = (64 - 48) // 2, (task.mean.shape[1] - 48) // 2
+    crop = task._view(prepared.train).mean_crop()
+    assert crop is not None and np.abs(crop - task.mean[top : top + 48, left : left + 48]).max() < 8
 
 
 def test_validation_frames_are_blocks_that_training_never_sees(recipe) -> None:
-    prepared = prepare_scene(recipe())
+    prepared = open_task(recipe()).training_set
     assert not set(prepared.train) & set(prepared.validation) and len(prepared.validation) == 12
     assert min(abs(int(a) - int(b)) for a in prepared.train for b in prepared.validation) > 1
-    assert prepared.fingerprint != prepare_scene(recipe("seed=1")).fingerprint
+    assert prepared.fingerprint != open_task(recipe("seed=1")).training_set.fingerprint
 
 
 def test_validation_scores_rise_with_precision(recipe) -> None:
     loaded = recipe()
-    prepared = prepare_scene(loaded)
-    loader = scene_loader(loaded, prepared, prepared.validation, seed=0, device="cpu", batch_size=5, augment=False)
-    validate = CameraValidation(loader, prepared.spread)
-    estimator = build_network(loaded, loaded.student, prepared.objects).eval()
-    CameraTask().begin(estimator, prepared)
+    task = open_task(loaded)
+    validate = task.validation(torch.device("cpu"), 1000)
+    estimator = build_network(loaded, loaded.student, task.objects).eval()
+    estimator.fit_targets(task.training_set.poses.R, task.training_set.poses.t)
     answers, off = iter(validate.batches), 0.0
 
     class Off(torch.nn.Module):
@@ -242,7 +238,7 @@ def test_validation_scores_rise_with_precision(recipe) -> None:
 )
 def test_recipes_that_cannot_be(recipe, overrides: list[str], message: str) -> None:
     with pytest.raises((RecipeError, DataError), match=message):
-        prepare_scene(recipe(*overrides))
+        open_task(recipe(*overrides)).check()
 
 
 def test_a_recipe_about_objects_wants_families_that_know_them(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -263,28 +259,27 @@ def test_references_of_a_comparison_are_kept(trained: Recipe, tmp_path: Path, mo
     path = tmp_path / "room.yaml"
     path.write_text(yaml.safe_dump(trained.model_dump(mode="json")))
     comparison = load_comparison([path], ["name=versus", f"runs={tmp_path}"])
-    assert [answer["variant"] for answer in measure_references(comparison, None)] == [
+    task = open_task(trained)
+    assert [answer["variant"] for answer in measure_references(comparison, task, None)] == [
         "constant pose",
         "nearest position",
     ]
-    teacher = Trial("teacher", trained, "teacher", 0)
+    teacher = Trial("teacher", teacher_of(trained))
     teacher.record.write_text("{}")
-    made = measure_references(comparison, teacher)
+    made = measure_references(comparison, task, teacher)
     assert [answer["variant"] for answer in made] == ["constant pose", "nearest image", "nearest position"]
-    monkeypatch.setattr(CameraTask, "references", None)
-    assert measure_references(comparison, teacher) == made
+    monkeypatch.setattr(scene_task.SceneTask, "baselines", None)
+    assert measure_references(comparison, task, teacher) == made
 
 
 def test_poses_of_other_photographs_are_not_scored(trained: Recipe) -> None:
     """A csv newer than all it was made from, but about other frames, as when the test split has changed."""
-    task = CameraTask()
-    split = task.split(trained)
-    first = task.measure(trained, "teacher", 0, split)
+    first = measure(trained, "teacher")
     csv = trained.folder / "teacher" / "seed0" / "results.csv"
     kept = Poses.from_csv(csv)
     others = tuple(f"seq-09/{number}.png" for number in range(len(kept)))
     Poses.of_cameras(kept.R, 2 * kept.t, name=others, seconds=kept.seconds).to_csv(csv)
-    assert task.measure(trained, "teacher", 0, split)["scores"] == pytest.approx(first["scores"])
+    assert measure(trained, "teacher")["scores"] == pytest.approx(first["scores"])
 
 
 def test_a_capture_by_its_relative_path(tmp_path: Path, scene: Path, monkeypatch) -> None:
@@ -306,14 +301,14 @@ def test_an_ensemble_of_cameras_says_the_mean(trained: Recipe) -> None:
     raw["name"], raw["distill"] = "ensemble", [{"name": "match", "options": {"form": "regression"}}]
     path = trained.runs.parent / "ensemble.yaml"
     path.write_text(yaml.safe_dump(raw))
-    loaded, task = load_recipe(path), CameraTask()
-    stages.write_recipe(loaded)
-    split = task.split(loaded)
-    record = shipping.measure_network(loaded, "teacher", 0, split)
-    single = [task.measure(trained, variant, 0, split)["places"]["estimate"] for variant in ("teacher", "distilled")]
+    loaded = load_recipe(path)
+    write_recipe(loaded)
+    record = measure(loaded, "teacher")
+    single = [measure(trained, name)["places"]["estimate"] for name in ("teacher", "distilled")]
     np.testing.assert_allclose(record["places"]["estimate"], np.mean(single, axis=0), atol=1e-3)
     assert record["parameters"] == 2 * 281_833
-    assert [answer["variant"] for answer in task.references(loaded, split)] == ["constant pose", "nearest position"]
+    answers = measure_baselines(open_task(loaded), teacher_of(loaded))
+    assert [answer["variant"] for answer in answers] == ["constant pose", "nearest position"]
 
 
 def test_a_teacher_that_measures_in_other_units_is_refused(trained: Recipe) -> None:
@@ -325,7 +320,7 @@ def test_a_teacher_that_measures_in_other_units_is_refused(trained: Recipe) -> N
     path = trained.runs.parent / "units.yaml"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(RecipeError, match="off for the same poses, expected the student's units"):
-        stages.train_variant(load_recipe(path), "distilled", 0)
+        train(load_recipe(path), "distilled", 0)
 
 
 def test_a_first_stage_that_leaves_nothing_to_train_is_refused(trained: Recipe) -> None:
@@ -336,7 +331,7 @@ def test_a_first_stage_that_leaves_nothing_to_train_is_refused(trained: Recipe) 
     path = trained.runs.parent / "nothing_left.yaml"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(RecipeError, match="teach the whole network"):
-        stages.train_variant(load_recipe(path), "distilled", 0)
+        train(load_recipe(path), "distilled", 0)
 
 
 def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, tmp_path: Path, capsys) -> None:
@@ -363,23 +358,22 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
             "h": size[1],
         }
         (folder / f"transforms_{split}.json").write_text(json.dumps(camera | {"frames": frames}))
-    task = CameraTask()
 
-    def constant(*overrides: str) -> dict[str, Any]:
-        loaded = recipe(f"data.scene={folder}", *overrides)
-        return dict(task.references(loaded, task.split(loaded))[0])
+    def constant(loaded: Recipe) -> dict[str, Any]:
+        task = open_task(loaded)
+        return task.score(task.baselines(None)["constant pose"]).to_dict()
 
-    original = dict(task.references(trained, task.split(trained))[0])
-    metres, units = constant("data.metres_per_unit=4"), constant()
+    original = constant(trained)
     unscaled = recipe(f"data.scene={folder}")
-    model = build_network(unscaled, unscaled.student, task.prepare(unscaled).objects)
-    assert not task.deployed(unscaled, model)[1].metric
+    metres, units = constant(recipe(f"data.scene={folder}", "data.metres_per_unit=4")), constant(unscaled)
+    model = build_network(unscaled, unscaled.student, NO_OBJECTS)
+    assert not open_task(unscaled).deployed(model)[1].metric
     assert metres["scores"] == pytest.approx(original["scores"], rel=1e-3)
     assert units["scores"]["position_m"] == pytest.approx(original["scores"]["position_m"] / 4, rel=1e-3)
     assert metres["dataset"] == "capture/test"
     assert units["dataset"] == "capture/test, unit unknown: m stands for the scene's own"
     path = tmp_path / "room.onnx"
-    shipping.export_variant(trained, "distilled", 0, path)
+    export(trained, "distilled", path)
     arguments = (path, folder, "test", None, "gt", None, None, None)
     assert Predictor.from_onnx(path).decoder.metric
     told = evaluate_file(*arguments, metres_per_unit=4.0)
@@ -401,20 +395,10 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
 
 
 def test_a_recording_that_is_all_for_testing(recipe, scene: Path) -> None:
-    task = CameraTask()
     part, whole = recipe(f"data.test={scene}"), recipe(f"data.test={scene}", "data.test_split=all")
-    assert (len(task.split(part)), len(task.split(whole))) == (30, 90)
-    assert signature_of(whole, "student", 0) == signature_of(recipe(), "student", 0), "what is tested trains nothing"
+    assert (len(open_task(part).test_set), len(open_task(whole).test_set)) == (30, 90)
+    assert Stage(whole, "student", 0).signature == Stage(recipe(), "student", 0).signature, (
+        "what is tested trains nothing"
+    )
     with pytest.raises(RecipeError, match="expected a folder of its own for it"):
         recipe("data.test_split=all")
-
-
-def test_a_scene_is_read_once(trained: Recipe, monkeypatch) -> None:
-    task = CameraTask()
-    split = task.split(trained)
-    (trained.folder / "distilled" / "seed0" / "results.csv").unlink(missing_ok=True)
-    reads = []
-    monkeypatch.setattr(camera_sources, "open_scene", lambda *about: reads.append(about) or open_scene(*about))
-    task.prepare(trained)
-    task.measure(trained, "distilled", 0, split)
-    assert len(reads) == 1

@@ -18,8 +18,11 @@ WORKER = """
 import sys
 from pathlib import Path
 import torch
-from posedistill.training import loop, stages
 from posedistill.recipe.recipe import load_recipe
+from posedistill.recipe.stages import teacher_of
+from posedistill.tasks.registry import open_task
+from posedistill.training import loop
+from posedistill.training import run as running
 
 
 def find_gradients(out):
@@ -41,8 +44,8 @@ def train_teacher(recipe, path):
         train(fabric, estimator, *args, **kwargs)
         ends.update({name: weight.detach().clone() for name, weight in estimator.named_parameters()})
 
-    stages.train = watch
-    stages.train_variant(recipe, "teacher", 0)
+    running.train = watch
+    running.train_stage(open_task(recipe), teacher_of(recipe))
     torch.save(ends, path)
 
 

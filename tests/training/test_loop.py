@@ -11,8 +11,8 @@ from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.estimators.wdrnet import WDRNet
 from posedistill.recipe.recipe import TrainSettings
+from posedistill.tasks.base import SELECT, Teaching, Untouched, losses, make_fabric, train
 from posedistill.training.checkpoints import load_tensors
-from posedistill.training.loop import SELECT, Teaching, Untouched, losses, make_fabric, train
 from posedistill.training.teachers import NetworkTeacher
 
 SIGNATURE = {"variant": "student", "seed": 0}

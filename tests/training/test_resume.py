@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.helpers import train
 
 from posedistill.recipe.recipe import Recipe
+from posedistill.recipe.stages import Stage
 from posedistill.training.checkpoints import load_tensors
-from posedistill.training.stages import train_variant, variant_folder
 
 STEPS = "train.steps=60"
 
@@ -35,7 +36,7 @@ def begin(recipe_file: Path, tmp_path: Path):
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
-        last = variant_folder(recipe, "teacher", 0) / "last.safetensors"
+        last = Stage(recipe, "teacher", 0).folder / "last.safetensors"
         while not (last.exists() and saved_step(last) >= 2):
             assert process.poll() is None, process.communicate()
             time.sleep(0.002)
@@ -61,14 +62,14 @@ def test_killed_and_resumed_is_bit_equal_to_straight(begin, recipe):
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    folder = variant_folder(killed, "teacher", 0)
+    folder = Stage(killed, "teacher", 0).folder
     assert not (folder / "done.json").exists() and saved_step(folder / "last.safetensors") < 60
     with (folder / "metrics.jsonl").open("a") as log:  # a line beyond the checkpoint, and one cut short by the kill
         log.write('{"step": 60, "loss": 0.0}\n{"step": 6')
 
-    train_variant(killed, "teacher", 0)
-    train_variant(straight, "teacher", 0)
-    other = variant_folder(straight, "teacher", 0)
+    train(killed, "teacher", 0)
+    train(straight, "teacher", 0)
+    other = Stage(straight, "teacher", 0).folder
     for name in ("model.safetensors", "last.safetensors"):
         (found, about), (expected, expected_about) = load_tensors(folder / name), load_tensors(other / name)
         assert found.keys() == expected.keys() and about == expected_about
@@ -92,11 +93,11 @@ def test_an_interrupt_says_what_to_do_and_can_be_resumed(begin, recipe):
     assert process.returncode == 130
     assert "posedistill: stopped; the same command goes on from the last checkpoint" in printed
     assert "Traceback" not in printed
-    folder = variant_folder(loaded, "teacher", 0)
+    folder = Stage(loaded, "teacher", 0).folder
     step = saved_step(folder / "last.safetensors")
     assert 2 <= step < 60 and not (folder / "done.json").exists()
     before = lines(folder)
-    train_variant(loaded, "teacher", 0)
+    train(loaded, "teacher", 0)
     assert (folder / "done.json").exists() and saved_step(folder / "last.safetensors") == 60
     kept = [line for line in before if line["step"] <= step]
     assert lines(folder)[: len(kept)] == kept

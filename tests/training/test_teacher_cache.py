@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.helpers import train
 
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.errors import CheckpointError
@@ -12,7 +13,6 @@ from posedistill.estimators.views import Prediction, Votes
 from posedistill.training import teacher_cache
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.records import read_record
-from posedistill.training.stages import train_variant
 from posedistill.training.teacher_cache import CachedTeacher, cache_folder, stored_bytes, views_of
 from posedistill.training.teachers import NetworkTeacher
 
@@ -265,16 +265,16 @@ def test_a_folder_a_dependence(tmp_path: Path):
 
 def test_a_training_from_the_cache_is_the_same_training(recipe, monkeypatch):
     """A second run, of other losses too, replays; weights are equal to the last bit to those without a cache."""
-    train_variant(recipe(), "teacher", 0)
+    train(recipe(), "teacher", 0)
     weights = recipe().folder / "teacher" / "seed0" / "model.safetensors"
-    plain = train_variant(recipe(f"teacher.checkpoint={weights}", "name=plain"), "distilled", 0)
-    written = train_variant(recipe(f"teacher.checkpoint={weights}", "name=one", "teacher.cache=true"), "distilled", 0)
+    plain = train(recipe(f"teacher.checkpoint={weights}", "name=plain"), "distilled", 0)
+    written = train(recipe(f"teacher.checkpoint={weights}", "name=one", "teacher.cache=true"), "distilled", 0)
     folders = list((recipe().runs / "cache").glob("teacher-*"))
     assert len(folders) == 1
     asked = []
     predict = NetworkTeacher.predict
     monkeypatch.setattr(NetworkTeacher, "predict", lambda s, b, step: asked.append(step) or predict(s, b, step))
-    replayed = train_variant(recipe(f"teacher.checkpoint={weights}", "name=two", "teacher.cache=true"), "distilled", 0)
+    replayed = train(recipe(f"teacher.checkpoint={weights}", "name=two", "teacher.cache=true"), "distilled", 0)
     assert asked == [-1, 0]  # the example that losses are prepared with, and the step that is compared
     for name, value in load_tensors(plain)[0].items():
         assert torch.equal(value, load_tensors(written)[0][name]) and torch.equal(
@@ -282,26 +282,26 @@ def test_a_training_from_the_cache_is_the_same_training(recipe, monkeypatch):
         )
     asked.clear()
     longer = ("teacher.cache=true", "distill.0.weight=2", "student.train={steps: 6, batch_size: 4, precision: float32}")
-    train_variant(recipe(f"teacher.checkpoint={weights}", "name=three", *longer), "distilled", 0)
+    train(recipe(f"teacher.checkpoint={weights}", "name=three", *longer), "distilled", 0)
     assert asked == [-1, 0, 4, 5]
-    train_variant(recipe(f"teacher.checkpoint={weights}", "name=four", "teacher.cache=true"), "distilled", 1)
+    train(recipe(f"teacher.checkpoint={weights}", "name=four", "teacher.cache=true"), "distilled", 1)
     assert len(list((recipe().runs / "cache").glob("teacher-*"))) == 2
 
 
 def test_a_named_folder(recipe, tmp_path):
     """Keeps one cache a seed, and says what differs where it is another's."""
-    train_variant(recipe(), "teacher", 0)
+    train(recipe(), "teacher", 0)
     weights = recipe().folder / "teacher" / "seed0" / "model.safetensors"
     named = (f"teacher.checkpoint={weights}", f"teacher.cache={tmp_path / 'outputs'}")
-    train_variant(recipe(*named, "name=one"), "distilled", 3)
+    train(recipe(*named, "name=one"), "distilled", 3)
     assert (tmp_path / "outputs" / "seed3" / "fingerprint.json").exists()
     with pytest.raises(CheckpointError, match=r"seed3/fingerprint\.json: 'batch_size': found batch_size 4, expected "):
-        train_variant(recipe(*named, "name=two", "train.batch_size=2"), "distilled", 3)
+        train(recipe(*named, "name=two", "train.batch_size=2"), "distilled", 3)
 
 
 def test_a_cache_does_not_make_another_network_of_it(recipe):
     """What was trained without a cache is taken up with one."""
-    train_variant(recipe("train.steps=1"), "teacher", 0)
-    path = train_variant(recipe("train.steps=1"), "distilled", 0)
+    train(recipe("train.steps=1"), "teacher", 0)
+    path = train(recipe("train.steps=1"), "distilled", 0)
     before = path.stat().st_mtime_ns
-    assert train_variant(recipe("train.steps=1", "teacher.cache=true"), "distilled", 0).stat().st_mtime_ns == before
+    assert train(recipe("train.steps=1", "teacher.cache=true"), "distilled", 0).stat().st_mtime_ns == before

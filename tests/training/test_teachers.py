@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tests.training.helpers import load, measure, train
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.deploy.estimate import FrameQuery
@@ -15,14 +16,13 @@ from posedistill.estimators.views import Prediction, Votes
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
-from posedistill.tasks import object_sources as sources
-from posedistill.tasks.objects import ObjectTask
-from posedistill.training import shipping, stages, teacher_build
+from posedistill.tasks.object_teachers import best_poses
+from posedistill.tasks.registry import open_task
+from posedistill.training import run as running
+from posedistill.training import teacher_build
 from posedistill.training.checkpoints import load_tensors, save_tensors
 from posedistill.training.run import run
-from posedistill.training.stages import check_networks, load_network, train_variant
-from posedistill.training.teacher_build import build_teacher, noise_batch
-from posedistill.training.teacher_poses import best_poses
+from posedistill.training.teacher_build import build_teacher, check_networks, noise_batch
 from posedistill.training.teachers import (
     NO_AGREEMENT,
     EnsembleTeacher,
@@ -179,7 +179,7 @@ def test_a_teacher_of_nan_is_named_and_the_last_good_checkpoint_kept(recipe, net
     loaded = recipe(f"teacher.checkpoint={weights}")
     found = rf"'teacher': found NaN or infinite outputs of {weights} by step 3, .*the last good checkpoint is .*last"
     with pytest.raises(TrainingError, match=found):
-        train_variant(loaded, "distilled", 0)
+        train(loaded, "distilled", 0)
     folder = loaded.folder / "distilled" / "seed0"
     assert load_tensors(folder / "last.safetensors")[1]["step"] == 2 and not (folder / "done.json").exists()
 
@@ -227,20 +227,20 @@ def test_what_a_recipe_does_not_use_leaves_no_trace(recipe):
 
 def test_a_teacher_of_another_size_and_an_ensemble_of_unequal_sections(recipe, smallest):
     """Checkpoints of two sizes teach together; both are measured as one teacher with the costs of both."""
-    one = train_variant(recipe("name=one", "train.steps=1"), "teacher", 0)
+    one = train(recipe("name=one", "train.steps=1"), "teacher", 0)
     wide = {**smallest, "width": 64, "strides": [8, 16, 32], "score_threshold": 0.0}
-    two = train_variant(recipe("name=two", "train.steps=1", f"teacher.settings={json.dumps(wide)}"), "teacher", 0)
+    two = train(recipe("name=two", "train.steps=1", f"teacher.settings={json.dumps(wide)}"), "teacher", 0)
     sections = [{"settings": smallest, "checkpoint": str(one)}, {"settings": wide, "checkpoint": str(two)}]
     loaded = recipe("train.steps=2", f"teacher={json.dumps({'ensemble': sections})}", "distill.0.trust=score")
-    objects = sources.objects_of(loaded)
+    objects = open_task(loaded).objects
     check_networks(loaded, objects)
     teacher = build_teacher(loaded, objects, CPU)
     counts = [sum(p.numel() for p in member.estimator.parameters()) for member in teacher.members]
     assert counts[0] < counts[1] and loaded.teacher.files == (one, two)
-    assert train_variant(loaded, "teacher", 0) == one
-    path = train_variant(loaded, "distilled", 0)
+    assert train(loaded, "teacher", 0) == one
+    path = train(loaded, "distilled", 0)
     assert "loss/align" in (path.parent / "metrics.jsonl").read_text() and not (loaded.folder / "teacher").exists()
-    record = shipping.measure_network(loaded, "teacher", 0, ObjectTask().split(loaded))
+    record = measure(loaded, "teacher")
     assert (
         record["parameters"] == pytest.approx(sum(counts))
         and record["variant"] == "teacher"
@@ -265,11 +265,11 @@ def test_the_best_poses_of_an_ensemble(bop):
 
 def test_a_teacher_for_other_objects_is_refused(recipe):
     """The same count of classes in another order, or other objects, would teach the wrong things in silence."""
-    path = train_variant(recipe("train.steps=1"), "teacher", 0)
+    path = train(recipe("train.steps=1"), "teacher", 0)
     turned = recipe(f"teacher.checkpoint={path}", "data.objects=[2, 1]")
     with pytest.raises(CheckpointError, match=r"'objects': found a network of objects \[1, 2\], expected \[2, 1\]"):
-        check_networks(turned, sources.objects_of(turned))
-    assert load_network(recipe("train.steps=1"), "teacher", 0)[1]["objects"] == [1, 2]
+        check_networks(turned, open_task(turned).objects)
+    assert load(recipe("train.steps=1"), "teacher", 0)[1]["objects"] == [1, 2]
 
 
 def test_views_of_other_keypoints_are_refused_before_anything_trains(recipe, monkeypatch):
@@ -283,7 +283,7 @@ def test_views_of_other_keypoints_are_refused_before_anything_trains(recipe, mon
         return prediction
 
     monkeypatch.setattr(NetworkTeacher, "predict", with_a_ninth)
-    monkeypatch.setattr(stages, "train", None)
+    monkeypatch.setattr(running, "train", None)
     with pytest.raises(RecipeError, match=r"found student votes \[2, \d+, 8, 2\], teacher votes \[2, \d+, 9, 2\]"):
         run(recipe())
 
@@ -315,25 +315,25 @@ def test_a_csv_alone_may_teach_and_is_not_scored_on_other_frames(recipe_file, ra
         yaml.safe_dump(raw_recipe | {"teacher": {"csv": str(poses_csv("train")), "supervise": False}})
     )
     loaded = load_recipe(recipe_file)
-    path = train_variant(loaded, "distilled", 0)
+    path = train(loaded, "distilled", 0)
     steps = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
     assert {key for key in steps[0] if key.startswith("loss/")} == {"loss/align"}
-    record = shipping.measure_network(loaded, "teacher", 0, ObjectTask().split(loaded))
-    assert record["variant"] == "teacher" and "scores" not in record
-    prepared = sources.prepare(loaded)
-    crops = sources.loader(loaded, prepared, prepared.train, seed=0, device="cpu", batch_size=8).batch(0)
+    record = measure(loaded, "teacher")
+    assert record["variant"] == "teacher" and not record["scores"]
+    task = open_task(loaded)
+    crops = task.loader(task.training_set.train, seed=0, device="cpu", batch_size=8).batch(0)
     assert set(crops.score.tolist()) == {0.25, 0.5, 0.75}
-    assert teacher_build.build_teacher(loaded, prepared.objects, CPU).predict(crops, 0).votes.weights.max() == 0.75
+    assert teacher_build.build_teacher(loaded, task.objects, CPU).predict(crops, 0).votes.weights.max() == 0.75
 
 
 def test_a_csv_of_unknown_images_is_refused_before_anything_trains(recipe_file, raw_recipe, poses_csv, monkeypatch):
     path = poses_csv("train")
     path.write_text(path.read_text().replace("\n1,7,2,", "\n1,70,2,"))
     recipe_file.write_text(yaml.safe_dump(raw_recipe | {"teacher": {"csv": str(path)}}))
-    monkeypatch.setattr(stages, "train", None)
+    monkeypatch.setattr(running, "train", None)
     with pytest.raises(
         DataError, match=r"train\.csv: 'rows': found 1 poses of 1 unknown images \(1/70\), expected images"
     ):
         run(load_recipe(recipe_file))
     loaded = load_recipe(recipe_file, ["data.train.0.ignore_unknown=true"])
-    assert sum(len(pack) for pack in sources.prepare(loaded).packs) == 15
+    assert sum(len(pack) for pack in open_task(loaded).training_set.packs) == 15

@@ -12,19 +12,23 @@ from typing import Any
 import torch
 
 from posedistill.compare.costs import Costs, equal_time_steps, measure_costs, timing_note
-from posedistill.compare.jobs import run_trials, sigterm_interrupts
 from posedistill.compare.page import build_comparison
 from posedistill.compare.sweep import SweepScores, best_factors, sweep
-from posedistill.compare.trial import Trial
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.files import fresh, write_file
+from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.recipe.comparison import Comparison, Variant, load_comparison
-from posedistill.tasks.base import Record
-from posedistill.tasks.registry import task_of
-from posedistill.training.stages import build_network, check_networks, write_environment
-from posedistill.training.teacher_build import build_distillers, build_teacher, noise_batch
+from posedistill.recipe.stages import Stage, teacher_of
+from posedistill.tasks.base import Task
+from posedistill.tasks.registry import open_task
+from posedistill.training.evaluate import measure_baselines, record_of
+from posedistill.training.jobs import run_trials, sigterm_interrupts
+from posedistill.training.networks import build_network
+from posedistill.training.run_folder import write_environment
+from posedistill.training.teacher_build import build_distillers, build_teacher, check_networks, noise_batch
 from posedistill.training.teacher_cache import stored_bytes, views_of
+from posedistill.training.trial import Trial
 
 TrialTable = dict[str, dict[int, Trial]]
 """Variant, seed, trial."""
@@ -46,7 +50,7 @@ class Standing:
 
     comparison: Comparison
     teacher: Trial | None
-    references: list[Record] = field(default_factory=list)
+    references: list[dict[str, Any]] = field(default_factory=list)
     scores: SweepScores = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
     tables: dict[str, TrialTable] = field(default_factory=dict)
@@ -143,10 +147,11 @@ def compare(
 def carry_out(comparison: Comparison, jobs: int = 1) -> Standing:
     """Everything that is not done yet: teacher, sweep, the table of equal steps, costs, the table of equal time."""
     started = time.perf_counter()
-    check(comparison)
+    task = open_task(comparison.base)
+    check(comparison, task)
     teacher = train_teacher(comparison)
-    tell_cache_size(comparison)
-    standing = Standing(comparison, teacher, measure_references(comparison, teacher))
+    tell_cache_size(comparison, task.objects)
+    standing = Standing(comparison, teacher, measure_references(comparison, task, teacher))
     if comparison.sweep is not None:
         standing.scores = sweep(comparison, comparison.sweep, jobs, standing.ended)
         standing.factors = best_factors(standing.scores) | {comparison.alone: 1.0}
@@ -160,27 +165,26 @@ def carry_out(comparison: Comparison, jobs: int = 1) -> Standing:
     return standing
 
 
-def check(comparison: Comparison) -> None:
+def check(comparison: Comparison, task: Task[Any]) -> None:
     """Refuse, before anything trains, variants whose networks and losses cannot be built or do not fit together.
 
     Raises:
         RecipeError, CheckpointError: naming the variant.
     """
-    objects = task_of(comparison.base).prepare(comparison.base).objects
+    task.check()
     for variant in comparison.variants.values():
         try:
-            check_networks(variant.recipe, objects)
+            check_networks(variant.recipe, task.objects)
         except (RecipeError, CheckpointError) as error:
             raise type(error)(f"variant {variant.name}: {error}") from None
 
 
-def tell_cache_size(comparison: Comparison) -> None:
+def tell_cache_size(comparison: Comparison, objects: ObjectTable) -> None:
     """Say, before anything is trained under it, what the teacher's stored outputs will take, where there is a cache."""
     base = comparison.base
     recipes = [comparison.recipe_of(variant) for variant in comparison.variants.values() if not variant.alone]
     if not base.teacher.cache or not recipes:
         return
-    objects = task_of(base).prepare(base).objects
     teacher = build_teacher(recipes[0], objects, torch.device("cpu"))
     offers = build_network(base, base.student, objects).offers
     views = frozenset[str]().union(
@@ -214,21 +218,22 @@ def train_teacher(comparison: Comparison) -> Trial | None:
     """
     if not comparison.has_network:
         return None
-    run_trials([Trial("teacher", comparison.base, "teacher", comparison.base.seed, tested=False)], 1, _raise)
+    run_trials([Trial("teacher", teacher_of(comparison.base), tested=False)], 1, _raise)
     first = next(iter(comparison.variants.values()))
     recipe = comparison.recipe_of(first, name="teacher")
-    measured = Trial("test of the teacher", recipe, "teacher", comparison.base.seed)
+    measured = Trial("test of the teacher", teacher_of(recipe))
     run_trials([measured], 1, _raise)
     return measured
 
 
-def measure_references(comparison: Comparison, teacher: Trial | None) -> list[Record]:
+def measure_references(comparison: Comparison, task: Task[Any], teacher: Trial | None) -> list[dict[str, Any]]:
     """Scores of naive baselines on the test split, kept in ``references.json``; those of retrieval need the teacher."""
-    path, recipe = comparison.folder / "references.json", comparison.base if teacher is None else teacher.recipe
+    path = comparison.folder / "references.json"
     if teacher is None or not fresh(path, teacher.record):
-        task = task_of(recipe)
-        write_file(path, json.dumps(list(task.references(recipe, task.split(recipe)))), TrainingError)
-    records: list[Record] = json.loads(path.read_text())
+        stage = teacher_of(comparison.base) if teacher is None else teacher.stage
+        found = [record_of(evaluation) for evaluation in measure_baselines(task, stage)]
+        write_file(path, json.dumps(found), TrainingError)
+    records: list[dict[str, Any]] = json.loads(path.read_text())
     return records
 
 
@@ -237,7 +242,9 @@ def equal_steps(comparison: Comparison, factors: dict[str, float]) -> TrialTable
     table: TrialTable = {}
     for name, variant in comparison.variants.items():
         recipe = comparison.recipe_of(variant, factor=factors.get(name, 1.0))
-        table[name] = {seed: Trial(f"{name} seed {seed}", recipe, variant.network, seed) for seed in comparison.seeds}
+        table[name] = {
+            seed: Trial(f"{name} seed {seed}", Stage(recipe, variant.stage, seed)) for seed in comparison.seeds
+        }
     return table
 
 
@@ -255,7 +262,7 @@ def equal_time(comparison: Comparison, standing: Standing) -> TrialTable:
             continue
         recipe = comparison.recipe_of(variant, "equal_time", factor=standing.factors.get(name, 1.0), steps=steps)
         table[name] = {
-            seed: Trial(f"{name} seed {seed}, {steps} steps", recipe, variant.network, seed)
+            seed: Trial(f"{name} seed {seed}, {steps} steps", Stage(recipe, variant.stage, seed))
             for seed in comparison.seeds
         }
     return table

@@ -14,19 +14,22 @@ from typing import Any
 
 import torch
 
-from posedistill.compare.jobs import environment_of, last_line
-from posedistill.compare.trial import end_with_parent
 from posedistill.errors import PoseDistillError, TrainingError
 from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.machine import cores, processor
 from posedistill.recipe.comparison import Comparison, Variant
 from posedistill.recipe.recipe import Recipe, fingerprint, load_recipe
-from posedistill.tasks.registry import task_of
-from posedistill.training.loop import Teaching, Untouched, losses, make_fabric
+from posedistill.tasks.registry import open_task
+from posedistill.training.jobs import environment_of, last_line
+from posedistill.training.loop import Untouched, losses, make_fabric
+from posedistill.training.networks import build_network
+from posedistill.training.run_folder import write_recipe
 from posedistill.training.schedule import AveragedWeights
-from posedistill.training.stages import build_network, build_teaching, write_recipe
+from posedistill.training.teacher_build import build_teaching
 from posedistill.training.teachers import Teacher
+from posedistill.training.teaching import Teaching
+from posedistill.training.worker import end_with_parent
 
 ROUNDS, STEPS = 6, 4
 """Rounds in which every variant has its turn, and steps of a turn."""
@@ -57,7 +60,7 @@ def measure_costs(comparison: Comparison, factors: dict[str, float], jobs: int) 
             write_recipe(recipe)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
         timed = dict.fromkeys([comparison.alone, *missing])
-        networks = {name: comparison.variants[name].network for name in timed}
+        networks = {name: comparison.variants[name].stage for name in timed}
         seconds = _probe("time", {name: (recipes[name], networks[name]) for name in timed}, jobs)
         for name in missing:
             if name in seconds:
@@ -138,19 +141,17 @@ class _Stepper:
         settings = recipe.schedule(recipe.student)
         self.fabric = make_fabric(settings.precision)
         self.device = self.fabric.device
-        task = task_of(recipe)
-        prepared = task.prepare(recipe)
+        task = open_task(recipe)
+        data = task.training_set
         torch.manual_seed(recipe.seed)
-        self.estimator = build_network(recipe, recipe.student, prepared.objects)
-        task.begin(self.estimator, prepared)
-        self.loader = task.loader(
-            recipe, prepared, prepared.train, seed=recipe.seed, device=self.device, batch_size=settings.batch_size
-        )
+        self.estimator = build_network(recipe, recipe.student, task.objects)
+        self.estimator.fit_targets(data.poses.R, data.poses.t)
+        self.loader = task.loader(data.train, seed=recipe.seed, device=self.device, batch_size=settings.batch_size)
         self.teaching: Teaching | None = None
         self.estimator.to(self.device).to(memory_format=torch.channels_last)
         parameters = list(self.estimator.parameters())
         if network == "distilled":
-            self.teaching = build_teaching(task, recipe, prepared, self.estimator, self.fabric, recipe.seed)
+            self.teaching = build_teaching(task, self.estimator, self.fabric, recipe.seed)
             self.teaching.teacher = shared or self.teaching.teacher
             self.teaching.prepare(self.estimator, self.loader.batch(0))
             parameters += self.teaching.parameters()

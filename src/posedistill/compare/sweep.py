@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from posedistill.compare.jobs import Ended, environment_of, last_line, run_trials
-from posedistill.compare.trial import Trial
 from posedistill.machine import cores
 from posedistill.recipe.comparison import Comparison, SweepSettings, Variant
+from posedistill.recipe.stages import Stage
+from posedistill.training.jobs import Ended, environment_of, last_line, run_trials
+from posedistill.training.trial import Trial
 
 SweepTrials = dict[tuple[str, float], Trial]
 SweepScores = dict[str, dict[float, float]]
@@ -40,7 +41,7 @@ def _trial(comparison: Comparison, settings: SweepSettings, variant: Variant, fa
     name = f"{variant.name}_x{factor:g}"
     recipe = comparison.recipe_of(variant, "sweep", name=name, factor=factor or 1.0, steps=settings.steps)
     title = f"sweep of {variant.name} x {factor:g}" if factor else f"sweep of {variant.name}"
-    return Trial(title, recipe, variant.network, settings.seed, tested=False)
+    return Trial(title, Stage(recipe, variant.stage, settings.seed), tested=False)
 
 
 def sweep(comparison: Comparison, settings: SweepSettings, jobs: int, ended: Ended) -> SweepScores:

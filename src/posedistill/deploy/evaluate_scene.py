@@ -1,18 +1,13 @@
 """Evaluation of cameras: photographs -> poses -> medians and recalls, beside trivial answers."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.deploy.estimate import estimate, queries_of
 from posedistill.errors import DataError, TrainingError, describe
-from posedistill.files import fresh, write_file
-from posedistill.geometry.rotations import mean_rotation
+from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.relocalisation import (
@@ -27,28 +22,6 @@ from posedistill.runtime.predictor import Predictor
 SPLITS = ("train", "test", "all")
 UNKNOWN_UNIT = "unit unknown: m stands for the scene's own"
 """What is said of errors in a scene that knows no metres."""
-
-
-def kept_estimates(csv: Path, split: CameraDataset, *made_from: Path) -> Poses | None:
-    """What a file holds of these photographs; None where it is older than what made it, or about other ones."""
-    if not fresh(csv, *made_from):
-        return None
-    found = Poses.from_csv(csv)
-    return found if tuple(found.name) == split.names else None
-
-
-def written(found: Poses, csv: Path) -> Poses:
-    """Keep estimates in a file; what it holds, so that they score the same now and when they are read again."""
-    found.to_csv(csv)
-    return Poses.from_csv(csv)
-
-
-def merged(members: Sequence[Poses]) -> Poses:
-    """What several networks say together: the mean of their centres, and of their rotations; their times added."""
-    centers = np.mean([member.centers for member in members], axis=0)
-    R = np.stack([mean_rotation(np.stack(turns)) for turns in zip(*(member.R for member in members), strict=True)])
-    seconds = np.sum([member.seconds for member in members], axis=0)
-    return Poses.of_cameras(R, centers=centers, name=members[0].name, seconds=seconds)
 
 
 def evaluate_scene(
@@ -95,14 +68,3 @@ def _trivial(dataset: CameraDataset, scene: Path, metres_per_unit: float | None)
     train, truth = Poses.of_cameras(frames.R, frames.t), Poses.of_cameras(dataset.R, dataset.t)
     answers = {"constant pose": constant_pose(train, len(dataset)), "nearest position": nearest_position(truth, train)}
     return {name: score_cameras(poses, truth) for name, poses in answers.items()}
-
-
-def places_of(poses: Poses, split: CameraDataset) -> dict[str, Any]:
-    """Where cameras stand and were thought to stand, for the trajectory, to a millimetre."""
-    up = -split.R[:, 1].mean(axis=0)
-    return {"truth": rounded(split.centers), "estimate": rounded(poses.centers), "up": up.round(3).tolist()}
-
-
-def rounded(centers: np.ndarray) -> list[list[float]]:
-    """``[N, 3]`` metres to a millimetre, as plain numbers."""
-    return [[round(value, 3) for value in row] for row in centers.tolist()]

@@ -1,6 +1,6 @@
 """What every pose family has in common: the Estimator."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from posedistill.data.loading.batch import Batch, listed
 from posedistill.decode import DECODERS, Decoder
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction
+from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import ObjectTable
 
 
@@ -19,8 +20,8 @@ class Estimator(nn.Module):
     teacher) those the decoder would choose, found without ground truth and without PnP.
     """
 
-    learns: ClassVar[Literal["objects", "cameras"]] = "objects"
-    """Whose poses: those of objects in crops, or those of cameras in a scene."""
+    task: ClassVar[str] = "objects"
+    """What it is measured by: poses of ``objects``, or of cameras in a ``scene``."""
     offers: ClassVar[frozenset[str]] = frozenset()
     """The views (of ``VIEWS``) that this family's Prediction carries."""
     targets: ClassVar[frozenset[str]] = frozenset()
@@ -41,6 +42,9 @@ class Estimator(nn.Module):
             raise RecipeError(
                 describe("recipe", asked_by, found, f"{listed(self.targets)} ({sorted(missing)} missing)")
             )
+
+    def fit_targets(self, R: Array, t: Array) -> None:
+        """Take what the network must know of the training poses ``[N, 3, 3]`` and ``[N, 3]``, before its first step."""
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; ``generator`` drives whatever the family draws at random in train mode."""

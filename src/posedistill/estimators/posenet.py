@@ -198,7 +198,7 @@ class PoseNet(Estimator):
     row (12 numbers), which networks with 6D and log quaternions share.
     """
 
-    learns: ClassVar[Literal["objects", "cameras"]] = "cameras"
+    task: ClassVar[str] = "scene"
     offers: ClassVar[frozenset[str]] = frozenset({"features", "embedding", "regression"})
     decoder: ClassVar[str] = "posenet"
     network: PoseNetNetwork

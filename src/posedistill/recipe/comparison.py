@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from posedistill.errors import RecipeError, describe
 from posedistill.recipe.recipe import Recipe, Settings, apply_override, load_recipe, read_sections, validated
-from posedistill.training.stages import weights_of
+from posedistill.recipe.stages import teacher_of
 
 RESERVED = ("teacher", "sweep", "probe", "equal_time", "teacher_cache")
 """Folders of a comparison that no variant may be named after."""
@@ -56,7 +56,7 @@ class Variant:
     alone: bool
 
     @property
-    def network(self) -> str:
+    def stage(self) -> str:
         """The stage of a run that trains it."""
         return "student" if self.alone else "distilled"
 
@@ -108,8 +108,7 @@ class Comparison:
         distill = [spec.model_copy(update={"weight": float(f"{spec.weight * factor:.6g}")}) for spec in recipe.distill]
         teacher = recipe.teacher
         if self.has_network:
-            checkpoint = weights_of(self.base, "teacher", self.base.seed)
-            teacher = teacher.model_copy(update={"checkpoint": checkpoint})
+            teacher = teacher.model_copy(update={"checkpoint": teacher_of(self.base).weights})
         if teacher.cache is True:
             teacher = teacher.model_copy(update={"cache": self.teacher_cache})
         changes: dict[str, Any] = {

@@ -72,6 +72,7 @@ class TestSource(Settings):
 class DataSettings(Settings):
     """What is trained on, validated on and tested on."""
 
+    task: ClassVar[str] = "objects"
     objects: list[int] = Field(min_length=1, description="BOP object ids; their order is the class order.")
     train: list[Source] = Field(min_length=1)
     shares: list[float] | None = Field(None, description="Share of each source in a batch; default: by size.")
@@ -103,6 +104,7 @@ class DataSettings(Settings):
 class SceneSettings(Settings):
     """Photographs of one known scene, in which networks learn where the camera stands."""
 
+    task: ClassVar[str] = "scene"
     scene: Path = Field(description="Folder of 7-Scenes, Cambridge Landmarks, transforms.json or COLMAP.")
     test: Path | None = Field(None, description="Folder whose test split is measured; default: the scene's own.")
     test_split: Literal["test", "all"] = Field("test", description="Of the test folder: its test split, or all of it.")

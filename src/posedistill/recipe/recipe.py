@@ -70,17 +70,18 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _families_of_the_data(self) -> "Recipe":
-        learned = "cameras" if isinstance(self.data, SceneSettings) else "objects"
+        task = self.data.task
         sections: dict[str, NetworkSettings] = {"teacher": self.teacher, "student": self.student}
         sections |= {f"teacher.ensemble.{place}": member for place, member in enumerate(self.teacher.members)}
         for place, network in sections.items():
             if self.teacher.csv is not None and place == "teacher":
                 continue
-            if FAMILIES[network.family].learns != learned:
-                fitting = sorted(family for family, estimator in FAMILIES.items() if estimator.learns == learned)
-                wanted = f"{' or '.join(fitting)}, which learns the poses of {learned}, as data asks"
+            if FAMILIES[network.family].task != task:
+                fitting = sorted(family for family, estimator in FAMILIES.items() if estimator.task == task)
+                learned = {"objects": "the poses of objects", "scene": "the poses of cameras"}[task]
+                wanted = f"{' or '.join(fitting)}, which learns {learned}, as data asks"
                 raise ValueError(f"found {place}.family {network.family}, expected {wanted}")
-        if learned == "cameras" and self.teacher.csv is not None:
+        if task == "scene" and self.teacher.csv is not None:
             raise ValueError("found teacher.csv with data.scene, expected a network: a BOP csv holds poses of objects")
         return self
 

@@ -1,110 +1,161 @@
-"""Task: what a run about the poses of objects and one about the poses of cameras do differently."""
+"""Task: what is measured, poses of objects or of cameras. One instance serves a whole run and reads its data once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, Unpack
+from typing import ClassVar, Generic, Protocol, TypeVar, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from posedistill.data.loading.loader import LoaderOptions
+from posedistill.data.loading.batch import Batch
+from posedistill.data.loading.loader import Loader, LoaderOptions
+from posedistill.data.loading.pack import Pack
+from posedistill.data.loading.pack_build import FrameSource, build_pack, read_fingerprint
+from posedistill.decode import Decoder
+from posedistill.deploy.estimate import FrameQuery
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
-from posedistill.recipe.recipe import Recipe
-from posedistill.training.loop import Batches, Validate
+from posedistill.log import progress_bar
+from posedistill.metrics.evaluation import Evaluation
+from posedistill.poses import Poses
+from posedistill.recipe.recipe import Recipe, fingerprint
 
-Record = dict[str, Any]
-"""One measured model, as ``evaluation.json`` holds it and a report reads it."""
+Rows = NDArray[np.int64]
+Validate = Callable[[Estimator], dict[str, float]]
+"""Scores of a network's present weights on frames carved from the training data."""
+SELECT = "val/score"
+"""The validation value that chooses the weights to keep; higher is better."""
 
 
-class Prepared(Protocol):
-    """Decoded training frames, split into what trains and what selects the model."""
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Decoded frames, and the instances in them (of a scene one a frame) that train and that select the weights.
 
-    @property
-    def objects(self) -> ObjectTable:
-        """What is learned; none in a scene."""
-        ...
+    ``train`` and ``validation`` number the instances through the packs.
+    """
 
-    @property
-    def train(self) -> NDArray[np.int64]:
-        """Numbers of the pictures to train on."""
-        ...
+    packs: list[Pack]
+    train: Rows
+    validation: Rows
 
     @property
     def fingerprint(self) -> str:
-        """Of the frames and the split."""
-        ...
+        """Of the decoded frames and the split."""
+        return fingerprint([read_fingerprint(pack.folder) for pack in self.packs], self.train.tolist())
+
+    @cached_property
+    def poses(self) -> Poses:
+        """Of the instances that train, as the frames show them."""
+        tables = [pack.instances for pack in self.packs]
+        R, t, obj_id = (np.concatenate([getattr(table, name) for table in tables]) for name in ("R", "t", "obj_id"))
+        none, rows = np.array(-1), self.train
+        return Poses(none, none, obj_id[rows], np.array(1.0), R[rows], t[rows], none)
 
 
-class Gallery(Batches, Protocol):
-    """A loader that knows its length."""
+class Batches(Protocol):
+    """What a training asks of a loader: the batch of a step is a function of the seed and the step alone."""
 
     @property
-    def steps(self) -> int:
-        """Batches that show every picture once."""
+    def targets(self) -> frozenset[str]:
+        """What of ``Batch.targets`` its batches hold."""
         ...
 
-    def __len__(self) -> int:
-        """Pictures."""
+    def batch(self, step: int) -> Batch:
+        """The batch of one step."""
+        ...
+
+    def prefetch(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps ``start`` to ``stop - 1``."""
         ...
 
 
-Frames = TypeVar("Frames", bound=Prepared)
-Split = TypeVar("Split")
+Test = TypeVar("Test")
 
 
-class Task(ABC, Generic[Frames, Split]):
-    """What the stages of a run ask of its data. ``Split`` is whatever the task takes for its test frames."""
+class Task(ABC, Generic[Test]):
+    """The data of a recipe, and how poses are scored on it. Everything is read when it is first asked for, and kept."""
 
+    baseline_notes: ClassVar[Mapping[str, str]] = {}
+    """What each of the ``baselines`` does, in a few words."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    @property
     @abstractmethod
-    def prepare(self, recipe: Recipe) -> Frames:
+    def objects(self) -> ObjectTable:
+        """What is learned; none in a scene."""
+
+    @property
+    @abstractmethod
+    def training_set(self) -> TrainingSet:
         """The training frames, decoded or found in the cache."""
 
+    @property
     @abstractmethod
-    def loader(
-        self, recipe: Recipe, prepared: Frames, indices: NDArray[np.int64], **options: Unpack[LoaderOptions]
-    ) -> Gallery:
+    def test_set(self) -> Test:
+        """The test frames with their truth."""
+
+    @property
+    @abstractmethod
+    def queries(self) -> Sequence[FrameQuery]:
+        """What is sought in each of the test frames."""
+
+    def check(self) -> None:
+        """Read, render and decode what is trained on, so that its faults are found before anything trains."""
+        _ = self.objects, self.training_set
+
+    def decoded(self, source: FrameSource, name: str) -> Pack:
+        """The frames of a source, made once for all recipes and kept in the cache under that name."""
+        folder = self.recipe.cache_folder / name
+        with progress_bar() as bar:  # of which nothing is seen until there is something to decode
+            task = bar.add_task("decode", total=len(source.images), note=str(folder), visible=False)
+            return build_pack(source, folder, lambda done, _: bar.update(task, completed=done, visible=True))
+
+    @abstractmethod
+    def loader(self, rows: Rows, **options: Unpack[LoaderOptions]) -> Loader:
         """Batches of some of the training pictures."""
 
     @abstractmethod
-    def begin(self, estimator: Estimator, prepared: Frames) -> None:
-        """Tell a new network what it must know of the training poses before its first step."""
-
-    @abstractmethod
-    def validation(self, recipe: Recipe, prepared: Frames, device: torch.device, count: int) -> Validate:
+    def validation(self, device: torch.device, count: int) -> Validate:
         """What chooses the weights that are kept, on at most ``count`` pictures."""
 
     @abstractmethod
-    def inputs(self, recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Zeros of the shapes that a network takes, one picture of them."""
+    def score(self, poses: Poses | None) -> Evaluation:
+        """Scores on the test frames; without poses it says on which frames alone."""
 
     @abstractmethod
-    def split(self, recipe: Recipe) -> Split:
-        """The test frames."""
+    def baselines(self, teacher: Estimator | None) -> Mapping[str, Poses]:
+        """Naive poses of the test frames, which every table is read beside; some ask the teacher's network."""
 
     @abstractmethod
-    def measure(self, recipe: Recipe, variant: str, seed: int, split: Split) -> Record:
-        """Scores of a finished network; its poses are kept in ``results.csv`` and made again only where outdated."""
+    def joined(self, tables: Sequence[Poses]) -> Poses:
+        """The poses of the members of an ensemble as one table."""
+
+    def stated_poses(self) -> Poses | None:
+        """What the teacher's csv says of the test frames; None where it says nothing of them."""
+        return None
 
     @abstractmethod
-    def measure_file(self, recipe: Recipe, path: Path, csv: Path, split: Split) -> Record:
-        """Scores of an exported file; its poses are kept in ``csv`` and made again only where outdated."""
+    def read(self, csv: Path) -> Poses | None:
+        """Poses of the test frames out of a file; None where it is about other frames."""
 
     @abstractmethod
-    def references(self, recipe: Recipe, split: Split) -> Sequence[Record]:
-        """Scores of trivial answers, which every table is read beside."""
+    def write(self, poses: Poses, csv: Path) -> None:
+        """Keep poses in a file."""
 
     @abstractmethod
-    def export(
-        self, recipe: Recipe, estimator: Estimator, path: Path, training: str, split: Split, *, shapes: bool = True
-    ) -> Record:
-        """Write a network as one ONNX file and check on test frames that it agrees; returns by how much.
+    def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
+        """The network as it is shipped, and the decoder that goes with it.
 
-        ``shapes``: whether surfaces of objects are put into the file.
+        ``shapes`` gives the decoder a coarse surface of each object, for the contour in overlays; leave it out of a
+        file whose models must not be passed on.
         """
 
-    @abstractmethod
-    def draw(self, recipe: Recipe, folder: Path, split: Split) -> None:
-        """Draw the best and the worst poses of teacher and exported student into ``folder/cases``, if it draws any."""
+    def draw(self, poses: Poses, name: str, folder: Path) -> None:
+        """Draw the best and the worst poses into ``folder``, where the task draws any."""

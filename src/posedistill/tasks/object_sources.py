@@ -1,8 +1,7 @@
-"""The data stage: from a recipe's sources to decoded frames, batches and a validation split."""
+"""Sources of a recipe's frames: BOP folders, BOP folders under a csv's poses, and renders of CAD models."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import yaml
@@ -10,12 +9,6 @@ from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.bop_models import EVAL_FOLDERS, MESH_SUFFIXES, load_models_info, mesh_path
-from posedistill.data.loading.crop_view import CropView
-from posedistill.data.loading.loader import Loader, LoaderOptions
-from posedistill.data.loading.object_frames import ObjectFrames
-from posedistill.data.loading.pack import Pack
-from posedistill.data.loading.pack_build import build_pack, read_fingerprint
-from posedistill.data.loading.splits import hold_out_frames
 from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
 from posedistill.data.render.label import label_dataset
@@ -23,30 +16,13 @@ from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.files import exclusive
 from posedistill.geometry.meshes import load_mesh
-from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 from posedistill.log import console, progress_bar
-from posedistill.recipe.recipe import BopSource, DataSettings, Recipe, RenderSource, fingerprint
+from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint
 
 CODE = Path("code")
 """The ``models`` of a render source that stands for the objects made in code."""
 SPLIT = "train_render"
 """Folder of rendered scenes in a BOP folder."""
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Decoded training frames of a recipe, split into what trains and what selects the model."""
-
-    objects: ObjectTable
-    packs: list[Pack]
-    train: np.ndarray
-    """Indices of the training instances, numbered through the packs."""
-    validation: np.ndarray
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the decoded frames and the split."""
-        return fingerprint([read_fingerprint(pack.folder) for pack in self.packs], self.train.tolist())
 
 
 def open_source(
@@ -149,35 +125,7 @@ def render_folder(
     return render(source, objects or sorted(found), out, workers)
 
 
-def prepare(recipe: Recipe) -> TrainingData:
-    """Render, decode and split the training data, or find it in the cache."""
-    data, cache = recipe.objects_data, recipe.cache_folder
-    datasets = [open_source(source, data.objects, cache) for source in data.train]
-    objects = datasets[0].objects(data.objects)
-    packs = [pack_of(dataset, data, cache) for dataset in datasets]
-    train, validation = hold_out_frames(packs, data.validation, recipe.seed)
-    return TrainingData(objects, packs, train, validation)
-
-
-def pack_of(dataset: BopDataset, data: DataSettings, cache: Path) -> Pack:
-    """The decoded frames of a data set, made once."""
-    names = [str(frame.rgb.resolve()) for frame in dataset.frames]
-    folder = cache / f"pack-{fingerprint(names, data.objects, data.min_visible)}"
-    with progress_bar() as bar:
-        task = bar.add_task("decode", total=len(names), note=str(folder), visible=False)  # until there is something
-        source = ObjectFrames(dataset, data.objects, data.min_visible)
-        return build_pack(source, folder, lambda done, _: bar.update(task, completed=done, visible=True))
-
-
-def loader(recipe: Recipe, prepared: TrainingData, indices: np.ndarray, **options: Unpack[LoaderOptions]) -> Loader:
-    """A loader of the recipe's crops over some of its instances."""
-    data, varied = recipe.objects_data, options.get("augment", True)
-    pictures = _pictures(data.backgrounds) if varied else None
-    view = CropView(prepared.packs, prepared.objects, data.augment, data.crop_size, indices, pictures)
-    return Loader(view, shares=data.shares, **options)
-
-
-def _pictures(folder: Path | None, count: int = 128, size: int = 384) -> np.ndarray:
+def backdrops(folder: Path | None, count: int = 128, size: int = 384) -> np.ndarray:
     """``[count, size, size, 3]`` pictures to put behind and before objects; photographs where there is a folder."""
     backgrounds, rng = Backgrounds(folder), np.random.default_rng(0)
     return np.stack([backgrounds.picture(size, size, rng) for _ in range(count)])
@@ -208,11 +156,3 @@ def _models_info(source: RenderSource) -> dict[int, dict[str, Any]] | None:
 def _mesh_ids(folder: Path) -> set[int]:
     paths = [path for suffix in MESH_SUFFIXES for path in folder.glob(f"obj_??????{suffix}")]
     return {int(path.stem[4:]) for path in paths if path.stem[4:].isdecimal()}
-
-
-def objects_of(recipe: Recipe) -> ObjectTable:
-    """The object table of a recipe, from its first training source; none of a scene."""
-    if not isinstance(recipe.data, DataSettings):
-        return NO_OBJECTS
-    data = recipe.data
-    return open_source(data.train[0], data.objects, recipe.cache_folder).objects(data.objects)

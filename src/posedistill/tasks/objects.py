@@ -1,157 +1,177 @@
 """The task of objects: BOP folders and renders, crops of what is sought, poses scored as BOP does."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from posedistill.data.formats.bop import BopDataset, Frame, read_image
+from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader, LoaderOptions
-from posedistill.deploy.estimate import FrameQuery, estimate
+from posedistill.data.loading.object_frames import ObjectFrames
+from posedistill.data.loading.pack import Pack
+from posedistill.data.loading.splits import hold_out_frames
+from posedistill.decode import Decoder
+from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import boxes_for
-from posedistill.deploy.export import check_parity, export_onnx, torch_predictor
 from posedistill.deploy.shapes import coarse_shape
 from posedistill.estimators.base import Estimator
-from posedistill.files import fresh
 from posedistill.geometry.cameras import Array, Camera
 from posedistill.geometry.meshes import load_mesh
-from posedistill.log import console
-from posedistill.metrics import Evaluation, find_cases, score_estimates
+from posedistill.geometry.objects import ObjectTable
+from posedistill.metrics import Evaluation, find_cases, load_scoring_models, score_estimates
+from posedistill.metrics.models import ScoringModel
 from posedistill.poses import Poses
-from posedistill.recipe.recipe import Recipe, RenderSource
+from posedistill.recipe.data import DataSettings
+from posedistill.recipe.recipe import RenderSource, fingerprint
 from posedistill.report.cases import Case, save_cases
-from posedistill.runtime.predictor import Predictor
-from posedistill.tasks import object_sources as sources
-from posedistill.tasks.base import Record, Task
-from posedistill.tasks.object_validation import Validation
-from posedistill.training.loop import Validate
-from posedistill.training.networks import load_network, variant_folder, weights_of
-from posedistill.training.teacher_build import load_members
-from posedistill.training.teacher_poses import csv_poses, ensemble_poses
-
-PARITY_FRAMES = 8
-"""Test frames on which an exported file must agree with its network."""
-
-TestFrames = tuple[BopDataset, list[FrameQuery]]
-"""The frames, and the boxes that objects are sought in."""
+from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
+from posedistill.tasks.object_sources import backdrops, open_source
+from posedistill.tasks.object_teachers import best_poses, csv_poses
+from posedistill.tasks.validation import Validation, keypoint_scores
 
 
-class ObjectTask(Task[sources.TrainingData, TestFrames]):
+@dataclass(frozen=True)
+class TestFrames:
+    """The frames, and the models that scores are defined on."""
+
+    __test__ = False
+    dataset: BopDataset
+    models: Mapping[int, ScoringModel]
+
+
+class ObjectsTask(Task[TestFrames]):
     """Where are the objects, and how do they lie?"""
 
-    def prepare(self, recipe: Recipe) -> sources.TrainingData:
+    @property
+    def data(self) -> DataSettings:
+        """The recipe's data section."""
+        return self.recipe.objects_data
+
+    @cached_property
+    def sources(self) -> list[BopDataset]:
+        """The training frames as they lie on disk; what is to be rendered has been."""
+        return [open_source(source, self.data.objects, self.recipe.cache_folder) for source in self.data.train]
+
+    @cached_property
+    def objects(self) -> ObjectTable:
+        """The learned objects, as the first training source describes them."""
+        return self.sources[0].objects(self.data.objects)
+
+    @cached_property
+    def training_set(self) -> TrainingSet:
         """Rendered, decoded and split."""
-        return sources.prepare(recipe)
+        packs = [self._pack(dataset) for dataset in self.sources]
+        return TrainingSet(packs, *hold_out_frames(packs, self.data.validation, self.recipe.seed))
 
-    def loader(
-        self,
-        recipe: Recipe,
-        prepared: sources.TrainingData,
-        indices: NDArray[np.int64],
-        **options: Unpack[LoaderOptions],
-    ) -> Loader:
+    @cached_property
+    def test_set(self) -> TestFrames:
+        """The recipe's test frames."""
+        data = self.data
+        dataset = open_source(data.test.source, data.objects, self.recipe.cache_folder, data.objects)
+        return TestFrames(dataset, load_scoring_models(dataset))
+
+    @cached_property
+    def queries(self) -> Sequence[FrameQuery]:
+        """The boxes that objects are sought in."""
+        test = self.data.test
+        return boxes_for(self.test_set.dataset, self.objects, test.boxes, test.detections)
+
+    def loader(self, rows: Rows, **options: Unpack[LoaderOptions]) -> Loader:
         """Crops of some of the instances."""
-        return sources.loader(recipe, prepared, indices, **options)
+        data, pictures = self.data, self._backdrops if options.get("augment", True) else None
+        view = CropView(self.training_set.packs, self.objects, data.augment, data.crop_size, rows, pictures)
+        return Loader(view, shares=data.shares, **options)
 
-    def begin(self, estimator: Estimator, prepared: sources.TrainingData) -> None:
-        """Crops need nothing: all is in the objects."""
-
-    def validation(self, recipe: Recipe, prepared: sources.TrainingData, device: torch.device, count: int) -> Validate:
+    def validation(self, device: torch.device, count: int) -> Validate:
         """Keypoint errors of decoded poses."""
-        return Validation(recipe, prepared, device, count)
+        seed = self.recipe.seed
+        rows = _drawn(self.training_set, count, self.data.shares, np.random.default_rng(seed))
+        loader = self.loader(rows, seed=seed, device=device, batch_size=min(64, len(rows)), augment=False)
+        return Validation(self, loader, lambda found, batches: keypoint_scores(found, batches, self.objects))
 
-    def inputs(self, recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """A crop and its class."""
-        size = recipe.objects_data.crop_size
-        return torch.zeros(1, 3, size, size, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    def score(self, poses: Poses | None) -> Evaluation:
+        """BOP's scores, and ADD(-S); with a detector's boxes a whole benchmark's score leads, not one threshold's."""
+        dataset, test = self.test_set.dataset, self.data.test
+        rendered = isinstance(test.source, RenderSource)
+        name = "rendered test frames" if rendered else f"{dataset.root.name}/{dataset.split}"
+        found = Evaluation() if poses is None else score_estimates(poses, dataset, models=self.test_set.models)
+        found = found.led_by("AR") if test.boxes == "detector" else found
+        return replace(found, dataset=name, boxes=test.boxes)
 
-    def split(self, recipe: Recipe) -> TestFrames:
-        """The recipe's test frames with their boxes."""
-        data = recipe.objects_data
-        dataset = sources.open_source(data.test.source, data.objects, recipe.cache_folder, data.objects)
-        return dataset, boxes_for(dataset, sources.objects_of(recipe), data.test.boxes, data.test.detections)
-
-    def measure(self, recipe: Recipe, variant: str, seed: int, split: TestFrames) -> Record:
-        """BOP scores; of an ensemble its best poses, of a csv none where it is about other images."""
-        dataset = split[0]
-        csv = variant_folder(recipe, variant, seed) / "results.csv"
-        made_from = [recipe.folder / "recipe.yaml", *recipe.teacher.files]
-        if variant != "teacher" or recipe.teacher.is_network:
-            made_from = [recipe.folder / "recipe.yaml", weights_of(recipe, variant, seed)]
-        if not fresh(csv, *made_from):
-            found = self._poses(recipe, variant, seed, split)
-            if found is None:
-                console.print(f"{recipe.teacher.csv} says nothing of the test frames: the teacher is not scored")
-                return Evaluation().to_dict() | _about(recipe, dataset)
-            csv.parent.mkdir(parents=True, exist_ok=True)
-            found.to_bop_csv(csv)
-        return _record(Poses.from_bop_csv(csv), dataset, _about(recipe, dataset))
-
-    def measure_file(self, recipe: Recipe, path: Path, csv: Path, split: TestFrames) -> Record:
-        """The same of a file."""
-        dataset, wanted = split
-        if not fresh(csv, path, recipe.folder / "recipe.yaml"):
-            estimate(Predictor.from_onnx(path), wanted, "evaluate exported").to_bop_csv(csv)
-        return _record(Poses.from_bop_csv(csv), dataset, _about(recipe, dataset))
-
-    def references(self, recipe: Recipe, split: TestFrames) -> Sequence[Record]:
+    def baselines(self, teacher: Estimator | None) -> Mapping[str, Poses]:
         """None: a mean pose of objects finds nothing."""
-        return ()
+        return {}
 
-    def export(
-        self, recipe: Recipe, estimator: Estimator, path: Path, training: str, split: TestFrames, *, shapes: bool = True
-    ) -> Record:
-        """Votes and poses are compared.
+    def joined(self, tables: Sequence[Poses]) -> Poses:
+        """Of all members' poses the best, as many of an object as are sought in the image."""
+        if len(tables) == 1:
+            return tables[0]
+        return best_poses(Poses.concatenate(tables), list(self.queries), self.objects)
 
-        ``shapes`` puts a coarse surface of each object into the file, for the contour in overlays; leave it out of a
-        file whose models must not be passed on.
-        """
-        dataset, wanted = split
-        frame = dataset.frames[0]
-        height, width = read_image(frame.rgb).shape[:2]
+    def stated_poses(self) -> Poses | None:
+        """The rows of the teacher's csv for the test frames."""
+        return csv_poses(self.recipe, self.test_set.dataset)
+
+    def read(self, csv: Path) -> Poses:
+        """A BOP csv."""
+        return Poses.from_bop_csv(csv)
+
+    def write(self, poses: Poses, csv: Path) -> None:
+        """A BOP csv."""
+        poses.to_bop_csv(csv)
+
+    def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
+        """The network as it is; the first test frame's camera stands for images that come without one."""
+        dataset = self.test_set.dataset
         meshes = [load_mesh(dataset.mesh_path(obj_id), looks=False) for obj_id in estimator.objects.obj_ids if shapes]
         surfaces = tuple(coarse_shape(mesh.vertices, mesh.faces) for mesh in meshes)
-        camera = Camera(frame.K, width, height)
-        export_onnx(estimator.network, path, estimator.build_decoder(camera=camera, shapes=surfaces), training)
-        requests = [entry.request() for entry in [entry for entry in wanted if len(entry.boxes)][:PARITY_FRAMES]]
-        parity = check_parity(estimator.network, path, requests)
-        console.print(f"exported {path}: {parity}")
-        return parity.to_dict()
+        return estimator.network, estimator.build_decoder(camera=self._camera, shapes=surfaces)
 
-    def draw(self, recipe: Recipe, folder: Path, split: TestFrames) -> None:
+    @cached_property
+    def _camera(self) -> Camera:
+        frame = self.test_set.dataset.frames[0]
+        height, width = read_image(frame.rgb).shape[:2]
+        return Camera(frame.K, width, height)
+
+    def draw(self, poses: Poses, name: str, folder: Path) -> None:
         """Contours over photographs."""
-        dataset, _ = split
-        teacher = variant_folder(recipe, "teacher", recipe.seed) / "results.csv"
-        for variant, csv in {"teacher": teacher, "exported": folder / "results.csv"}.items():
-            if csv.exists():  # a csv may say nothing of the test frames
-                save_cases(folder / "cases", variant, list(_cases(Poses.from_bop_csv(csv), dataset, recipe)))
+        save_cases(folder, name, list(self._cases(poses)))
 
-    def _poses(self, recipe: Recipe, variant: str, seed: int, split: TestFrames) -> Poses | None:
-        """What a network, an ensemble or a csv says of the test frames."""
-        dataset, wanted = split
-        if variant == "teacher" and not recipe.teacher.is_network:
-            objects = sources.objects_of(recipe)
-            members = load_members(recipe, objects)
-            return ensemble_poses(members, wanted, objects) if members else csv_poses(recipe, dataset)
-        estimator, _ = load_network(recipe, variant, seed)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        predictor = torch_predictor(estimator.network, estimator.build_decoder(), device)
-        return estimate(predictor, wanted, f"evaluate {variant} seed {seed}")
+    def _pack(self, dataset: BopDataset) -> Pack:
+        data = self.data
+        names = [str(frame.rgb.resolve()) for frame in dataset.frames]
+        name = f"pack-{fingerprint(names, data.objects, data.min_visible)}"
+        return self.decoded(ObjectFrames(dataset, data.objects, data.min_visible), name)
+
+    @cached_property
+    def _backdrops(self) -> NDArray[np.uint8]:
+        return backdrops(self.data.backgrounds)
+
+    def _cases(self, poses: Poses) -> Iterator[Case]:
+        """One case for each target instance; a missed one has no predicted pose."""
+        for case in find_cases(poses, self.test_set.dataset, self.test_set.models):
+            frame = self.test_set.dataset.frame(case.scene_id, case.im_id)
+            index = self.objects.index(case.obj_id)
+            R, t = (poses.R[case.row], poses.t[case.row]) if case.row >= 0 else (None, None)
+            R_gt, t_gt = _nearest_truth(frame, case.obj_id, R, t, self.objects.symmetries[index])
+            about = (case.add, "mm", case.obj_id, case.scene_id, case.im_id)
+            yield Case(frame.rgb, frame.K, self.objects.keypoints[index], R_gt, t_gt, R, t, *about)
 
 
-def _cases(estimates: Poses, dataset: BopDataset, recipe: Recipe) -> Iterator[Case]:
-    """One case for each target instance; a missed one has no predicted pose."""
-    objects = sources.objects_of(recipe)
-    for case in find_cases(estimates, dataset):
-        frame = dataset.frame(case.scene_id, case.im_id)
-        index = objects.index(case.obj_id)
-        R, t = (estimates.R[case.row], estimates.t[case.row]) if case.row >= 0 else (None, None)
-        R_gt, t_gt = _nearest_truth(frame, case.obj_id, R, t, objects.symmetries[index])
-        about = (case.add, "mm", case.obj_id, case.scene_id, case.im_id)
-        yield Case(frame.rgb, frame.K, objects.keypoints[index], R_gt, t_gt, R, t, *about)
+def _drawn(data: TrainingSet, count: int, shares: list[float] | None, rng: np.random.Generator) -> Rows:
+    """Validation instances, of each source as large a share as in training (as far as they last)."""
+    ends = np.cumsum([len(pack) for pack in data.packs])
+    parts = np.split(data.validation, np.searchsorted(data.validation, ends[:-1]))
+    weights = np.array([len(part) for part in parts] if shares is None else shares, dtype=np.float64)
+    counts = np.ceil(count * weights / max(weights.sum(), 1e-9)).astype(np.int64).tolist()
+    return np.concatenate([rng.permutation(part)[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 def _nearest_truth(
@@ -167,16 +187,3 @@ def _nearest_truth(
     if R is None or t is None:
         return truths[0]
     return min(truths, key=lambda truth: float(np.linalg.norm(truth[1] - t) + 100 * np.linalg.norm(truth[0] - R)))
-
-
-def _record(estimates: Poses, dataset: BopDataset, about: dict[str, Any]) -> Record:
-    scores = score_estimates(estimates, dataset)
-    # With a detector's boxes the score is a whole benchmark's and not one threshold's.
-    return (scores.led_by("AR") if about["boxes"] == "detector" else scores).to_dict() | about
-
-
-def _about(recipe: Recipe, dataset: BopDataset) -> dict[str, Any]:
-    test = recipe.objects_data.test
-    rendered = isinstance(test.source, RenderSource)
-    name = "rendered test frames" if rendered else f"{dataset.root.name}/{dataset.split}"
-    return {"boxes": test.boxes, "dataset": name}

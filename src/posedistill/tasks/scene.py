@@ -1,167 +1,161 @@
-"""The task of cameras: photographs of one known scene, and where the camera stood that took each."""
+"""The task of a scene: photographs of one known place, and where the camera stood that took each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
-from posedistill.data.images import read_image
+from posedistill.data.formats.scene_parse import Split
+from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader, LoaderOptions
-from posedistill.data.loading.scene_frames import PUBLISHED_SIZE
-from posedistill.decode import Decoder, Request
+from posedistill.data.loading.pack import mean_image
+from posedistill.data.loading.scene_frames import PUBLISHED_SIZE, SceneFrames
+from posedistill.data.loading.scene_view import SceneView
+from posedistill.data.loading.splits import hold_out_blocks
+from posedistill.decode import Decoder
 from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
-from posedistill.deploy.estimate import estimate, queries_of
-from posedistill.deploy.evaluate_scene import (
-    UNKNOWN_UNIT,
-    kept_estimates,
-    merged,
-    places_of,
-    rounded,
-    written,
-)
-from posedistill.deploy.export import check_parity, export_onnx, torch_predictor
+from posedistill.deploy.estimate import FrameQuery, queries_of
+from posedistill.deploy.evaluate_scene import UNKNOWN_UNIT
+from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
-from posedistill.estimators.posenet import MeanSubtracted, PoseNet, PoseNetNetwork
+from posedistill.estimators.posenet import MeanSubtracted
 from posedistill.geometry.cameras import Camera
-from posedistill.geometry.objects import NO_OBJECTS
+from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+from posedistill.geometry.rotations import mean_rotation
 from posedistill.log import console, progress_bar
-from posedistill.metrics.relocalisation import (
-    constant_pose,
-    nearest_position,
-    nearest_training_pose,
-    score_cameras,
-)
+from posedistill.metrics.evaluation import Evaluation, Places
+from posedistill.metrics.relocalisation import constant_pose, nearest_position, nearest_training_pose, score_cameras
 from posedistill.poses import Poses
-from posedistill.recipe.recipe import Recipe, fingerprint
-from posedistill.runtime.predictor import Predictor
-from posedistill.tasks.base import Record, Task
-from posedistill.tasks.scene_sources import (
-    SceneData,
-    photographs,
-    prepare_scene,
-    scene_loader,
-    scene_view,
-)
-from posedistill.tasks.scene_validation import CameraValidation
-from posedistill.training.loop import Validate
-from posedistill.training.networks import load_network, variant_folder, weights_of
-from posedistill.training.teacher_build import load_members
-
-PARITY_FRAMES = 8
-"""Test photographs on which an exported file must agree with its network."""
+from posedistill.recipe.data import SceneSettings
+from posedistill.recipe.recipe import fingerprint
+from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
+from posedistill.tasks.validation import Validation, camera_scores
 
 
-class CameraTask(Task[SceneData, CameraDataset]):
+class SceneTask(Task[CameraDataset]):
     """Where does the camera stand, and how is it turned?"""
 
-    def __init__(self) -> None:
-        self._scenes: dict[str, SceneData] = {}
+    objects: ObjectTable = NO_OBJECTS
+    baseline_notes: ClassVar[Mapping[str, str]] = {
+        "constant pose": "mean of the training poses",
+        "nearest image": "retrieval by the teacher's features",
+        "nearest position": "looks at the truth: a mark, no method",
+    }
 
-    def prepare(self, recipe: Recipe) -> SceneData:
-        """Decoded, scaled, and split in unbroken blocks; what the reader mended or found odd is told."""
-        prepared = self._scene(recipe)
-        for note in prepared.notes:
-            console.print(f"[yellow]{recipe.scene_data.scene}: {note}", highlight=False)
-        return prepared
+    @property
+    def data(self) -> SceneSettings:
+        """The recipe's data section."""
+        return self.recipe.scene_data
 
-    def loader(
-        self, recipe: Recipe, prepared: SceneData, indices: NDArray[np.int64], **options: Unpack[LoaderOptions]
-    ) -> Loader:
-        """Views of some of the photographs."""
-        return scene_loader(recipe, prepared, indices, **options)
+    @cached_property
+    def photographs(self) -> CameraDataset:
+        """The training photographs as they lie on disk; what the reader mended or found odd is told."""
+        found = self._open("train")
+        lenses = {frame.distortion for frame in found}
+        notes = list(found.notes)
+        if len(lenses) > 1:
+            told = f"photographs by {len(lenses)} lenses: each is taken out in training, a model knows the first alone"
+            notes.append(told)
+        for note in notes:
+            console.print(f"[yellow]{self.data.scene}: {note}", highlight=False)
+        return found
 
-    def begin(self, estimator: Estimator, prepared: SceneData) -> None:
-        """Middle and spread of the training poses."""
-        if isinstance(estimator, PoseNet):
-            poses = prepared.poses(prepared.train)
-            estimator.fit_targets(poses.R, poses.t)
+    @cached_property
+    def training_set(self) -> TrainingSet:
+        """Decoded, scaled, and split in unbroken blocks, or found in the cache.
 
-    def validation(self, recipe: Recipe, prepared: SceneData, device: torch.device, count: int) -> Validate:
-        """Errors of the held-out photographs, evenly thinned to ``count``."""
-        rows = prepared.validation[:: -(-len(prepared.validation) // count)]
-        return CameraValidation(self._middle(recipe, prepared, rows, device), prepared.spread)
+        Raises:
+            DataError: any fault of the scene. RecipeError: nothing is left to train or to validate on.
+        """
+        data, dataset = self.data, self.photographs
+        size = PUBLISHED_SIZE if data.squeeze else data.short_side
+        about = [str(data.scene.resolve()), size, *([data.metres_per_unit] if data.metres_per_unit else [])]
+        pack = self.decoded(SceneFrames(dataset, size), f"cameras-{fingerprint(*about)}")
+        held = hold_out_blocks(pack.sequences, data.validation, self.recipe.seed, gap=data.gap)
+        if not len(held.validation):
+            expected = "at least one frame: a larger share, or more frames"
+            raise RecipeError(
+                describe("recipe", "data.validation", f"{data.validation} of {len(pack)} frames", expected)
+            )
+        return TrainingSet([pack], *held)
 
-    def inputs(self, recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """A picture."""
-        prepared = self._scene(recipe)
-        shape = self._middle(recipe, prepared, prepared.train[:1], device).shape
-        return (torch.zeros(1, 3, *shape, device=device),)
+    @cached_property
+    def mean(self) -> NDArray[np.float32] | None:
+        """``[H, W, 3]`` the mean of the photographs that train, where the recipe subtracts it."""
+        made = self.training_set
+        return mean_image(made.packs[0], made.train) if self.data.mean_image else None
 
-    def split(self, recipe: Recipe) -> CameraDataset:
+    @cached_property
+    def test_set(self) -> CameraDataset:
         """The test photographs."""
-        return photographs(recipe, "test")
+        return self._open("test")
 
-    def measure(self, recipe: Recipe, variant: str, seed: int, split: CameraDataset) -> Record:
-        """Medians, recalls, and where each camera was thought to stand; of an ensemble its members' mean."""
-        csv = variant_folder(recipe, variant, seed) / "results.csv"
-        single = variant != "teacher" or recipe.teacher.is_network
-        weights = [weights_of(recipe, variant, seed)] if single else recipe.teacher.files
-        found = kept_estimates(csv, split, recipe.folder / "recipe.yaml", *weights)
-        if found is None:
-            members = [load_network(recipe, variant, seed)[0]] if single else load_members(recipe, NO_OBJECTS)
-            title, queries = f"evaluate {variant} seed {seed}", queries_of(split)
-            found = merged([estimate(self.predictor(recipe, member), queries, title) for member in members])
-            found = written(found, csv)
-        return self._record(recipe, found, split)
+    @cached_property
+    def queries(self) -> Sequence[FrameQuery]:
+        """The camera of each test photograph."""
+        return queries_of(self.test_set)
 
-    def measure_file(self, recipe: Recipe, path: Path, csv: Path, split: CameraDataset) -> Record:
-        """The same of a file."""
-        found = kept_estimates(csv, split, recipe.folder / "recipe.yaml", path)
-        if found is None:
-            found = estimate(Predictor.from_onnx(path), queries_of(split), "evaluate exported")
-            found = written(found, csv)
-        return self._record(recipe, found, split)
+    def loader(self, rows: Rows, **options: Unpack[LoaderOptions]) -> Loader:
+        """Views of some of the photographs."""
+        return Loader(self._view(rows), **options)
 
-    def references(self, recipe: Recipe, split: CameraDataset) -> Sequence[Record]:
+    def validation(self, device: torch.device, count: int) -> Validate:
+        """Errors of the held-out photographs, evenly thinned to ``count``."""
+        rows = self.training_set.validation
+        loader = self._middle(rows[:: -(-len(rows) // count)], device)
+        centers = self.training_set.poses.centers
+        spread = float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
+        return Validation(self, loader, lambda found, batches: camera_scores(found, batches, spread))
+
+    def score(self, poses: Poses | None) -> Evaluation:
+        """Medians, recalls, and where each camera was thought to stand."""
+        test = self.test_set
+        name = f"{test.root.name}/{test.split}"
+        dataset = name if test.metric else f"{name}, {UNKNOWN_UNIT}"
+        if poses is None:
+            return Evaluation(dataset=dataset)
+        up = -test.R[:, 1].mean(axis=0)
+        places = Places(test.centers, poses.centers, self.training_set.poses.centers, up)
+        return score_cameras(poses, Poses.of_cameras(test.R, test.t), dataset=dataset, places=places)
+
+    def baselines(self, teacher: Estimator | None) -> Mapping[str, Poses]:
         """A constant pose, the training image that looks most alike to the teacher, and the one that stands nearest."""
-        prepared = self._scene(recipe)
-        train, truth = prepared.poses(prepared.train), Poses.of_cameras(split.R, split.t)
-        answers = {"constant pose": constant_pose(train, len(split))}
-        if recipe.teacher.is_network and weights_of(recipe, "teacher", recipe.seed).exists():
-            estimator, _ = load_network(recipe, "teacher", recipe.seed)
-            theirs, ours = self._embeddings(recipe, prepared, estimator, split)
-            answers["nearest image"] = nearest_training_pose(ours, theirs, train)
-        answers["nearest position"] = nearest_position(truth, train)
-        return [
-            self._scores(poses, split) | {"variant": name, "seed": 0, "places": places_of(poses, split)}
-            for name, poses in answers.items()
-        ]
+        train, test = self.training_set.poses, self.test_set
+        found = {"constant pose": constant_pose(train, len(test))}
+        if teacher is not None:
+            theirs, ours = self._embeddings(teacher)
+            found["nearest image"] = nearest_training_pose(ours, theirs, train)
+        return found | {"nearest position": nearest_position(Poses.of_cameras(test.R, test.t), train)}
 
-    def export(
-        self,
-        recipe: Recipe,
-        estimator: Estimator,
-        path: Path,
-        training: str,
-        split: CameraDataset,
-        *,
-        shapes: bool = True,
-    ) -> Record:
-        """Positions and rotations are compared. There are no shapes to put into the file."""
-        network, decoder = self.deployed(recipe, estimator)
-        export_onnx(network, path, decoder, training)
-        requests = [query.request() for query in queries_of(split)[:PARITY_FRAMES]]
-        parity = check_parity(network, path, requests)
-        console.print(f"exported {path}: {parity}")
-        return parity.to_dict()
+    def joined(self, tables: Sequence[Poses]) -> Poses:
+        """The mean of all members' centres, and of their rotations; their times added."""
+        if len(tables) == 1:
+            return tables[0]
+        centers = np.mean([table.centers for table in tables], axis=0)
+        R = np.stack([mean_rotation(np.stack(turns)) for turns in zip(*(table.R for table in tables), strict=True)])
+        seconds = np.sum([table.seconds for table in tables], axis=0)
+        return Poses.of_cameras(R, centers=centers, name=tables[0].name, seconds=seconds)
 
-    def draw(self, recipe: Recipe, folder: Path, split: CameraDataset) -> None:
-        """The report draws the trajectory from the records."""
+    def read(self, csv: Path) -> Poses | None:
+        """Poses of named photographs."""
+        found = Poses.from_csv(csv)
+        return found if tuple(found.name) == self.test_set.names else None
 
-    def predictor(self, recipe: Recipe, estimator: Estimator) -> Predictor:
-        """What turns photographs of the scene into poses by a network that is still in PyTorch."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch_predictor(*self.deployed(recipe, estimator), device)
+    def write(self, poses: Poses, csv: Path) -> None:
+        """Poses of named photographs."""
+        poses.to_csv(csv)
 
-    def deployed(self, recipe: Recipe, estimator: Estimator) -> tuple[nn.Module, Decoder]:
-        """The network as it is exported, which subtracts the mean image itself, and its decoder."""
-        data, prepared = recipe.scene_data, self._scene(recipe)
-        view = scene_view(recipe, prepared, prepared.train[:1])
+    def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
+        """The network, which subtracts a mean image itself; there are no shapes."""
+        data, frame = self.data, self.photographs.frames[0]
+        view = self._view(self.training_set.train[:1])
         mean = view.mean_crop()
         decoder = estimator.build_decoder(
             shape=view.shape,
@@ -169,55 +163,50 @@ class CameraTask(Task[SceneData, CameraDataset]):
             frame_size=PUBLISHED_SIZE if data.squeeze else None,
             mean=IMAGENET_MEAN if mean is None else (0.0, 0.0, 0.0),
             std=IMAGENET_STD if mean is None else (1 / 255, 1 / 255, 1 / 255),
-            camera=Camera(prepared.frame.K, prepared.frame.width, prepared.frame.height),
-            distortion=prepared.frame.distortion,
-            metric=prepared.metric,
+            camera=Camera(frame.K, frame.width, frame.height),
+            distortion=frame.distortion,
+            metric=self.photographs.metric,
         )
         return estimator.network if mean is None else MeanSubtracted(estimator.network, mean), decoder
 
-    def _scene(self, recipe: Recipe) -> SceneData:
-        """The training photographs, whose poses are read once for as long as the task lives."""
-        key = fingerprint(recipe.data.model_dump(mode="json"), recipe.seed, recipe.cache_folder)
-        if key not in self._scenes:
-            self._scenes[key] = prepare_scene(recipe)
-        return self._scenes[key]
+    def _open(self, split: Split) -> CameraDataset:
+        """A split of the recipe's scene, in metres where the recipe says how; ``DataError`` for any fault of it."""
+        data = self.data
+        if split == "test" and data.test is not None:
+            dataset = open_scene(data.test, data.test_split)
+        else:
+            dataset = open_scene(data.scene, split)
+        return dataset.in_metres(data.metres_per_unit) if data.metres_per_unit else dataset
 
-    def _middle(
-        self, recipe: Recipe, prepared: SceneData, rows: NDArray[np.int64], device: torch.device | str
-    ) -> Loader:
+    def _view(self, rows: Rows) -> SceneView:
+        """The recipe's views of some of the photographs."""
+        return SceneView(self.training_set.packs[0], self.data.views, self.data.crop, rows, self.mean)
+
+    def _middle(self, rows: Rows, device: torch.device | str) -> Loader:
         """A loader of pictures that are not varied."""
-        batch_size = min(32, len(rows))
-        return self.loader(
-            recipe, prepared, rows, seed=recipe.seed, device=device, batch_size=batch_size, augment=False
-        )
+        return self.loader(rows, seed=self.recipe.seed, device=device, batch_size=min(32, len(rows)), augment=False)
 
     @torch.no_grad()
-    def _embeddings(
-        self, recipe: Recipe, prepared: SceneData, estimator: Estimator, split: CameraDataset
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _embeddings(self, teacher: Estimator) -> tuple[np.ndarray, np.ndarray]:
         """``[M, D], [N, D]`` what a network makes of training and test photographs."""
-        network, device = estimator.network, next(estimator.parameters()).device
-        assert isinstance(network, PoseNetNetwork)  # the one family there is
-        _, decoder = self.deployed(recipe, estimator)
-        loader = self._middle(recipe, prepared, prepared.train, device)
-        mean = scene_view(recipe, prepared, prepared.train[:1]).mean_crop()
+        device, (_, decoder) = next(teacher.parameters()).device, self.deployed(teacher)
+        loader = self._middle(self.training_set.train, device)
+        mean = self._view(self.training_set.train[:1]).mean_crop()
         subtracted = 0.0 if mean is None else mean.transpose(2, 0, 1)
-        theirs = [network.outputs(loader.batch(step).images).embedding for step in range(loader.steps)]
-        ours = []
+        theirs, ours, first = [], [], loader.batch(0).select(slice(0, 1))
+        for step in range(loader.steps):
+            theirs.append(_embedding(teacher, loader.batch(step)))
         with progress_bar() as bar:
-            task = bar.add_task("retrieve", total=len(split), note="")
-            for frame in split:
-                pictures = decoder.prepare(Request(read_image(frame.image))).inputs["images"] - subtracted
-                ours.append(network.outputs(torch.from_numpy(pictures).to(device)).embedding)
+            task = bar.add_task("retrieve", total=len(self.queries), note="")
+            for query in self.queries:
+                pictures = decoder.prepare(query.request()).inputs["images"] - subtracted
+                picture = torch.from_numpy(pictures).to(device)
+                ours.append(_embedding(teacher, Batch.single(picture, first.K, first.R, first.t, first.ids)))
                 bar.advance(task)
-        return torch.cat(theirs).float().cpu().numpy(), torch.cat(ours).float().cpu().numpy()
+        return np.concatenate(theirs), np.concatenate(ours)
 
-    def _record(self, recipe: Recipe, found: Poses, split: CameraDataset) -> Record:
-        train = self._scene(recipe)
-        places = places_of(found, split) | {"train": rounded(train.poses(train.train).centers)}
-        return self._scores(found, split) | {"seconds_per_image": float(found.seconds.mean()), "places": places}
 
-    def _scores(self, poses: Poses, split: CameraDataset) -> Record:
-        name = f"{split.root.name}/{split.split}"
-        about = {"boxes": "", "dataset": name if split.metric else f"{name}, {UNKNOWN_UNIT}"}
-        return score_cameras(poses, Poses.of_cameras(split.R, split.t)).to_dict() | about
+def _embedding(estimator: Estimator, batch: Batch) -> np.ndarray:
+    """``[B, D]`` of a network in eval mode."""
+    embedding = estimator(batch).embedding
+    return embedding.float().cpu().numpy()  # type: ignore[no-any-return]

@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -16,6 +16,7 @@ from posedistill.estimators.base import Estimator
 from posedistill.estimators.views import Prediction
 from posedistill.log import console
 from posedistill.recipe.recipe import TrainSettings
+from posedistill.tasks.base import SELECT, Batches, Validate
 from posedistill.training.checkpoints import (
     load_strictly,
     load_tensors,
@@ -26,28 +27,7 @@ from posedistill.training.checkpoints import (
 )
 from posedistill.training.log import TrainingLog
 from posedistill.training.schedule import AveragedWeights, learning_rate
-from posedistill.training.teaching import Teaching as Teaching
-
-Validate = Callable[[Estimator], dict[str, float]]
-SELECT = "val/score"
-"""The validation value that chooses the weights to keep; higher is better."""
-
-
-class Batches(Protocol):
-    """What the loop asks of a loader: the batch of a step is a function of the seed and the step alone."""
-
-    @property
-    def targets(self) -> frozenset[str]:
-        """What of ``Batch.targets`` its batches hold."""
-        ...
-
-    def batch(self, step: int) -> Batch:
-        """The batch of one step."""
-        ...
-
-    def prefetch(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps ``start`` to ``stop - 1``."""
-        ...
+from posedistill.training.teaching import Teaching
 
 
 def make_fabric(precision: str = "auto") -> Fabric:

@@ -1,4 +1,4 @@
-"""The networks of a run: built, found by variant and seed in ``runs/<name>/``, loaded."""
+"""The networks of a recipe: built, and loaded once they are finished."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,8 @@ from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.recipe import NetworkSettings, Recipe
-from posedistill.tasks.object_sources import objects_of
+from posedistill.recipe.stages import Stage
 from posedistill.training.checkpoints import load_strictly, load_tensors
-
-VARIANTS = ("teacher", "student", "distilled")
 
 
 def build_network(recipe: Recipe, network: NetworkSettings, objects: ObjectTable) -> Estimator:
@@ -22,14 +20,24 @@ def build_network(recipe: Recipe, network: NetworkSettings, objects: ObjectTable
     return build_estimator(network.family, objects, settings, recipe.data.side)
 
 
-def load_network(recipe: Recipe, variant: str, seed: int) -> tuple[Estimator, dict[str, Any]]:
-    """A finished network of the run with its metadata.
+def load_network(stage: Stage, objects: ObjectTable) -> tuple[Estimator, dict[str, Any]]:
+    """The finished network of a stage with its metadata.
 
     Raises:
         CheckpointError: it is not there yet, damaged, or of another architecture.
     """
-    network = recipe.teacher if variant == "teacher" else recipe.student
-    return load_weights(recipe, network, weights_of(recipe, variant, seed), objects_of(recipe))
+    return load_weights(stage.recipe, stage.section, stage.weights, objects)
+
+
+def load_members(stage: Stage, objects: ObjectTable) -> list[Estimator]:
+    """The networks of a finished stage: one, or a teacher's ensemble; none where the teacher is a csv."""
+    recipe = stage.recipe
+    if stage.is_network:
+        return [load_network(stage, objects)[0]]
+    if recipe.teacher.csv is not None:
+        return []
+    pairs = zip(recipe.teacher.members, stage.files, strict=True)
+    return [load_weights(recipe, network, path, objects)[0] for network, path in pairs]
 
 
 def load_weights(
@@ -47,26 +55,3 @@ def load_weights(
         raise CheckpointError(describe(path, "objects", f"a network of objects {known}", f"{wanted}, as in the recipe"))
     load_strictly(estimator, tensors, path)
     return estimator.eval(), metadata
-
-
-def seeds_of(recipe: Recipe) -> range:
-    """The seeds of student and distilled."""
-    return range(recipe.seed, recipe.seed + recipe.seeds)
-
-
-def networks_of(recipe: Recipe) -> list[tuple[str, int]]:
-    """Variant and seed of every network of a run."""
-    students = [(variant, seed) for variant in VARIANTS[1:] for seed in seeds_of(recipe)]
-    return [("teacher", recipe.seed), *students]
-
-
-def variant_folder(recipe: Recipe, variant: str, seed: int) -> Path:
-    """Where a network of the run lives."""
-    return recipe.folder / variant / f"seed{seed}"
-
-
-def weights_of(recipe: Recipe, variant: str, seed: int) -> Path:
-    """The finished weights of a network: its own, or what the recipe names for the teacher (an ensemble's first)."""
-    if variant == "teacher" and recipe.teacher.files:
-        return recipe.teacher.files[0]
-    return variant_folder(recipe, variant, seed) / "model.safetensors"

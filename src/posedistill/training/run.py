@@ -1,63 +1,67 @@
-"""All stages of a run: data -> teacher -> student -> distilled -> evaluate -> export -> bench -> report.
+"""A whole run: data -> teacher -> student -> distilled -> evaluate -> export -> bench -> report.
 
-Like make, a finished stage is skipped and an interrupted one resumes; each leaves its results in ``runs/<name>/``.
+Like make, a finished stage is skipped and an interrupted one goes on; each leaves its results in ``runs/<name>/``.
 """
 
+import json
 import os
 import time
+from pathlib import Path
+from typing import Any
 
-from posedistill.compare.jobs import run_trials, sigterm_interrupts
-from posedistill.compare.trial import Trial
+import torch
+
 from posedistill.errors import TrainingError
+from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.recipe.recipe import Recipe
+from posedistill.recipe.stages import Stage, students_of, teacher_of
 from posedistill.report.page import build_report
 from posedistill.report.tables import result_table
-from posedistill.tasks.registry import task_of
-from posedistill.training.shipping import bench_run, evaluate_run, export_run, save_run_cases
-from posedistill.training.stages import (
-    check_networks,
-    networks_of,
-    refuse_other_recipe,
-    seeds_of,
-    train_variant,
-    write_environment,
-    write_recipe,
-)
+from posedistill.tasks.base import Task
+from posedistill.tasks.registry import open_task
+from posedistill.training.evaluate import bench_run, draw_cases, evaluate_run, export_run
+from posedistill.training.jobs import run_trials, sigterm_interrupts
+from posedistill.training.loop import make_fabric, train
+from posedistill.training.networks import build_network
+from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
+from posedistill.training.teacher_build import build_teaching, check_networks
+from posedistill.training.trial import Trial
 
 
 def run(recipe: Recipe, jobs: int = 1) -> None:
     """Walk all stages of a recipe and print the result table and the path of the report."""
     started = time.perf_counter()
-    folder = recipe.folder
-    for variant, seed in networks_of(recipe):
-        refuse_other_recipe(recipe, variant, seed)
-    check_networks(recipe, task_of(recipe).prepare(recipe).objects)
+    for stage in (teacher_of(recipe), *students_of(recipe)):
+        refuse_other_recipe(stage)
+    task = open_task(recipe)
+    task.check()
+    check_networks(recipe, task.objects)
     write_recipe(recipe)
-    train_all(recipe, jobs)
+    train_all(task, jobs)
     if int(os.environ.get("RANK", 0)):
         return  # of the processes of torchrun the first does the rest
-    evaluate_run(folder)
-    export_run(folder)
-    bench_run(folder)
-    save_run_cases(folder)
-    write_environment(folder, {"run": time.perf_counter() - started})
-    page = build_report(folder)
-    console.print(result_table(folder))
+    evaluate_run(task)
+    export_run(task)
+    bench_run(task)
+    draw_cases(task)
+    write_environment(recipe.folder, {"run": time.perf_counter() - started})
+    page = build_report(recipe.folder)
+    console.print(result_table(recipe.folder))
     print(f"report: {page}")
 
 
-def train_all(recipe: Recipe, jobs: int) -> None:
+def train_all(task: Task[Any], jobs: int) -> None:
     """Train the teacher, then every seed of student and distilled, ``jobs`` at a time.
 
     Raises:
         TrainingError: some of those trained at the same time failed; the others have been trained.
     """
-    train_variant(recipe, "teacher", recipe.seed)
-    pending = [(variant, seed) for variant in ("student", "distilled") for seed in seeds_of(recipe)]
+    train_stage(task, teacher_of(task.recipe))
+    students = students_of(task.recipe)
     if jobs == 1 or "RANK" in os.environ:  # processes of torchrun train each network together
-        for variant, seed in pending:
-            train_variant(recipe, variant, seed)
+        for stage in students:
+            train_stage(task, stage)
         return
     failures: list[str] = []
 
@@ -65,8 +69,58 @@ def train_all(recipe: Recipe, jobs: int) -> None:
         if failure is not None:
             failures.append(f"{trial.title}: {failure}")
 
-    trials = [Trial(f"{variant} seed {seed}", recipe, variant, seed, tested=False) for variant, seed in pending]
     with sigterm_interrupts():
-        run_trials(trials, jobs, ended)
+        run_trials([Trial(stage.title, stage, tested=False) for stage in students], jobs, ended)
     if failures:
         raise TrainingError("training stopped:\n  " + "\n  ".join(failures))
+
+
+def train_stage(task: Task[Any], stage: Stage) -> Path:
+    """Train one network of the recipe, go on with it, or skip it where it is finished; returns its weights' path.
+
+    Raises:
+        RecipeError: student and teacher do not offer the views the recipe's losses need.
+        CheckpointError: the folder holds the network of another recipe.
+        TrainingError: NaN loss or a full disk; the last good checkpoint is kept.
+    """
+    if stage.given:
+        return stage.weights
+    recipe, settings = stage.recipe, stage.schedule
+    refuse_other_recipe(stage)
+    write_recipe(recipe)
+    if stage.done.exists() and stage.weights.exists():
+        console.print(f"{stage.title}: finished before, skipped")
+        return stage.weights
+    fabric = make_fabric(settings.precision)
+    data = task.training_set
+    torch.manual_seed(stage.seed)
+    estimator = build_network(recipe, stage.section, task.objects)
+    estimator.fit_targets(data.poses.R, data.poses.t)
+    teaching = build_teaching(task, estimator, fabric, stage.seed) if stage.name == "distilled" else None
+    batches = task.loader(
+        data.train,
+        seed=stage.seed,
+        device=fabric.device,
+        batch_size=settings.batch_size,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    started = time.perf_counter()
+    train(
+        fabric,
+        estimator,
+        batches,
+        settings,
+        stage.folder,
+        seed=stage.seed,
+        signature=stage.signature,
+        teaching=teaching,
+        validate=task.validation(fabric.device, settings.validation_crops),
+        title=stage.title,
+    )
+    if fabric.is_global_zero:
+        seconds = time.perf_counter() - started
+        write_file(stage.done, json.dumps({"signature": stage.signature, "seconds": seconds}), TrainingError)
+        write_environment(recipe.folder, {stage.title: seconds})
+    fabric.barrier()  # the next stage of every process reads what the first has written
+    return stage.weights

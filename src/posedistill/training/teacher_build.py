@@ -2,7 +2,6 @@
 
 import hashlib
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +13,10 @@ from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.data import TESTED
-from posedistill.recipe.recipe import NetworkSettings, Recipe, fingerprint
-from posedistill.tasks.base import Prepared, Task
-from posedistill.training.networks import load_weights, weights_of
+from posedistill.recipe.recipe import Recipe, fingerprint
+from posedistill.recipe.stages import teacher_of
+from posedistill.tasks.base import Task
+from posedistill.training.networks import build_network, load_members
 from posedistill.training.teacher_cache import CachedTeacher, cache_folder, views_of
 from posedistill.training.teachers import Autocast, EnsembleTeacher, LabelTeacher, NetworkTeacher, Teacher
 from posedistill.training.teaching import Teaching
@@ -32,67 +32,52 @@ def build_teacher(
     """
     if recipe.teacher.csv is not None:
         return LabelTeacher()
-    networks = [NetworkTeacher(net, device, autocast) for net in load_members(recipe, objects)]
+    networks = [NetworkTeacher(net, device, autocast) for net in load_members(teacher_of(recipe), objects)]
     return EnsembleTeacher(networks) if recipe.teacher.ensemble else networks[0]
 
 
-def load_members(recipe: Recipe, objects: ObjectTable) -> list[Estimator]:
-    """The networks of the recipe's finished teacher: one, or an ensemble's; none where it is a csv."""
-    sections: list[NetworkSettings] = list(recipe.teacher.members) or [recipe.teacher]
-    if recipe.teacher.csv is not None:
-        return []
-    pairs = zip(sections, _files(recipe), strict=True)
-    return [load_weights(recipe, network, path, objects)[0] for network, path in pairs]
-
-
-def build_teaching(
-    task: Task[Any, Any], recipe: Recipe, prepared: Prepared, student: Estimator, fabric: Fabric, seed: int
-) -> Teaching:
+def build_teaching(task: Task[Any], student: Estimator, fabric: Fabric, seed: int) -> Teaching:
     """The recipe's teacher, cached where it says so, with the losses by which the student learns."""
+    recipe = task.recipe
     settings = recipe.schedule(recipe.student)
-    teacher = build_teacher(recipe, prepared.objects, fabric.device, fabric.autocast)
+    teacher = build_teacher(recipe, task.objects, fabric.device, fabric.autocast)
     distillers = build_distillers(recipe, student.offers, teacher.offers)
     if recipe.switch and fabric.world_size > 1:
         found = f"stage: first on {fabric.world_size} processes"
         raise RecipeError(describe("recipe", "distill", found, "one process: layers without gradients stop the others"))
     if recipe.teacher.cache:
-        about = _about_outputs(recipe, prepared, fabric, seed)
+        about = _about_outputs(task, fabric, seed)
         root = recipe.cache_folder if recipe.teacher.cache is True else recipe.teacher.cache
         part = f"-rank{fabric.global_rank}" if fabric.world_size > 1 else ""
         folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}{part}"
         teacher = CachedTeacher(
             teacher, folder, about, views_of(distillers, teacher), settings.steps, recipe.teacher.cache_limit
         )
-    gallery = task.loader(
-        recipe,
-        prepared,
-        prepared.train,
-        seed=seed,
-        device=fabric.device,
-        batch_size=settings.batch_size,
-        augment=False,
+    each_once = task.loader(
+        task.training_set.train, seed=seed, device=fabric.device, batch_size=settings.batch_size, augment=False
     )
     return Teaching(
         teacher,
         distillers,
-        lambda: gallery.prefetch(0, gallery.steps),
-        len(gallery),
-        origin=", ".join(map(str, _files(recipe))),
+        lambda: each_once.prefetch(0, each_once.steps),
+        len(each_once),
+        origin=", ".join(map(str, teacher_of(recipe).files)),
         supervised=recipe.teacher.supervise,
         switch=recipe.switch,
     )
 
 
-def _about_outputs(recipe: Recipe, prepared: Prepared, fabric: Fabric, seed: int) -> dict[str, Any]:
+def _about_outputs(task: Task[Any], fabric: Fabric, seed: int) -> dict[str, Any]:
     """What the teacher's outputs on the steps of a training depend on."""
-    weights = [hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in _files(recipe)]
+    recipe = task.recipe
+    weights = [hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in teacher_of(recipe).files]
     with fabric.autocast():
         lowered = torch.is_autocast_enabled(fabric.device.type)
     networks = [f"{net.family} {fingerprint(net.settings)}" for net in recipe.teacher.members or [recipe.teacher]]
     return {
         "teacher": f"{' and '.join(networks)}, weights {', '.join(weights)}",
         "data": fingerprint(recipe.data.model_dump(mode="json", exclude=TESTED), recipe.seed),
-        "frames": prepared.fingerprint,
+        "frames": task.training_set.fingerprint,
         "seed": seed,
         "batch_size": recipe.schedule(recipe.student).batch_size,
         "process": f"{fabric.global_rank} of {fabric.world_size}",
@@ -101,14 +86,26 @@ def _about_outputs(recipe: Recipe, prepared: Prepared, fabric: Fabric, seed: int
     }
 
 
-def _files(recipe: Recipe) -> tuple[Path, ...]:
-    """What the teacher consists of."""
-    return recipe.teacher.files or (weights_of(recipe, "teacher", recipe.seed),)
-
-
 def build_distillers(recipe: Recipe, offers_student: frozenset[str], offers_teacher: frozenset[str]) -> list[Distiller]:
     """The recipe's distillation losses."""
     return [build_distiller(spec, offers_student, offers_teacher) for spec in recipe.distill]
+
+
+def check_networks(recipe: Recipe, objects: ObjectTable) -> None:
+    """Refuse, before anything trains, a recipe whose networks and losses cannot be built or do not fit together.
+
+    Raises:
+        RecipeError: settings a family does not have, a loss that needs views that are not on offer, or views of both
+            sides that the loss cannot compare, as votes for other keypoints.
+        CheckpointError: the teacher's finished weights are missing, of another architecture or for other objects.
+    """
+    cpu = torch.device("cpu")
+    student = build_network(recipe, recipe.student, objects)
+    if recipe.teacher.files:
+        teacher = build_teacher(recipe, objects, cpu)
+    else:
+        teacher = NetworkTeacher(build_network(recipe, recipe.teacher, objects), cpu)
+    check_losses(build_distillers(recipe, student.offers, teacher.offers), student, teacher, recipe.data.side)
 
 
 def check_losses(distillers: list[Distiller], student: Estimator, teacher: Teacher, size: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.training.helpers import measure, train
 from typer.testing import CliRunner
 
 from posedistill.cli import app
@@ -26,9 +27,7 @@ from posedistill.geometry.meshes import load_mesh, save_ply
 from posedistill.geometry.rotations import random_rotations
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
-from posedistill.tasks.objects import ObjectTask
-from posedistill.training import shipping
-from posedistill.training.stages import check_networks, train_variant
+from posedistill.training.teacher_build import check_networks
 
 
 def table(rows, R=None, t=None) -> Poses:
@@ -285,7 +284,7 @@ def test_megapose_teaches_on_real_frames(real_data, tmp_path):
     }
     (tmp_path / "mega.yaml").write_text(json.dumps(recipe))
     loaded = load_recipe(tmp_path / "mega.yaml")
-    path = train_variant(loaded, "distilled", 0)
+    path = train(loaded, "distilled", 0)
     steps = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
     assert all(line["loss/align"] > 0 for line in steps if "loss" in line)
     root = next((tmp_path / "runs" / "cache").glob("labels-*"))
@@ -297,5 +296,5 @@ def test_megapose_teaches_on_real_frames(real_data, tmp_path):
             agreement.append((ours & theirs).sum() / (ours | theirs).sum())
     assert len(agreement) >= 10 and np.median(agreement) > 0.8
     check_networks(loaded, made.objects([5, 8, 9, 12]))
-    record = shipping.measure_network(loaded, "teacher", 0, ObjectTask().split(loaded))
+    record = measure(loaded, "teacher")
     assert record["scores"]["AR"] > 0.4

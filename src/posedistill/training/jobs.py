@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from rich.markup import escape
 
-from posedistill.compare.trial import Trial
 from posedistill.log import console, progress_bar
 from posedistill.machine import cores
+from posedistill.training.trial import Trial
 
 Ended = Callable[[Trial, str | None], None]
 """Called when a trial has ended, with what went wrong if something did."""

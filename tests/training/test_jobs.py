@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from posedistill.compare import jobs
-from posedistill.compare.jobs import environment_of, last_line, run_trials, sigterm_interrupts
-from posedistill.compare.trial import Trial
 from posedistill.machine import cores
+from posedistill.recipe.stages import students_of
+from posedistill.training import jobs
+from posedistill.training.jobs import environment_of, last_line, run_trials, sigterm_interrupts
+from posedistill.training.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def scripted(tmp_path: Path, recipe):
     base = recipe()
 
     def make(title: str, script: str = "pass", done: bool = False) -> Trial:
-        return Scripted(title, base, "student", 0, script=script, place=tmp_path, done=done)
+        return Scripted(title, students_of(base)[0], script=script, place=tmp_path, done=done)
 
     return make
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.helpers import train
 
 from posedistill.data.loading.loader import Loader
 from posedistill.distill import contrast
 from posedistill.distill.functional.bank import PictureBank
-from posedistill.tasks import object_sources as sources
+from posedistill.recipe.stages import Stage
+from posedistill.tasks.registry import open_task
 from posedistill.training.checkpoints import load_tensors
-from posedistill.training.stages import train_variant, variant_folder
 
 CRD = "distill=[{name: contrast, options: {form: crd, negatives: 5, learn_temperature: true}}]"
 
@@ -34,16 +35,16 @@ def banks(monkeypatch: pytest.MonkeyPatch) -> list[PictureBank]:
 def test_the_bank_holds_every_training_picture_and_the_run_goes_on_exactly(recipe, banks, monkeypatch):
     """The bank is no part of the checkpoint: it is filled again, and the same pictures are drawn from it."""
     made = recipe(CRD)
-    train_variant(made, "teacher", 0)
-    straight = load_tensors(train_variant(made, "distilled", 0).parent / "last.safetensors")[0]
+    train(made, "teacher", 0)
+    straight = load_tensors(train(made, "distilled", 0).parent / "last.safetensors")[0]
     (bank,) = banks
-    assert sorted(bank.ids.tolist()) == sorted(sources.prepare(made).train.tolist())
+    assert sorted(bank.ids.tolist()) == sorted(open_task(made).training_set.train.tolist())
     assert bank.embeddings.shape[1] > 0 and "distill.0.student.weight" in straight and "distill.0.warmth" in straight
     assert not any("embeddings" in name for name in straight)
-    lines = (variant_folder(made, "distilled", 0) / "metrics.jsonl").read_text().splitlines()
+    lines = (Stage(made, "distilled", 0).folder / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["loss/contrast"] > 0 for line in lines if "loss/contrast" in line)
 
-    again = recipe(CRD, "name=again", f"teacher.checkpoint={variant_folder(made, 'teacher', 0) / 'model.safetensors'}")
+    again = recipe(CRD, "name=again", f"teacher.checkpoint={Stage(made, 'teacher', 0).folder / 'model.safetensors'}")
     prefetch = Loader.prefetch
 
     def stop(self: Loader, start: int, end: int) -> Iterator[Any]:
@@ -58,8 +59,8 @@ def test_the_bank_holds_every_training_picture_and_the_run_goes_on_exactly(recip
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Loader, "prefetch", stop)
-        train_variant(again, "distilled", 0)
-    resumed = load_tensors(train_variant(again, "distilled", 0).parent / "last.safetensors")[0]
+        train(again, "distilled", 0)
+    resumed = load_tensors(train(again, "distilled", 0).parent / "last.safetensors")[0]
     assert len(banks) == 3 and banks[2].embeddings.equal(banks[0].embeddings)
     assert resumed.keys() == straight.keys()
     assert all(torch.equal(resumed[name], value) for name, value in straight.items())

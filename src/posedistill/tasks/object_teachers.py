@@ -3,12 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.deploy.estimate import FrameQuery, estimate
-from posedistill.deploy.export import torch_predictor
-from posedistill.estimators.base import Estimator
+from posedistill.deploy.estimate import FrameQuery
 from posedistill.geometry.objects import ObjectTable
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import BopSource, Recipe
@@ -33,16 +30,6 @@ def csv_poses(recipe: Recipe, dataset: BopDataset) -> Poses | None:
         table.obj_id, recipe.objects_data.objects
     )
     return table.select(chosen) if chosen.any() else None
-
-
-def ensemble_poses(members: list[Estimator], wanted: list[FrameQuery], objects: ObjectTable) -> Poses:
-    """Of all members' poses those with the best scores, as many of an object as are sought in the image."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tables = [
-        estimate(torch_predictor(member.network, member.build_decoder(), device), wanted, f"evaluate member {place}")
-        for place, member in enumerate(members, start=1)
-    ]
-    return best_poses(Poses.concatenate(tables), wanted, objects)
 
 
 def best_poses(table: Poses, wanted: list[FrameQuery], objects: ObjectTable) -> Poses:

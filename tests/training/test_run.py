@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tests.training.helpers import load, train
 
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
+from posedistill.recipe.stages import Stage
 from posedistill.runtime.predictor import Predictor
-from posedistill.tasks import objects as object_task
-from posedistill.training import shipping, stages
+from posedistill.tasks.registry import open_task
+from posedistill.training import evaluate
+from posedistill.training import run as running
 from posedistill.training.checkpoints import load_tensors, save_tensors
 from posedistill.training.run import run, train_all
-from posedistill.training.stages import load_network, recipe_of, signature_of, train_variant
+from posedistill.training.run_folder import recipe_of, write_recipe
 
 NETWORKS = ("teacher", "student", "distilled")
 STUDENT = {f"student/seed0/{name}" for name in ("model.safetensors", "done.json", "results.csv")}
@@ -76,7 +79,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     path = tmp_path / "mini.yaml"
     path.write_text(finished.read_text().replace(str(finished.parent / "runs"), str(tmp_path / "runs")))
     (tmp_path / "runs" / "mini" / "recipe.yaml").unlink()  # it names the folder it was made in
-    stages.write_recipe(load_recipe(path))
+    write_recipe(load_recipe(path))
     age(tmp_path / "runs" / "mini")
     return path
 
@@ -101,7 +104,7 @@ def test_every_stage_leaves_its_result(finished: Path, capsys):
     for variant in NETWORKS:
         network = folder / variant / "seed0"
         tensors, metadata = load_tensors(network / "model.safetensors")
-        assert metadata["signature"]["variant"] == variant and "val/score" in metadata["scores"] and tensors
+        assert metadata["signature"]["stage"] == variant and "val/score" in metadata["scores"] and tensors
         steps = [json.loads(line) for line in (network / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in steps if "loss" in line] == [1, 2, 3, 4]
         assert [line["step"] for line in steps if "val/score" in line] == [2, 4]
@@ -130,31 +133,31 @@ def test_the_csv_scores_as_stated(finished: Path):
         assert next(csv.reader(file)) == ["scene_id", "im_id", "obj_id", "score", "R", "t", "time"]
     estimates = Poses.from_bop_csv(folder / "results.csv")
     records = {record["variant"]: record for record in json.loads((folder / "evaluation.json").read_text())}
-    assert len(estimates) == records["exported"]["estimates"] > 0
+    assert len(estimates) == records["exported"]["targets"] - records["exported"]["missed"] > 0
     assert set(estimates.obj_id.tolist()) <= {1, 2}
 
 
 def test_the_exported_file_is_the_distilled_student(finished: Path):
     folder = finished.parent / "runs" / "mini"
     predictor = Predictor.from_onnx(folder / "model.onnx", threads=1)
-    estimator, _ = load_network(load_recipe(finished), "distilled", 0)
+    estimator, _ = load(load_recipe(finished), "distilled", 0)
     images, classes = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
     with torch.no_grad():
         expected = estimator.network(images, classes)
-    found = predictor.run(images.numpy(), classes.numpy())
-    for ours, theirs in zip(found, expected, strict=True):
+    found = predictor.run({"images": images.numpy(), "classes": classes.numpy()})
+    for ours, theirs in zip(found.values(), expected, strict=True):
         torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-3, atol=1e-3)
     assert predictor.record.training.startswith("mini: distilled, seed 0, step")
     assert predictor.decoder.objects.obj_ids == (1, 2) and predictor.decoder.camera.width == 160
     parity = json.loads((folder / "model.parity.json").read_text())
-    assert parity["crops"] > 0 and parity["max_px"] < 0.05
+    assert parity["rows"] > 0 and parity["outputs"]["votes"] < 0.05
 
 
 def test_a_second_run_makes_nothing_again(copied: Path, folder: Path, monkeypatch, capsys):
     def refuse(*_, **__):
         raise AssertionError("made again")
 
-    made = ((stages, "train"), (object_task, "estimate"), (object_task, "export_onnx"), (shipping, "bench"))
+    made = ((running, "train"), (evaluate, "estimate"), (evaluate, "export_onnx"), (evaluate, "bench"))
     for module, name in made:
         monkeypatch.setattr(module, name, refuse)
     before, evaluation = files(folder), (folder / "evaluation.json").read_text()
@@ -180,8 +183,8 @@ def test_only_what_is_missing_is_made_again(
     copied: Path, folder: Path, monkeypatch, capsys, removed: str, made: set[str]
 ):
     measured = types.SimpleNamespace(table=lambda: "", to_dict=lambda: {"p50_ms": 1.0})
-    monkeypatch.setattr(shipping, "bench", lambda *_, **__: measured)  # slow, and tested in its own room
-    monkeypatch.setattr(shipping, "export_variant", lambda *_, **__: {})
+    monkeypatch.setattr(evaluate, "bench", lambda *_, **__: measured)  # slow, and tested in its own room
+    monkeypatch.setattr(evaluate, "export_stage", lambda *_, **__: {})
     before, weights = files(folder), load_tensors(folder / "student" / "seed0" / "model.safetensors")
     path = folder / removed
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -200,8 +203,8 @@ def test_an_interrupted_stage_goes_on(copied: Path, folder: Path, monkeypatch):
     """Stopped in the middle of evaluation, a run evaluates what is left; nothing is trained or exported twice."""
     for name in ("evaluation.json", "results.csv", "distilled/seed0/results.csv", "report.html"):
         (folder / name).unlink()
-    monkeypatch.setattr(stages, "train", None)
-    monkeypatch.setattr(object_task, "export_onnx", None)
+    monkeypatch.setattr(running, "train", None)
+    monkeypatch.setattr(evaluate, "export_onnx", None)
     again(copied)
     assert (folder / "report.html").exists()
     assert len(json.loads((folder / "evaluation.json").read_text())) == 4
@@ -241,7 +244,7 @@ def test_views_that_are_not_on_offer_are_refused_before_anything_trains(recipe, 
         "class Needy(Distiller):\n    Settings, needs = Options, frozenset({'regression'})\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(stages, "train", None)
+    monkeypatch.setattr(running, "train", None)
     loaded = recipe("distill.0.name=needy:Needy")
     with pytest.raises(
         RecipeError, match=r"distill\.needy:Needy.*found a student that offers .*expected views regression"
@@ -255,31 +258,31 @@ def test_a_teacher_checkpoint_that_is_none_is_refused_before_anything_trains(rec
     path = tmp_path / "teacher.safetensors"
     if content is not None:
         path.write_bytes(content)
-    monkeypatch.setattr(stages, "train", None)
+    monkeypatch.setattr(running, "train", None)
     with pytest.raises(CheckpointError, match=r"teacher\.safetensors: 'checkpoint': found"):
         run(recipe(f"teacher.checkpoint={path}"))
 
 
 def test_a_student_needs_no_teacher_but_a_distilled_one_does(recipe):
     loaded = recipe("train.steps=1")
-    path = train_variant(loaded, "student", 3)
+    path = train(loaded, "student", 3)
     assert path == loaded.folder / "student" / "seed3" / "model.safetensors"
     assert "loss/align" not in (path.parent / "metrics.jsonl").read_text()
     with pytest.raises(CheckpointError, match=r"teacher/seed0/model\.safetensors: 'checkpoint': found no such file"):
-        train_variant(loaded, "distilled", 3)
+        train(loaded, "distilled", 3)
 
 
 def test_a_finished_teacher_is_taken_from_elsewhere(recipe, tmp_path):
     """``teacher.checkpoint`` trains no teacher; a file of another architecture is refused."""
-    teacher = train_variant(recipe("train.steps=1", "name=other"), "teacher", 0)
+    teacher = train(recipe("train.steps=1", "name=other"), "teacher", 0)
     loaded = recipe("train.steps=1", f"teacher.checkpoint={teacher}")
-    assert train_variant(loaded, "teacher", 0) == teacher
-    path = train_variant(loaded, "distilled", 0)
+    assert train(loaded, "teacher", 0) == teacher
+    path = train(loaded, "distilled", 0)
     assert "loss/align" in (path.parent / "metrics.jsonl").read_text()
     assert not (loaded.folder / "teacher").exists()
-    assert dict(shipping.finished(loaded)) == {"teacher": 0, "distilled": 0}
+    assert [stage.title for stage in evaluate.finished(loaded)] == ["teacher seed 0", "distilled seed 0"]
     with pytest.raises(CheckpointError, match="where the network has"):
-        load_network(recipe(f"teacher.checkpoint={teacher}", "teacher.settings.width=64"), "teacher", 0)
+        load(recipe(f"teacher.checkpoint={teacher}", "teacher.settings.width=64"), "teacher", 0)
 
 
 def test_a_truncated_network_is_refused(copied: Path, folder: Path):
@@ -293,7 +296,7 @@ def test_a_run_folder_may_move(copied: Path, folder: Path, tmp_path: Path):
     moved = shutil.move(folder, tmp_path / "elsewhere")
     loaded = recipe_of(moved)
     assert loaded.folder == moved.resolve()
-    assert load_network(loaded, "student", 0)[1]["step"] in (2, 4)
+    assert load(loaded, "student", 0)[1]["step"] in (2, 4)
 
 
 def test_no_run_folder(tmp_path: Path):
@@ -307,13 +310,13 @@ def test_seeds_trained_at_the_same_time(copied: Path, folder: Path):
     shutil.rmtree(folder / "student")
     recipe = load_recipe(copied)
     last = folder / "student" / "seed0" / "last.safetensors"
-    save_tensors(last, {}, {"signature": signature_of(recipe, "student", 0), "step": 1, "best": 0.0})  # no weights
+    save_tensors(last, {}, {"signature": Stage(recipe, "student", 0).signature, "step": 1, "best": 0.0})  # no weights
     with pytest.raises(TrainingError, match=r"student seed 0: .*'weights': found missing .*\(see .*train\.log\)$"):
-        train_all(recipe, jobs=2)
+        train_all(open_task(recipe), jobs=2)
     assert (folder / "distilled" / "seed0" / "done.json").exists()
 
 
 def test_the_cost_is_counted_where_the_network_is(copied, network):
     """An evaluated network has moved to the accelerator; ``meta`` stands for one."""
-    loaded = load_recipe(copied)
-    assert shipping._cost(loaded, network().to("meta")) == pytest.approx(shipping._cost(loaded, network()))
+    task = open_task(load_recipe(copied))
+    assert evaluate._cost(task, network().to("meta")) == pytest.approx(evaluate._cost(task, network()))

@@ -5,16 +5,17 @@ import pytest
 import torch
 
 from posedistill.errors import RecipeError
-from posedistill.tasks.object_sources import TrainingData, prepare
-from posedistill.tasks.object_validation import Validation
-from posedistill.training.loop import SELECT
+from posedistill.tasks.base import SELECT
+from posedistill.tasks.objects import ObjectsTask
+from posedistill.tasks.registry import open_task
+from posedistill.tasks.validation import keypoint_scores
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def prepared(recipe) -> TrainingData:
-    return prepare(recipe())
+def task(recipe) -> ObjectsTask:
+    return open_task(recipe())
 
 
 @pytest.fixture
@@ -37,15 +38,15 @@ def answering(network, monkeypatch):
     return make
 
 
-def test_true_votes_score_one(recipe, prepared, answering):
-    validate = Validation(recipe(), prepared, CPU, 4)
+def test_true_votes_score_one(task, answering):
+    validate = task.validation(CPU, 4)
     scores = validate(answering(validate.batches))
     assert scores[SELECT] > 0.99 and scores["val/keypoints_0.1d"] == 1.0 and scores["val/median_error"] < 1e-3
 
 
-def test_the_score_falls_with_the_error(recipe, prepared, answering):
+def test_the_score_falls_with_the_error(task, answering):
     """A shift on the image by a part of the diameter earns the part of the logarithmic axis that lies above it."""
-    validate = Validation(recipe(), prepared, CPU, 4)
+    validate = task.validation(CPU, 4)
 
     def aside(share: float):
         def shift(keypoints, batch):
@@ -61,14 +62,14 @@ def test_the_score_falls_with_the_error(recipe, prepared, answering):
     assert aside(0.08)[SELECT] > aside(0.5)[SELECT] > 0.1  # wrong poses are told from worse ones
 
 
-def test_nothing_found_scores_zero_and_is_finite(recipe, prepared, answering, monkeypatch):
-    validate = Validation(recipe(), prepared, CPU, 4)
+def test_nothing_found_scores_zero_and_is_finite(task, answering, monkeypatch):
+    validate = task.validation(CPU, 4)
     monkeypatch.setattr("posedistill.decode.wdrnet.decode", lambda *_: None)
     scores = validate(answering(validate.batches, lambda keypoints, _: torch.full_like(keypoints, torch.nan)))
     assert scores == {SELECT: 0.0, "val/keypoints_0.1d": 0.0, "val/median_error": 10.0}
 
 
-def test_an_equivalent_pose_is_no_error(recipe, prepared, answering):
+def test_an_equivalent_pose_is_no_error(task, answering):
     """A half turn about z, for objects that allow it and for objects that do not."""
     half_turn = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -77,29 +78,32 @@ def test_an_equivalent_pose_is_no_error(recipe, prepared, answering):
         pixels = (batch.targets["keypoints3d"] @ R.transpose(1, 2) + batch.t[:, None]) @ batch.K.transpose(1, 2)
         return pixels[..., :2] / pixels[..., 2:]
 
-    plain = Validation(recipe(), prepared, CPU, 4)
+    plain = task.validation(CPU, 4)
     assert plain(answering(plain.batches, turned))["val/keypoints_0.1d"] == 0.0
     symmetries = (np.stack([np.eye(4), half_turn]),) * 2
-    both = dataclasses.replace(prepared.objects, symmetries=symmetries)
-    symmetric = Validation(recipe(), dataclasses.replace(prepared, objects=both), CPU, 4)
-    assert symmetric(answering(symmetric.batches, turned))[SELECT] > 0.99
+    objects = dataclasses.replace(task.objects, symmetries=symmetries)
+    plain.score = lambda found, batches: keypoint_scores(found, batches, objects)
+    assert plain(answering(plain.batches, turned))[SELECT] > 0.99
 
 
-def test_every_crop_counts(recipe, prepared):
+def test_every_crop_counts(task):
     """70 crops are two batches, the second short; more than there are is all there are."""
-    many = dataclasses.replace(prepared, validation=np.resize(prepared.validation, 70))
-    assert [len(batch) for batch in Validation(recipe(), many, CPU, 1000).batches] == [64, 6]
-    few = Validation(recipe(), prepared, CPU, 3)
+    held = task.training_set.validation
+    task.training_set = dataclasses.replace(task.training_set, validation=np.resize(held, 70))
+    assert [len(batch) for batch in task.validation(CPU, 1000).batches] == [64, 6]
+    task.training_set = dataclasses.replace(task.training_set, validation=held)
+    few = task.validation(CPU, 3)
     assert [len(batch) for batch in few.batches] == [3]
-    assert set(few.batches[0].ids.tolist()) <= set(prepared.validation.tolist())
+    assert set(few.batches[0].ids.tolist()) <= set(held.tolist())
 
 
-def test_the_crops_are_always_the_same(recipe, prepared):
-    first, second = (Validation(recipe(), prepared, CPU, 4).batches[0] for _ in range(2))
+def test_the_crops_are_always_the_same(task):
+    first, second = (task.validation(CPU, 4).batches[0] for _ in range(2))
     assert torch.equal(first.images, second.images) and torch.equal(first.K, second.K)
 
 
-def test_nothing_to_validate_on(recipe, prepared):
-    none = dataclasses.replace(prepared, validation=prepared.validation[:0])
+def test_nothing_to_validate_on(task):
+    none = task.training_set.validation[:0]
+    task.training_set = dataclasses.replace(task.training_set, validation=none)
     with pytest.raises(RecipeError, match=r"'data': found no instance, expected instances of \[1, 2\]"):
-        Validation(recipe(), none, CPU, 4)
+        task.validation(CPU, 4)

@@ -1,0 +1,104 @@
+"""The three trainings of a recipe: what each is made from, and where it lives in ``runs/<name>/``."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from posedistill.recipe.data import TESTED
+from posedistill.recipe.recipe import NetworkSettings, Recipe, TrainSettings, fingerprint
+
+STAGES = ("teacher", "student", "distilled")
+"""The student is trained twice: alone, and under the teacher."""
+_LOOKING_ON = {"log_every", "checkpoint_every", "validate_every", "validation_crops"}
+"""Of a schedule: what changes nothing of the steps."""
+_STORING = {"cache", "cache_limit"}
+"""Of a teacher: whether its outputs are stored changes nothing of them."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: ``teacher``, ``student`` (alone) or ``distilled``, with one seed."""
+
+    recipe: Recipe
+    name: str
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """What it is called in progress and in messages."""
+        return f"{self.name} seed {self.seed}"
+
+    @property
+    def section(self) -> NetworkSettings:
+        """The network, as the recipe describes it."""
+        return self.recipe.teacher if self.name == "teacher" else self.recipe.student
+
+    @property
+    def schedule(self) -> TrainSettings:
+        """Of the training."""
+        return self.recipe.schedule(self.section)
+
+    @property
+    def given(self) -> bool:
+        """Whether nothing is left to train: the recipe names a finished teacher."""
+        return self.name == "teacher" and bool(self.recipe.teacher.files)
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is one network; a teacher may be several, or a csv."""
+        return self.name != "teacher" or self.recipe.teacher.is_network
+
+    @property
+    def folder(self) -> Path:
+        """Where the network, its log and its poses lie."""
+        return self.recipe.folder / self.name / f"seed{self.seed}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it consists of once it is finished: weights, or what the recipe names for the teacher."""
+        return self.recipe.teacher.files if self.given else (self.folder / "model.safetensors",)
+
+    @property
+    def weights(self) -> Path:
+        """The first of its files, which is the only one of a network."""
+        return self.files[0]
+
+    @property
+    def done(self) -> Path:
+        """The note that its training has ended."""
+        return self.folder / "done.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its training has ended."""
+        return self.given or self.done.exists()
+
+    @cached_property
+    def signature(self) -> dict[str, Any]:
+        """What it depends on; a finished or interrupted training is only taken up by the same signature."""
+        recipe = self.recipe
+        signature = {
+            "stage": self.name,
+            "seed": self.seed,
+            "data": fingerprint(recipe.data.model_dump(mode="json", exclude=TESTED)),
+            "network": fingerprint(self.section.model_dump(mode="json", exclude={"train", "checkpoint", *_STORING})),
+            "train": self.schedule.model_dump(mode="json", exclude=_LOOKING_ON),
+        }
+        if self.name == "distilled":
+            signature["distill"] = [spec.model_dump(mode="json") for spec in recipe.distill]
+            if recipe.switch:
+                signature["first_stage"] = recipe.first_stage
+            signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json", exclude=_STORING))
+        return signature
+
+
+def teacher_of(recipe: Recipe) -> Stage:
+    """The recipe's teacher, which has the recipe's own seed."""
+    return Stage(recipe, "teacher", recipe.seed)
+
+
+def students_of(recipe: Recipe) -> list[Stage]:
+    """The student alone with every seed, then distilled with every seed."""
+    seeds = range(recipe.seed, recipe.seed + recipe.seeds)
+    return [Stage(recipe, name, seed) for name in STAGES[1:] for seed in seeds]

@@ -1,0 +1,111 @@
+"""Validation on frames carved from the training data: what chooses the weights that are kept.
+
+A network is scored by areas under recall curves over thresholds that are evenly spread on a logarithmic axis. They tell
+networks apart that do not get a single pose right yet, as the short trainings of a sweep must be, and are smooth enough
+for the few frames there are.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from posedistill.data.loading.batch import Batch
+from posedistill.data.loading.loader import Loader
+from posedistill.decode import Prepared
+from posedistill.deploy.export import torch_run
+from posedistill.estimators.base import Estimator
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.objects import ObjectTable
+from posedistill.metrics.relocalisation import orientation_errors, position_errors
+from posedistill.poses import Poses
+from posedistill.tasks.base import SELECT, Task
+
+THRESHOLD = 0.1
+"""Keypoint error of a correct pose, in diameters."""
+KEYPOINTS = (0.01, 10.0)
+"""Keypoint errors between which the score falls from 1 to 0, in diameters."""
+POSITION = (0.01, 10.0)
+"""Likewise of a position, in spreads of the training positions."""
+ORIENTATION = (0.1, 180.0)
+"""Likewise of a rotation, degrees."""
+
+
+class Validation:
+    """Scores the poses that a network gives of fixed pictures, which are not varied.
+
+    Args:
+        loader: of the held-out instances, without augmentation.
+        score: of the poses found, a row an instance (NaN where none was), against those of the batches.
+    """
+
+    def __init__(
+        self, task: Task[Any], loader: Loader, score: Callable[[Poses, Sequence[Batch]], dict[str, float]]
+    ) -> None:
+        self.task, self.score = task, score
+        self.batches = [loader.batch(step) for step in range(loader.steps)]
+
+    def __call__(self, estimator: Estimator) -> dict[str, float]:
+        """Score the estimator's weights as they are."""
+        _, decoder = self.task.deployed(estimator)
+        run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)  # pictures are prepared
+        R, t = np.full((sum(map(len, self.batches)), 3, 3), np.nan), np.full((sum(map(len, self.batches)), 3), np.nan)
+        start = 0
+        for batch in self.batches:
+            inputs = {"images": batch.images.cpu().numpy(), "classes": batch.label.cpu().numpy()}
+            for pose in decoder.decode(run(inputs), Prepared.of_pictures(inputs, _numpy(batch.K))):
+                R[start + pose.row], t[start + pose.row] = pose.R, pose.t
+            start += len(batch)
+        return self.score(Poses.of_cameras(R, t), self.batches)
+
+
+def keypoint_scores(found: Poses, batches: Sequence[Batch], objects: ObjectTable) -> dict[str, float]:
+    """By the mean keypoint error in diameters, of symmetric objects to the best of their equivalent poses."""
+    R, t = (_joined(batches, name) for name in ("R", "t"))
+    labels = torch.cat([batch.label for batch in batches]).tolist()
+    errors = np.full(len(found), np.inf)
+    for row in np.flatnonzero(found.found).tolist():
+        keypoints, symmetries = objects.keypoints[labels[row]], objects.symmetries[labels[row]]
+        turned = keypoints @ np.swapaxes(symmetries[:, :3, :3], 1, 2) + symmetries[:, None, :3, 3]
+        truth = turned @ R[row].T + t[row]
+        estimate = keypoints @ found.R[row].T + found.t[row]
+        errors[row] = np.linalg.norm(truth - estimate, axis=-1).mean(axis=-1).min() / objects.diameters[labels[row]]
+    return {
+        SELECT: float(np.mean(log_area(errors, *KEYPOINTS))),
+        "val/keypoints_0.1d": float(np.mean(errors < THRESHOLD)),
+        "val/median_error": float(np.median(np.minimum(errors, 10.0))),
+    }
+
+
+def camera_scores(found: Poses, batches: Sequence[Batch], spread: float) -> dict[str, float]:
+    """By the errors of position and orientation: the mean of their areas.
+
+    ``spread`` of the training positions, metres.
+    """
+    truth = Poses.of_cameras(_joined(batches, "R"), _joined(batches, "t"))
+    metres, degrees = position_errors(found, truth), orientation_errors(found, truth)
+    scores = log_area(metres / max(spread, 1e-6), *POSITION) + log_area(degrees, *ORIENTATION)
+    return {
+        SELECT: float(scores.mean() / 2),
+        "val/median_position": float(np.median(metres)),
+        "val/median_orientation": float(np.median(degrees)),
+    }
+
+
+def log_area(errors: Array, best: float, worst: float) -> Array:
+    """Share of the thresholds from ``best`` to ``worst``, evenly spread on a logarithmic axis, that each error meets.
+
+    >>> log_area(np.array([0.001, 0.1, 1.0, np.inf]), 0.01, 10.0).round(3).tolist()
+    [1.0, 0.667, 0.333, 0.0]
+    """
+    scores: Array = np.log(worst / np.clip(errors, best, worst)) / np.log(worst / best)
+    return scores
+
+
+def _joined(batches: Sequence[Batch], name: str) -> Array:
+    return np.concatenate([_numpy(getattr(batch, name)) for batch in batches])
+
+
+def _numpy(value: torch.Tensor) -> Array:
+    return value.double().cpu().numpy()

@@ -1,0 +1,183 @@
+"""What follows a run's trainings: measure every network, export the best distilled one, time it, draw its poses."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from posedistill.deploy.bench import bench
+from posedistill.deploy.estimate import estimate
+from posedistill.deploy.export import check_parity, example_inputs, export_onnx, torch_predictor
+from posedistill.errors import TrainingError
+from posedistill.estimators.base import Estimator
+from posedistill.files import fresh, write_file
+from posedistill.log import console
+from posedistill.metrics.evaluation import Evaluation
+from posedistill.poses import Poses
+from posedistill.recipe.recipe import Recipe
+from posedistill.recipe.stages import Stage, students_of, teacher_of
+from posedistill.runtime.predictor import Predictor
+from posedistill.tasks.base import SELECT, Task
+from posedistill.training.networks import load_members, load_network
+
+PARITY_FRAMES = 8
+"""Test frames on which an exported file must agree with its network."""
+
+
+def finished(recipe: Recipe) -> list[Stage]:
+    """The stages whose training has ended."""
+    return [stage for stage in (teacher_of(recipe), *students_of(recipe)) if stage.finished]
+
+
+def evaluate_run(task: Task[Any]) -> None:
+    """Measure every finished network of a run on the test split, with naive baselines beside: ``evaluation.json``.
+
+    A network whose poses are newer than its weights and the recipe is not run again, only scored.
+    """
+    kept = [record for record in _records(task) if record["stage"] == "exported"]
+    found = [measure_stage(task, stage) for stage in finished(task.recipe)]
+    found += measure_baselines(task, teacher_of(task.recipe))
+    _write_records(task, kept + [record_of(item) for item in found])
+
+
+def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
+    """Scores and costs of one finished network (or what stands in a teacher's place) on the test split."""
+    members = load_members(stage, task.objects)
+
+    def found() -> Poses | None:
+        if not members:
+            return task.stated_poses()
+        predictors = [torch_predictor(*task.deployed(member), _device()) for member in members]
+        return task.joined([estimate(each, task.queries, f"evaluate {stage.title}") for each in predictors])
+
+    poses = _poses(task, stage.folder / "results.csv", stage.files, found)
+    if poses is None:
+        console.print(f"{stage.recipe.teacher.csv} says nothing of the test frames: the teacher is not scored")
+    costs = [_cost(task, member) for member in members]
+    summed = {key: sum(cost[key] for cost in costs) for key in (costs[0] if costs else ())}
+    return replace(task.score(poses), stage=stage.name, seed=stage.seed, **summed)
+
+
+def measure_baselines(task: Task[Any], teacher: Stage) -> list[Evaluation]:
+    """Scores of the naive baselines; those that ask the teacher's network need it finished."""
+    trained = teacher.is_network and teacher.weights.exists()
+    baselines = task.baselines(load_network(teacher, task.objects)[0] if trained else None)
+    return [
+        replace(task.score(poses), stage=name, baseline=task.baseline_notes[name]) for name, poses in baselines.items()
+    ]
+
+
+def export_run(task: Task[Any]) -> None:
+    """Export the distilled seed with the best validation as ``model.onnx`` and measure the file itself.
+
+    A file newer than its weights is not made again, nor run again where its poses are newer than it and the recipe.
+    """
+    folder = task.recipe.folder
+    trained = [
+        (stage, *load_network(stage, task.objects)) for stage in finished(task.recipe) if stage.name == "distilled"
+    ]
+    best, estimator, _ = max(trained, key=lambda found: found[2]["scores"][SELECT])
+    path = folder / "model.onnx"
+    if not fresh(path, best.weights):
+        export_stage(task, best, path)
+    poses = _poses(
+        task,
+        folder / "results.csv",
+        [path],
+        lambda: estimate(Predictor.from_onnx(path), task.queries, "evaluate exported"),
+    )
+    costs = _cost(task, estimator) | {"megabytes": path.stat().st_size / 1e6}
+    kept = [record for record in _records(task) if record["stage"] != "exported"]
+    exported = replace(task.score(poses), stage="exported", seed=best.seed, **costs)
+    _write_records(task, [*kept, record_of(exported)])
+
+
+def export_stage(task: Task[Any], stage: Stage, path: Path, shapes: bool = True) -> dict[str, Any]:
+    """Write one network as ONNX and check on test frames that the file gives the same; returns by how much.
+
+    ``shapes``: whether surfaces of objects are put into the file.
+    """
+    estimator, trained = load_network(stage, task.objects)
+    training = f"{stage.recipe.name}: {stage.name}, seed {stage.seed}, step {trained['step']}"
+    network, decoder = task.deployed(estimator, shapes=shapes)
+    export_onnx(network, path, decoder, training)
+    sought = [query for query in task.queries if len(query.boxes)] or task.queries
+    parity = check_parity(network, path, [query.request() for query in sought[:PARITY_FRAMES]])
+    console.print(f"exported {path}: {parity}")
+    write_file(path.with_suffix(".parity.json"), json.dumps(parity.to_dict()), TrainingError)
+    return parity.to_dict()
+
+
+def bench_run(task: Task[Any]) -> None:
+    """Time the exported file, and the teacher exported for the purpose, into ``bench.json`` where that is outdated."""
+    folder, teacher = task.recipe.folder, teacher_of(task.recipe)
+    if fresh(folder / "bench.json", folder / "model.onnx", teacher.weights):
+        return
+    files = {"exported": folder / "model.onnx"}
+    if teacher.is_network:
+        export_stage(task, teacher, folder / "teacher.onnx", shapes=False)
+        files = {"teacher": folder / "teacher.onnx"} | files
+    results = []
+    for name, path in files.items():
+        result = bench(path, repeats=50)
+        console.print(result.table())
+        results.append({"variant": name, **_bench_row(result.to_dict())})
+    write_file(folder / "bench.json", json.dumps(results, indent=1), TrainingError)
+
+
+def draw_cases(task: Task[Any]) -> None:
+    """Draw the best and the worst poses of teacher and exported student on the test frames."""
+    folder = task.recipe.folder
+    for name, place in {"teacher": teacher_of(task.recipe).folder, "exported": folder}.items():
+        csv = place / "results.csv"
+        if csv.exists() and (poses := task.read(csv)) is not None:  # a teacher's csv may say nothing of the test frames
+            task.draw(poses, name, folder / "cases")
+
+
+def _poses(task: Task[Any], csv: Path, made_from: Sequence[Path], make: Callable[[], Poses | None]) -> Poses | None:
+    """Poses of the test frames as a file holds them: made again only where it is older than what they depend on."""
+    if fresh(csv, task.recipe.folder / "recipe.yaml", *made_from) and (kept := task.read(csv)) is not None:
+        return kept
+    if (found := make()) is not None:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        task.write(found, csv)
+        return task.read(csv)  # so that they score the same now and when they are read again
+    return None
+
+
+def record_of(evaluation: Evaluation) -> dict[str, Any]:
+    """As ``evaluation.json`` holds it and a report reads it."""
+    return evaluation.to_dict() | {"variant": evaluation.stage}
+
+
+def _records(task: Task[Any]) -> list[dict[str, Any]]:
+    """What ``evaluation.json`` holds so far."""
+    path = task.recipe.folder / "evaluation.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def _write_records(task: Task[Any], records: list[dict[str, Any]]) -> None:
+    write_file(task.recipe.folder / "evaluation.json", json.dumps(records), TrainingError)
+
+
+def _cost(task: Task[Any], estimator: Estimator) -> dict[str, Any]:
+    parameters = sum(weight.numel() for weight in estimator.network.parameters())
+    device = next(estimator.parameters()).device  # an accelerator's, where the network has just been evaluated
+    inputs = example_inputs(task.deployed(estimator)[1])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        estimator.network(*(value.to(device) for value in inputs.values()))
+    gmacs = counter.get_total_flops() / 2e9
+    return {"parameters": parameters, "megabytes": parameters * 4 / 1e6, "gmacs": gmacs}
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _bench_row(result: dict[str, Any]) -> dict[str, Any]:
+    names = {"first_ms": "first_inference_ms", "memory_mb": "peak_memory_mb", "size_mb": "megabytes"}
+    return {names.get(name, name): value for name, value in result.items()}

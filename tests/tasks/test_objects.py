@@ -1,0 +1,86 @@
+"""Objects from recipe to batches: packs, splits, crops."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from posedistill.data.loading.loader import Loader
+from posedistill.errors import DataError, RecipeError
+from posedistill.tasks.registry import open_task
+
+
+def test_validation_frames_are_never_trained_on(recipe):
+    prepared = open_task(recipe()).training_set
+    frames = prepared.packs[0].instances.frame
+    train, held = set(frames[prepared.train]), set(frames[prepared.validation])
+    assert len(train) == 6 and len(held) == 2 and not train & held
+    assert sorted([*prepared.train, *prepared.validation]) == list(range(16))
+    again, other = open_task(recipe()).training_set, open_task(recipe("seed=1")).training_set
+    assert (again.validation == prepared.validation).all()
+    assert (
+        set(other.validation) != set(prepared.validation)
+        or set(open_task(recipe("seed=2")).training_set.validation) != held
+    )
+
+
+def test_the_pack_is_made_once(recipe):
+    first, second = open_task(recipe()).training_set, open_task(recipe("train.steps=9")).training_set
+    assert first.packs[0].folder == second.packs[0].folder
+    assert first.packs[0].folder != open_task(recipe("data.min_visible=0.5")).training_set.packs[0].folder
+
+
+def test_objects_come_in_the_order_of_the_recipe(recipe):
+    assert open_task(recipe("data.objects=[2, 1]")).objects.obj_ids == (2, 1)
+    turned, straight = open_task(recipe("data.objects=[2, 1]")).objects, open_task(recipe()).objects
+    np.testing.assert_array_equal(turned.keypoints, straight.keypoints[::-1])
+    with pytest.raises(DataError, match="7"):
+        open_task(recipe("data.objects=[1, 7]")).check()
+
+
+def test_batches_are_a_function_of_seed_and_step(recipe):
+    task = open_task(recipe())
+
+    def make(seed: int, **options) -> Loader:
+        return task.loader(task.training_set.train, seed=seed, device="cpu", batch_size=4, **options)
+
+    first, again, other, half = make(0), make(0), make(1), make(0, rank=1, world_size=2)
+    images = first.batch(3).images
+    assert torch.equal(images, again.batch(3).images)
+    assert not torch.equal(images, first.batch(4).images) and not torch.equal(images, other.batch(3).images)
+    assert len(half.batch(3)) == 2
+    with pytest.raises(RecipeError, match="'batch_size': found 4, expected a multiple of 3 processes"):
+        make(0, rank=0, world_size=3)
+
+
+def test_shares_of_the_sources(recipe, raw_recipe):
+    """Three quarters from the second source, though both are equally large."""
+    two = "data.train=[{bop: '%s', split: train}, {bop: '%s', split: test}]" % (
+        (raw_recipe["data"]["train"][0]["bop"],) * 2
+    )
+    loaded = recipe(two, "data.shares=[0.25, 0.75]")
+    task = open_task(loaded)
+    first = len(task.training_set.packs[0])
+    made = task.loader(task.training_set.train, seed=0, device="cpu", batch_size=8)
+    for step in range(3):
+        assert int((made.batch(step).ids >= first).sum()) == 6
+
+
+def test_one_frame_cannot_be_split(recipe, bop, tmp_path):
+    frames = tmp_path / "one.txt"
+    frames.write_text("000000\n")
+    prepared = open_task(recipe(f"data.train.0.frames={frames}")).training_set
+    assert len(prepared.train) == 2 and len(prepared.validation) == 0
+
+
+def test_backgrounds_that_are_not_there(recipe, tmp_path):
+    loaded = recipe(f"data.backgrounds={tmp_path / 'nowhere'}")
+    task = open_task(loaded)
+    with pytest.raises(DataError, match="nowhere"):
+        task.loader(task.training_set.train, seed=0, device="cpu", batch_size=4)
+
+
+def test_prepared_data_does_not_change(recipe):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        open_task(recipe()).training_set.train = np.arange(3)
