@@ -28,7 +28,7 @@ ALLOWED = {
         *{"geometry", "decode", "data", "runtime", "metrics", "estimators", "report", "deploy", "recipe"},
     },
     "training": {
-        *{"geometry", "data", "metrics", "distill", "estimators", "report", "deploy", "recipe", "tasks"},
+        *{"geometry", "data", "runtime", "metrics", "distill", "estimators", "report", "deploy", "recipe", "tasks"},
     },
     "compare": {"geometry", "report", "recipe", "tasks", "training"},
 }
