@@ -95,3 +95,18 @@ def test_curves_of_networks_fill_the_figure_however_far_off_the_naive_baselines_
     networks = Group([item for item in group.items if item.stage not in group.baselines])
     ticks = [re.findall(r"\d\.\d+", texts(plots.error_curves(chosen, POSITION))) for chosen in (group, networks)]
     assert ticks[0] == ticks[1] != []
+
+
+def test_no_axis_of_shares_goes_below_zero():
+    found = [("teacher", 0, 0.9), ("student", 0, 0.0), ("student", 1, 0.04)]
+    group = Group([Evaluation((ADD,), {"add_0.1d": score}, stage=stage, seed=seed) for stage, seed, score in found])
+    svg = plots.accuracy_over_cost(group, ADD, {"teacher": 208.0, "student": 8.4}, "model size, MB")
+    panel = plots.history_panel("val/score", {"student": [{0: 0.0, 10: 0.5, 20: 0.9}]})
+    for shown in (svg, panel):
+        assert shown is not None and "\N{MINUS SIGN}" not in texts(shown) and " 0" in texts(shown)
+
+
+def test_a_curve_of_few_points_shows_them():
+    many = plots.history_panel("loss", {"student": [{step: 1.0 + step for step in range(100)}]})
+    few = plots.history_panel("loss", {"student": [{0: 2.0, 10: 1.0}]})
+    assert "<use" in few and "<use" not in many

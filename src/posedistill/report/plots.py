@@ -186,6 +186,8 @@ def history_panel(
         values = np.concatenate([values for found in curves.values() for _, values in found])
         if values.min() > 0 and values.max() > 20 * np.median(values):
             axes.set_yscale("log")
+        elif values.min() >= 0:
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], 0.0))
         axes.set(xlabel="step", title=title)
         axes.xaxis.set_major_formatter(
             FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
