@@ -8,7 +8,7 @@ from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, DistillSpec, build_distiller
-from posedistill.distill.base import object_sizes, paired_votes
+from posedistill.distill.base import paired_votes
 from posedistill.errors import RecipeError
 from posedistill.estimators.views import Prediction
 
@@ -88,4 +88,4 @@ def test_votes_of_different_things_are_refused(predictions: tuple[Prediction, Pr
 
 
 def test_object_sizes_are_projected_diameters(batch: Batch) -> None:
-    torch.testing.assert_close(object_sizes(batch), torch.full((4,), 0.5))
+    torch.testing.assert_close(batch.sizes("unit"), torch.full((4,), 0.5))

@@ -4,7 +4,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill.base import object_sizes
 from posedistill.distill.trust import (
     TrustSettings,
     annotated_keypoints,
@@ -28,27 +27,26 @@ def votes(batch: Batch) -> Votes:
 
 
 def test_none_trusts_all(batch: Batch, votes: Votes) -> None:
-    images, single = trust_weights(TrustSettings(), votes, batch, object_sizes(batch))
+    images, single = trust_weights(TrustSettings(), votes, batch)
     assert (images == 1).all() and (single == 1).all()
 
 
 def test_score(batch: Batch, votes: Votes) -> None:
     votes.mask[3, 1] = False
-    images, single = trust_weights(TrustSettings(by="score"), votes, batch, object_sizes(batch))
+    images, single = trust_weights(TrustSettings(by="score"), votes, batch)
     torch.testing.assert_close(images, torch.tensor([0.6, 0.6, 0.6, 0.2]))
     assert (single == 1).all()
-    images, single = trust_weights(TrustSettings(by="score", per="vote"), votes, batch, object_sizes(batch))
+    images, single = trust_weights(TrustSettings(by="score", per="vote"), votes, batch)
     assert (images == 1).all()
     torch.testing.assert_close(single[0], torch.tensor([0.2, 0.6, 0.2]))
 
 
 def test_error_falls_to_zero_at_the_limit_and_stays_there(batch: Batch, votes: Votes) -> None:
-    sizes = object_sizes(batch)
-    _, single = trust_weights(TrustSettings(by="error", per="vote"), votes, batch, sizes)
+    _, single = trust_weights(TrustSettings(by="error", per="vote"), votes, batch)
     torch.testing.assert_close(single[:, 2], torch.tensor([1.0, 0.5, 0.0, 1.0]), atol=1e-4, rtol=0)
-    images, _ = trust_weights(TrustSettings(by="error"), votes, batch, sizes)
+    images, _ = trust_weights(TrustSettings(by="error"), votes, batch)
     torch.testing.assert_close(images, torch.tensor([1.0, 0.9, 0.0, 1.0]), atol=1e-4, rtol=0)
-    images, _ = trust_weights(TrustSettings(by="error", floor=0.3), votes, batch, sizes)
+    images, _ = trust_weights(TrustSettings(by="error", floor=0.3), votes, batch)
     torch.testing.assert_close(images[2], torch.tensor(0.3))
 
 
@@ -57,7 +55,7 @@ def test_masked_votes_may_hold_anything(batch: Batch, votes: Votes) -> None:
     votes.values[:, 2] = torch.nan
     votes.weights[:, 2] = torch.nan
     for per in ("image", "vote"):
-        images, single = trust_weights(TrustSettings(by="error", per=per), votes, batch, object_sizes(batch))  # type: ignore[arg-type]
+        images, single = trust_weights(TrustSettings(by="error", per=per), votes, batch)  # type: ignore[arg-type]
         assert images.isfinite().all() and single.isfinite().all()
         torch.testing.assert_close(images, torch.ones(4), atol=1e-4, rtol=0)
 
@@ -65,7 +63,7 @@ def test_masked_votes_may_hold_anything(batch: Batch, votes: Votes) -> None:
 def test_error_needs_votes_for_the_annotated_keypoints(batch: Batch, votes: Votes) -> None:
     codes = Votes(votes.values.reshape(4, 3, 1, 16), votes.weights, votes.mask)
     with pytest.raises(RecipeError, match="annotated keypoints"):
-        trust_weights(TrustSettings(by="error"), codes, batch, object_sizes(batch))
+        trust_weights(TrustSettings(by="error"), codes, batch)
 
 
 def attentive(errors: Tensor, eta: str, counted: Tensor | None = None) -> Tensor:
@@ -107,7 +105,7 @@ def test_equal_errors_are_trusted_alike(eta: str, errors: Tensor) -> None:
 @pytest.mark.parametrize("per", ["image", "vote"])
 def test_the_range_of_a_batch_ranks_images_or_votes(batch: Batch, votes: Votes, eta: str, per: str) -> None:
     settings = TrustSettings(by="error", eta=eta, per=per)  # type: ignore[arg-type]
-    images, single = trust_weights(settings, votes, batch, object_sizes(batch))
+    images, single = trust_weights(settings, votes, batch)
     if per == "image":
         torch.testing.assert_close(images[[0, 2, 3]], torch.tensor([1.0, 0.0, 1.0]))
         assert (single == 1).all()
@@ -119,20 +117,20 @@ def test_the_range_of_a_batch_ranks_images_or_votes(batch: Batch, votes: Votes, 
 def test_an_image_without_votes_says_nothing_of_the_range(batch: Batch, votes: Votes) -> None:
     settings = TrustSettings(by="error", eta="percentile")
     votes.values[2, 2, :, 0] -= 0.5 * 1.8
-    before, _ = trust_weights(settings, votes, batch, object_sizes(batch))
+    before, _ = trust_weights(settings, votes, batch)
     assert 0 < before[1] < 1
     votes.mask[0] = False
-    after, _ = trust_weights(settings, votes, batch, object_sizes(batch))
+    after, _ = trust_weights(settings, votes, batch)
     torch.testing.assert_close(after[1], before[1], atol=0.02, rtol=0)
     votes.mask[:] = False
-    assert trust_weights(settings, votes, batch, object_sizes(batch))[0].isfinite().all()
+    assert trust_weights(settings, votes, batch)[0].isfinite().all()
 
 
 def test_padding_says_nothing_of_the_range(batch: Batch, votes: Votes) -> None:
     votes.values[2, 2, :, 0] -= 0.5 * 1.92  # 0.08 diameters off, the farthest of all
     votes.mask[0, 0] = False
     settings = TrustSettings(by="error", eta="faithful", per="vote")
-    _, single = trust_weights(settings, votes, batch, object_sizes(batch))
+    _, single = trust_weights(settings, votes, batch)
     torch.testing.assert_close(single[1:3, 2], torch.tensor([1 - (5 / 8) ** 2, 0.0]), atol=1e-4, rtol=0)
 
 
@@ -176,7 +174,7 @@ def test_ensembles_are_trusted_where_they_agree(batch: Batch, votes: Votes) -> N
     settings, spread = TrustSettings(by="spread", floor=0.2), torch.tensor([0.0, 0.1, 9.0, torch.nan])
     expected = torch.tensor([1.0, torch.tensor(-1.0).exp().item(), 0.2, 0.2])
     torch.testing.assert_close(image_trust(settings, Prediction({}, spread=spread), batch), expected)
-    images, single = trust_weights(settings, votes, batch, object_sizes(batch), spread)
+    images, single = trust_weights(settings, votes, batch, spread)
     torch.testing.assert_close(images, expected)
     assert (single == 1).all()
     for asked in (lambda: image_trust(settings, Prediction({}, votes), batch), lambda: _alone(settings, votes, batch)):
@@ -185,7 +183,7 @@ def test_ensembles_are_trusted_where_they_agree(batch: Batch, votes: Votes) -> N
 
 
 def _alone(settings: TrustSettings, votes: Votes, batch: Batch) -> tuple[Tensor, Tensor]:
-    return trust_weights(settings, votes, batch, object_sizes(batch))
+    return trust_weights(settings, votes, batch)
 
 
 @pytest.mark.parametrize("settings", [{"by": "spread", "per": "vote"}, {"by": "score", "eta": "percentile"}])
@@ -199,7 +197,7 @@ def test_settings_that_would_do_nothing_are_refused(settings: dict[str, str]) ->
 def test_no_gradient_reaches_the_teacher_through_trust(batch: Batch, votes: Votes, by: str, per: str) -> None:
     votes.values.requires_grad_()
     votes.weights.requires_grad_()
-    for weights in trust_weights(TrustSettings(by=by, per=per), votes, batch, object_sizes(batch)):  # type: ignore[arg-type]
+    for weights in trust_weights(TrustSettings(by=by, per=per), votes, batch):  # type: ignore[arg-type]
         assert not weights.requires_grad
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill.base import Distiller, FormSettings, mean_over, object_sizes, paired_votes
+from posedistill.distill.base import Distiller, FormSettings, mean_over, paired_votes
 from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.distill.trust import trust_weights
 from posedistill.errors import RecipeError, describe
@@ -99,12 +99,11 @@ class Align(Distiller):
         settings = self.settings
         with torch.autocast(batch.images.device.type, enabled=False):
             ours, theirs = paired_votes(self.name, student, teacher)
-            sizes = object_sizes(batch)
-            image_trust, vote_trust = trust_weights(self.trust, theirs, batch, sizes, teacher.spread)
+            image_trust, vote_trust = trust_weights(self.trust, theirs, batch, teacher.spread)
             a, b = self._masses(ours), self._masses(theirs) * vote_trust
             if settings.detach_scores:
                 a = a.detach()
-            x, y = (self._points(votes, sizes, batch.images.shape[-1]) for votes in (ours, theirs))
+            x, y = (self._points(votes, batch) for votes in (ours, theirs))
             # Not "> 0": NaN scores are an error to be told, not an image without votes.
             counted = ~((a.sum(1) <= 0) | (b.sum(1) <= 0))
             if settings.coupled:
@@ -154,18 +153,18 @@ class Align(Distiller):
             )
         return divergence.view(images, group).mean(1)
 
-    def _points(self, votes: Votes, sizes: Tensor, side: int) -> Tensor:
+    def _points(self, votes: Votes, batch: Batch) -> Tensor:
         """Points in units, ``[B, K, N, D]``; whole votes as one, ``[B, 1, N, D']``, when joint or codes."""
         values = votes.values.float()
         keypoints, dimensions = values.shape[2:]
         if self.settings.unit == "code":
-            return self._codes(votes, side)[:, None]
+            return self._codes(votes, batch.images.shape[-1])[:, None]
         if self.settings.unit == "object":
             if dimensions != 2:
                 found = f"votes of {dimensions} dimensions with unit: object"
                 expected = "image points, or unit: crop or code"
                 raise RecipeError(describe("recipe", f"distill.{self.name}.unit", found, expected))
-            values = values / sizes[:, None, None, None]
+            values = values / batch.sizes("distill.align.unit: object")[:, None, None, None]
         if self.settings.joint:
             # The mean over keypoints of the squared distances, so that blur and reach keep their meaning.
             return (values.flatten(2) / keypoints**0.5)[:, None]

@@ -175,11 +175,6 @@ def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[V
     return student.votes, Votes(theirs, votes.weights.detach(), votes.mask, votes.cells)
 
 
-def object_sizes(batch: Batch) -> Tensor:
-    """``[B]`` projected diameters of the objects, in crop sides; a RecipeError for batches without diameters."""
-    return batch.sizes("distill.unit: object")
-
-
 def mean_over(values: Tensor, counted: Tensor) -> Tensor:
     """Mean of ``values [B]`` where ``counted [B]`` is True; 0, still differentiable, where nothing is counted.
 

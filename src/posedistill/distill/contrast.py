@@ -19,6 +19,7 @@ from torch.nn import functional
 from posedistill.data.loading.batch import Batch
 from posedistill.distill.base import Distiller, DistillSpec, Example, FormSettings
 from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_bank, refuse_beyond_memory
+from posedistill.distill.functional.kernels import rotation_distances
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction
@@ -255,11 +256,8 @@ def pose_distances(R: Tensor, centers: Tensor, other_R: Tensor, other_centers: T
     >>> pose_distances(torch.eye(3)[None], torch.zeros(1, 3), turn[None], torch.zeros(1, 3), torch.tensor(0.0))
     tensor([[90.]])
     """
-    # By the chord, directly: the trace of a product, or squares that cancel, would lose small angles.
-    exact = "donot_use_mm_for_euclid_dist"
-    chords = torch.cdist(R.double().flatten(1), other_R.double().flatten(1), compute_mode=exact)
-    angles = 2 * torch.asin((chords / math.sqrt(8)).clamp(max=1)).rad2deg()
-    lengths = torch.cdist(centers.double(), other_centers.double(), compute_mode=exact)
+    angles = rotation_distances(R.double(), other_R.double()).rad2deg()
+    lengths = torch.cdist(centers.double(), other_centers.double(), compute_mode="donot_use_mm_for_euclid_dist")
     return torch.hypot(angles, degrees * lengths).clamp(max=180).float()
 
 

@@ -24,7 +24,6 @@ from posedistill.distill.base import (
     FormSettings,
     listed,
     mean_over,
-    object_sizes,
     paired_votes,
 )
 from posedistill.distill.functional.response import (
@@ -143,7 +142,7 @@ class Match(Distiller):
 
     def _cluster_mean(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         ours, theirs = paired_votes(self.name, student, teacher)
-        images, votes = trust_weights(self.trust, theirs, batch, object_sizes(batch), teacher.spread)
+        images, votes = trust_weights(self.trust, theirs, batch, teacher.spread)
         a = ours.weights.float().where(ours.mask, 0)
         b = theirs.weights.float().where(theirs.mask, 0) * votes
         losses = self._positions(_mean_vote(ours, a), _mean_vote(theirs, b), theirs, batch)
@@ -217,7 +216,7 @@ class Match(Distiller):
             if x.shape[-1] != 2:
                 found = f"votes of {x.shape[-1]} dimensions with unit: object"
                 raise _unfit(found, "image points, unit: crop, or norm: bce", ".unit")
-            scale = object_sizes(batch)
+            scale = batch.sizes("distill.match.unit: object")
         truth = None if self.settings.gate == "none" else annotated_keypoints(batch, teacher)
         sides = [x, y]
         if truth is not None:
@@ -235,7 +234,7 @@ class Match(Distiller):
         """``[B, N]``: an image is trusted by the votes the teacher would choose, a cell by its own."""
         if self.trust.per == "image":
             return image_trust(self.trust, teacher, batch)[:, None].expand_as(same.weights)
-        return trust_weights(self.trust, same, batch, object_sizes(batch))[1]
+        return trust_weights(self.trust, same, batch)[1]
 
     def _heads(self, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
         shared = [name for name in ours if name in theirs and name != self.settings.mask]

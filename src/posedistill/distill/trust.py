@@ -46,13 +46,12 @@ class TrustSettings(BaseModel):
 
 @torch.no_grad()
 def trust_weights(
-    settings: TrustSettings, votes: Votes, batch: Batch, sizes: Tensor, spread: Tensor | None = None
+    settings: TrustSettings, votes: Votes, batch: Batch, spread: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Weights in ``floor`` .. 1 of the images ``[B]`` and of the votes ``[B, N]`` of a teacher.
 
     Args:
         votes: the teacher's; for ``error`` of image keypoints.
-        sizes: ``[B]`` projected diameters in crop sides.
         spread: ``[B]`` of the teacher's ``Prediction``, for ``spread``.
 
     Raises:
@@ -70,7 +69,7 @@ def trust_weights(
         else:
             per_vote = weights
     else:
-        truth = annotated_keypoints(batch, votes)
+        truth, sizes = annotated_keypoints(batch, votes), batch.sizes("distill.trust: error")
         values = votes.values.float().where(votes.mask[..., None, None], 0)
         if settings.per == "image":
             errors = (weighted_mean(values, weights) - truth).norm(dim=-1).mean(-1) / sizes
@@ -97,8 +96,7 @@ def image_trust(settings: TrustSettings, teacher: Prediction, batch: Batch) -> T
     if settings.by == "spread":
         return _by_spread(settings, teacher.spread)
     if teacher.votes is not None:
-        sizes = batch.sizes("distill.trust")
-        return trust_weights(settings.model_copy(update={"per": "image"}), teacher.votes, batch, sizes)[0]
+        return trust_weights(settings.model_copy(update={"per": "image"}), teacher.votes, batch)[0]
     if settings.by == "score":
         return top_probability(teacher.logits).clamp(settings.floor, 1)
     if teacher.regression is None or teacher.regression_truth is None:

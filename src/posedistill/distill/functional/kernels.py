@@ -96,15 +96,17 @@ def comparable_pairs(batch: Batch) -> Tensor:
     return off_diagonal(len(batch), batch.R.device) & (batch.label[:, None] == batch.label)
 
 
-def rotation_distances(rotations: Tensor) -> Tensor:
-    """``[B, 3, 3] -> [B, B]`` geodesic distances in radians, from the chord ``|R_i - R_j|``, which is exact near 0.
+def rotation_distances(rotations: Tensor, others: Tensor | None = None) -> Tensor:
+    """``[B, 3, 3], [K, 3, 3] -> [B, K]`` geodesic distances in radians, without ``others`` among themselves.
+
+    From the chord ``|R_i - R_j|``, which is exact near 0: the trace of a product would lose small angles.
 
     >>> turned = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     >>> rotation_distances(torch.stack([torch.eye(3), turned])).rad2deg().round().tolist()
     [[0.0, 90.0], [90.0, 0.0]]
     """
-    entries = precise(rotations).flatten(1)
-    chords = torch.cdist(entries, entries, compute_mode="donot_use_mm_for_euclid_dist")
+    ours, theirs = (precise(R).flatten(1) for R in (rotations, rotations if others is None else others))
+    chords = torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist")
     return 2 * (chords / 8**0.5).clamp(max=1).asin()
 
 
