@@ -231,6 +231,14 @@ def test_json_keeps_every_bit_of_every_family(tmp_path) -> None:
     assert len(Poses.from_json(tmp_path / "poses.json")) == 0
 
 
+def test_an_invalid_rotation_in_json_is_told(tmp_path) -> None:
+    table = some_cameras(3)
+    table.R[1] *= 1.1
+    table.to_json(tmp_path / "poses.json")
+    with pytest.raises(DataError, match=r"'R': found 1 invalid rotation matrices \(rows \[1\]\)"):
+        Poses.from_json(tmp_path / "poses.json")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

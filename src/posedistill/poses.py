@@ -123,11 +123,7 @@ class Poses:
         """
         numbers = np.array(_read_csv(Path(path), HEADER, _bop_row), dtype=np.float64).reshape(-1, 17)
         R = numbers[:, 4:13].reshape(-1, 3, 3)
-        wrong = np.flatnonzero(~is_rotation(R, ROTATION_TOLERANCE))
-        if len(wrong):
-            lines = [int(row) + 2 for row in wrong[:_SHOWN_FAULTS]]
-            found = f"{len(wrong)} invalid rotation matrices (lines {lines})"
-            raise DataError(describe(path, "R", found, "R R^T = I and det R = 1"))
+        _refuse_invalid(path, R, "lines", 2)
         scene_id, im_id, obj_id, score = numbers[:, :4].T
         return cls(scene_id, im_id, obj_id, score, R, numbers[:, 13:16], numbers[:, 16])
 
@@ -178,19 +174,22 @@ class Poses:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            DataError: no such file, no list of rows, or a row without a column or with another shape.
+            DataError: no such file, no list of rows, a row without a column or with another shape, or an ``R`` that
+                is not a rotation.
         """
         rows = read_json(Path(path), "a json list of poses")
-        tables = []
+        tables, columns = [], dict[str, NDArray[Any]]()
         for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
             try:
-                tables.append(
-                    cls(**{key: np.array([value], dtype=_KINDS.get(key, np.float64)) for key, value in row.items()})
-                )
+                columns = {key: np.array([value], _KINDS.get(key, np.float64)) for key, value in row.items()}
+                tables.append(cls(**columns))
             except (TypeError, ValueError, AttributeError, OverflowError) as error:
                 expected = ", ".join(column.name for column in fields(cls))
                 raise DataError(describe(path, f"row {number}", error, expected)) from error
-        return cls.concatenate(tables)
+        table = cls.concatenate(tables)
+        known = np.where(np.isnan(table.R), np.eye(3), table.R)
+        _refuse_invalid(path, np.where(np.isinf(known), 2.0, known), "rows", 0)
+        return table
 
     def to_json(self, path: str | Path) -> None:
         """Write every column of every row, one row a line, bit for bit; null stands for NaN.
@@ -228,6 +227,14 @@ def _read_csv(path: Path, header: str, parse: Callable[[list[str]], list[Any]]) 
         shown = "; ".join(faults[:_SHOWN_FAULTS]) + ("; ..." if len(faults) > _SHOWN_FAULTS else "")
         raise DataError(describe(path, "rows", f"{len(faults)} faulty rows ({shown})", header))
     return rows
+
+
+def _refuse_invalid(path: str | Path, R: Array, places: str, first: int) -> None:
+    """``DataError`` where ``[N, 3, 3]`` are not rotations; ``first`` numbers the first of them."""
+    wrong = np.flatnonzero(~is_rotation(R, ROTATION_TOLERANCE))
+    if len(wrong):
+        found = f"{len(wrong)} invalid rotation matrices ({places} {(wrong[:_SHOWN_FAULTS] + first).tolist()})"
+        raise DataError(describe(path, "R", found, "R R^T = I and det R = 1"))
 
 
 def _bop_row(cells: list[str]) -> list[Any]:
