@@ -110,7 +110,7 @@ def test_asking_for_help_imports_nothing_heavy(words: list[str]):
 def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(tmp_path: Path):
     command = [sys.executable, "-m", "posedistill", "run", str(tmp_path / "none.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    expected = f"posedistill: {tmp_path / 'none.yaml'}: 'recipe': found no such file, expected a YAML recipe\n"
+    expected = f"posedistill: {tmp_path / 'none.yaml'}: 'file': found no such file, expected a YAML recipe\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 

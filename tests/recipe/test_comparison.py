@@ -132,7 +132,7 @@ def test_recipes_that_differ_otherwise_are_refused(recipe_file, raw_recipe, chan
         ({"baseline": "nobody"}, "'baseline': found 'nobody', expected one of alone, match"),
         ({"sweep": {"values": [0.0, 1.0]}}, "expected different factors above 0"),
         ({"sweeps": {}}, "'sweeps': found an unknown key"),
-        ({"recipe": "nowhere.yaml"}, "nowhere.yaml: 'recipe': found no such file"),
+        ({"recipe": "nowhere.yaml"}, "nowhere.yaml: 'file': found no such file"),
     ],
 )
 def test_faults_name_the_file_and_the_key(load, content, expected):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from posedistill.distill import DistillSpec
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.registry import FAMILIES
+from posedistill.files import read_text
 from posedistill.recipe.data import KINDS, Data
 from posedistill.recipe.data import BopSource as BopSource
 from posedistill.recipe.data import DataSettings as DataSettings
@@ -140,12 +141,8 @@ def read_sections(path: Path) -> dict[str, Any]:
         RecipeError: there is no such file, it is no YAML, or it holds no mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise RecipeError(describe(path, "recipe", "no such file", "a YAML recipe")) from None
-    except OSError as error:
-        raise RecipeError(describe(path, "recipe", error.strerror, "a YAML recipe")) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raw = yaml.safe_load(read_text(path, "a YAML recipe", RecipeError))
+    except yaml.YAMLError as error:
         raise RecipeError(describe(path, "recipe", f"not YAML ({error})", "a YAML recipe")) from None
     if not isinstance(raw, dict):
         raise RecipeError(describe(path, "recipe", type(raw).__name__, "a mapping of sections"))

@@ -14,7 +14,7 @@ from posedistill.data.render.dataset import RenderReport, RenderSettings, origin
 from posedistill.data.render.label import label_dataset
 from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe
-from posedistill.files import exclusive
+from posedistill.files import exclusive, read_text
 from posedistill.geometry.meshes import load_mesh
 from posedistill.log import console, progress_bar
 from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint
@@ -51,7 +51,7 @@ def open_source(
 
 def _labelled(source: BopSource, csv: Path, cache: Path) -> Path:
     """The folder of a source's images under a csv's poses, made once."""
-    names = [path.read_text() if path is not None and path.exists() else None for path in (csv, _listed(source))]
+    names = [read_text(path) if path is not None and path.exists() else None for path in (csv, _listed(source))]
     models = [path for name in EVAL_FOLDERS for path in sorted((source.bop / name).glob("*"))]
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in models]
     root = cache / f"labels-{fingerprint(source.model_dump(mode='json'), names, stamps)}"

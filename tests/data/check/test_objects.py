@@ -29,9 +29,10 @@ def test_a_sound_data_set_has_no_faults(bop_root: Path) -> None:
     assert report.ok, str(report)
     split = report.splits["test"]
     assert (split.head, split.frames, split.checked) == ("2 scenes", 5, 5)
-    assert split.details["instances"] == {"2": 10, "7": 5}
     assert split.sizes == {"160x120": 5}
-    assert sum(split.details["visibility"]) == 15 and split.details["visibility"][-1] >= 10
+    assert split.lines[0] == "15 instances, per object  2: 10, 7: 5"
+    tenths = [int(count) for count in split.lines[1].removeprefix("visible share, tenths  ").split()]
+    assert sum(tenths) == 15 and tenths[-1] >= 10
     assert str(report).endswith("no faults found")
 
 
@@ -200,7 +201,6 @@ def test_all_faults_are_counted_not_only_the_first(bop_root: Path, edit_json: Ed
     assert report.counts[FaultKind.ROTATION] == 1
     assert report.counts[FaultKind.BOX] == 9 and len(report.messages[FaultKind.BOX]) == SHOWN
     assert "... and 4 more" in str(report)
-    assert json.loads(json.dumps(report.to_dict()))["faults"]["box"]["count"] == 9
 
 
 def test_one_fault_makes_one_report(bop_root: Path) -> None:
@@ -356,7 +356,7 @@ def test_real_data_sets_are_sound(real_data: Path, name: str, frames: int, insta
     report = check_dataset(real_data / name, limit=40)
     assert report.ok, str(report)
     assert report.splits["test"].frames == frames
-    assert sum(report.splits["test"].details["instances"].values()) == instances
+    assert report.splits["test"].lines[0].startswith(f"{instances} instances")
 
 
 def test_a_real_data_set_in_metres(real_data: Path, tmp_path: Path) -> None:

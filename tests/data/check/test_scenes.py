@@ -91,8 +91,7 @@ def test_a_sound_scene_has_no_faults(request: pytest.FixtureRequest, layout: str
         "64 degrees of view"
     )
     assert lines[-1] == "no faults found"
-    content = json.loads(json.dumps(report.to_dict()))
-    assert content["splits"]["test"]["frames"] == 24 and content["ok"] and content["warnings"] == []
+    assert report.splits["test"].frames == 24
 
 
 def _write(name: str, text: str) -> Callable[[Path], None]:
@@ -205,8 +204,8 @@ def test_every_fault_of_every_split_is_collected(seven: Path, tmp_path: Path) ->
     report = check_dataset(seven, overlay=tmp_path / "scene.png")
     assert report.counts == {FaultKind.POSE: 8, FaultKind.DAMAGED_IMAGE: 2, FaultKind.NO_POSE: 1}
     assert len(report.messages[FaultKind.POSE]) == SHOWN and "... and 3 more" in str(report)
-    assert report.splits["train"].to_dict()["frames"] == 47 and report.splits["test"].to_dict()["frames"] == 16
-    assert report.splits["test"].to_dict()["sizes"] == {"114x64": 15}
+    assert report.splits["train"].frames == 47 and report.splits["test"].frames == 16
+    assert report.splits["test"].sizes == {"114x64": 15}
     assert (tmp_path / "scene.png").is_file()
 
 
@@ -215,7 +214,7 @@ def test_one_split_alone(seven: Path) -> None:
     assert not check_dataset(seven).ok
     report = check_dataset(seven, "train")
     assert report.ok and list(report.splits) == ["train"] and not report.warnings
-    assert check_dataset(seven, "all").splits["all"].to_dict()["frames"] == 72
+    assert check_dataset(seven, "all").splits["all"].frames == 72
     with pytest.raises(DataError, match="'split': found 'val', expected one of train, test, all"):
         check_dataset(seven, "val")
 
@@ -283,7 +282,7 @@ def test_limit_decodes_fewer_photographs_and_checks_all_poses(seven: Path) -> No
     _pose("seq-02/frame-000003", lambda m: m.__imul__(np.nan))(seven)
     report = check_dataset(seven, limit=6)
     assert report.counts == {FaultKind.POSE: 1, FaultKind.DAMAGED_IMAGE: 6}
-    assert sum(split.to_dict()["checked"] for split in report.splits.values()) == 6
+    assert sum(split.checked for split in report.splits.values()) == 6
 
 
 @pytest.mark.parametrize("limit", [0, -1])
@@ -332,7 +331,7 @@ def test_a_folder_of_neither_kind(tmp_path: Path) -> None:
 def test_the_real_kitchen(real_data: Path, tmp_path: Path) -> None:
     report = check_dataset(real_data / "7scenes" / "redkitchen", limit=20, overlay=tmp_path / "kitchen.png")
     assert report.ok, str(report)
-    assert [split.to_dict()["frames"] for split in report.splits.values()] == [300, 100]
+    assert [split.frames for split in report.splits.values()] == [300, 100]
     (warning,) = report.warnings
     assert "11% of test frames stand within 5 cm and 5 degrees of a training frame: neighbouring frames" in warning
 
@@ -340,7 +339,7 @@ def test_the_real_kitchen(real_data: Path, tmp_path: Path) -> None:
 def test_a_real_capture(real_data: Path, tmp_path: Path) -> None:
     report = check_dataset(real_data / "fox", overlay=tmp_path / "fox.png")
     assert report.ok, str(report)
-    assert [split.to_dict()["frames"] for split in report.splits.values()] == [43, 7]
+    assert [split.frames for split in report.splits.values()] == [43, 7]
     near, warning = report.warnings
     assert "57% of test frames stand within 2% of the scene's extent and 5 degrees of a training frame" in near
     assert "100% of test frames come next to a training frame in the same recording" in warning

@@ -19,8 +19,6 @@ from posedistill.data.formats.bop_scene import Scene
 from posedistill.data.formats.open_scene import FORMATS
 from posedistill.errors import DataError, describe
 
-VISIBILITY_BINS = 10
-
 
 def open_objects(root: Path, split: str | None, report: CheckReport) -> Contents:
     """Read a split, or all; the faults of models and annotation files are reported."""
@@ -113,13 +111,8 @@ def _summarise(scenes: list[Scene]) -> Summary:
     instances = Counter(obj_id for table in tables for obj_id in table.obj_ids.tolist())
     shares = np.concatenate([np.zeros(0), *(table.visib_fract for table in tables)])
     known = np.clip(shares[~np.isnan(shares)], 0.0, 1.0)
-    visibility = np.histogram(known, bins=VISIBILITY_BINS, range=(0.0, 1.0))[0].tolist()
+    tenths = np.histogram(known, bins=10, range=(0.0, 1.0))[0].tolist()
     objects = ", ".join(f"{obj_id}: {count}" for obj_id, count in sorted(instances.items()))
     lines = [f"{instances.total()} instances, per object  {objects or 'none (no annotations)'}"]
-    lines += [f"visible share, tenths  {' '.join(map(str, visibility))}"] * bool(len(known))
-    details = {
-        "scenes": len(scenes),
-        "instances": {str(obj_id): count for obj_id, count in sorted(instances.items())},
-        "visibility": visibility,
-    }
-    return Summary(f"{len(scenes)} scenes", sum(len(scene.camera_rows) for scene in scenes), details, lines)
+    lines += [f"visible share, tenths  {' '.join(map(str, tenths))}"] * bool(len(known))
+    return Summary(f"{len(scenes)} scenes", sum(len(scene.camera_rows) for scene in scenes), lines)

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from posedistill.data.faults import Fault, FaultKind
 
@@ -20,13 +20,12 @@ class Summary:
 
     Attributes:
         head: its kind and parts, in words. frames: annotated images, or photographs with a pose.
-        details: further numbers by name, plain json types. lines: the same for people.
+        lines: what else there is to say of it.
         checked: frames whose files were decoded. sizes: ``width x height`` -> images.
     """
 
     head: str
     frames: int
-    details: dict[str, Any]
     lines: list[str]
     checked: int = 0
     sizes: Counter[str] = field(default_factory=Counter)
@@ -36,11 +35,6 @@ class Summary:
         sizes = ", ".join(f"{size} ({count})" for size, count in self.sizes.most_common(3)) or "no images"
         first = f"  {name}: {self.head}, {self.frames} frames ({self.checked} decoded; {sizes})"
         return [first, *(f"    {line}" for line in self.lines)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain json types."""
-        counts = {"frames": self.frames, "checked": self.checked, "sizes": dict(self.sizes)}
-        return {"head": self.head, **counts, **self.details}
 
 
 @dataclass
@@ -77,20 +71,6 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether nothing is wrong; warnings do not count."""
         return not self.counts
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain json types."""
-        return {
-            "root": str(self.root),
-            "ok": self.ok,
-            "faults": {
-                kind.name.lower(): {"count": count, "what": kind.value, "first": self.messages[kind]}
-                for kind, count in self.counts.items()
-            },
-            "warnings": self.warnings,
-            "splits": {name: split.to_dict() for name, split in self.splits.items()},
-            "overlay": None if self.overlay is None else str(self.overlay),
-        }
 
     def text(self) -> str:
         """The report as plain text: what is there, then each kind of fault, most frequent first, then the verdict."""

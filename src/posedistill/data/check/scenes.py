@@ -68,7 +68,6 @@ def _summarise(dataset: CameraDataset, form: str) -> Summary:
     return Summary(
         f"{form}, {sequences} sequence{'s' * (sequences != 1)}",
         len(dataset),
-        {"metric": dataset.metric, "sequences": sequences, "extent": sides, "step": step, "fov": field_of_view},
         [f"{shown}, {field_of_view:.0f} degrees of view"],
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, reported
-from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_every, natural_order
+from posedistill.data.formats.scene import EVERY, CameraDataset, CameraFrame, hold_out_every, natural_order
 from posedistill.data.formats.scene_parse import (
     Split,
     lens_notes,
@@ -72,7 +72,6 @@ def read_colmap(
     root: str | Path,
     split: Split = "train",
     images: str | Path | None = None,
-    every: int = 8,
     on_fault: OnFault = raise_fault,
 ) -> CameraDataset:
     """Read a capture: the model in ``root`` (or ``sparse/0`` and the like below it) and its photographs.
@@ -81,7 +80,7 @@ def read_colmap(
     pixel: COLMAP has the corner of the first pixel at (0, 0).
 
     Args:
-        split: each ``every``-th image is for testing, in the order of names.
+        split: every eighth image is for testing, in the order of names.
         images: folder of the photographs. Default: ``images`` beside the model or up to three folders above.
         on_fault: called at a fault of a frame, which is then left out; raises by default.
 
@@ -102,7 +101,7 @@ def read_colmap(
             frames.append(_frame(entry, file, folder, cameras))
     beside = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     notes += unposed_notes(beside, (folder / entry.name for entry in entries)) + lens_notes(frames)
-    chosen = tuple(frames[row] for row in hold_out_every(len(frames), split, every))
+    chosen = tuple(frames[row] for row in hold_out_every(len(frames), split, EVERY))
     return CameraDataset(root, split, chosen, tuple(notes), metric=False)
 
 

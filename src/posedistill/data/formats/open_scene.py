@@ -1,5 +1,6 @@
 """open_scene: a scene of photographs with poses, in whichever of the known formats it is."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from posedistill.data.faults import OnFault, raise_fault
@@ -17,6 +18,12 @@ FORMATS = {
     "COLMAP": "sparse/0/images.bin or images.txt",
 }
 """The formats and what tells each."""
+READERS: dict[str, Callable[..., CameraDataset]] = {
+    "7-Scenes": seven_scenes.read_seven_scenes,
+    "Cambridge Landmarks": cambridge.read_cambridge,
+    "transforms.json": read_transforms,
+    "COLMAP": read_colmap,
+}
 
 
 def scene_format(path: str | Path) -> str | None:
@@ -39,15 +46,9 @@ def open_scene(path: str | Path, split: Split = "train", on_fault: OnFault = rai
     Raises:
         DataError: a folder of none of the formats, or any fault of the data.
     """
-    match scene_format(path):
-        case "7-Scenes":
-            return seven_scenes.read_seven_scenes(path, split, on_fault=on_fault)
-        case "Cambridge Landmarks":
-            return cambridge.read_cambridge(path, split, on_fault=on_fault)
-        case "transforms.json":
-            return read_transforms(path, split, on_fault=on_fault)
-        case "COLMAP":
-            return read_colmap(path, split, on_fault=on_fault)
+    form = scene_format(path)
+    if form is not None:
+        return READERS[form](path, split, on_fault=on_fault)
     found = "no such folder" if not Path(path).exists() else "files of another kind"
     expected = "; ".join(f"{name}: {sign}" for name, sign in FORMATS.items())
     raise DataError(describe(path, "scene", found, expected))

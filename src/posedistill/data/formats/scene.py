@@ -120,6 +120,10 @@ class CameraDataset:
         return replace(self, frames=frames, metric=True)
 
 
+EVERY = 8
+"""Each so many-th image is for testing where a data set has no split of its own."""
+
+
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts numbers in names by their value.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, reported
-from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_every, natural_order
+from posedistill.data.formats.scene import EVERY, CameraDataset, CameraFrame, hold_out_every, natural_order
 from posedistill.data.formats.scene_parse import (
     Split,
     image_size,
@@ -50,9 +50,7 @@ _KNOWN = {
 _ENDINGS = tuple(ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper()))
 
 
-def read_transforms(
-    path: str | Path, split: Split = "train", every: int = 8, on_fault: OnFault = raise_fault
-) -> CameraDataset:
+def read_transforms(path: str | Path, split: Split = "train", on_fault: OnFault = raise_fault) -> CameraDataset:
     """Read a capture.
 
     Principal points are moved by half a pixel: this format has the corner of the first pixel at (0, 0).
@@ -60,7 +58,7 @@ def read_transforms(
     Args:
         path: the file, or the folder that holds ``transforms.json`` (or ``transforms_train.json`` and the like).
         split: by the file's ``train_filenames`` and ``test_filenames``, or one file for each split, where there are
-            such; else each ``every``-th image is for testing, in the order of names.
+            such; else every eighth image is for testing, in the order of names.
         on_fault: called at a fault of a frame, which is then left out; raises by default.
 
     Raises:
@@ -78,7 +76,7 @@ def read_transforms(
     file, content = next(iter(contents.items()))
     notes = unposed_notes(images_in({image.parent for image in listed}), listed) + lens_notes(frames) + _notes(content)
     if len(contents) == 1 and file.stem == Path(FILE).stem:
-        frames = _chosen(frames, content, file, split, every, on_fault)
+        frames = _chosen(frames, content, file, split, on_fault)
     return CameraDataset(file.parent, split, tuple(frames), tuple(notes), metric=False)
 
 
@@ -229,12 +227,12 @@ def _lens(file: Path, settings: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _chosen(
-    frames: list[CameraFrame], content: Mapping[str, Any], file: Path, split: Split, every: int, on_fault: OnFault
+    frames: list[CameraFrame], content: Mapping[str, Any], file: Path, split: Split, on_fault: OnFault
 ) -> list[CameraFrame]:
     """The frames of a split: those that the file's own lists name, else every so many."""
     lists = {part: _names(file, content, f"{part}_filenames") for part in ("train", "test")}
     if split == "all" or not any(lists.values()):
-        return [frames[row] for row in hold_out_every(len(frames), split, every)]
+        return [frames[row] for row in hold_out_every(len(frames), split, EVERY)]
     by_name, listed = {frame.image: frame for frame in frames}, _listed(file, content)
     wanted = [_image(file.parent, name) for name in lists[split]]
     for path in wanted:
