@@ -35,7 +35,7 @@ def overrides(folder: Path, layout: str, *others: str) -> list[str]:
 
 def records_of(folder: Path) -> dict[str, Any]:
     """What was measured, by variant."""
-    records = {record["variant"]: record for record in json.loads((folder / "evaluation.json").read_text())}
+    records = {record["stage"]: record for record in json.loads((folder / "evaluation.json").read_text())}
     for record in records.values():
         assert 0 < record["scores"]["position_m"] < 20 and 0 < record["scores"]["orientation_deg"] < 180
         assert len(record["outcomes"]["position_m"]) == FRAMES

@@ -82,7 +82,7 @@ def write_run(folder: Path) -> Path:
     records = [evaluation(variant, seed) for variant, seeds in VARIANT_SEEDS.items() for seed in seeds]
     (folder / "evaluation.json").write_text(json.dumps(records))
     bench = [
-        {"variant": name, "p50_ms": p50, "p90_ms": p50 * 1.1, "p99_ms": p50 * 1.4, "images_per_second": 1e3 / p50,
+        {"stage": name, "p50_ms": p50, "p90_ms": p50 * 1.1, "p99_ms": p50 * 1.4, "images_per_second": 1e3 / p50,
          "first_inference_ms": p50 * 9, "peak_memory_mb": 310.0, "threads": 2, "device": "cpu",
          "runtime": "onnxruntime 1.20", "megabytes": size}
         for name, p50, size in [("exported", 10.4, 8.4), ("teacher", 171.0, 208.4), ("distilled", 13.1, 8.4)]
@@ -165,7 +165,7 @@ def write_camera_run(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     records = [camera_evaluation(variant, seed) for variant, seeds in VARIANT_SEEDS.items() for seed in seeds]
     (folder / "evaluation.json").write_text(json.dumps([*records, *references()], allow_nan=False))
-    bench = [{"variant": "exported", "p50_ms": 6.4}, {"variant": "teacher", "p50_ms": 61.0}]
+    bench = [{"stage": "exported", "p50_ms": 6.4}, {"stage": "teacher", "p50_ms": 61.0}]
     (folder / "bench.json").write_text(json.dumps(bench))
     for seed in range(3):
         write_metrics(folder / "student" / f"seed{seed}" / "metrics.jsonl", 0.3, seed, ("position", "rotation"))

@@ -101,7 +101,7 @@ def test_text_from_files_is_escaped(run_folder):
         for stage, size in ((evil, 2.0), ("student", 1.0))
     ]
     (run_folder / "evaluation.json").write_text(json.dumps(records))
-    (run_folder / "bench.json").write_text(json.dumps([{"variant": evil, "runtime": evil}]))
+    (run_folder / "bench.json").write_text(json.dumps([{"stage": evil, "runtime": evil}]))
     (run_folder / "environment.json").write_text(json.dumps({evil: evil, "list": [evil], "map": {evil: {evil: evil}}}))
     (run_folder / "recipe.yaml").write_text(evil)
     (run_folder / "student" / "metrics.jsonl").write_text(json.dumps({"step": 1, f"loss/{evil}": 1.0}))

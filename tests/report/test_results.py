@@ -12,7 +12,7 @@ def test_a_whole_run_is_read_without_notes(run_folder):
     run = load_run(run_folder)
     assert run.notes == []
     assert [item.stage for item in run.evaluations] == ["teacher"] + ["student"] * 3 + ["distilled"] * 3 + ["exported"]
-    assert [item["variant"] for item in run.bench] == ["teacher", "distilled", "exported"]
+    assert [item["stage"] for item in run.bench] == ["teacher", "distilled", "exported"]
     assert list(run.histories) == ["teacher", "student", "distilled"]
     assert list(run.histories["student"]) == ["seed0", "seed1", "seed2"]
     assert len(run.histories["teacher"][""]["loss/score"]) == 400
@@ -31,7 +31,7 @@ def test_damaged_files_lose_only_what_is_damaged(run_folder):
     records = json.loads((run_folder / "evaluation.json").read_text())
     records += [{"seed": 3}, "text", {**records[0], "places": {"truth": [[0, 0]], "estimate": [[0, 0]]}}]
     (run_folder / "evaluation.json").write_text(json.dumps(records))
-    (run_folder / "bench.json").write_text('[{"variant": "teacher", "p50')
+    (run_folder / "bench.json").write_text('[{"stage": "teacher", "p50')
     (run_folder / "environment.json").write_bytes(b"\xff\xfe\x00")
     (run_folder / "cases" / "student_best_00.jpg").unlink()
     with (run_folder / "teacher" / "metrics.jsonl").open("a") as log:

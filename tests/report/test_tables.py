@@ -106,7 +106,7 @@ def test_markup_in_names_is_printed_as_it_is(tmp_path):
 
 def test_no_bench_no_table():
     assert tables.bench_table([]) is None
-    table = tables.bench_table([{"variant": "teacher", "p50_ms": float("nan"), "threads": 2, "device": "cpu"}])
+    table = tables.bench_table([{"stage": "teacher", "p50_ms": float("nan"), "threads": 2, "device": "cpu"}])
     assert str(table.rows[0][0]) == "teacher cpu, 2 threads" and table.rows[0][1].text == "–"
 
 

@@ -134,7 +134,7 @@ def test_an_evaluation_is_not_made_twice(trained: Recipe, monkeypatch) -> None:
 
 def test_naive_baselines_beside_the_networks(trained: Recipe) -> None:
     evaluate_run(open_task(trained))
-    records = {record["variant"]: record for record in json.loads((trained.folder / "evaluation.json").read_text())}
+    records = {record["stage"]: record for record in json.loads((trained.folder / "evaluation.json").read_text())}
     assert list(records) == ["teacher", "distilled", "constant pose", "nearest image", "nearest position"]
     assert records["teacher"]["parameters"] > 200_000 and records["teacher"]["gmacs"] > 0
     position = {name: record["scores"]["position_m"] for name, record in records.items()}
@@ -260,14 +260,14 @@ def test_references_of_a_comparison_are_kept(trained: Recipe, tmp_path: Path, mo
     path.write_text(yaml.safe_dump(trained.model_dump(mode="json")))
     comparison = load_comparison([path], ["name=versus", f"runs={tmp_path}"])
     task = open_task(trained)
-    assert [answer["variant"] for answer in measure_references(comparison, task, None)] == [
+    assert [answer["stage"] for answer in measure_references(comparison, task, None)] == [
         "constant pose",
         "nearest position",
     ]
     teacher = Trial("teacher", teacher_of(trained))
     teacher.record.write_text("{}")
     made = measure_references(comparison, task, teacher)
-    assert [answer["variant"] for answer in made] == ["constant pose", "nearest image", "nearest position"]
+    assert [answer["stage"] for answer in made] == ["constant pose", "nearest image", "nearest position"]
     monkeypatch.setattr(scene_task.SceneTask, "baselines", None)
     assert measure_references(comparison, task, teacher) == made
 
@@ -308,7 +308,7 @@ def test_an_ensemble_of_cameras_says_the_mean(trained: Recipe) -> None:
     np.testing.assert_allclose(record["places"]["estimate"], np.mean(single, axis=0), atol=1e-3)
     assert record["parameters"] == 2 * 281_833
     answers = measure_baselines(open_task(loaded), teacher_of(loaded))
-    assert [answer["variant"] for answer in answers] == ["constant pose", "nearest position"]
+    assert [answer["stage"] for answer in answers] == ["constant pose", "nearest position"]
 
 
 def test_a_teacher_that_measures_in_other_units_is_refused(trained: Recipe) -> None:

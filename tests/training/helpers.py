@@ -7,7 +7,7 @@ from posedistill.estimators.base import Estimator
 from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage
 from posedistill.tasks.registry import open_task
-from posedistill.training.evaluate import export_stage, measure_stage, record_of
+from posedistill.training.evaluate import export_stage, measure_stage
 from posedistill.training.networks import load_network
 from posedistill.training.run import train_stage
 
@@ -21,7 +21,7 @@ def load(recipe: Recipe, name: str, seed: int = 0) -> tuple[Estimator, dict[str,
 
 
 def measure(recipe: Recipe, name: str, seed: int = 0) -> dict[str, Any]:
-    return record_of(measure_stage(open_task(recipe), Stage(recipe, name, seed)))
+    return measure_stage(open_task(recipe), Stage(recipe, name, seed)).to_dict()
 
 
 def export(recipe: Recipe, name: str, path: Path) -> dict[str, Any]:

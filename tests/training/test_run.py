@@ -111,14 +111,14 @@ def test_every_stage_leaves_its_result(finished: Path, capsys):
         assert ("loss/align" in steps[0]) == (variant == "distilled") == ("loss/match" in steps[0])
         assert list((network / "tensorboard").glob("events*"))
     records = json.loads((folder / "evaluation.json").read_text())
-    assert {record["variant"] for record in records} == {*NETWORKS, "exported"}
+    assert {record["stage"] for record in records} == {*NETWORKS, "exported"}
     for record in records:
         assert record["targets"] > 0 and record["boxes"] == "gt" and record["parameters"] > 10_000
         assert 0 <= record["scores"]["AR"] <= 1 and record["gmacs"] > 0
-    sizes = {record["variant"]: record["parameters"] for record in records}
+    sizes = {record["stage"]: record["parameters"] for record in records}
     assert sizes["teacher"] > sizes["student"] == sizes["distilled"] == sizes["exported"]
     bench = json.loads((folder / "bench.json").read_text())
-    assert [entry["variant"] for entry in bench] == ["teacher", "exported"]
+    assert [entry["stage"] for entry in bench] == ["teacher", "exported"]
     assert all(0 < entry["p50_ms"] <= entry["p99_ms"] for entry in bench)
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["torch"] == torch.__version__ and "distilled seed 0" in environment["seconds"]
@@ -132,7 +132,7 @@ def test_the_csv_scores_as_stated(finished: Path):
     with (folder / "results.csv").open() as file:
         assert next(csv.reader(file)) == ["scene_id", "im_id", "obj_id", "score", "R", "t", "time"]
     estimates = Poses.from_bop_csv(folder / "results.csv")
-    records = {record["variant"]: record for record in json.loads((folder / "evaluation.json").read_text())}
+    records = {record["stage"]: record for record in json.loads((folder / "evaluation.json").read_text())}
     assert len(estimates) == records["exported"]["targets"] - records["exported"]["missed"] > 0
     assert set(estimates.obj_id.tolist()) <= {1, 2}
 

@@ -242,9 +242,7 @@ def test_a_teacher_of_another_size_and_an_ensemble_of_unequal_sections(recipe, s
     assert "loss/align" in (path.parent / "metrics.jsonl").read_text() and not (loaded.folder / "teacher").exists()
     record = measure(loaded, "teacher")
     assert (
-        record["parameters"] == pytest.approx(sum(counts))
-        and record["variant"] == "teacher"
-        and "AR" in record["scores"]
+        record["parameters"] == pytest.approx(sum(counts)) and record["stage"] == "teacher" and "AR" in record["scores"]
     )
     equal = recipe(f"teacher={json.dumps({'ensemble': [str(one), str(one)], 'settings': smallest})}")
     assert [member.checkpoint for member in equal.teacher.members] == [one, one]
@@ -296,10 +294,10 @@ def test_a_csv_teaches_without_ground_truth_and_without_a_network(recipe_file, r
     loaded = load_recipe(recipe_file)
     run(loaded)
     assert not (loaded.folder / "teacher" / "seed0" / "model.safetensors").exists()
-    records = {record["variant"]: record for record in json.loads((loaded.folder / "evaluation.json").read_text())}
+    records = {record["stage"]: record for record in json.loads((loaded.folder / "evaluation.json").read_text())}
     assert records["teacher"]["scores"]["add_0.1d"] == 1.0 and "parameters" not in records["teacher"]
     assert records.keys() == {"teacher", "student", "distilled", "exported"}
-    assert [row["variant"] for row in json.loads((loaded.folder / "bench.json").read_text())] == ["exported"]
+    assert [row["stage"] for row in json.loads((loaded.folder / "bench.json").read_text())] == ["exported"]
     page = (loaded.folder / "report.html").read_text()
     assert "teacher" in page and "distilled" in page
     steps = [
@@ -319,7 +317,7 @@ def test_a_csv_alone_may_teach_and_is_not_scored_on_other_frames(recipe_file, ra
     steps = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
     assert {key for key in steps[0] if key.startswith("loss/")} == {"loss/align"}
     record = measure(loaded, "teacher")
-    assert record["variant"] == "teacher" and not record["scores"]
+    assert record["stage"] == "teacher" and not record["scores"]
     task = open_task(loaded)
     crops = task.loader(task.training_set.train, seed=0, device="cpu", batch_size=8).batch(0)
     assert set(crops.score.tolist()) == {0.25, 0.5, 0.75}

@@ -22,7 +22,7 @@ from posedistill.recipe.comparison import Comparison, Variant, load_comparison
 from posedistill.recipe.stages import Stage, teacher_of
 from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
-from posedistill.training.evaluate import measure_baselines, record_of
+from posedistill.training.evaluate import measure_baselines
 from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.networks import build_network
 from posedistill.training.run_folder import write_environment
@@ -231,7 +231,7 @@ def measure_references(comparison: Comparison, task: Task[Any], teacher: Trial |
     path = comparison.folder / "references.json"
     if teacher is None or not fresh(path, teacher.record):
         stage = teacher_of(comparison.base) if teacher is None else teacher.stage
-        found = [record_of(evaluation) for evaluation in measure_baselines(task, stage)]
+        found = [evaluation.to_dict() for evaluation in measure_baselines(task, stage)]
         write_file(path, json.dumps(found), TrainingError)
     records: list[dict[str, Any]] = json.loads(path.read_text())
     return records

@@ -12,7 +12,7 @@ from posedistill.errors import DataError, describe
 from posedistill.metrics.evaluation import Evaluation, Metric
 from posedistill.metrics.statistics import Difference, gap_closed
 from posedistill.report.cells import Cell, Table, plain
-from posedistill.report.evaluations import Group, evaluation_of
+from posedistill.report.evaluations import Group
 from posedistill.report.results import History, RunResults, read_history
 from posedistill.report.tables import COSTS, model_table
 
@@ -205,7 +205,7 @@ def describe_losses(losses: Sequence[Mapping[str, Any]]) -> str:
 def _evaluation(path: Path, variant: str, run: RunResults) -> list[Evaluation]:
     """What a variant's file holds, under the variant's name; nothing where it is missing or damaged."""
     try:
-        return [evaluation_of({**json.loads(path.read_text()), "variant": variant})]
+        return [Evaluation.from_dict({**json.loads(path.read_text()), "stage": variant})]
     except FileNotFoundError:
         return []
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -217,7 +217,7 @@ def _references(content: Mapping[str, Any], run: RunResults) -> list[Evaluation]
     found = []
     for record in content.get("references") or []:
         try:
-            found.append(evaluation_of(record))
+            found.append(Evaluation.from_dict(record))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             run.notes.append(f"comparison.json: a naive baseline was left out: {type(error).__name__} {error}")
     return found

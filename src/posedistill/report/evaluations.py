@@ -1,8 +1,8 @@
 """Groups of evaluations that may be compared, and what a report asks of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -110,21 +110,6 @@ class Group:
             return paired_difference(before, after, statistic=metric.statistic, groups=self.categories(metric))
         scores = [[item.scores[metric.name] for item in self.of(one) if item.seed in seeds] for one in (baseline, name)]
         return paired_difference(scores[0], scores[1])
-
-
-_BASELINES = {
-    "constant pose": "mean of the training poses",
-    "nearest image": "retrieval by the teacher's features",
-    "nearest position": "looks at the truth: a mark, no method",
-}
-
-
-def evaluation_of(record: Mapping[str, Any]) -> Evaluation:
-    """A record of ``evaluation.json``, also of one whose stage is still called variant."""
-    stage = record.get("variant") or record["stage"]
-    return Evaluation.from_dict(
-        {"baseline": "", **record, "stage": stage} | ({"baseline": _BASELINES[stage]} if stage in _BASELINES else {})
-    )
 
 
 def rank(stage: str) -> tuple[int, str]:

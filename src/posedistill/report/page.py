@@ -75,7 +75,7 @@ def _cost_lead(group: Group) -> str:
 
 def _cost_figures(run: RunResults, group: Group) -> list[Markup | None]:
     sizes = {name: group.cost(name, "megabytes") for name in group.names}
-    timed = {str(item["variant"]): item.get("p50_ms") for item in reversed(run.bench)}
+    timed = {str(item["stage"]): item.get("p50_ms") for item in reversed(run.bench)}
     latencies = {name: float(value) for name, value in timed.items() if isinstance(value, int | float)}
     figures = []
     for metric in group.headline:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posedistill.metrics.evaluation import Evaluation
-from posedistill.report.evaluations import Group, evaluation_of, rank
+from posedistill.report.evaluations import Group, rank
 
 History = dict[str, dict[int, float]]
 """Quantity, step, value."""
@@ -58,12 +58,12 @@ def load_run(folder: str | Path) -> RunResults:
     run = RunResults(Path(folder))
     for item in _records(run, "evaluation.json", "result tables, accuracy plots and recall curves"):
         try:
-            run.evaluations.append(evaluation_of(item))
+            run.evaluations.append(Evaluation.from_dict(item))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             run.notes.append(f"evaluation.json: a record was left out: {type(error).__name__} {error}")
     run.evaluations.sort(key=lambda item: (rank(item.stage), item.seed))
-    run.bench = [item for item in _records(run, "bench.json", "the speed table") if "variant" in item]
-    run.bench.sort(key=lambda item: rank(str(item["variant"])))
+    run.bench = [item for item in _records(run, "bench.json", "the speed table") if "stage" in item]
+    run.bench.sort(key=lambda item: rank(str(item["stage"])))
     environment = _json(run, run.folder / "environment.json", "hardware, versions and seeds")
     run.environment = environment if isinstance(environment, dict) else {}
     recipe = run.folder / "recipe.yaml"

@@ -110,7 +110,7 @@ def bench_table(bench: Sequence[Mapping[str, Any]]) -> Table | None:
     for item in bench:
         threads = {None: "", 0: "all threads", 1: "1 thread"}.get(item.get("threads"), f"{item.get('threads')} threads")
         where = ", ".join(str(part) for part in (item.get("runtime"), item.get("device"), threads) if part)
-        rows.append([Cell(str(item["variant"]), where), *(Cell(plain(item.get(key))) for key in numbers)])
+        rows.append([Cell(str(item["stage"]), where), *(Cell(plain(item.get(key))) for key in numbers)])
     return Table("", ["model", *numbers.values()], rows)
 
 

@@ -41,7 +41,7 @@ def evaluate_run(task: Task[Any]) -> None:
     kept = [record for record in _records(task) if record["stage"] == "exported"]
     found = [measure_stage(task, stage) for stage in finished(task.recipe)]
     found += measure_baselines(task, teacher_of(task.recipe))
-    _write_records(task, kept + [record_of(item) for item in found])
+    _write_records(task, kept + [item.to_dict() for item in found])
 
 
 def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
@@ -93,7 +93,7 @@ def export_run(task: Task[Any]) -> None:
     costs = _cost(task, estimator) | {"megabytes": path.stat().st_size / 1e6}
     kept = [record for record in _records(task) if record["stage"] != "exported"]
     exported = replace(task.score(poses), stage="exported", seed=best.seed, **costs)
-    _write_records(task, [*kept, record_of(exported)])
+    _write_records(task, [*kept, exported.to_dict()])
 
 
 def export_stage(task: Task[Any], stage: Stage, path: Path, shapes: bool = True) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def bench_run(task: Task[Any]) -> None:
     for name, path in files.items():
         result = bench(path, repeats=50)
         console.print(result.table())
-        results.append({"variant": name, **_bench_row(result.to_dict())})
+        results.append({"stage": name, **_bench_row(result.to_dict())})
     write_file(folder / "bench.json", json.dumps(results, indent=1), TrainingError)
 
 
@@ -147,11 +147,6 @@ def _poses(task: Task[Any], csv: Path, made_from: Sequence[Path], make: Callable
         task.write(found, csv)
         return task.read(csv)  # so that they score the same now and when they are read again
     return None
-
-
-def record_of(evaluation: Evaluation) -> dict[str, Any]:
-    """As ``evaluation.json`` holds it and a report reads it."""
-    return evaluation.to_dict() | {"variant": evaluation.stage}
 
 
 def _records(task: Task[Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from posedistill.files import write_file
 from posedistill.recipe.recipe import load_recipe
 from posedistill.recipe.stages import STAGES, Stage
 from posedistill.tasks.registry import open_task
-from posedistill.training.evaluate import measure_stage, record_of
+from posedistill.training.evaluate import measure_stage
 from posedistill.training.run import train_stage
 from posedistill.training.trial import Trial
 
@@ -23,7 +23,7 @@ def carry_out(trial: Trial) -> None:
     task = open_task(trial.recipe)
     train_stage(task, trial.stage)
     if trial.tested:
-        write_file(trial.record, json.dumps(record_of(measure_stage(task, trial.stage))), TrainingError)
+        write_file(trial.record, json.dumps(measure_stage(task, trial.stage).to_dict()), TrainingError)
 
 
 def end_with_parent() -> None:
