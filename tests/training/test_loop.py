@@ -15,7 +15,7 @@ from posedistill.tasks.base import SELECT, Teaching, Untouched, losses, make_fab
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.teachers import NetworkTeacher
 
-SIGNATURE = {"variant": "student", "seed": 0}
+SIGNATURE = {"stage": "student", "seed": 0}
 
 
 class Batches:
@@ -203,12 +203,12 @@ def test_a_finished_run_does_nothing_more(run, batch):
 def test_resume_with_another_recipe_is_refused(run):
     folder = run()
     before = (folder / "last.safetensors").read_bytes()
-    other = {"variant": "student", "seed": 1, "distill": ["align"]}
+    other = {"stage": "student", "seed": 1, "distill": ["align"]}
     with pytest.raises(CheckpointError) as caught:
         run(signature=other)
     message = str(caught.value)
     assert "last.safetensors: 'signature': found" in message and "expected the same recipe" in message
-    assert "seed was 0, is 1" in message and "distill was None, is ['align']" in message and "variant" not in message
+    assert "seed was 0, is 1" in message and "distill was None, is ['align']" in message and "stage" not in message
     assert (folder / "last.safetensors").read_bytes() == before
 
 
