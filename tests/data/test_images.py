@@ -94,7 +94,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="undecodable"):
         read_image(tmp_path / "text.png")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(DataError, match=r"folder.png"):
+    with pytest.raises(DataError, match=r"folder.png: 'image': found a directory, expected a photograph"):
         read_image(tmp_path / "folder.png")
     cv2.imwrite(str(tmp_path / "float.tif"), PHOTO.astype(np.float32))
     with pytest.raises(DataError, match="float32"):

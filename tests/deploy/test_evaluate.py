@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.data.room_writer import write_made_scene
 from typer.testing import CliRunner
 
 from posedistill.cli import app
@@ -251,3 +254,87 @@ def test_from_the_command_line(model, bop, dataset, tmp_path):
     assert (written["boxes"], written["missed"]) == ("detector", 5)
     with pytest.raises(DataError, match="found 'both', expected 'gt' or 'detector'"):
         invoke("evaluate", model, "--dataset", bop, "--boxes", "both")
+
+
+def test_frames_that_may_have_been_trained_on_are_told(model, bop, tmp_path, capsys):
+    frames, targets = bop / "few.txt", bop / "test_targets_bop19.json"
+    frames.write_text("000002\n")
+    kept = targets.read_text() if targets.exists() else None
+    try:
+        targets.unlink(missing_ok=True)
+        evaluate_file(model, bop, "test", None, "gt", None, None, None, threads=1)
+        told = " ".join(capsys.readouterr().err.split())
+        assert (
+            "3 frames are measured, all that 'test' holds" in told
+            and "also those that the model was trained on" in told
+        )
+        assert "few.txt" in told
+        evaluate_file(model, bop, "test", frames, "gt", None, None, None, threads=1)
+        assert "trained on" not in capsys.readouterr().err
+        rows = [{"scene_id": 1, "im_id": 0, "obj_id": 1, "inst_count": 1}]
+        targets.write_text(json.dumps(rows))
+        evaluate_file(model, bop, "test", None, "gt", None, None, None, threads=1)
+        assert "trained on" not in capsys.readouterr().err
+    finally:
+        frames.unlink()
+        targets.unlink(missing_ok=True)
+        if kept is not None:
+            targets.write_text(kept)
+
+
+def test_a_missing_mesh_is_told_before_anything_is_estimated(model, bop, monkeypatch):
+    monkeypatch.setattr("posedistill.deploy.evaluate.estimate", None)
+    monkeypatch.setattr(BopDataset, "mesh_path", lambda *_, **__: bop / "gone.ply")
+    with pytest.raises(DataError, match=r"gone\.ply"):
+        evaluate_file(model, bop, "test", None, "gt", None, None, None, threads=1)
+
+
+def run_without(modules: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process in which some modules cannot be imported."""
+    block = f"import sys\nfor name in {modules!r}.split(): sys.modules[name] = None\n"
+    code = block + "from posedistill.cli import main\nmain()"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+TRAIN_ONLY = "torch torchvision timm lightning_fabric trimesh embreex scipy safetensors yaml matplotlib onnx PIL psutil"
+"""Modules of the [train] extra; pydantic is left out because typer itself may bring it."""
+
+
+@pytest.fixture
+def photo(dataset) -> Path:
+    return dataset.frames[0].rgb
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate MODEL --dataset BOP --csv OUT/found.csv --threads 1",
+        "evaluate CAMERA --dataset ROOM --threads 1",
+        "predict MODEL PHOTO --box 1:40,30,60,50 --camera 100,100,80,60 --out OUT",
+        "bench MODEL --repeats 2 --threads 1",
+        "data check BOP --overlay OUT/check.jpg",
+        "score FOUND --dataset BOP",
+    ],
+)
+def test_commands_need_no_torch(words, model, camera_file, dataset, bop, photo, tmp_path):
+    write_made_scene(tmp_path / "room", sequences=1, frames=2, size=(160, 120))
+    truths = [(frame, instance) for frame in dataset.frames for instance in frame.instances]
+    ids = np.array([(1, frame.im_id, instance.obj_id) for frame, instance in truths])
+    R, t = (np.stack([getattr(instance, name) for _, instance in truths]) for name in ("R", "t"))
+    Poses(*ids.T, np.ones(6), R, t, np.full(6, 0.1)).to_bop_csv(tmp_path / "found.csv")
+    names = {"MODEL": model, "CAMERA": camera_file, "BOP": bop, "ROOM": tmp_path / "room", "PHOTO": photo}
+    names |= {"OUT": tmp_path / "out", "FOUND": tmp_path / "found.csv"}
+    for name, path in names.items():
+        words = words.replace(name, str(path))
+    done = run_without("torch", *words.split())
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_light_install_predicts_and_benches_and_names_what_scores_need(model, bop, photo, tmp_path):
+    camera = ("--box", "1:40,30,60,50", "--camera", "100,100,80,60", "--out", tmp_path / "out")
+    for words in (("predict", model, photo, *camera), ("bench", model, "--repeats", 2)):
+        done = run_without(TRAIN_ONLY, *words)
+        assert done.returncode == 0, done.stderr
+    done = run_without(TRAIN_ONLY, "evaluate", model, "--dataset", bop)
+    assert done.returncode == 2 and "trimesh is missing: pip install 'posedistill[train]'" in done.stderr

@@ -150,7 +150,7 @@ def test_the_exported_file_is_the_distilled_student(finished: Path):
     assert predictor.record.training.startswith("mini: distilled, seed 0, step")
     assert predictor.decoder.objects.obj_ids == (1, 2) and predictor.decoder.camera.width == 160
     parity = json.loads((folder / "model.parity.json").read_text())
-    assert parity["rows"] > 0 and parity["outputs"]["votes"] < 0.05
+    assert parity["rows"] > 0 and parity["outputs"]["votes (px)"] < 0.05
 
 
 def test_a_second_run_makes_nothing_again(copied: Path, folder: Path, monkeypatch, capsys):

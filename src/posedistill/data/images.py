@@ -98,6 +98,8 @@ def decode(path: Path) -> NDArray:
         data = path.read_bytes()
     except FileNotFoundError:
         raise DataError(describe(path, "image", "no such file", "an image file")) from None
+    except IsADirectoryError:
+        raise DataError(describe(path, "image", "a directory", "a photograph")) from None
     except OSError as error:
         raise DataError(describe(path, "image", error.strerror, "a readable image file")) from None
     if not data:

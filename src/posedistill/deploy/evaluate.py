@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from posedistill.files import write_file
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
-from posedistill.metrics import Evaluation, find_cases, score_estimates
+from posedistill.metrics import Evaluation, ScoringModel, find_cases, load_scoring_models, score_estimates
 from posedistill.poses import Poses
 from posedistill.report.score_table import score_tables
 from posedistill.runtime.predictor import Predictor
@@ -102,6 +102,9 @@ def evaluate_file(
         )
     objects = of_objects(predictor.decoder).objects
     opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
+    models = load_scoring_models(opened)  # before hours of estimating, for a mesh may be missing
+    if note := unlisted(opened, frames):
+        console.print(f"[yellow]{note}", highlight=False)
     estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
     if csv is not None:
         estimates.to_bop_csv(csv)
@@ -112,6 +115,7 @@ def evaluate_file(
         legacy_diameters=legacy_diameters,
         about={"boxes": boxes},
         source=csv or "estimates",
+        models=models,
     )
 
 
@@ -139,12 +143,34 @@ def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: 
     return BopDataset(root, split=split, scenes=scenes, frames=frames, obj_ids=obj_ids)
 
 
+def unlisted(dataset: BopDataset, frames: Path | None) -> str:
+    """What must be said where nothing tells test frames from training frames; empty where a list of either kind does.
+
+    A split may hold both: of LINEMOD, ``test`` is all that was photographed.
+    """
+    if frames is not None or dataset.has_target_file:
+        return ""
+    measured = len({(target.scene_id, target.im_id) for target in dataset.targets()})
+    lists = ", ".join(sorted(path.name for path in dataset.root.glob("*.txt"))) or "none"
+    return (
+        f"{dataset.root}: {measured} frames are measured, all that {dataset.split!r} holds of these objects, also "
+        f"those that the model was trained on: no --frames were given (lists in the folder: {lists}), and no file of targets "
+        "is there"
+    )
+
+
 def _report(
-    estimates: Poses, dataset: BopDataset, json_path: Path | None, about: dict[str, Any], **options: Any
+    estimates: Poses,
+    dataset: BopDataset,
+    json_path: Path | None,
+    about: dict[str, Any],
+    models: Mapping[int, ScoringModel] | None = None,
+    **options: Any,
 ) -> Evaluation:
-    scores = replace(score_estimates(estimates, dataset, **options), **about)
+    models = load_scoring_models(dataset) if models is None else models
+    scores = replace(score_estimates(estimates, dataset, models=models, **options), **about)
     if json_path is not None:
-        cases = [case.to_dict() for case in find_cases(estimates, dataset)]
+        cases = [case.to_dict() for case in find_cases(estimates, dataset, models=models)]
         content = scores.to_dict() | {"intervals": scores.intervals(), "cases": cases}
         write_file(json_path, json.dumps(content, indent=1), TrainingError)
     for note in scores.notes:

@@ -108,6 +108,8 @@ def open_session(path: str | Path, threads: int | None = None, providers: Sequen
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads or 0
+    for pool in ("intra", "inter"):  # threads that spin while they wait take the cores from whoever else runs here
+        options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers or ["CPUExecutionProvider"]))

@@ -167,6 +167,11 @@ class BopDataset:
             and (self.obj_ids is None or target.obj_id in self.obj_ids)
         ]
 
+    @property
+    def has_target_file(self) -> bool:
+        """Whether a file of the data set lists what to estimate in this split."""
+        return self._target_file is not None
+
     @cached_property
     def _target_file(self) -> "list[Target] | set[tuple[int, int]] | None":
         names = TARGET_FILES if self.split.startswith("test") else ()
