@@ -154,8 +154,8 @@ def unlisted(dataset: BopDataset, frames: Path | None) -> str:
     lists = ", ".join(sorted(path.name for path in dataset.root.glob("*.txt"))) or "none"
     return (
         f"{dataset.root}: {measured} frames are measured, all that {dataset.split!r} holds of these objects, also "
-        f"those that the model was trained on: no --frames were given (lists in the folder: {lists}), and no file of targets "
-        "is there"
+        f"those that the model was trained on: no --frames were given (lists in the folder: {lists}), and no file "
+        "of targets is there"
     )
 
 
