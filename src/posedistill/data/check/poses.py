@@ -43,7 +43,7 @@ def concerns(whole: CameraDataset, splits: Mapping[str, CameraDataset], form: st
     """Everything about poses and cameras that looks wrong, or will make scores look better than they are.
 
     Args:
-        whole: all frames of all splits. form: the format, one of ``cameras.FORMATS``.
+        whole: all frames of all splits. form: the format, one of ``open_scene.FORMATS``.
     """
     apart = far_off(whole.centers)
     if apart.any():

@@ -50,7 +50,7 @@ def read_cambridge(
         on_fault: called at a fault of a frame, which is then left out; raises by default.
 
     Raises:
-        DataError: no such split file or header; a pose that is none; a pose without image; images of several sizes;
+        DataError: no such split file or header; an invalid pose; a pose without image; images of several sizes;
             most positions beyond a kilometre (millimetres).
     """
     root, size_of = Path(root), OneSize()

@@ -36,7 +36,7 @@ def read_seven_scenes(
 
     Raises:
         DataError: no such folder or split file; a missing sequence; an image without a pose, a pose without an image;
-            a pose that is none; an image of another size.
+            an invalid pose; an image of another size.
     """
     root, size_of = Path(root), OneSize()
     stated = _intrinsics(root) if K is None else None

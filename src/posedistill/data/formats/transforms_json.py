@@ -31,7 +31,7 @@ _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 """OpenGL's camera has y up and looks along -z."""
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "PERSPECTIVE")
 _NO_PINHOLES = ("is_fisheye", "latlong", "equirectangular")
-"""Keys that say that the camera is none of these."""
+"""Keys that name another kind of camera."""
 _LENS = ("k1", "k2", "p1", "p2", "k3")
 _AMBIGUOUS = ("k4", "k5", "k6")
 """Terms of a denominator to OpenCV; nerfstudio's k4 is the next term of the polynomial."""
@@ -62,8 +62,8 @@ def read_transforms(path: str | Path, split: Split = "train", on_fault: OnFault 
         on_fault: called at a fault of a frame, which is then left out; raises by default.
 
     Raises:
-        DataError: no such file, broken json, a missing key; a camera with a fisheye lens, or with k4 to k6; a pose that
-            is none; a pose without image; an image of another size than stated; a split that names what has no pose.
+        DataError: no such file, broken json, a missing key; another camera than a pinhole with k1, k2, p1, p2, k3; an
+            invalid pose; a pose without image; an image of another size than stated; a split that names what has no pose.
     """
     contents = {file: _load(file) for file in _files(Path(path), split)}
     frames, listed = [], set[Path]()
@@ -157,7 +157,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _numbers(values: Sequence[Any], file: Path, key: str, kind: FaultKind) -> Array:
-    """Numbers as json has them: a text or a truth value is none."""
+    """Numbers as json has them; a text or a truth value is refused."""
     if wrong := [value for value in values if isinstance(value, str | bool)]:
         raise fault(kind, file, key, repr(wrong[0])[:80], "numbers")
     return numbers(values, file, key, kind)
