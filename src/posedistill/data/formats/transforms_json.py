@@ -63,7 +63,7 @@ def read_transforms(path: str | Path, split: Split = "train", on_fault: OnFault 
 
     Raises:
         DataError: no such file, broken json, a missing key; another camera than a pinhole with k1, k2, p1, p2, k3; an
-            invalid pose; a pose without image; an image of another size than stated; a split that names what has no pose.
+            invalid pose; a pose without image; an image of another size than stated; a split that names no frame.
     """
     contents = {file: _load(file) for file in _files(Path(path), split)}
     frames, listed = [], set[Path]()
