@@ -129,7 +129,9 @@ def attentive_weights(errors: Tensor, settings: TrustSettings, counted: Tensor |
     if settings.eta == "faithful":
         span, excess = errors.where(counted, -torch.inf).max() - low, errors
     else:
-        span, excess = _percentile(errors, counted) - low, errors - low
+        # Over NaN instead of an index by a mask, which would wait for the device.
+        span = torch.nanquantile(errors.where(counted, torch.nan), PERCENTILE) - low
+        excess = errors - low
     weights = (1 - excess / span).clamp(0, 1)
     return weights.where(span > 0, 1.0)
 
@@ -183,15 +185,6 @@ def _by_spread(settings: TrustSettings, spread: Tensor | None) -> Tensor:
     if spread is None:
         raise _unknown("spread of a single network", "a teacher that is an ensemble")
     return (-spread.float() / settings.limit).exp().nan_to_num(0.0).clamp(settings.floor, 1)
-
-
-def _percentile(errors: Tensor, counted: Tensor) -> Tensor:
-    """The error below which ``PERCENTILE`` of the counted ones lie, between two of them by their distance."""
-    ordered = errors.where(counted, torch.inf).flatten().sort().values
-    place = PERCENTILE * (counted.sum() - 1).clamp(min=0)
-    # Looked up on the device: an index into a tensor would wait for it.
-    below, above = ordered.gather(0, torch.stack([place.floor(), place.ceil()]).long())
-    return torch.lerp(below, above, place - place.floor())
 
 
 def _unknown(found: str, expected: str) -> RecipeError:

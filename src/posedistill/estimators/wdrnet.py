@@ -4,7 +4,6 @@ Hu et al., "Wide-Depth-Range 6D Object Pose Estimation in Space", CVPR 2021, on 
 "Knowledge Distillation for 6D Pose Estimation by Aligning Distributions of Local Predictions", CVPR 2023.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -161,14 +160,6 @@ class WDRNetNetwork(nn.Module):
         return NetworkOutputs(logits, self.centers + self.anchors * offsets, class_logits, features, embedding)
 
 
-@dataclass
-class _Targets:
-    """Which cells are positive in each image, and the label of every cell."""
-
-    positives: Selection
-    labels: Tensor
-
-
 class WDRNet(Estimator):
     """The estimator around :class:`WDRNetNetwork`."""
 
@@ -232,13 +223,9 @@ class WDRNet(Estimator):
         if not self.training:
             prediction.votes = self._votes_of(self._confident_cells(outputs), cells)
             return prediction
-        targets = self._targets(batch, generator)
-        prediction.heads |= {
-            "labels": targets.labels,
-            "positive_index": targets.positives.index,
-            "positive_mask": targets.positives.mask,
-        }
-        seen = targets.positives if self.settings.student_votes == "positives" else self._top_cells(outputs, batch)
+        positives, labels = self._targets(batch, generator)
+        prediction.heads |= {"labels": labels, "positive_index": positives.index, "positive_mask": positives.mask}
+        seen = positives if self.settings.student_votes == "positives" else self._top_cells(outputs, batch)
         prediction.votes = self._votes_of(seen, cells)
         return prediction
 
@@ -249,16 +236,16 @@ class WDRNet(Estimator):
         """
         heads = prediction.heads
         if "labels" in heads:
-            targets = _Targets(Selection(heads["positive_index"], heads["positive_mask"]), heads["labels"])
+            positives, labels = Selection(heads["positive_index"], heads["positive_mask"]), heads["labels"]
         else:
             generator = torch.Generator(batch.images.device).manual_seed(0)
-            targets = self._targets(batch, generator)
-        score = self._score_loss(heads, targets.labels, batch.label)
+            positives, labels = self._targets(batch, generator)
+        score = self._score_loss(heads, labels, batch.label)
         keypoints3d, diameters = (batch.target(name, "family: wdrnet") for name in ("keypoints3d", "diameters"))
         points = keypoints3d @ batch.R.transpose(1, 2) + batch.t[:, None]
-        votes = targets.positives.gather(heads["votes"])
+        votes = positives.gather(heads["votes"])
         per_cell = line_of_sight_loss(votes, points, batch.cameras(), diameters, self.settings.vote_sharpness)
-        mask = targets.positives.mask
+        mask = positives.mask
         if self.settings.faithful:
             vote = torch.where(mask, per_cell, 0.0).sum()
         else:
@@ -280,11 +267,14 @@ class WDRNet(Estimator):
         losses = focal_loss(logits, targets, settings.focal_gamma, settings.focal_alpha)
         return torch.where((labels != IGNORED)[:, :, None], losses, 0.0).sum()
 
-    def _targets(self, batch: Batch, generator: torch.Generator | None) -> _Targets:
-        """Positive cells among those whose centre lies in the visible mask, as many a level as the size asks for."""
+    def _targets(self, batch: Batch, generator: torch.Generator | None) -> tuple[Selection, Tensor]:
+        """Positive cells and the label ``[B, N]`` of every cell.
+
+        Those whose centre lies in the visible mask are drawn from, as many a level as the size asks for.
+        """
         inside = batch.target("masks", "family: wdrnet").flatten(1).index_select(1, self.center_pixels)
         budgets = self._training_budgets(batch)
-        return _Targets(*draw_positives(inside, budgets, self.cells, self.settings.positives, generator))
+        return draw_positives(inside, budgets, self.cells, self.settings.positives, generator)
 
     def _training_budgets(self, batch: Batch) -> Tensor:
         keypoints = batch.target("keypoints", "family: wdrnet")
