@@ -38,6 +38,14 @@ def test_perfect_estimates(dataset, perfect):
     assert curve.y == [0.0] + [1.0] * 40 and curve.x[-1] == 20.0
 
 
+def test_with_a_detector_s_boxes_the_average_recall_leads(dataset, perfect):
+    given, found = (score_estimates(perfect, dataset, boxes=boxes) for boxes in ("gt", "detector"))
+    leads = [[metric.name for metric in item.metrics if metric.level == "headline"] for item in (given, found)]
+    assert leads == [["add_0.1d"], ["AR"]] and found.metrics[0].name == "AR"
+    assert (found.boxes, found.dataset) == ("detector", f"{dataset.root.name}/test")
+    assert found.scores == given.scores
+
+
 def test_missed_detections_are_failures(dataset, perfect):
     scores = score_estimates(perfect.select(perfect.im_id != 7), dataset)
     for name in ("AR", "AR_MSSD", "AR_MSPD", "add_0.1d", "add_auc", "proj_5px", "cmdeg_5_5"):

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def evaluate_file(
         opened,
         json_path,
         legacy_diameters=legacy_diameters,
-        about={"boxes": boxes},
+        boxes=boxes,
         source=csv or "estimates",
         models=models,
     )
@@ -133,7 +132,7 @@ def score_csv(
     """Score anybody's BOP csv and print the table."""
     estimates = Poses.from_bop_csv(results)
     opened = open_bop(dataset, split, frames, None, scenes)
-    return _report(estimates, opened, json_path, vsd=vsd, legacy_diameters=legacy_diameters, about={}, source=results)
+    return _report(estimates, opened, json_path, vsd=vsd, legacy_diameters=legacy_diameters, source=results)
 
 
 def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: list[int] | None = None) -> BopDataset:
@@ -163,12 +162,11 @@ def _report(
     estimates: Poses,
     dataset: BopDataset,
     json_path: Path | None,
-    about: dict[str, Any],
     models: Mapping[int, ScoringModel] | None = None,
     **options: Any,
 ) -> Evaluation:
     models = load_scoring_models(dataset) if models is None else models
-    scores = replace(score_estimates(estimates, dataset, models=models, **options), **about)
+    scores = score_estimates(estimates, dataset, models=models, **options)
     if json_path is not None:
         cases = [case.to_dict() for case in find_cases(estimates, dataset, models=models)]
         content = scores.to_dict() | {"intervals": scores.intervals(), "cases": cases}

@@ -85,6 +85,7 @@ def score_estimates(
     models: Mapping[int, ScoringModel] | None = None,
     vsd: bool = False,
     legacy_diameters: bool = False,
+    boxes: str = "",
     source: str | Path = "estimates",
 ) -> Evaluation:
     """Score poses against the targets of a data set (BOP-19's, or all instances visible to a tenth or more).
@@ -95,6 +96,7 @@ def score_estimates(
         models: from ``load_scoring_models``; loaded where None.
         vsd: also measure VSD, for which every target image needs depth.
         legacy_diameters: judge ADD(-S) by the ``LEGACY_DIAMETERS`` of LINEMOD.
+        boxes: where crops came from; with ``detector`` a whole benchmark's score leads and not one threshold's.
         source: the file the rows came from, named in the notes on rows that cannot count.
 
     Raises:
@@ -131,14 +133,17 @@ def score_estimates(
         (100 * CURVE_FRACTIONS).round(6).tolist(),
         fractions[:, len(ADD_FRACTIONS) :].mean(axis=0).tolist(),
     )
-    return Evaluation.of(
+    scores = Evaluation.of(
         {metric: outcomes[name] for name, metric in METRICS.items() if name in outcomes},
         candidates.truths.obj_id.tolist(),
         curves={"add_0.1d": curve},
         missed=int((candidates.nearest(errors["add"]) < 0).sum()),
         notes=tuple(unused_rows(estimates, dataset, source)),
         seconds_per_image=_seconds_per_image(estimates),
+        dataset=f"{dataset.root.name}/{dataset.split}",
+        boxes=boxes,
     )
+    return scores.led_by("AR") if boxes == "detector" else scores
 
 
 def find_cases(estimates: Poses, dataset: BopDataset, models: Mapping[int, ScoringModel] | None = None) -> list[Case]:

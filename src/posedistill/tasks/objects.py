@@ -97,13 +97,14 @@ class ObjectsTask(Task[TestFrames]):
         return Validation(self, loader, lambda found, batches: keypoint_scores(found, batches, self.objects))
 
     def score(self, poses: Poses | None) -> Evaluation:
-        """BOP's scores, and ADD(-S); with a detector's boxes a whole benchmark's score leads, not one threshold's."""
+        """BOP's scores, and ADD(-S)."""
         dataset, test = self.test_set.dataset, self.data.test
         rendered = isinstance(test.source, RenderSource)
         name = "rendered test frames" if rendered else f"{dataset.root.name}/{dataset.split}"
-        found = Evaluation() if poses is None else score_estimates(poses, dataset, models=self.test_set.models)
-        found = found.led_by("AR") if test.boxes == "detector" else found
-        return replace(found, dataset=name, boxes=test.boxes)
+        if poses is None:
+            return Evaluation(dataset=name, boxes=test.boxes)
+        found = score_estimates(poses, dataset, models=self.test_set.models, boxes=test.boxes)
+        return replace(found, dataset=name)
 
     def baselines(self, teacher: Estimator | None) -> Mapping[str, Poses]:
         """None: a mean pose of objects finds nothing."""
