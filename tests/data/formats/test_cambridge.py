@@ -162,3 +162,19 @@ def test_byte_order_marks_are_no_fault(cambridge_root):
     for name in ("dataset_train.txt", "reconstruction.nvm"):
         (cambridge_root / name).write_bytes(b"\xef\xbb\xbf" + (cambridge_root / name).read_bytes())
     assert read_cambridge(cambridge_root).frames[0].K[0, 0] == pytest.approx(0.8 * 114)
+
+
+def test_names_from_windows(cambridge_root):
+    path = cambridge_root / "dataset_train.txt"
+    path.write_bytes(path.read_bytes().replace(b"/", b"\\").replace(b"\n", b"\r\n"))
+    dataset = read_cambridge(cambridge_root)
+    assert len(dataset) == 12 and set(dataset.sequences) == {"seq1", "seq2"}
+
+
+def test_a_radial_distortion_that_is_not_read_is_told(cambridge_root):
+    path = cambridge_root / "reconstruction.nvm"
+    lines = path.read_text().split("\n")
+    lines[3] = " ".join([*lines[3].split()[:9], "-0.1", "0"])
+    path.write_text("\n".join(lines))
+    told = "reconstruction.nvm states a radial distortion of 1 images, which is not taken out"
+    assert read_cambridge(cambridge_root).notes == (told,)

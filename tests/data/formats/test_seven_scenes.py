@@ -181,3 +181,13 @@ def test_a_sequence_named_twice_is_taken_once(seven_scenes_root):
     dataset = read_seven_scenes(seven_scenes_root)
     assert len(dataset) == len({frame.image for frame in dataset}) == 12
     assert dataset.notes == ("1 sequences that the split names again, taken once",)
+
+
+def test_two_images_of_one_frame(seven_scenes_root):
+    folder = seven_scenes_root / "seq-01"
+    write_image(folder / "frame-000002.color.jpg", read_image(folder / "frame-000002.color.png"))
+    dataset, faults = collected(seven_scenes_root)
+    assert len(dataset) == 12
+    ((kind, message),) = faults
+    assert kind is FaultKind.SAME_ID
+    assert "found frame-000002.color.jpg and frame-000002.color.png, expected one image of each pose" in message
