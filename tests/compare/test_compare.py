@@ -16,13 +16,14 @@ import pytest
 import torch
 import yaml
 
-from posedistill.compare import costs, jobs
+from posedistill.compare import costs
 from posedistill.compare.compare import compare
 from posedistill.distill import Distiller
 from posedistill.distill.match import MatchSettings
 from posedistill.errors import CheckpointError, PoseDistillError, RecipeError, TrainingError
 from posedistill.recipe.recipe import load_recipe
 from posedistill.recipe.stages import Stage
+from posedistill.training import jobs
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.trial import Trial
 from posedistill.training.worker import carry_out

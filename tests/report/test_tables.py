@@ -29,7 +29,8 @@ def printed(table, width=80):
 
 def test_the_result_table_holds_means_deviations_costs_and_the_paired_difference(run_folder):
     run = load_run(run_folder)
-    (table,) = tables.result_tables(run)
+    table, details = tables.result_tables(run)
+    assert details.columns == ["model", "ADD(-S) 0.05 d"] and "size, MB" not in details.columns
     values = rows(table)
     assert list(values) == ["teacher", "student", "distilled", "exported"]
     scores = [item.scores["add_0.1d"] for item in run.evaluations if item.stage == "student"]

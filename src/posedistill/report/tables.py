@@ -26,8 +26,13 @@ def result_table(run_dir: str | Path) -> Table:
 
 
 def result_tables(run: RunResults) -> list[Table]:
-    """Everything that was measured, a table for each data set and source of boxes."""
-    return [model_table(group.title, group, group.metrics) for group in run.groups()]
+    """Everything that was measured: for each data set and source of boxes the usual metrics, then all others."""
+    tables = []
+    for group in run.groups():
+        others = [metric for metric in group.metrics if metric not in group.main_metrics]
+        tables.append(model_table(group.title, group, group.main_metrics))
+        tables += [model_table(f"{group.title}: other metrics", group, others, costs=())] if others else []
+    return tables
 
 
 def model_table(
