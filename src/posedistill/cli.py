@@ -216,23 +216,23 @@ def predict(
     trajectory.
     """
     from posedistill.deploy.predict import predict_images
-    from posedistill.deploy.predict_objects import ObjectPrediction, parse_boxes, parse_camera
-    from posedistill.deploy.predict_scene import ScenePrediction
+    from posedistill.deploy.predict_objects import ObjectPresenter, parse_boxes, parse_camera
+    from posedistill.deploy.predict_scene import ScenePresenter
     from posedistill.runtime import Predictor
 
     predictor = Predictor.from_onnx(model, threads=threads or None)
     if predictor.decoder.task == "objects":
         boxes, K = parse_boxes(box, detections), parse_camera(camera)
-        prediction: ObjectPrediction | ScenePrediction = ObjectPrediction(predictor, boxes, K, obj or None)
+        presenter: ObjectPresenter | ScenePresenter = ObjectPresenter(predictor, boxes, K, obj or None)
     else:
         options = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
         if given := [option for option, value in options.items() if value]:
             raise PoseDistillError(f"{', '.join(given)}: found a model of a scene, expected one of objects")
-        prediction = ScenePrediction(predictor)
-    found = predict_images(prediction, images, out)
+        presenter = ScenePresenter(predictor)
+    found = predict_images(presenter, images, out)
     for entry in found:
-        print("\n".join(prediction.in_words(entry)), end="\n" if entry.poses else "")
-    print(f"{sum(len(entry.poses) for entry in found)} poses; {prediction.writes} in {out}")
+        print("\n".join(presenter.in_words(entry)), end="\n" if entry.poses else "")
+    print(f"{sum(len(entry.poses) for entry in found)} poses; {presenter.writes} in {out}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ import pytest
 
 from posedistill.decode import Pose
 from posedistill.deploy.predict import predict_images
-from posedistill.deploy.predict_objects import Box, ObjectPrediction, parse_boxes, parse_camera
+from posedistill.deploy.predict_objects import Box, ObjectPresenter, parse_boxes, parse_camera
 from posedistill.errors import DataError
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def found_in(predictor, photos, boxes=None, K=None, obj_ids=None, out=None) -> list[tuple[int, int, int]]:
     """(scene_id, im_id, obj_id) of every pose."""
-    found = predict_images(ObjectPrediction(predictor, boxes, K, obj_ids), photos, out)
+    found = predict_images(ObjectPresenter(predictor, boxes, K, obj_ids), photos, out)
     return [(*entry.image_id, pose.label) for entry in found for pose in entry.poses]
 
 
@@ -39,7 +39,7 @@ def predictor(exported: Path) -> Predictor:
 
 def test_writes_overlays_and_csv(predictor, photos, tmp_path):
     boxes = [Box(6, (100.0, 80.0, 60.0, 50.0)), Box(9, (10.0, 20.0, 80.0, 90.0))]
-    found = predict_images(ObjectPrediction(predictor, boxes, K), photos, tmp_path / "out")
+    found = predict_images(ObjectPresenter(predictor, boxes, K), photos, tmp_path / "out")
     ids = [(*entry.image_id, pose.label) for entry in found for pose in entry.poses]
     assert set(ids) <= {(6, 12, 6), (6, 12, 9), (0, 1, 6), (0, 1, 9)} and len(set(ids)) == len(ids) > 0
     table = Poses.from_bop_csv(tmp_path / "out" / "results.csv")
@@ -57,11 +57,11 @@ def test_boxes_by_image(predictor, photos):
 def test_no_camera_takes_the_models_and_says_so_once_for_each_size(predictor, photos, capsys):
     boxes, large = [Box(6, (100.0, 80.0, 60.0, 50.0))], photos[1].with_name("large.png")
     cv2.imwrite(str(large), cv2.resize(cv2.imread(str(photos[1])), (640, 480)))
-    assumed = predict_images(ObjectPrediction(predictor, boxes), [*photos, large])
+    assumed = predict_images(ObjectPresenter(predictor, boxes), [*photos, large])
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2 and "images of 320x240: no camera given, assuming K = [[286.2" in told[0]
     assert "images of 640x480: no camera given, assuming K = [[572.4" in told[1]
-    given = predict_images(ObjectPrediction(predictor, boxes, predictor.decoder.default_K(320, 240)), photos)
+    given = predict_images(ObjectPresenter(predictor, boxes, predictor.decoder.default_K(320, 240)), photos)
     for ours, theirs in zip(assumed, given, strict=False):
         np.testing.assert_allclose(ours.poses[0].t, theirs.poses[0].t)
 
@@ -85,7 +85,7 @@ def test_no_boxes_searches_the_image(predictor, photos, monkeypatch):
 def test_overlay_shows_name_and_every_pose(predictor):
     image = np.zeros((240, 320, 3), np.uint8)
     poses = [Pose(np.eye(3), np.array([x, 0.0, 900.0]), obj_id, 0.9) for obj_id, x in ((6, -100.0), (9, 100.0))]
-    drawn = ObjectPrediction(predictor, K=K).picture(image, poses)
+    drawn = ObjectPresenter(predictor, K=K).picture(image, poses)
     assert drawn[:, :160].any() and drawn[:, 160:].any() and not image.any()
 
 

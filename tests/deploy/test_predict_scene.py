@@ -9,7 +9,7 @@ from posedistill import cli
 from posedistill.data.images import read_image, write_image
 from posedistill.decode import PoseNetDecoder
 from posedistill.deploy.predict import predict_images
-from posedistill.deploy.predict_scene import ScenePrediction
+from posedistill.deploy.predict_scene import ScenePresenter
 from posedistill.errors import DataError
 from posedistill.poses import Poses
 from posedistill.runtime import Predictor
@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def test_table_and_picture(predictor, photos, tmp_path):
-    found = predict_images(ScenePrediction(predictor), photos, tmp_path / "new" / "out")
+    found = predict_images(ScenePresenter(predictor), photos, tmp_path / "new" / "out")
     table = Poses.from_csv(tmp_path / "new" / "out" / "poses.csv")
     np.testing.assert_allclose(table.centers, [[0.2 * number, 0.4, 1.0] for number in range(3)], atol=1e-6)
     assert table.name.tolist() == [path.as_posix() for path in photos] and (table.seconds > 0).all()
@@ -47,31 +47,31 @@ def test_table_and_picture(predictor, photos, tmp_path):
 
 
 def test_in_words(predictor, photos):
-    prediction = ScenePrediction(predictor)
-    (found,) = predict_images(prediction, photos[:1])
-    (line,) = prediction.in_words(found)
+    presenter = ScenePresenter(predictor)
+    (found,) = predict_images(presenter, photos[:1])
+    (line,) = presenter.in_words(found)
     x, y, z = found.poses[0].direction
     assert line == f"{photos[0]}: at (0.00, 0.40, 1.00) m, looking along ({x:.2f}, {y:.2f}, {z:.2f})"
     assert np.isclose(np.abs(found.poses[0].direction).max(), 1)
 
 
 def test_a_model_without_metres_says_units(predictor, photos, tmp_path):
-    predict_images(ScenePrediction(predictor), photos, tmp_path / "metres")
-    prediction = ScenePrediction(Predictor(predictor.run, replace(predictor.decoder, metric=False)))
-    found = predict_images(prediction, photos, tmp_path / "units")
-    assert "at (0.00, 0.40, 1.00) units, " in prediction.in_words(found[0])[0]
+    predict_images(ScenePresenter(predictor), photos, tmp_path / "metres")
+    presenter = ScenePresenter(Predictor(predictor.run, replace(predictor.decoder, metric=False)))
+    found = predict_images(presenter, photos, tmp_path / "units")
+    assert "at (0.00, 0.40, 1.00) units, " in presenter.in_words(found[0])[0]
     units, metres = (read_image(tmp_path / name / "trajectory.png") for name in ("units", "metres"))
     assert (units != metres).any()
 
 
 def test_a_damaged_image_loses_no_pose_found_before(predictor, photos, tmp_path):
     (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:60])
-    prediction = ScenePrediction(predictor)
+    presenter = ScenePresenter(predictor)
     with pytest.raises(DataError, match=r"cut\.png: 'image': found a file cut off"):
-        predict_images(prediction, [*photos[:2], tmp_path / "cut.png", photos[2]], tmp_path / "out")
+        predict_images(presenter, [*photos[:2], tmp_path / "cut.png", photos[2]], tmp_path / "out")
     assert len(Poses.from_csv(tmp_path / "out" / "poses.csv")) == 2
     with pytest.raises(DataError, match=r"gone\.png"):
-        predict_images(prediction, [tmp_path / "gone.png"], tmp_path / "none")
+        predict_images(presenter, [tmp_path / "gone.png"], tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

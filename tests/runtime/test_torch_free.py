@@ -64,12 +64,12 @@ def test_predicts_from_a_file(scene, model_file, tmp_path):
 import json
 from pathlib import Path
 from posedistill.deploy.predict import predict_images
-from posedistill.deploy.predict_objects import Box, ObjectPrediction
+from posedistill.deploy.predict_objects import Box, ObjectPresenter
 from posedistill.runtime import Predictor
 predictor = Predictor.from_onnx({str(model_file)!r}, threads=1)
 boxes = [Box(6, tuple({scene.box.tolist()}))]
 photo, out = Path({str(tmp_path / "photo.png")!r}), Path({str(tmp_path / "out")!r})
-(pose,) = predict_images(ObjectPrediction(predictor, boxes), [photo], out)[0].poses
+(pose,) = predict_images(ObjectPresenter(predictor, boxes), [photo], out)[0].poses
 print(json.dumps([pose.t.tolist(), pose.R.tolist()]))
 """
     t, R = json.loads(run_light(code))

@@ -21,7 +21,7 @@ class Found:
     poses: list[Pose]
 
 
-class Prediction(ABC):
+class Presenter(ABC):
     """How photographs are looked at, and what is made of their poses, by the task of the model."""
 
     writes: ClassVar[str]
@@ -47,28 +47,28 @@ class Prediction(ABC):
         """A line for each pose."""
 
 
-def predict_images(prediction: Prediction, images: Sequence[Path], out: Path | None = None) -> list[Found]:
+def predict_images(presenter: Presenter, images: Sequence[Path], out: Path | None = None) -> list[Found]:
     """Poses in photographs; with ``out``, a folder made where absent, also pictures and a table of them.
 
     Raises:
         DataError: a photograph cannot be read or looked at. What was found before is written.
     """
-    prediction.check(images)
+    presenter.check(images)
     found: list[Found] = []
     try:
         for position, (path, name) in enumerate(zip(images, unique_names(images), strict=True)):
             image, image_id = read_image(path), image_id_of(path, position)
             try:
-                poses = prediction.poses(image, path, image_id)
+                poses = presenter.poses(image, path, image_id)
             except DataError as error:
                 raise DataError(f"{path}: {error}") from None
             found.append(Found(path, image_id, poses))
-            picture = None if out is None else prediction.picture(image, poses)
+            picture = None if out is None else presenter.picture(image, poses)
             if picture is not None and out is not None:
                 write_image(out / f"{name}.png", picture)
     finally:  # an unreadable image or an interrupt loses no pose found before
         if out is not None and found:
-            prediction.finish(found, out)
+            presenter.finish(found, out)
     return found
 
 

@@ -12,7 +12,7 @@ from posedistill.data.formats.bop import read_detections
 from posedistill.decode.base import Pose
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery, table_of
-from posedistill.deploy.predict import Found, Prediction, image_id_of
+from posedistill.deploy.predict import Found, Presenter, image_id_of
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image, color_of, draw_pose
@@ -35,7 +35,7 @@ Boxes = Mapping[tuple[int, int], Sequence[Box]] | Sequence[Box]
 """The same boxes for every image, or boxes by (scene_id, im_id)."""
 
 
-class ObjectPrediction(Prediction):
+class ObjectPresenter(Presenter):
     """Poses of objects in the given boxes, or wherever a search finds them.
 
     Args:

@@ -9,13 +9,13 @@ import numpy as np
 from posedistill.data.images import write_image
 from posedistill.decode.base import Pose
 from posedistill.deploy.estimate import FrameQuery, table_of
-from posedistill.deploy.predict import Found, Prediction
+from posedistill.deploy.predict import Found, Presenter
 from posedistill.deploy.trajectory import draw_trajectory
 from posedistill.geometry.draw import Image
 from posedistill.runtime.predictor import Predictor
 
 
-class ScenePrediction(Prediction):
+class ScenePresenter(Presenter):
     """Where each photograph was taken."""
 
     writes: ClassVar[str] = "poses.csv and trajectory.png"
