@@ -28,7 +28,7 @@ def steps_per_second(seconds: float, threads: int, backbone: str, crop: int, bat
     from posedistill.estimators.registry import build_estimator
     from posedistill.geometry.objects import ObjectTable, box_corners
     from posedistill.recipe.networks import TrainSettings
-    from posedistill.training.loop import losses, make_optimizer
+    from posedistill.training.step import losses, make_optimizer
     from posedistill.training.teacher_build import noise_batch
 
     torch.set_num_threads(threads)

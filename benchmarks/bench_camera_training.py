@@ -30,8 +30,9 @@ from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.machine import processor
-from posedistill.training.loop import Teaching, Untouched, losses
+from posedistill.training.step import Untouched, losses
 from posedistill.training.teachers import NetworkTeacher
+from posedistill.training.teaching import Teaching
 
 
 def made_loader(folder: Path, size: int, batch: int, device: torch.device) -> Loader:

@@ -17,8 +17,9 @@ from posedistill.data.render.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable
-from posedistill.training.loop import Teaching, Untouched, losses
+from posedistill.training.step import Untouched, losses
 from posedistill.training.teachers import NetworkTeacher
+from posedistill.training.teaching import Teaching
 
 
 def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device) -> Batch:

@@ -27,8 +27,9 @@ from posedistill.estimators.views import VIEWS
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import random_rotations
-from posedistill.training.loop import Teaching, Untouched, losses
+from posedistill.training.step import Untouched, losses
 from posedistill.training.teachers import NetworkTeacher
+from posedistill.training.teaching import Teaching
 
 CROP, COUNT = 64, 8
 HALF = np.array([40.0, 30.0, 50.0])

@@ -21,16 +21,16 @@ import torch
 from posedistill.recipe.recipe import load_recipe
 from posedistill.recipe.stages import teacher_of
 from posedistill.tasks.registry import open_task
-from posedistill.training import loop
+from posedistill.training import step
 from posedistill.training import run as running
 
 
 def find_gradients(out):
-    fabric = loop.make_fabric("float32")
+    fabric = step.make_fabric("float32")
     batch = torch.load(out / f"batch{fabric.global_rank}.pt", weights_only=False)
     estimator = torch.load(out / "network.pt", weights_only=False)
-    model = fabric.setup(loop.Untouched(estimator))
-    terms = loop.losses(model, estimator, batch, torch.Generator().manual_seed(0), None)
+    model = fabric.setup(step.Untouched(estimator))
+    terms = step.losses(model, estimator, batch, torch.Generator().manual_seed(0), None)
     fabric.backward(sum(terms.values()))
     gradients = {name: weight.grad for name, weight in estimator.named_parameters()}
     torch.save((fabric.world_size, gradients), out / f"gradients{fabric.global_rank}.pt")
@@ -38,7 +38,7 @@ def find_gradients(out):
 
 
 def train_teacher(recipe, path):
-    ends, train = {}, loop.train
+    ends, train = {}, running.train
 
     def watch(fabric, estimator, *args, **kwargs):
         train(fabric, estimator, *args, **kwargs)

@@ -11,9 +11,12 @@ from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.estimators.wdrnet import WDRNet
 from posedistill.recipe.recipe import TrainSettings
-from posedistill.tasks.base import SELECT, Teaching, Untouched, losses, make_fabric, train
+from posedistill.tasks.base import SELECT
 from posedistill.training.checkpoints import load_tensors
+from posedistill.training.loop import train
+from posedistill.training.step import Untouched, losses, make_fabric
 from posedistill.training.teachers import NetworkTeacher
+from posedistill.training.teaching import Teaching
 
 SIGNATURE = {"stage": "student", "seed": 0}
 

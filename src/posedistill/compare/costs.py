@@ -22,13 +22,11 @@ from posedistill.recipe.comparison import Comparison, Variant
 from posedistill.recipe.recipe import Recipe, fingerprint, load_recipe
 from posedistill.tasks.registry import open_task
 from posedistill.training.jobs import environment_of, last_line
-from posedistill.training.loop import Untouched, losses, make_fabric
 from posedistill.training.networks import build_network
 from posedistill.training.run_folder import write_recipe
-from posedistill.training.schedule import AveragedWeights
+from posedistill.training.step import TrainingStep, make_fabric
 from posedistill.training.teacher_build import build_teaching
 from posedistill.training.teachers import Teacher
-from posedistill.training.teaching import Teaching
 from posedistill.training.worker import end_with_parent
 
 ROUNDS, STEPS = 6, 4
@@ -135,52 +133,37 @@ def _probe(what: str, networks: dict[str, tuple[Recipe, str]], jobs: int) -> dic
 
 
 class _Stepper:
-    """Makes training steps of one variant on the loop's losses, and says how long they took."""
+    """Makes training steps of one variant, and says how long they took."""
 
     def __init__(self, recipe: Recipe, network: str, shared: Teacher | None = None) -> None:
         settings = recipe.schedule(recipe.student)
-        self.fabric = make_fabric(settings.precision)
-        self.device = self.fabric.device
+        fabric = make_fabric(settings.precision)
+        self.device, self.step = fabric.device, 0
         task = open_task(recipe)
         data = task.training_set
         torch.manual_seed(recipe.seed)
-        self.estimator = build_network(recipe, recipe.student, task.objects)
-        self.estimator.fit_targets(data.poses.R, data.poses.t)
+        estimator = build_network(recipe, recipe.student, task.objects)
+        estimator.fit_targets(data.poses.R, data.poses.t)
         self.loader = task.loader(data.train, seed=recipe.seed, device=self.device, batch_size=settings.batch_size)
-        self.teaching: Teaching | None = None
-        self.estimator.to(self.device).to(memory_format=torch.channels_last)
-        parameters = list(self.estimator.parameters())
-        if network == "distilled":
-            self.teaching = build_teaching(task, self.estimator, self.fabric, recipe.seed)
+        self.teaching = build_teaching(task, estimator, fabric, recipe.seed) if network == "distilled" else None
+        self.switch = self.teaching.switch if self.teaching else 0
+        if self.teaching:
             self.teaching.teacher = shared or self.teaching.teacher
-            self.teaching.prepare(self.estimator, self.loader.batch(0))
-            parameters += self.teaching.parameters()
-        optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=self.device.type == "cuda")
-        self.average = AveragedWeights(self.estimator, settings.ema)
-        self.model, self.optimizer = self.fabric.setup(Untouched(self.estimator), optimizer)
-        self.generator = torch.Generator(device=self.device).manual_seed(recipe.seed)
-        self.step, self.second_stage = 0, False
+            self.teaching.freezes = False  # both stages are timed by turns, the second with nothing frozen
+        self._train = TrainingStep(fabric, estimator, self.loader, settings, recipe.seed, self.teaching)
+        self._train.begin()
 
     def run(self, steps: int) -> float:
         """Mean seconds of so many steps, data included: added on processors, hidden behind the step on a GPU."""
         made: list[Any] = []
         loading = self._seconds(lambda: made.append(self.loader.batch(self.step + len(made))), steps)
-        training = self._seconds(lambda: self._train(made.pop(0)), steps)
-        self.step += steps
+        training = self._seconds(lambda: self._next(made.pop(0)), steps)
         return (max(loading, training) if self.device.type == "cuda" else loading + training) / steps
 
-    def _train(self, batch: Any) -> None:
-        self.estimator.train()
-        step = self.step
-        if self.teaching is not None and self.teaching.switch:  # both stages by turns, the second with nothing frozen
-            step = self.teaching.switch if self.second_stage else 0
-            self.second_stage = not self.second_stage
-        terms = losses(self.model, self.estimator, batch, self.generator, self.teaching, step)
-        self.fabric.backward(torch.stack(list(terms.values())).sum())
-        self.fabric.clip_gradients(self.model, self.optimizer, max_norm=1.0, error_if_nonfinite=False)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.average.update(self.estimator, self.step)
+    def _next(self, batch: Any) -> None:
+        second = self.switch and self.step % 2
+        self._train(batch, self.switch + self.step if second else self.step)
+        self.step += 1
 
     def _seconds(self, work: Callable[[], None], times: int) -> float:
         self._wait()

@@ -1,8 +1,6 @@
 """The training loop, one for all families: a student learns from labels, and from a teacher where there is one."""
 
 import math
-import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +8,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from posedistill.data.loading.batch import Batch
 from posedistill.errors import CheckpointError, TrainingError, describe
 from posedistill.estimators.base import Estimator
-from posedistill.estimators.views import Prediction
 from posedistill.log import console
 from posedistill.recipe.recipe import TrainSettings
 from posedistill.tasks.base import SELECT, Batches, Validate
@@ -26,26 +22,9 @@ from posedistill.training.checkpoints import (
     section,
 )
 from posedistill.training.log import TrainingLog
-from posedistill.training.schedule import AveragedWeights, learning_rate
+from posedistill.training.schedule import AveragedWeights
+from posedistill.training.step import TrainingStep
 from posedistill.training.teaching import Teaching
-
-
-def make_fabric(precision: str = "auto") -> Fabric:
-    """Devices and precision: one GPU if there is one, all processes of a torchrun launch, bf16 where it is fast.
-
-    The number of processes is told to the engine: left to guess, it takes each process of torchrun on processors for
-    a run of its own, and nothing is synchronised.
-    """
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if precision == "auto":
-        precision = "bf16" if accelerator == "cuda" or torch.cpu._is_avx512_bf16_supported() else "float32"
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    names = {"bf16": "bf16-mixed", "float32": "32-true"}
-    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=world // local, precision=names[precision])
-    fabric.launch()
-    return fabric
 
 
 def train(
@@ -71,20 +50,13 @@ def train(
         TrainingError: the loss is NaN or infinite (the last good checkpoint is kept), or the disk is full.
         CheckpointError: the folder holds the run of another recipe or architecture.
     """
-    estimator.check_targets(batches.targets)
-    estimator.to(fabric.device).to(memory_format=torch.channels_last)
-    parameters = list(estimator.parameters())
-    if teaching is not None:
-        teaching.prepare(estimator, batches.batch(0))
-        parameters += teaching.parameters()
-    optimizer = make_optimizer(parameters, settings, fabric.device)
-    average = AveragedWeights(estimator, settings.ema)
+    stepping = TrainingStep(fabric, estimator, batches, settings, seed, teaching)
+    optimizer, average = stepping.optimizer, stepping.average
     last = folder / "last.safetensors"
     start, best = 0, -math.inf
     if last.exists():
         start, best = _resume(last, estimator, optimizer, average, signature, teaching)
-    model, wrapped_optimizer = fabric.setup(Untouched(estimator), optimizer)
-    generator = torch.Generator(device=fabric.device)
+    stepping.begin()
     bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
     recent: list[dict[str, Tensor]] = []
 
@@ -100,38 +72,20 @@ def train(
 
     with TrainingLog(folder, title, settings.steps, start, quiet=not fabric.is_global_zero) as log:
         for step, batch in enumerate(batches.prefetch(start, settings.steps), start):
-            estimator.train()
-            if teaching is not None:
-                teaching.rest(estimator, batch, step)
-            rate = learning_rate(step, settings.steps, settings.lr, settings.schedule, settings.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            generator.manual_seed(_step_seed(seed, step, fabric.global_rank))
-            terms = losses(model, estimator, batch, generator, teaching, step)
-            total = torch.stack(list(terms.values())).sum()
-            fabric.backward(total)
-            if teaching is not None and fabric.world_size > 1:  # the engine averages the student's gradients alone
-                for parameter in teaching.parameters():
-                    if parameter.grad is not None:
-                        parameter.grad = fabric.all_reduce(parameter.grad)
-            norm = fabric.clip_gradients(model, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
-            wrapped_optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            average.update(estimator, step)
-
-            norm = torch.as_tensor(norm)
-            bad |= ~(torch.isfinite(total.detach()) & torch.isfinite(norm))
-            recent.append({"loss": total.detach(), "gradient": norm})
-            recent[-1] |= {f"loss/{name}": value.detach() for name, value in terms.items()}
+            values = stepping(batch, step)
+            bad |= ~(torch.isfinite(values["loss"]) & torch.isfinite(values["gradient"]))
+            recent.append(values)
             done = step + 1
-            log.advance(done, total.detach())
+            log.advance(done, values["loss"])
             if done % settings.log_every == 0 or done == settings.steps:
                 _stop_at_nan(bool(bad), done, last, teaching)
                 names = dict.fromkeys(name for terms in recent for name in terms)
                 means = {n: float(torch.stack([terms[n] for terms in recent if n in terms]).mean()) for n in names}
                 speed = log.rate(done)
                 images = speed * len(batch.images) * fabric.world_size
-                log.write(done, means | {"lr": rate, "steps_per_second": speed, "images_per_second": images})
+                log.write(
+                    done, means | {"lr": stepping.rate(step), "steps_per_second": speed, "images_per_second": images}
+                )
                 recent = []
             if validate is not None and (done % settings.validate_every == 0 or done == settings.steps):
                 _stop_at_nan(bool(bad), done, last, teaching)
@@ -150,59 +104,6 @@ def train(
                 "it held those that validation had found best"
             )
         _save_model(fabric, folder, estimator, average.state, signature, settings.steps, scores)
-
-
-class Untouched(torch.nn.Module):
-    """An estimator whose batches the engine cannot see into.
-
-    Under bfloat16 it would round all they hold before the forward pass: poses and cameras too, to three digits.
-    """
-
-    def __init__(self, estimator: Estimator) -> None:
-        super().__init__()
-        self.estimator = estimator
-
-    def forward(self, batch: Callable[[], Batch], generator: torch.Generator | None = None) -> Prediction:
-        """What the estimator makes of the batch that the function hands out."""
-        return self.estimator(batch(), generator)  # type: ignore[no-any-return]
-
-
-def make_optimizer(
-    parameters: Sequence[torch.nn.Parameter], settings: TrainSettings, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW. Weights decay; what is one number a channel or a loss (biases, norms, learned weights) does not."""
-    groups = [
-        {"params": [weight for weight in parameters if weight.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [weight for weight in parameters if weight.ndim <= 1], "weight_decay": 0.0},
-    ]
-    filled = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(filled, lr=settings.lr, fused=device.type == "cuda")
-
-
-def losses(
-    model: torch.nn.Module,
-    estimator: Estimator,
-    batch: Batch,
-    generator: torch.Generator | None,
-    teaching: Teaching | None,
-    step: int = 0,
-) -> dict[str, Tensor]:
-    """All weighted loss terms of one step: the family's own, then one for each distiller.
-
-    ``model`` is the estimator, :class:`Untouched`, and on several devices wrapped by the distributed engine.
-    """
-    prediction = model(lambda: batch, generator)
-    terms = dict(estimator.loss(prediction, batch)) if teaching is None or teaching.labelled(step) else {}
-    if teaching is not None:
-        taught = teaching.predict(batch, step)
-        for distiller in teaching.active(step):
-            term = distiller.weight * distiller(prediction, taught, batch)
-            terms[distiller.name] = terms.get(distiller.name, 0.0) + term
-    return terms
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    return ((seed * 1_000_003 + step) * 1_009 + rank) % (2**63)
 
 
 def _stop_at_nan(bad: bool, step: int, last: Path, teaching: Teaching | None) -> None:

@@ -22,9 +22,10 @@ from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
 from posedistill.training.evaluate import bench_run, draw_cases, evaluate_run, export_run
 from posedistill.training.jobs import run_trials, sigterm_interrupts
-from posedistill.training.loop import make_fabric, train
+from posedistill.training.loop import train
 from posedistill.training.networks import build_network
 from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
+from posedistill.training.step import make_fabric
 from posedistill.training.teacher_build import build_teaching, check_networks
 from posedistill.training.trial import Trial
 

@@ -32,6 +32,8 @@ class Teaching:
     origin: str = "the teacher"
     supervised: bool = True
     switch: int = 0
+    freezes: bool = True
+    """Whether what the first stage has taught stays as it is from there on; whoever times both by turns says no."""
     _frozen: bool = field(default=False, init=False)
     _sound: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool), init=False)
 
@@ -56,7 +58,7 @@ class Teaching:
 
         Which those are follows from the networks alone, so a resumed training freezes the same.
         """
-        if not self.switch or step < self.switch:
+        if not (self.switch and self.freezes) or step < self.switch:
             return
         if not self._frozen:
             for parameter, reached in zip(estimator.parameters(), self._reached(estimator, batch), strict=True):
