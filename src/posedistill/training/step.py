@@ -1,4 +1,4 @@
-"""One step of a training, the same for the loop and for whoever times it: devices, losses, optimiser, averaged weights."""
+"""One step of a training, the same for the loop and for whoever times it."""
 
 import os
 from collections.abc import Callable, Sequence
