@@ -308,7 +308,7 @@ def test_an_ensemble_of_cameras_says_the_mean(trained: Recipe) -> None:
     np.testing.assert_allclose(record["places"]["estimate"], np.mean(single, axis=0), atol=1e-3)
     assert record["parameters"] == 2 * 281_833
     answers = measure_baselines(open_task(loaded), teacher_of(loaded))
-    assert [answer["stage"] for answer in answers] == ["constant pose", "nearest position"]
+    assert [answer.stage for answer in answers] == ["constant pose", "nearest position"]
 
 
 def test_a_teacher_that_measures_in_other_units_is_refused(trained: Recipe) -> None:
