@@ -5,11 +5,16 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from posedistill.errors import DataError, PoseDistillError, describe
+
+Content = TypeVar("Content")
+KEPT_FILES = 16
+"""Files that a reader remembers."""
 
 
 def write_file(path: Path, data: bytes | str, error: type[PoseDistillError] = DataError) -> None:
@@ -146,3 +151,24 @@ def exclusive(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def kept(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
+    """A reader that remembers what the last files held, for as long as they stay as they are.
+
+    What several splits of a data set share is so read once in a run.
+    """
+    known: OrderedDict[tuple[Path, int, int], Content] = OrderedDict()
+
+    def reader(path: Path) -> Content:
+        if not path.is_file():
+            return read(path)
+        stat = path.stat()
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if key not in known:
+            known[key] = read(path)
+            if len(known) > KEPT_FILES:
+                known.popitem(last=False)
+        return known[key]
+
+    return reader

@@ -28,6 +28,6 @@ def test_a_run_opens_each_annotation_file_once(recipe_file, bop, tmp_path):
     done = subprocess.run([sys.executable, "-c", COUNT, str(recipe_file), str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     counts = {path: count for path, count in json.loads(out.read_text()).items() if path.startswith(str(bop))}
-    names = ("scene_gt.json", "scene_camera.json", "scene_gt_info.json")
+    names = ("scene_gt.json", "scene_camera.json", "scene_gt_info.json", "models_info.json")
     opened = {path: count for path, count in counts.items() if path.endswith(names)}
-    assert len(opened) == 6 and set(opened.values()) == {1}, opened
+    assert len(opened) == 7 and set(opened.values()) == {1}, opened

@@ -23,7 +23,7 @@ from posedistill.data.formats.bop_parse import load_json_list, load_scene, parse
 from posedistill.data.formats.bop_scene import Frame, Instance, Scene
 from posedistill.data.images import read_depth_image, read_image, read_mask
 from posedistill.errors import DataError, describe
-from posedistill.files import read_text
+from posedistill.files import kept, read_text
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import ObjectTable
 
@@ -64,6 +64,9 @@ class Detection:
     score: float
     bbox: Array
     time: float
+
+
+_models_info = kept(load_models_info)
 
 
 class BopDataset:
@@ -121,7 +124,7 @@ class BopDataset:
     @cached_property
     def models_info(self) -> dict[int, dict[str, Any]]:
         """Object id -> diameter, box and symmetries (mm), of the evaluation models."""
-        return load_models_info(self._models_info_path)
+        return _models_info(self._models_info_path)
 
     def mesh_path(self, obj_id: int, eval: bool = False) -> Path:
         """The mesh of an object, of the coloured or of the evaluation models.

@@ -9,7 +9,7 @@ from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, repo
 from posedistill.data.formats.scene import CameraDataset, CameraFrame, natural_order
 from posedistill.data.formats.scene_parse import OneSize, Split, numbers, pose_from_camera_to_world
 from posedistill.errors import DataError, describe
-from posedistill.files import read_text
+from posedistill.files import kept, read_text
 from posedistill.geometry.cameras import Array, scaled_camera
 
 K_STATED: Array = np.array([[585.0, 0.0, 320.0], [0.0, 585.0, 240.0], [0.0, 0.0, 1.0]])
@@ -118,8 +118,11 @@ def _pose(path: Path) -> tuple[Array, Array]:
 
 def _intrinsics(root: Path) -> Array:
     path = root / INTRINSICS
-    if not path.exists():
-        return K_STATED
+    return _read_intrinsics(path) if path.exists() else K_STATED
+
+
+@kept
+def _read_intrinsics(path: Path) -> Array:
     values = numbers(read_text(path, "a 3x3 matrix").split(), path, "K")
     if values.size != 9 or not (values[0] > 0 and values[4] > 0 and values[6:].tolist() == [0, 0, 1]):
         raise DataError(describe(path, "K", f"{values.tolist()}", "3x3 intrinsics for 640x480"))
