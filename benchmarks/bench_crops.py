@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 import torch
 
-from posedistill.data.formats.bop import BopDataset, Frame, read_image, read_mask
+from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.formats.bop_writer import BopWriter, write_models
+from posedistill.data.images import read_image, read_mask
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader

@@ -101,7 +101,7 @@ def test_what_is_rendered_decides_the_folder(renders, tmp_path, monkeypatch):
 def test_meshes_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match=r"code: 'objects': found \[9\], expected some of \[1, 2, 3\]"):
         open_source(RenderSource(models=Path("code"), count=1), [1, 9], tmp_path)
-    with pytest.raises(DataError, match=r"obj_000004': found no such file, expected a \.ply, \.obj or \.glb mesh"):
+    with pytest.raises(DataError, match=r"obj_000004\.ply: 'object 4': found no such file, expected a mesh"):
         open_source(RenderSource(models=tmp_path, count=1), [4], tmp_path)
 
 

@@ -74,10 +74,7 @@ def renamed_by_order(tensors: Mapping[str, Tensor], whole: Mapping[str, Tensor])
 
 
 def load_pretrained(
-    network: nn.Module,
-    path: str | Path,
-    ignorable: Callable[[str], bool],
-    whole: Mapping[str, Tensor] | None = None,
+    network: nn.Module, path: str | Path, ignorable: Callable[[str], bool], whole: Mapping[str, Tensor] | None = None
 ) -> None:
     """Fill every tensor of ``network`` from a file.
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from posedistill.data.faults import FaultKind, fault
 from posedistill.errors import DataError, describe
 from posedistill.files import write_file
 
@@ -64,6 +65,24 @@ def exif_orientation(path: Path) -> int:
             if image.format in ("JPEG", "MPO", "TIFF"):
                 return int(image.getexif().get(0x0112, 1))
     return 1
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image, from its header.
+
+    Raises:
+        Fault: the file is missing, no image, or larger than Pillow reads.
+    """
+    from PIL import Image  # which the light install does not bring
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except FileNotFoundError:
+        raise fault(FaultKind.MISSING_IMAGE, path, "image", "no such file", "an image file") from None
+    except (OSError, ValueError, Image.DecompressionBombError) as error:  # a name may hold a zero byte
+        found = getattr(error, "strerror", None) or error
+        raise fault(FaultKind.DAMAGED_IMAGE, path, "image", found, "a readable image") from None
 
 
 def read_depth_image(path: Path, depth_scale: float) -> NDArray[np.float32]:

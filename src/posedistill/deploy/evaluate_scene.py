@@ -10,11 +10,7 @@ from posedistill.errors import DataError, TrainingError, describe
 from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
-from posedistill.metrics.relocalisation import (
-    constant_pose,
-    nearest_position,
-    score_cameras,
-)
+from posedistill.metrics.relocalisation import constant_pose, nearest_position, score_cameras
 from posedistill.poses import Poses
 from posedistill.report.score_table import score_tables
 from posedistill.runtime.predictor import Predictor

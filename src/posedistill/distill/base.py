@@ -146,10 +146,7 @@ def build_distiller(spec: DistillSpec, offers_student: frozenset[str], offers_te
     kind = _find(spec.name)
     distiller = kind(spec, _settings(spec, kind))
     of_teacher = distiller.needs if distiller.needs_teacher is None else distiller.needs_teacher
-    for side, offers, needs in (
-        ("student", offers_student, distiller.needs),
-        ("teacher", offers_teacher, of_teacher),
-    ):
+    for side, offers, needs in (("student", offers_student, distiller.needs), ("teacher", offers_teacher, of_teacher)):
         if missing := needs - offers:
             found = f"a {side} that offers {listed(offers)}"
             expected = f"views {listed(needs)} ({listed(missing)} missing)"

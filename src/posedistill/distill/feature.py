@@ -14,14 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill.adapters import (
-    Paraphraser,
-    Statistics,
-    Variational,
-    adapter,
-    published_adapter,
-    translator,
-)
+from posedistill.distill.adapters import Paraphraser, Statistics, Variational, adapter, published_adapter, translator
 from posedistill.distill.base import Distiller, DistillSpec, Example, FormSettings, mean_over
 from posedistill.distill.functional import maps
 from posedistill.distill.functional.layers import Layers, paired_layers, teacher_layers

@@ -17,15 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill.base import (
-    Distiller,
-    DistillSpec,
-    Example,
-    FormSettings,
-    listed,
-    mean_over,
-    paired_votes,
-)
+from posedistill.distill.base import Distiller, DistillSpec, Example, FormSettings, listed, mean_over, paired_votes
 from posedistill.distill.functional.response import (
     Gate,
     Norm,

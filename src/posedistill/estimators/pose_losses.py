@@ -24,11 +24,7 @@ def nearer_sign(quaternions: Tensor, truth: Tensor) -> Tensor:
 
 
 def squared_pose_loss(
-    position: Tensor,
-    quaternion: Tensor,
-    true_position: Tensor,
-    true_quaternion: Tensor,
-    sign: Sign = "fixed",
+    position: Tensor, quaternion: Tensor, true_position: Tensor, true_quaternion: Tensor, sign: Sign = "fixed"
 ) -> tuple[Tensor, Tensor]:
     """The published pair of losses: mean squared errors over all elements, of positions and of unit quaternions.
 

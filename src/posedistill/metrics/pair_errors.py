@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.formats.bop import BopDataset, read_depth, read_image
+from posedistill.data.formats.bop import BopDataset, read_depth
 from posedistill.data.formats.bop_parse import load_json
+from posedistill.data.images import read_image
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import angle_between

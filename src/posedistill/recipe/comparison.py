@@ -125,11 +125,7 @@ class Comparison:
 
 
 def load_comparison(
-    paths: Sequence[Path],
-    overrides: Sequence[str] = (),
-    *,
-    seeds: int | None = None,
-    baseline: str | None = None,
+    paths: Sequence[Path], overrides: Sequence[str] = (), *, seeds: int | None = None, baseline: str | None = None
 ) -> Comparison:
     """Read comparison files, or plain recipes of which each becomes a variant named after it.
 

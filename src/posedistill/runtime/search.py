@@ -14,13 +14,7 @@ from posedistill.runtime.predictor import Predictor
 
 
 def locate(
-    predictor: Predictor,
-    image: Image,
-    K: Array,
-    obj_id: int,
-    rounds: int = 2,
-    keep: int = 4,
-    threshold: float = 0.0,
+    predictor: Predictor, image: Image, K: Array, obj_id: int, rounds: int = 2, keep: int = 4, threshold: float = 0.0
 ) -> Pose | None:
     """Scan square windows for an object, then zoom in where the network is surest.
 

@@ -139,9 +139,6 @@ def _meshes(source: RenderSource, objects: list[int]) -> dict[int, Any]:
             raise DataError(describe("code", "objects", missing, f"some of {sorted(meshes)}"))
         return {obj_id: meshes[obj_id] for obj_id in objects}
     paths = {obj_id: mesh_path(source.models, obj_id) for obj_id in objects}
-    for obj_id, path in paths.items():
-        if not path.exists():
-            raise DataError(describe(source.models, f"obj_{obj_id:06d}", "no such file", "a .ply, .obj or .glb mesh"))
     return {obj_id: load_mesh(path) for obj_id, path in paths.items()}
 
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from posedistill.data.formats.bop import BopDataset, Frame, read_image
+from posedistill.data.formats.bop import BopDataset, Frame
+from posedistill.data.images import read_image
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.loading.object_frames import ObjectFrames

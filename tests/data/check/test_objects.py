@@ -15,8 +15,8 @@ from posedistill.data.check.dataset import check_dataset
 from posedistill.data.check.frame import box_iou
 from posedistill.data.check.report import SHOWN
 from posedistill.data.faults import FaultKind
-from posedistill.data.formats.bop import read_image, read_mask
 from posedistill.data.formats.bop_writer import BopWriter
+from posedistill.data.images import read_image, read_mask
 from posedistill.errors import DataError
 from posedistill.geometry.meshes import load_mesh, save_ply
 

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.formats.bop import BopDataset, Target, read_depth, read_detections, read_image, read_mask
+from posedistill.data.formats.bop import BopDataset, Target, read_depth, read_detections
+from posedistill.data.images import read_image, read_mask
 from posedistill.errors import DataError
 from posedistill.geometry.rotations import is_rotation
 

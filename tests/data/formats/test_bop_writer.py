@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.formats.bop import BopDataset, read_depth, read_image, read_mask
+from posedistill.data.formats.bop import BopDataset, read_depth
 from posedistill.data.formats.bop_writer import BopWriter, mask_box, write_camera, write_models
+from posedistill.data.images import read_image, read_mask
 from posedistill.errors import DataError
 from posedistill.files import write_file
 from posedistill.geometry.meshes import Mesh, load_mesh, save_ply

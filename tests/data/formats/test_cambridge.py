@@ -91,7 +91,7 @@ def test_poses_that_are_none(cambridge_root, change, message):
 
 def test_a_pose_without_an_image(cambridge_root):
     (cambridge_root / "seq1" / "frame00002.png").unlink()
-    with pytest.raises(DataError, match=r"frame00002.png: 'image': found no such file, expected the image of a pose"):
+    with pytest.raises(DataError, match=r"frame00002.png: 'image': found no such file, expected an image file"):
         read_cambridge(cambridge_root)
 
 

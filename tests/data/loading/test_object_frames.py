@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.formats.bop import BopDataset, read_image
+from posedistill.data.formats.bop import BopDataset
+from posedistill.data.images import read_image
 from posedistill.data.loading import object_frames, pack_build
 from posedistill.data.loading.object_frames import OTHER, ObjectFrames
 from posedistill.data.loading.pack import Pack

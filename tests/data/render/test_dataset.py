@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.data.formats.bop import BopDataset, read_depth, read_image, read_mask
+from posedistill.data.formats.bop import BopDataset, read_depth
+from posedistill.data.images import read_image, read_mask
 from posedistill.data.render import dataset as rendering
 from posedistill.data.render.dataset import RenderSettings, render_dataset
 from posedistill.data.render.shapes import Pattern, assemble, superquadric

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from posedistill.data.check.models import CheckedModel
 from posedistill.data.faults import Fault, FaultKind, fault, reported
-from posedistill.data.formats.bop import Frame, Instance, read_depth, read_mask
+from posedistill.data.formats.bop import Frame, Instance, read_depth
 from posedistill.data.formats.bop_writer import mask_box
+from posedistill.data.images import read_mask
 from posedistill.geometry.cameras import Array, project
 
 MIN_DISTANCE = 10.0

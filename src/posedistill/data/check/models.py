@@ -4,9 +4,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from posedistill.data.faults import Fault, FaultKind, OnFault, fault
+from posedistill.data.faults import FaultKind, OnFault, fault, reported
 from posedistill.data.formats.bop_models import EVAL_FOLDERS, INFO_KEYS, load_models_info, mesh_path
-from posedistill.errors import DataError, describe
+from posedistill.errors import DataError
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh, hull_corners, load_mesh, model_info
 
@@ -50,10 +50,10 @@ def check_models(root: Path, on_fault: OnFault) -> CheckedModels:
 
 
 def _check_model(folder: Path, obj_id: int, info: dict[str, float], on_fault: OnFault) -> CheckedModel | None:
-    path, info_path = mesh_path(folder, obj_id), folder / "models_info.json"
-    mesh = _load(path, obj_id, on_fault)
+    mesh = _load(folder, obj_id, on_fault)
     if mesh is None:
         return None
+    path, info_path = mesh_path(folder, obj_id), folder / "models_info.json"
     measured = model_info(mesh)
     diameter = measured["diameter"]
     if not SMALLEST <= diameter <= LARGEST:
@@ -67,14 +67,10 @@ def _check_model(folder: Path, obj_id: int, info: dict[str, float], on_fault: On
     return CheckedModel(mesh, hull_corners(mesh.vertices), diameter)
 
 
-def _load(path: Path, obj_id: int, on_fault: OnFault) -> Mesh | None:
+def _load(folder: Path, obj_id: int, on_fault: OnFault) -> Mesh | None:
     """An object's mesh, without its looks where only these are at fault; None where there is none to check poses by."""
-    try:
-        if not path.exists():
-            raise DataError(describe(path, f"object {obj_id}", "no such file", "a mesh (.ply, .obj or .glb)"))
-        return load_mesh(path)
-    except DataError as error:
-        on_fault(Fault(FaultKind.MODEL_FILE, path, str(error)))
+    with reported(on_fault, FaultKind.MODEL_FILE, folder):
+        return load_mesh(mesh_path(folder, obj_id))
     with suppress(DataError):
-        return load_mesh(path, looks=False)
+        return load_mesh(mesh_path(folder, obj_id), looks=False)
     return None

@@ -21,23 +21,13 @@ from posedistill.data.formats.bop_models import (
 )
 from posedistill.data.formats.bop_parse import load_json_list, load_scene, parse_numbers
 from posedistill.data.formats.bop_scene import Frame, Instance, Scene
-from posedistill.data.images import read_depth_image, read_image, read_mask
+from posedistill.data.images import read_depth_image
 from posedistill.errors import DataError, describe
 from posedistill.files import kept, read_text
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import ObjectTable
 
-__all__ = [
-    "BopDataset",
-    "Detection",
-    "Frame",
-    "Instance",
-    "Target",
-    "read_depth",
-    "read_detections",
-    "read_image",
-    "read_mask",
-]
+__all__ = ["BopDataset", "Detection", "Frame", "Instance", "Target", "read_depth", "read_detections"]
 
 TARGET_FILES = ("test_targets_bop19.json", "test_targets_bop24.json")
 TARGET_VISIBILITY = 0.1
@@ -132,11 +122,7 @@ class BopDataset:
         Raises:
             DataError: no such file.
         """
-        folder = self.eval_models_dir if eval else self.models_dir
-        path = mesh_path(folder, obj_id)
-        if not path.exists():
-            raise DataError(describe(path, f"object {obj_id}", "no such file", "a mesh (.ply, .obj or .glb)"))
-        return path
+        return mesh_path(self.eval_models_dir if eval else self.models_dir, obj_id)
 
     def objects(self, obj_ids: Collection[int] | None = None) -> ObjectTable:
         """The object table of these objects; by default of those the data set was opened with, or of all models."""

@@ -21,9 +21,16 @@ def find_models(root: Path, folders: tuple[str, ...]) -> Path | None:
 
 
 def mesh_path(folder: Path, obj_id: int) -> Path:
-    """The mesh file of an object; the ``.ply`` name where no file exists."""
-    names = [folder / f"obj_{obj_id:06d}{suffix}" for suffix in MESH_SUFFIXES]
-    return next((path for path in names if path.exists()), names[0])
+    """The mesh file of an object.
+
+    Raises:
+        DataError: no such file.
+    """
+    paths = [folder / f"obj_{obj_id:06d}{suffix}" for suffix in MESH_SUFFIXES]
+    found = next((path for path in paths if path.exists()), None)
+    if found is None:
+        raise DataError(describe(paths[0], f"object {obj_id}", "no such file", f"a mesh ({', '.join(MESH_SUFFIXES)})"))
+    return found
 
 
 def load_models_info(path: Path, on_fault: OnFault = raise_fault) -> dict[int, dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, reported
-from posedistill.data.formats.scene import EVERY, CameraDataset, CameraFrame, hold_out_every, natural_order
+from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_every, natural_order
 from posedistill.data.formats.scene_parse import (
     Split,
     lens_notes,
@@ -69,10 +69,7 @@ def colmap_models(root: Path) -> list[Path]:
 
 
 def read_colmap(
-    root: str | Path,
-    split: Split = "train",
-    images: str | Path | None = None,
-    on_fault: OnFault = raise_fault,
+    root: str | Path, split: Split = "train", images: str | Path | None = None, on_fault: OnFault = raise_fault
 ) -> CameraDataset:
     """Read a capture: the model in ``root`` (or ``sparse/0`` and the like below it) and its photographs.
 
@@ -101,7 +98,7 @@ def read_colmap(
             frames.append(_frame(entry, file, folder, cameras))
     beside = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     notes += unposed_notes(beside, (folder / entry.name for entry in entries)) + lens_notes(frames)
-    chosen = tuple(frames[row] for row in hold_out_every(len(frames), split, EVERY))
+    chosen = tuple(frames[row] for row in hold_out_every(len(frames), split))
     return CameraDataset(root, split, chosen, tuple(notes), metric=False)
 
 

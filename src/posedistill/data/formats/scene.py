@@ -120,10 +120,6 @@ class CameraDataset:
         return replace(self, frames=frames, metric=True)
 
 
-EVERY = 8
-"""Each so many-th image is for testing where a data set has no split of its own."""
-
-
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts numbers in names by their value.
 
@@ -135,7 +131,7 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
     return [(row % 2, len(part) * (row % 2), part) for row, part in enumerate(parts)]
 
 
-def hold_out_every(count: int, split: str, every: int) -> NDArray[np.int64]:
+def hold_out_every(count: int, split: str, every: int = 8) -> NDArray[np.int64]:
     """Rows of a split where the data set has none of its own: each ``every``-th image is for testing.
 
     >>> hold_out_every(10, "test", 8).tolist(), hold_out_every(10, "all", 8).tolist() == list(range(10))

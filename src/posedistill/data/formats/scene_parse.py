@@ -10,10 +10,10 @@ import numpy as np
 
 from posedistill.data.faults import FaultKind, fault
 from posedistill.data.formats.scene import CameraFrame
-from posedistill.data.images import IMAGE_SUFFIXES, exif_orientation
+from posedistill.data.images import IMAGE_SUFFIXES, exif_orientation, image_size
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.photographs import black_share, lens_reach
-from posedistill.geometry.rotations import is_rotation, quaternion_to_matrix
+from posedistill.geometry.rotations import is_rotation, mean_rotation, quaternion_to_matrix
 
 Split = Literal["train", "test", "all"]
 
@@ -49,8 +49,7 @@ def rotation_from_matrix(matrix: Array, file: Path, key: str) -> Array:
         if not is_rotation(matrix, _TOLERANCE):
             found = f"determinant {determinant:.3f}, R R^T off the identity by {residual:.3g}"
             raise fault(FaultKind.ROTATION, file, key, found, f"a rotation to {_TOLERANCE}")
-    u, _, v = np.linalg.svd(matrix)
-    return u @ v
+    return mean_rotation(matrix[None])
 
 
 def rotation_from_quaternion(quaternion: Array, file: Path, key: str) -> tuple[Array, bool]:
@@ -81,20 +80,6 @@ def posix(name: str) -> str:
     'images/0001.jpg'
     """
     return name.replace("\\", "/")
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, from its header."""
-    from PIL import Image  # which the light install does not bring
-
-    try:
-        with Image.open(path) as image:
-            return image.width, image.height
-    except FileNotFoundError:
-        raise fault(FaultKind.MISSING_IMAGE, path, "image", "no such file", "the image of a pose") from None
-    except (OSError, ValueError, Image.DecompressionBombError) as error:  # a name may hold a zero byte
-        found = getattr(error, "strerror", None) or error
-        raise fault(FaultKind.DAMAGED_IMAGE, path, "image", found, "a readable image") from None
 
 
 def require_size(path: Path, expected: tuple[int, int], source: str) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, reported
-from posedistill.data.formats.scene import EVERY, CameraDataset, CameraFrame, hold_out_every, natural_order
+from posedistill.data.formats.scene import CameraDataset, CameraFrame, hold_out_every, natural_order
 from posedistill.data.formats.scene_parse import (
     Split,
-    image_size,
     images_in,
     lens_notes,
     numbers,
@@ -21,7 +20,7 @@ from posedistill.data.formats.scene_parse import (
     require_size,
     unposed_notes,
 )
-from posedistill.data.images import IMAGE_SUFFIXES
+from posedistill.data.images import IMAGE_SUFFIXES, image_size
 from posedistill.errors import DataError, describe
 from posedistill.files import read_json
 from posedistill.geometry.cameras import Array
@@ -232,7 +231,7 @@ def _chosen(
     """The frames of a split: those that the file's own lists name, else every so many."""
     lists = {part: _names(file, content, f"{part}_filenames") for part in ("train", "test")}
     if split == "all" or not any(lists.values()):
-        return [frames[row] for row in hold_out_every(len(frames), split, EVERY)]
+        return [frames[row] for row in hold_out_every(len(frames), split)]
     by_name, listed = {frame.image: frame for frame in frames}, _listed(file, content)
     wanted = [_image(file.parent, name) for name in lists[split]]
     for path in wanted:

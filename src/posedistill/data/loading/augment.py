@@ -168,10 +168,7 @@ def draw(settings: AugmentSettings, count: int, size: int, generator: torch.Gene
         "gamma": (chance() < settings.gamma, {"exponent": _exponents(settings.gamma_strength, chance)}),
         "filter": _filters(settings, chance, size),
         "resolution": (chance() < settings.resolution, {}),
-        "noise": (
-            chance() < settings.noise,
-            {"sigma": settings.noise_strength * chance(2) ** 2, "offset": chance()},
-        ),
+        "noise": (chance() < settings.noise, {"sigma": settings.noise_strength * chance(2) ** 2, "offset": chance()}),
     }
     factor = 1.3 + (settings.resolution_factor - 1.3) * float(torch.rand((), generator=generator))
     groups = {}

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from posedistill.data.loading.pixels import move
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.draw import Image
 from posedistill.geometry.warp import BORDER, reductions, source_windows, warp, warp_ids
 
 _MOST_TAPS = 6
 """Places along a side at which a pixel of a view is sampled on an accelerator, at most."""
 
-Image = NDArray[np.uint8]
 _shared: WeakValueDictionary[tuple, "DeviceFrames"] = WeakValueDictionary()
 
 

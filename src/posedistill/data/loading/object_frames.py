@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from posedistill.data.formats.bop import BopDataset, Frame, Instance, read_image, read_mask
+from posedistill.data.formats.bop import BopDataset, Frame, Instance
+from posedistill.data.images import image_size, read_image, read_mask
 from posedistill.data.loading.pack_build import FrameSource
 from posedistill.errors import DataError, describe
 from posedistill.files import file_state
@@ -59,12 +59,8 @@ class ObjectFrames(FrameSource):
 
     def size(self, index: int) -> tuple[int, int]:
         """As the image's header states it."""
-        path = self.images[index]
-        try:
-            with Image.open(path) as image:
-                return image.height, image.width
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(describe(path, "image", error, "a readable image")) from error
+        width, height = image_size(self.images[index])
+        return height, width
 
     def camera(self, index: int) -> Array:
         """That of the frame."""

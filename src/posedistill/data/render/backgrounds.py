@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.images import IMAGE_SUFFIXES, read_image
+from posedistill.data.images import IMAGE_SUFFIXES, image_size, read_image
 from posedistill.data.render.layout import Table
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-
-Image = NDArray[np.uint8]
+from posedistill.geometry.draw import Image
 
 LARGEST = 1024
 """Pixels: photographs are kept no larger than this."""
@@ -92,13 +91,8 @@ class Backgrounds:
 
 def _kept_side(path: Path) -> float:
     """The shorter side of a photograph as it is kept; only the file's header is read."""
-    from PIL import Image as Pillow
-
-    try:
-        with Pillow.open(path) as image:
-            return min(image.size) * min(1.0, LARGEST / max(image.size))
-    except (OSError, Pillow.DecompressionBombError) as error:
-        raise DataError(describe(path, "backgrounds", error, "a readable image")) from error
+    size = image_size(path)
+    return min(size) * min(1.0, LARGEST / max(size))
 
 
 def _load_small(path: Path) -> Image:

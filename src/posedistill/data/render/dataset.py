@@ -21,11 +21,12 @@ import numpy as np
 from posedistill.data.formats.bop_parse import load_json
 from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
 from posedistill.data.images import contact_sheet, write_image
-from posedistill.data.render.backgrounds import Backgrounds, Image
+from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.settings import RenderSettings
 from posedistill.data.render.studio import Frame, Studio, render_frame
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.files import write_file
+from posedistill.geometry.draw import Image
 from posedistill.geometry.meshes import Mesh
 from posedistill.machine import cores
 

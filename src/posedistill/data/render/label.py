@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.formats.bop_models import EVAL_FOLDERS
 from posedistill.data.formats.bop_writer import BopWriter, Pose
+from posedistill.data.images import image_size
 from posedistill.data.render.dataset import claim
 from posedistill.data.render.raycast import Model, build_model, cast, compose, pixel_rays
 from posedistill.errors import DataError, describe
@@ -157,11 +157,7 @@ def _masks(
     frame: Frame, poses: list[Pose], models: dict[int, Model]
 ) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
     """The silhouettes of the posed models, and what of each no nearer one hides."""
-    try:
-        with Image.open(frame.rgb) as image:
-            width, height = image.size
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(describe(frame.rgb, "image", error, "a readable image")) from error
+    width, height = image_size(frame.rgb)
     rays = pixel_rays(frame.K, width, height)
     merged = compose([cast(models[obj_id], R, t, frame.K, rays) for obj_id, R, t in poses], width, height)
     count = range(len(poses))

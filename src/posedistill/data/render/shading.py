@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from posedistill.data.render.layout import Light, Placement, Scene, Table
 from posedistill.data.render.raycast import GAMMA, Composite, Model
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.draw import Image
 from posedistill.geometry.ray_casting import Floats
-
-Image = NDArray[np.uint8]
 
 _TO_LINEAR = ((np.arange(256) / 255.0) ** GAMMA).astype(np.float32)
 _STEPS = 8191

@@ -7,13 +7,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.render.backgrounds import Backgrounds, Image, lay_table
+from posedistill.data.render.backgrounds import Backgrounds, lay_table
 from posedistill.data.render.layout import Scene, sample_scene
 from posedistill.data.render.raycast import Composite, build_model, cast, compose, pixel_rays
 from posedistill.data.render.settings import RenderSettings
 from posedistill.data.render.shading import shade, surfaces, table_light
 from posedistill.data.render.shapes import distractors
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.draw import Image
 from posedistill.geometry.meshes import Mesh
 
 DISTRACTOR_POOL = 40

@@ -177,13 +177,7 @@ def _converge(
 
 
 def _iterate(
-    problem: Problem,
-    cost: Tensor,
-    f: Tensor,
-    g: Tensor,
-    iterations: int,
-    relaxation: float,
-    wanted: tuple[bool, bool],
+    problem: Problem, cost: Tensor, f: Tensor, g: Tensor, iterations: int, relaxation: float, wanted: tuple[bool, bool]
 ) -> _Crossing:
     """Over-relaxed Sinkhorn on the logarithms u and v of a fixed kernel's scalings; ``cost`` is overwritten.
 
