@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from posedistill.errors import CheckpointError, DataError, RecipeError
-from posedistill.files import read_json, read_text, write_file
+from posedistill.files import kept, read_json, read_text, write_file
 
 
 def test_bytes_and_text_replace_what_was_there(tmp_path):
@@ -114,3 +115,28 @@ def test_broken_json_names_the_file(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=r"a.json: 'json': found .*, expected a json file"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_kept_file_is_read_again_once_it_changes(tmp_path):
+    path, reads = tmp_path / "a.txt", []
+    reader = kept(lambda path: reads.append(path) or read_text(path))
+
+    def write(text, time, write_text=Path.write_text):
+        write_text(path, text)
+        os.utime(path, (time, time))
+
+    write("one", 10)
+    assert [reader(path), reader(path)] == ["one", "one"] and len(reads) == 1
+    write("two", 11)
+    assert [reader(path), reader(path)] == ["two", "two"] and len(reads) == 2
+    write("three", 11)
+    assert reader(path) == "three"
+    write("three", 11, write_file)  # another file of the same size and time
+    assert reader(path) == "three" and len(reads) == 4
+    path.write_text("four")
+    assert reader(path) == "four"
+    path.write_text("five")  # within one tick of the clock
+    assert reader(path) == "five"
+    path.unlink()
+    with pytest.raises(DataError, match="no such file"):
+        reader(path)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from posedistill.errors import DataError, PoseDistillError, describe
 Content = TypeVar("Content")
 KEPT_FILES = 16
 """Files that a reader remembers."""
+CLOCK_TICK = 100_000_000
+"""Nanoseconds; file systems may give two changes within it the same time."""
 
 
 def write_file(path: Path, data: bytes | str, error: type[PoseDistillError] = DataError) -> None:
@@ -156,15 +159,17 @@ def exclusive(path: Path) -> Iterator[None]:
 def kept(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
     """A reader that remembers what the last files held, for as long as they stay as they are.
 
-    What several splits of a data set share is so read once in a run.
+    What several splits of a data set share is so read once in a run. What it returns is shared: change none of it.
     """
-    known: OrderedDict[tuple[Path, int, int], Content] = OrderedDict()
+    known: OrderedDict[tuple[Path, int, int, int], Content] = OrderedDict()
 
     def reader(path: Path) -> Content:
         if not path.is_file():
             return read(path)
         stat = path.stat()
-        key = (path, stat.st_size, stat.st_mtime_ns)
+        key = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if time.time_ns() - stat.st_mtime_ns < CLOCK_TICK:  # it may change again without another time
+            return read(path)
         if key not in known:
             known[key] = read(path)
             if len(known) > KEPT_FILES:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,3 +169,26 @@ class KnownView:
 def known_view() -> KnownView:
     """One view whose projection was worked out by hand."""
     return KnownView()
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, int]]:
+    """``opened(read, root)``: how often reading both splits opens each file of ``root`` that is no image."""
+
+    def count(read: Callable[[Path, str], Any], root: Path) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for path in root.rglob("*"):
+            os.utime(path, (0, 0))  # as old as downloaded data
+
+        def read_bytes(path: Path, plain: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+            if path.suffix not in (".png", ".jpg"):
+                counts[path.relative_to(root).as_posix()] += 1
+            return plain(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", read_bytes)
+            for split in ("train", "test"):
+                read(root, split)
+        return counts
+
+    return count

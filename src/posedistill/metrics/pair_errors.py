@@ -10,6 +10,7 @@ from posedistill.data.formats.bop import BopDataset, read_depth
 from posedistill.data.formats.bop_parse import load_json
 from posedistill.data.images import read_image
 from posedistill.errors import DataError, describe
+from posedistill.files import kept
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import angle_between
 from posedistill.metrics.matching import Candidates
@@ -19,6 +20,8 @@ from posedistill.metrics.vsd import DELTA, TAUS, VisibleSurface
 from posedistill.poses import Poses
 
 ERRORS = ("add", "mssd", "mspd", "reprojection", "translation", "rotation")
+
+_camera_json = kept(load_json)
 
 
 def pair_errors(estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel]) -> dict[str, Array]:
@@ -87,7 +90,7 @@ def image_widths(dataset: BopDataset) -> dict[int, int]:
     """
     camera = dataset.root / "camera.json"
     if camera.exists():
-        content = load_json(camera)
+        content = _camera_json(camera)
         if isinstance(content, dict) and isinstance(content.get("width"), int) and content["width"] > 0:
             return {scene.scene_id: content["width"] for scene in dataset.scenes}
         raise DataError(describe(camera, "width", content, "the images' width in pixels"))

@@ -178,3 +178,9 @@ def test_a_radial_distortion_that_is_not_read_is_told(cambridge_root):
     path.write_text("\n".join(lines))
     told = "reconstruction.nvm states a radial distortion of 1 images, which is not taken out"
     assert read_cambridge(cambridge_root).notes == (told,)
+
+
+def test_both_splits_open_each_file_once(cambridge_root, opened):
+    (cambridge_root / "reconstruction.nvm").write_text("NVM_V3\n\n0\n")
+    counts = opened(read_cambridge, cambridge_root)
+    assert counts == {"dataset_train.txt": 1, "dataset_test.txt": 1, "reconstruction.nvm": 1}

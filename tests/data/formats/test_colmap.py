@@ -235,3 +235,17 @@ def test_byte_order_marks_are_no_fault(tmp_path):
     for name in ("cameras.txt", "images.txt"):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
     assert len(read_colmap(tmp_path, "all")) == 1
+
+
+def test_both_splits_open_each_file_once(capture, opened):
+    ending = "bin" if capture.binary else "txt"
+    counts = opened(read_colmap, capture())
+    assert counts == {f"sparse/0/cameras.{ending}": 1, f"sparse/0/images.{ending}": 1}
+
+
+def test_of_several_models_each_file_is_opened_once(capture, opened):
+    root = capture()
+    (root / "sparse" / "1").mkdir()
+    text_model(root / "sparse" / "1", image(), CAMERAS)
+    counts = opened(read_colmap, root)
+    assert len(counts) == 3 and set(counts.values()) == {1}

@@ -191,3 +191,9 @@ def test_two_images_of_one_frame(seven_scenes_root):
     ((kind, message),) = faults
     assert kind is FaultKind.SAME_ID
     assert "found frame-000002.color.jpg and frame-000002.color.png, expected one image of each pose" in message
+
+
+def test_both_splits_open_each_file_once(seven_scenes_root, opened):
+    counts = opened(read_seven_scenes, seven_scenes_root)
+    assert {"TrainSplit.txt", "TestSplit.txt", "camera-intrinsics.txt"} < set(counts)
+    assert len(counts) == 18 + 3 and set(counts.values()) == {1}

@@ -168,11 +168,13 @@ def test_names_without_an_ending(capture, ending):
     assert not dataset.notes
 
 
-def test_a_file_is_read_once(capture, monkeypatch):
-    root, loads = capture(), []
-    monkeypatch.setattr("json.loads", lambda text, load=json.loads: loads.append(1) or load(text))
-    assert len(read_transforms(root)) == 8
-    assert loads == [1]
+def test_both_splits_open_each_file_once(capture, opened):
+    root = capture()
+    assert opened(read_transforms, root) == {"transforms.json": 1}
+    for split in ("train", "test"):
+        shutil.copy(root / "transforms.json", root / f"transforms_{split}.json")
+    (root / "transforms.json").unlink()
+    assert opened(read_transforms, root) == {"transforms_train.json": 1, "transforms_test.json": 1}
 
 
 def test_a_byte_order_mark_is_no_fault(capture):

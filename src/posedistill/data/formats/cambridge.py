@@ -22,7 +22,7 @@ from posedistill.data.formats.scene_parse import (
     rotation_from_quaternion,
 )
 from posedistill.errors import DataError, describe
-from posedistill.files import read_text
+from posedistill.files import kept, read_text
 from posedistill.geometry.cameras import Array
 
 SPLIT_FILES = {"train": "dataset_train.txt", "test": "dataset_test.txt"}
@@ -103,6 +103,7 @@ def _unlisted(root: Path) -> list[Path]:
     return sorted(images_in({image.parent for image in named}) - named)
 
 
+@kept
 def _lines(file: Path) -> list[str]:
     """The lines of poses; a list without its header would lose three frames unseen."""
     lines = read_text(file, "a list of images and poses").split("\n")
@@ -123,6 +124,7 @@ def _stem(name: str) -> str:
     return re.sub(r"\.\w+$", "", Path(posix(name)).as_posix())
 
 
+@kept
 def _cameras(path: Path) -> dict[str, tuple[float, float]]:
     """Focal length (pixels) and radial distortion of each image of a VisualSFM reconstruction; empty without one.
 

@@ -25,7 +25,7 @@ from posedistill.data.formats.scene_parse import (
 )
 from posedistill.data.images import IMAGE_SUFFIXES
 from posedistill.errors import DataError, describe
-from posedistill.files import read_text
+from posedistill.files import kept, read_text
 from posedistill.geometry.cameras import Array
 
 FOLDERS = ("sparse", "colmap/sparse", ".")
@@ -90,7 +90,7 @@ def read_colmap(
     model, notes = _largest(root, colmap_models(root))
     folder = Path(images) if images is not None else _image_folder(model)
     file = _images_file(model)
-    cameras = _binary_cameras(model / "cameras.bin") if file.suffix == ".bin" else _text_cameras(model / "cameras.txt")
+    cameras = _cameras(model / f"cameras{file.suffix}")
     entries = sorted(_images(file), key=lambda entry: natural_order(entry.name))
     frames: list[CameraFrame] = []
     for entry in entries:
@@ -109,7 +109,7 @@ def _largest(root: Path, models: list[Path]) -> tuple[Path, list[str]]:
         raise DataError(describe(root, "model", "no images.bin or images.txt", f"one in {places}, or here"))
     if len(models) == 1:
         return models[0], []
-    counts = {model.relative_to(root).as_posix(): _count(_images_file(model)) for model in models}
+    counts = {model.relative_to(root).as_posix(): len(_images(_images_file(model))) for model in models}
     largest = max(counts, key=lambda name: counts[name])
     shown = [f"{name} ({count} images)" for name, count in counts.items() if name != largest]
     if list(counts.values()).count(counts[largest]) > 1:
@@ -124,12 +124,14 @@ def _images_file(model: Path) -> Path:
     return model / ("images.bin" if (model / "images.bin").is_file() else "images.txt")
 
 
-def _count(file: Path) -> int:
-    return int(_Bytes(file).take("Q", "number of images")[0]) if file.suffix == ".bin" else len(_images(file))
-
-
+@kept
 def _images(file: Path) -> list[_Image]:
     return _binary_images(file) if file.suffix == ".bin" else _text_images(file)
+
+
+@kept
+def _cameras(file: Path) -> dict[int, _Camera]:
+    return _binary_cameras(file) if file.suffix == ".bin" else _text_cameras(file)
 
 
 def _image_folder(model: Path) -> Path:

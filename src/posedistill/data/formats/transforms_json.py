@@ -22,7 +22,7 @@ from posedistill.data.formats.scene_parse import (
 )
 from posedistill.data.images import IMAGE_SUFFIXES, image_size
 from posedistill.errors import DataError, describe
-from posedistill.files import read_json
+from posedistill.files import kept, read_json
 from posedistill.geometry.cameras import Array
 
 FILE = "transforms.json"
@@ -91,6 +91,7 @@ def _files(path: Path, split: Split) -> list[Path]:
     return files
 
 
+@kept
 def _load(file: Path) -> dict[str, Any]:
     content = read_json(file, "json")
     if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
