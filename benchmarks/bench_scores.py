@@ -23,18 +23,12 @@ from posedistill.data.render.shapes import superquadric
 from posedistill.geometry.cameras import Array, project
 from posedistill.geometry.meshes import Mesh, model_info
 from posedistill.geometry.rotations import axis_angle, random_rotations
-from posedistill.metrics import (
-    Candidates,
-    DepthCaster,
-    ScoringModel,
-    find_candidates,
-    load_scoring_models,
-    mspd,
-    mssd,
-)
+from posedistill.metrics import ScoringModel, load_scoring_models
+from posedistill.metrics.matching import Candidates, find_candidates
 from posedistill.metrics.object_scores import MSPD_THRESHOLDS, MSSD_THRESHOLDS, VSD_THRESHOLDS
 from posedistill.metrics.pair_errors import pair_diameters, vsd_errors
-from posedistill.metrics.vsd import DELTA, TAUS
+from posedistill.metrics.pose_errors import mspd, mssd
+from posedistill.metrics.vsd import DELTA, TAUS, DepthCaster
 from posedistill.poses import Poses
 
 K = np.array([[572.4114, 0.0, 325.2611], [0.0, 573.57043, 242.04899], [0.0, 0.0, 1.0]])

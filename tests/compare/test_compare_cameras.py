@@ -39,7 +39,7 @@ def folder(tmp_path: Path, camera_evaluation, references) -> Path:
         "costs": {},
         "timing_note": "",
         "failures": {},
-        "references": references,
+        "baselines": references,
     }
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     places = {"teacher": camera_evaluation("teacher", 0)}
@@ -90,13 +90,14 @@ def test_the_naive_baselines_stand_below_without_differences(results):
     assert "looks at the truth" in cells(table, "nearest position")[0]
 
 
-def test_a_damaged_reference_is_left_out_and_told(folder):
+def test_a_damaged_baseline_is_left_out_and_told(folder):
     content = json.loads((folder / "comparison.json").read_text())
-    content["references"][0] = {"scores": {}}
+    content["baselines"][0] = {"scores": {}}
     (folder / "comparison.json").write_text(json.dumps(content))
     results = load_comparison(folder)
-    assert len(results.groups["equal_steps"].baselines) == 2 and "a naive baseline was left out" in results.notes[0]
-    del content["references"]
+    assert len(results.groups["equal_steps"].baselines) == 2
+    assert "comparison.json: a record was left out" in results.notes[0]
+    del content["baselines"]
     (folder / "comparison.json").write_text(json.dumps(content))
     assert load_comparison(folder).groups["equal_steps"].baselines == {}
 

@@ -29,6 +29,11 @@ def make(size: int = 64, **settings: object) -> PoseNet:
     return estimator
 
 
+def published(**others: object) -> PoseNetSettings:
+    original = {"rotation": "quaternion", "loss": "published", "init": "published", "normalise": False, "sign": "fixed"}
+    return PoseNetSettings.model_validate(original | others)
+
+
 def poses(count: int, seed: int = 0, spread: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
     """Cameras some metres about (5, -2, 1) that look roughly one way."""
     rng = np.random.default_rng(seed)
@@ -77,7 +82,7 @@ def fitted(estimator: PoseNet, seed: int = 0) -> PoseNet:
 )
 def test_published_sizes(backbone: str, parameters: int) -> None:
     with torch.device("meta"):
-        network = PoseNetNetwork(PoseNetSettings.published(backbone=backbone))
+        network = PoseNetNetwork(published(backbone=backbone))
     assert sum(weight.numel() for weight in network.parameters()) == parameters
 
 
@@ -98,7 +103,7 @@ def test_six_taps_by_name() -> None:
 
 def test_published_initialisation() -> None:
     torch.manual_seed(0)
-    head = PoseNetNetwork(PoseNetSettings.published(backbone=SMALL, hidden=1024)).head
+    head = PoseNetNetwork(published(backbone=SMALL, hidden=1024)).head
     deviations = [layer.weight.std().item() for layer in (head.hidden, head.position, head.rotation)]
     assert deviations == pytest.approx([0.01, 0.5, 0.01], rel=0.05)
     assert not any(layer.bias.any() for layer in (head.hidden, head.position, head.rotation))
@@ -338,6 +343,6 @@ def test_settings_that_do_not_go_together(settings: dict, message: str) -> None:
 
 
 def test_the_published_form() -> None:
-    settings = PoseNetSettings.published(backbone="resnet34")
+    settings = published(backbone="resnet34")
     assert (settings.rotation, settings.loss, settings.init) == ("quaternion", "published", "published")
     assert (settings.normalise, settings.sign, settings.beta, settings.dropout) == (False, "fixed", 500, 0.5)

@@ -11,7 +11,7 @@ import trimesh
 
 from posedistill.geometry.meshes import Mesh, model_info, save_ply
 from posedistill.geometry.rotations import random_rotations
-from posedistill.metrics import DepthCaster
+from posedistill.metrics.vsd import DepthCaster
 from posedistill.poses import Poses
 
 K = np.array([[300.0, 0.0, 159.5], [0.0, 300.0, 119.5], [0.0, 0.0, 1.0]])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
-from posedistill.metrics import find_candidates, matching, unused_rows
+from posedistill.metrics import matching
+from posedistill.metrics.matching import find_candidates, unused_rows
 from posedistill.poses import Poses
 
 from .conftest import estimates_of, write_dataset

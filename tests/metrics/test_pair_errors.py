@@ -6,7 +6,8 @@ import pytest
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
-from posedistill.metrics import find_candidates, load_scoring_models, score_estimates
+from posedistill.metrics import load_scoring_models, score_estimates
+from posedistill.metrics.matching import find_candidates
 from posedistill.metrics.object_scores import METRICS, MSSD_THRESHOLDS
 from posedistill.metrics.pair_errors import image_widths, pair_diameters, pair_errors, vsd_errors
 from posedistill.poses import Poses

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from posedistill.geometry.cameras import project
 from posedistill.geometry.rotations import axis_angle, random_rotations
 from posedistill.geometry.symmetries import equivalent_poses, symmetry_transforms
-from posedistill.metrics import (
+from posedistill.metrics.pose_errors import (
     add,
     add_s,
     mspd,

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posedistill.geometry.rotations import random_rotations
-from posedistill.metrics import DepthCaster, VisibleSurface
+from posedistill.metrics.vsd import DepthCaster, VisibleSurface
 
 K = np.array([[500.0, 0.0, 320.0], [0.0, 500.0, 240.0], [0.0, 0.0, 1.0]])
 SIDE = 100.25  # so that no edge runs through the middle of a pixel: at 1 m the square is 50 x 50 pixels

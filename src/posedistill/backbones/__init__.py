@@ -1,37 +1,25 @@
 """Backbones: networks that turn an image into feature maps of several strides."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Protocol, cast
 
-from torch import Tensor, nn
-
-from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny, darknet_tiny_h, darknet_tiny_q
+from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny
 from posedistill.backbones.fpn import FeaturePyramid
 from posedistill.backbones.timm_backbone import TimmBackbone
 from posedistill.backbones.weights import load_pretrained
 
-__all__ = ["Backbone", "DarkNet", "FeaturePyramid", "TimmBackbone", "build_backbone", "load_pretrained"]
+__all__ = ["DarkNet", "FeaturePyramid", "TimmBackbone", "build_backbone", "load_pretrained"]
 
 _DARKNETS: dict[str, Callable[[], DarkNet]] = {
     "darknet53": darknet53,
     "darknet_tiny": darknet_tiny,
-    "darknet_tiny_h": darknet_tiny_h,
-    "darknet_tiny_q": darknet_tiny_q,
+    "darknet_tiny_h": partial(darknet_tiny, 2),
+    "darknet_tiny_q": partial(darknet_tiny, 4),
 }
 
 
-class Backbone(Protocol):
-    """What every backbone is: a module with ``channels`` (stride -> channels) that gives out those maps."""
-
-    channels: dict[int, int]
-
-    def __call__(self, images: Tensor) -> dict[int, Tensor]:
-        """``[B, 3, H, W]`` -> ``{stride: [B, channels[stride], H / stride, W / stride]}``."""
-        ...
-
-
-def build_backbone(name: str, pretrained: str | Path | None = None) -> nn.Module:
+def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet | TimmBackbone:
     """A backbone by name, randomly initialised or from a state-dict file the user gives; nothing is downloaded.
 
     Args:
@@ -40,7 +28,8 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> nn.Module
         pretrained: ``.safetensors``, or a torch file that loads with ``weights_only=True``.
 
     Returns:
-        A module that is a :class:`Backbone`.
+        A module with ``channels`` (stride -> channels), which turns images ``[B, 3, H, W]`` into maps by stride,
+        ``{stride: [B, channels[stride], H / stride, W / stride]}``.
 
     Raises:
         RecipeError: the name is unknown, or the timm model gives no usable maps.
@@ -50,5 +39,5 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> nn.Module
         network = _DARKNETS[name]()
         if pretrained is not None:
             load_pretrained(network, pretrained, ignorable=lambda key: key.startswith("output."))
-        return cast(nn.Module, network)
+        return network
     return TimmBackbone(name.removeprefix("timm:"), pretrained, known=tuple(_DARKNETS))

@@ -71,8 +71,12 @@ def darknet53() -> DarkNet:
     return DarkNet(stages, {"stage3": 8, "stage4": 16, "stage5": 32}, {8: 256, 16: 512, 32: 1024})
 
 
-def _small_darknet(divisor: int) -> DarkNet:
-    """DarkNet-tiny with its widths divided; 1x1 and 3x3 alternate in the stages of several units."""
+def darknet_tiny(divisor: int = 1) -> DarkNet:
+    """DarkNet-tiny with its widths divided: strides 8 and 16 with ``128 / divisor`` channels each.
+
+    0.91 M parameters, 0.23 M at half its widths and 0.06 M at a quarter. 1x1 and 3x3 alternate in the stages of several
+    units.
+    """
     stages: dict[str, nn.Module] = {}
     inputs = 3
     for number, widths in enumerate(_TINY_WIDTHS, start=1):
@@ -85,18 +89,3 @@ def _small_darknet(divisor: int) -> DarkNet:
             stage.add_module(f"pool{number}", nn.MaxPool2d(2, 2))
         stages[f"stage{number}"] = stage
     return DarkNet(stages, {"stage3": 8, "stage5": 16}, {8: 128 // divisor, 16: 128 // divisor})
-
-
-def darknet_tiny() -> DarkNet:
-    """0.91 M parameters; strides 8 and 16 with 128 channels each."""
-    return _small_darknet(1)
-
-
-def darknet_tiny_h() -> DarkNet:
-    """DarkNet-tiny at half its widths: 0.23 M parameters; strides 8 and 16 with 64 channels each."""
-    return _small_darknet(2)
-
-
-def darknet_tiny_q() -> DarkNet:
-    """DarkNet-tiny at a quarter of its widths: 0.06 M parameters; strides 8 and 16 with 32 channels each."""
-    return _small_darknet(4)

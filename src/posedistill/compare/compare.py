@@ -19,6 +19,7 @@ from posedistill.files import fresh, write_file
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.recipe.comparison import Comparison, Variant, load_comparison
+from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage, teacher_of
 from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
@@ -42,7 +43,7 @@ class Standing:
     """What a comparison has found so far; written while it goes on, so that the page is never far behind.
 
     Attributes:
-        references: naive baselines, to read the tables beside.
+        baselines: naive ones, to read the tables beside.
         scores, factors: of the sweep. tables: trials of ``equal_steps`` and ``equal_time``.
         costs, steps: of a training step, and how many make equal time.
         failures: title of a training to what went wrong.
@@ -50,7 +51,7 @@ class Standing:
 
     comparison: Comparison
     teacher: Trial | None
-    references: list[dict[str, Any]] = field(default_factory=list)
+    baselines: list[dict[str, Any]] = field(default_factory=list)
     scores: SweepScores = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
     tables: dict[str, TrialTable] = field(default_factory=dict)
@@ -84,7 +85,7 @@ class Standing:
             "batch_size": compared.base.schedule(compared.base.student).batch_size,
             "recipe": compared.base.name,
             "teacher": self.teacher and str(self.teacher.record.relative_to(compared.folder)),
-            "references": self.references,
+            "baselines": self.baselines,
             "variants": {name: self._about(variant) for name, variant in compared.variants.items()},
             "sweep": None
             if tried is None
@@ -135,12 +136,11 @@ def compare(
     with sigterm_interrupts():
         standing = carry_out(comparison, jobs)
     page = standing.write()
-    if not standing.failures:
-        remove_teacher_cache(comparison)
     if standing.failures:
         shown = "\n".join(f"  {title}: {failure}" for title, failure in standing.failures.items())
         found = f"{len(standing.failures)} of its parts failed, {page} shows the others"
         raise TrainingError(f"{comparison.name}: {found}:\n{shown}")
+    remove_teacher_cache(comparison)
     return page
 
 
@@ -151,7 +151,7 @@ def carry_out(comparison: Comparison, jobs: int = 1) -> Standing:
     check(comparison, task)
     teacher = train_teacher(comparison)
     tell_cache_size(comparison, task.objects)
-    standing = Standing(comparison, teacher, measure_references(comparison, task, teacher))
+    standing = Standing(comparison, teacher, kept_baselines(comparison, task, teacher))
     if comparison.sweep is not None:
         standing.scores = sweep(comparison, comparison.sweep, jobs, standing.ended)
         standing.factors = best_factors(standing.scores) | {comparison.alone: 1.0}
@@ -216,7 +216,7 @@ def train_teacher(comparison: Comparison) -> Trial | None:
     Raises:
         TrainingError: it failed; nothing can be compared.
     """
-    if not comparison.has_network:
+    if not comparison.base.teacher.is_network:
         return None
     run_trials([Trial("teacher", teacher_of(comparison.base), tested=False)], 1, _raise)
     first = next(iter(comparison.variants.values()))
@@ -226,9 +226,9 @@ def train_teacher(comparison: Comparison) -> Trial | None:
     return measured
 
 
-def measure_references(comparison: Comparison, task: Task[Any], teacher: Trial | None) -> list[dict[str, Any]]:
-    """Scores of naive baselines on the test split, kept in ``references.json``; those of retrieval need the teacher."""
-    path = comparison.folder / "references.json"
+def kept_baselines(comparison: Comparison, task: Task[Any], teacher: Trial | None) -> list[dict[str, Any]]:
+    """Scores of naive baselines on the test split, kept in ``baselines.json``; those of retrieval need the teacher."""
+    path = comparison.folder / "baselines.json"
     if teacher is None or not fresh(path, teacher.record):
         stage = teacher_of(comparison.base) if teacher is None else teacher.stage
         found = [evaluation.to_dict() for evaluation in measure_baselines(task, stage)]
@@ -239,13 +239,10 @@ def measure_references(comparison: Comparison, task: Task[Any], teacher: Trial |
 
 def equal_steps(comparison: Comparison, factors: dict[str, float]) -> TrialTable:
     """A training for each variant and seed, all on the recipe's schedule."""
-    table: TrialTable = {}
-    for name, variant in comparison.variants.items():
-        recipe = comparison.recipe_of(variant, factor=factors.get(name, 1.0))
-        table[name] = {
-            seed: Trial(f"{name} seed {seed}", Stage(recipe, variant.stage, seed)) for seed in comparison.seeds
-        }
-    return table
+    return {
+        name: _trials(comparison, variant, comparison.recipe_of(variant, factor=factors.get(name, 1.0)))
+        for name, variant in comparison.variants.items()
+    }
 
 
 def equal_time(comparison: Comparison, standing: Standing) -> TrialTable:
@@ -261,11 +258,16 @@ def equal_time(comparison: Comparison, standing: Standing) -> TrialTable:
             table[name] = standing.tables["equal_steps"][name]
             continue
         recipe = comparison.recipe_of(variant, "equal_time", factor=standing.factors.get(name, 1.0), steps=steps)
-        table[name] = {
-            seed: Trial(f"{name} seed {seed}, {steps} steps", Stage(recipe, variant.stage, seed))
-            for seed in comparison.seeds
-        }
+        table[name] = _trials(comparison, variant, recipe, f", {steps} steps")
     return table
+
+
+def _trials(comparison: Comparison, variant: Variant, recipe: Recipe, note: str = "") -> dict[int, Trial]:
+    """A training of a variant with each seed."""
+    return {
+        seed: Trial(f"{variant.name} seed {seed}{note}", Stage(recipe, variant.stage, seed))
+        for seed in comparison.seeds
+    }
 
 
 def _measure_costs(standing: Standing, jobs: int) -> None:

@@ -38,7 +38,10 @@ Rotation = Literal["6d", "quaternion", "log_quaternion"]
 
 
 class PoseNetSettings(BaseModel):
-    """The network, its targets and its losses. ``published()`` gives the original form of all of them."""
+    """The network, its targets and its losses.
+
+    The original form is rotation: quaternion, loss: published, init: published, normalise: false and sign: fixed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,16 +80,6 @@ class PoseNetSettings(BaseModel):
         if self.loss == "published" and self.rotation != "quaternion":
             raise ValueError(f"found loss: published with rotation: {self.rotation}, expected rotation: quaternion")
         return self
-
-    @classmethod
-    def published(cls, **others: Any) -> "PoseNetSettings":
-        """The original: unit quaternions, mean squared errors in metres, beta 500, its initialisation.
-
-        >>> PoseNetSettings.published(beta=100).loss
-        'published'
-        """
-        original = {"rotation": "quaternion", "loss": "published", "init": "published", "normalise": False}
-        return cls(**{**original, "sign": "fixed", **others})
 
 
 class NetworkOutputs(NamedTuple):

@@ -11,13 +11,9 @@ from posedistill.estimators.posenet import PoseNet, PoseNetSettings
 from posedistill.estimators.wdrnet import WDRNet, WDRNetSettings
 from posedistill.geometry.objects import ObjectTable
 
-_FAMILIES: dict[str, tuple[type[BaseModel], type[Estimator]]] = {
-    "posenet": (PoseNetSettings, PoseNet),
-    "wdrnet": (WDRNetSettings, WDRNet),
-}
-FAMILIES: dict[str, type[Estimator]] = {family: estimator for family, (_, estimator) in _FAMILIES.items()}
+FAMILIES: dict[str, type[Estimator]] = {"posenet": PoseNet, "wdrnet": WDRNet}
 """The estimators by their name in a recipe."""
-SETTINGS: dict[str, type[BaseModel]] = {family: settings for family, (settings, _) in _FAMILIES.items()}
+SETTINGS: dict[str, type[BaseModel]] = {"posenet": PoseNetSettings, "wdrnet": WDRNetSettings}
 """The settings of each family, by its name in a recipe."""
 
 
@@ -33,9 +29,8 @@ def build_estimator(
         raise RecipeError(f"family: found {family!r}, expected one of {sorted(SETTINGS)}")
     values = settings.model_dump() if isinstance(settings, BaseModel) else dict(settings)
     try:
-        kind, estimator = _FAMILIES[family]
-        build: Callable[[ObjectTable, Any, int], Estimator] = estimator
-        return build(objects, kind.model_validate(values), crop_size)
+        build: Callable[[ObjectTable, Any, int], Estimator] = FAMILIES[family]
+        return build(objects, SETTINGS[family].model_validate(values), crop_size)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: found {e['input']!r}, {e['msg']}" for e in error.errors())
         raise RecipeError(f"{family}: {faults}") from error

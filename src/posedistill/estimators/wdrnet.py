@@ -127,7 +127,7 @@ class WDRNetNetwork(nn.Module):
     def __init__(self, classes: int, settings: WDRNetSettings, crop_size: int) -> None:
         super().__init__()
         self.backbone = build_backbone(settings.backbone, settings.pretrained)
-        channels: dict[int, int] = self.backbone.channels  # type: ignore[assignment]
+        channels = self.backbone.channels
         strides = settings.resolved_strides(max(channels), crop_size)
         self.pyramid = FeaturePyramid(channels, strides, settings.resolved_width())
         self.head = CellHead(settings.resolved_width(), classes, slim=settings.head == "slim")

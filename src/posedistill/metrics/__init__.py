@@ -1,38 +1,8 @@
 """Scores of poses: pure error functions, BOP-19 matching and average recall, and the Evaluation that holds them."""
 
-from posedistill.metrics.evaluation import Curve, Evaluation, Metric, Places
-from posedistill.metrics.matching import Candidates, GroundTruths, find_candidates, unused_rows
+from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.models import ScoringModel, load_scoring_models
-from posedistill.metrics.object_scores import LEGACY_DIAMETERS, Case, find_cases, score_estimates
-from posedistill.metrics.pose_errors import add, add_s, mspd, mssd, nearest_equivalent, reprojection, translation_error
-from posedistill.metrics.relocalisation import orientation_errors, position_errors, score_cameras
-from posedistill.metrics.vsd import DepthCaster, VisibleSurface
+from posedistill.metrics.object_scores import find_cases, score_estimates
+from posedistill.metrics.relocalisation import score_cameras
 
-__all__ = [
-    "LEGACY_DIAMETERS",
-    "Candidates",
-    "Case",
-    "Curve",
-    "DepthCaster",
-    "Evaluation",
-    "GroundTruths",
-    "Metric",
-    "Places",
-    "ScoringModel",
-    "VisibleSurface",
-    "add",
-    "add_s",
-    "find_candidates",
-    "find_cases",
-    "load_scoring_models",
-    "mspd",
-    "mssd",
-    "nearest_equivalent",
-    "orientation_errors",
-    "position_errors",
-    "reprojection",
-    "score_cameras",
-    "score_estimates",
-    "translation_error",
-    "unused_rows",
-]
+__all__ = ["Evaluation", "ScoringModel", "find_cases", "load_scoring_models", "score_cameras", "score_estimates"]

@@ -23,7 +23,7 @@ from posedistill.metrics.statistics import Interval, Statistic, interval, score
 
 Level = Literal["headline", "main", "detail"]
 """Where a metric is shown: in every headline, in tables of the usual metrics too, or in full tables alone."""
-_COSTS = ("parameters", "megabytes", "gmacs", "seconds_per_image")
+_COSTS = ("parameters", "megabytes", "gmacs")
 _ABOUT = ("seed", "dataset", "boxes", "baseline", "targets", "missed")
 _DIGITS = {"%": 1, "m": 3, "mm": 1, "deg": 2, "px": 1}
 
@@ -178,7 +178,7 @@ class Evaluation:
         notes: what was left out and why.
         stage: the model, as teacher, student, distilled or exported. boxes: where crops came from.
         baseline: what a naive baseline does, in a few words; empty for all others.
-        parameters, megabytes, gmacs, seconds_per_image: what it costs; None where unknown.
+        parameters, megabytes, gmacs: what it costs; None where unknown.
         places: of cameras.
     """
 
@@ -198,7 +198,6 @@ class Evaluation:
     parameters: float | None = None
     megabytes: float | None = None
     gmacs: float | None = None
-    seconds_per_image: float | None = None
     places: Places | None = None
 
     @classmethod

@@ -139,7 +139,6 @@ def score_estimates(
         curves={"add_0.1d": curve},
         missed=int((candidates.nearest(errors["add"]) < 0).sum()),
         notes=tuple(unused_rows(estimates, dataset, source)),
-        seconds_per_image=_seconds_per_image(estimates),
         dataset=f"{dataset.root.name}/{dataset.split}",
         boxes=boxes,
     )
@@ -168,12 +167,3 @@ def _legacy(candidates: Candidates, dataset: BopDataset) -> Array:
     if foreign:
         raise DataError(describe(dataset.root, "legacy_diameters", f"objects {foreign}", "LINEMOD's objects 1 to 15"))
     return np.array([LEGACY_DIAMETERS[obj_id] for obj_id in candidates.truths.obj_id[candidates.gt].tolist()])
-
-
-def _seconds_per_image(estimates: Poses) -> float | None:
-    """Mean over images of the time that BOP states for each, which all its rows repeat."""
-    timed = estimates.select(estimates.seconds >= 0)
-    if not len(timed):
-        return None
-    _, first = np.unique(np.stack([timed.scene_id, timed.im_id]), axis=1, return_index=True)
-    return float(timed.seconds[first].mean())

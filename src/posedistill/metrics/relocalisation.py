@@ -49,7 +49,6 @@ def score_cameras(estimates: Poses, truth: Poses, **about: Any) -> Evaluation:
     for m, deg in THRESHOLDS:
         within = (position <= m) & (orientation <= deg)
         outcomes[Metric(f"recall_{m:g}m_{deg:g}deg", f"within {m:g} m, {deg:g}°")] = within.astype(np.float64)
-    seconds = estimates.seconds
     return Evaluation.of(
         outcomes,
         curves={
@@ -57,7 +56,6 @@ def score_cameras(estimates: Poses, truth: Poses, **about: Any) -> Evaluation:
             ORIENTATION.name: _curve("orientation error, °", orientation, np.geomspace(0.1, 180.0, 99)),
         },
         missed=int((~estimates.found).sum()),
-        seconds_per_image=float(seconds.mean()) if (seconds >= 0).all() else None,
         **about,
     )
 

@@ -86,11 +86,6 @@ class Comparison:
         return self.base.runs / self.name
 
     @property
-    def has_network(self) -> bool:
-        """Whether the teacher is one network, to be trained and measured like the students."""
-        return self.base.teacher.ensemble is None and self.base.teacher.csv is None
-
-    @property
     def teacher_cache(self) -> Path:
         """Where the teacher's outputs are stored until the comparison is finished, if the base recipe caches them."""
         return self.folder / "teacher_cache"
@@ -107,7 +102,7 @@ class Comparison:
         recipe = variant.recipe
         distill = [spec.model_copy(update={"weight": float(f"{spec.weight * factor:.6g}")}) for spec in recipe.distill]
         teacher = recipe.teacher
-        if self.has_network:
+        if self.base.teacher.is_network:
             teacher = teacher.model_copy(update={"checkpoint": teacher_of(self.base).weights})
         if teacher.cache is True:
             teacher = teacher.model_copy(update={"cache": self.teacher_cache})

@@ -76,7 +76,7 @@ def load_comparison(folder: Path) -> ComparisonResults:
         raise DataError(describe(path, "comparison", type(error).__name__, expected)) from None
     found, run = ComparisonResults(folder, content), RunResults(folder)
     teacher = _evaluation(folder / content["teacher"], "teacher", run) if content["teacher"] else []
-    references = _references(content, run)
+    baselines = run.read("comparison.json", content.get("baselines") or [])
     for table, rows in content["tables"].items():
         measured = []
         for variant, seeds in rows.items():
@@ -86,7 +86,7 @@ def load_comparison(folder: Path) -> ComparisonResults:
                 if log.exists() and table == "equal_steps":
                     found.histories.setdefault(variant, {})[seed] = read_history(run, log)
         if measured:
-            found.groups[table] = Group([*teacher, *measured, *references])
+            found.groups[table] = Group([*teacher, *measured, *baselines])
     environment = folder / "environment.json"
     found.environment = json.loads(environment.read_text()) if environment.exists() else {}
     found.notes = run.notes
@@ -204,23 +204,14 @@ def describe_losses(losses: Sequence[Mapping[str, Any]]) -> str:
 
 def _evaluation(path: Path, variant: str, run: RunResults) -> list[Evaluation]:
     """What a variant's file holds, under the variant's name; nothing where it is missing or damaged."""
+    name = str(path.relative_to(run.folder))
     try:
-        return [Evaluation.from_dict({**json.loads(path.read_text()), "stage": variant})]
+        return run.read(name, [{**json.loads(path.read_text()), "stage": variant}])
     except FileNotFoundError:
         return []
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        run.notes.append(f"{path.relative_to(run.folder)} was left out: {type(error).__name__} {error}")
+    except (OSError, TypeError, ValueError) as error:
+        run.notes.append(f"{name} was left out: {type(error).__name__} {error}")
         return []
-
-
-def _references(content: Mapping[str, Any], run: RunResults) -> list[Evaluation]:
-    found = []
-    for record in content.get("references") or []:
-        try:
-            found.append(Evaluation.from_dict(record))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            run.notes.append(f"comparison.json: a naive baseline was left out: {type(error).__name__} {error}")
-    return found
 
 
 def _gap(group: Group, baseline: str, variant: str, metric: Metric) -> Difference | None:

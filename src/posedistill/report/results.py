@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,22 @@ class RunResults:
         """The group with the most models (the first of equals), which the headline and the plots speak of."""
         return max(self.groups(), key=lambda group: len({item.stage for item in group.items}), default=Group())
 
+    def read(self, file: str, records: Iterable[dict[str, Any]]) -> list[Evaluation]:
+        """The evaluations of a file's records; one that is damaged is noted and left out."""
+        found = []
+        for record in records:
+            try:
+                found.append(Evaluation.from_dict(record))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self.notes.append(f"{file}: a record was left out: {type(error).__name__} {error}")
+        return found
+
 
 def load_run(folder: str | Path) -> RunResults:
     """Read a run folder; every file is optional and ``notes`` says what could not be shown and why."""
     run = RunResults(Path(folder))
-    for item in _records(run, "evaluation.json", "result tables, accuracy plots and recall curves"):
-        try:
-            run.evaluations.append(Evaluation.from_dict(item))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            run.notes.append(f"evaluation.json: a record was left out: {type(error).__name__} {error}")
+    records = _records(run, "evaluation.json", "result tables, accuracy plots and recall curves")
+    run.evaluations = run.read("evaluation.json", records)
     run.evaluations.sort(key=lambda item: (rank(item.stage), item.seed))
     run.bench = [item for item in _records(run, "bench.json", "the speed table") if "stage" in item]
     run.bench.sort(key=lambda item: rank(str(item["stage"])))

@@ -51,7 +51,8 @@ def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
     def found() -> Poses | None:
         if not members:
             return task.stated_poses()
-        predictors = [torch_predictor(*task.deployed(member), _device()) for member in members]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        predictors = [torch_predictor(*task.deployed(member), device) for member in members]
         return task.joined([estimate(each, task.queries, f"evaluate {stage.title}") for each in predictors])
 
     poses = _poses(task, stage.folder / "results.csv", stage.files, found)
@@ -125,7 +126,7 @@ def bench_run(task: Task[Any]) -> None:
     for name, path in files.items():
         result = bench(path, repeats=50)
         console.print(result.table())
-        results.append({"stage": name, **_bench_row(result.to_dict())})
+        results.append({"stage": name, **result.to_dict()})
     write_file(folder / "bench.json", json.dumps(results, indent=1), TrainingError)
 
 
@@ -167,12 +168,3 @@ def _cost(task: Task[Any], estimator: Estimator) -> dict[str, Any]:
         estimator.network(*(value.to(device) for value in inputs.values()))
     gmacs = counter.get_total_flops() / 2e9
     return {"parameters": parameters, "megabytes": parameters * 4 / 1e6, "gmacs": gmacs}
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _bench_row(result: dict[str, Any]) -> dict[str, Any]:
-    names = {"first_ms": "first_inference_ms", "memory_mb": "peak_memory_mb", "size_mb": "megabytes"}
-    return {names.get(name, name): value for name, value in result.items()}

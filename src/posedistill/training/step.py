@@ -55,13 +55,8 @@ class TrainingStep:
         teaching: Teaching | None = None,
     ) -> None:
         estimator.check_targets(batches.targets)
-        self.fabric, self.estimator, self.settings, self.teaching, self.seed = (
-            fabric,
-            estimator,
-            settings,
-            teaching,
-            seed,
-        )
+        self.fabric, self.estimator, self.teaching = fabric, estimator, teaching
+        self.settings, self.seed = settings, seed
         estimator.to(fabric.device).to(memory_format=torch.channels_last)
         parameters = list(estimator.parameters())
         if teaching is not None:
@@ -91,9 +86,8 @@ class TrainingStep:
         terms = losses(self._model, self.estimator, batch, self._generator, self.teaching, step)
         total = torch.stack(list(terms.values())).sum()
         self.fabric.backward(total)
-        if (
-            self.teaching is not None and self.fabric.world_size > 1
-        ):  # the engine averages the student's gradients alone
+        if self.teaching is not None and self.fabric.world_size > 1:
+            # The engine averages the student's gradients alone.
             for parameter in self.teaching.parameters():
                 if parameter.grad is not None:
                     parameter.grad = self.fabric.all_reduce(parameter.grad)
