@@ -282,6 +282,30 @@ def test_frames_that_may_have_been_trained_on_are_told(model, bop, tmp_path, cap
             targets.write_text(kept)
 
 
+def test_how_many_of_the_measured_frames_were_trained_on(model, bop, tmp_path, capsys):
+    """By the frames that the file names: also under a list, and not where they lie in another split."""
+    listed, record = tmp_path / "list.txt", Predictor.from_onnx(model).record
+    listed.write_text("000001\n000002\n")
+    clean = tmp_path / "clean.txt"
+    clean.write_text("000002\n")
+
+    def told(known, frames: Path | None) -> str:
+        made = onnx.load(model)
+        helper.set_model_props(made, replace(record, frames=known).to_properties())
+        onnx.save(made, tmp_path / "known.onnx")
+        evaluate_file(tmp_path / "known.onnx", bop, "test", frames, "gt", None, None, None, threads=1)
+        return " ".join(capsys.readouterr().err.split())
+
+    known = {f"{bop.name}/test": np.array([[1, 0], [1, 1], [2, 2]]), f"{bop.name}/train": np.array([[1, 2]])}
+    whole = told(known, None)
+    assert "the model was trained on 2 of the 3 measured frames; --frames takes a list" in whole
+    assert "if any" not in whole
+    assert "trained on 1 of the 2 measured frames" in told(known, listed)
+    for silent in (told(known, clean), told({}, None)):
+        assert "trained on" not in silent
+    assert "trained on, if any" in told({"elsewhere/test": known[f"{bop.name}/test"]}, None)
+
+
 def test_a_missing_mesh_is_told_before_anything_is_estimated(model, bop, monkeypatch):
     monkeypatch.setattr("posedistill.deploy.evaluate.estimate", None)
     monkeypatch.setattr(BopDataset, "mesh_path", lambda *_, **__: bop / "gone.ply")

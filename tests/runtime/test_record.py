@@ -204,3 +204,27 @@ class TestFiles:
         onnx.save(model, camera_model_file)
         with pytest.raises(CheckpointError, match=r"'outputs': found .*, expected 'position' and 'rotation'"):
             Predictor.from_onnx(camera_model_file)
+
+
+class TestTrainingFrames:
+    FRAMES = {"lm/test": np.array([[6, 0], [6, 12]]), "lm/real": np.array([[1, 3]]), "heads": np.array(["seq-01/0.png"])}
+
+    def test_they_are_tables_in_the_file(self, scene):
+        properties = Record(scene.decoder, frames=self.FRAMES).to_properties()
+        read = Record.from_properties(properties, "file").frames
+        assert read is not None and list(read) == list(self.FRAMES)
+        for name, frames in self.FRAMES.items():
+            np.testing.assert_array_equal(read[name], frames)
+
+    def test_none_and_unknown_differ(self):
+        """A model of renders was trained on no real frame; a file that says nothing reads as it always did."""
+        assert Record.from_properties(Record(LENS, frames={}).to_properties(), "file").frames == {}
+        silent = Record(LENS).to_properties()
+        assert "frames" not in json.loads(silent[PROPERTY]) and Record.from_properties(silent, "file").frames is None
+
+    def test_what_cannot_be_is_refused(self):
+        refused(changed(LENS, frames=["lm/test"]), "'frames/lm/test': found no such table")
+        refused(changed(LENS, frames=["../reference"]), "'frames/../reference': found no such table")
+        refused(changed(LENS, frames=3), "'frames': found 3")
+        broken = Record(LENS, frames={"lm/test": np.eye(2)}).to_properties()
+        refused(broken, r"'frames/lm/test': found float64 \(2, 2\), expected \[n, 2\] ids")

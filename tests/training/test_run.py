@@ -12,6 +12,7 @@ import torch
 import yaml
 from tests.training.helpers import load, train
 
+from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
@@ -93,6 +94,13 @@ def age(folder: Path) -> None:
 @pytest.fixture
 def folder(copied: Path) -> Path:
     return copied.parent / "runs" / "mini"
+
+
+def test_the_exported_file_names_the_frames_it_was_trained_on(finished, bop):
+    frames = Predictor.from_onnx(finished.parent / "runs" / "mini" / "model.onnx").record.frames
+    shown = sorted((frame.scene_id, frame.im_id) for frame in BopDataset(bop, split="train").frames)
+    assert frames is not None and list(frames) == [f"{bop.name}/train"]
+    assert [tuple(row) for row in frames[f"{bop.name}/train"].tolist()] == shown
 
 
 def again(path: Path, *overrides: str, jobs: int = 1) -> None:

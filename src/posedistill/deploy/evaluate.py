@@ -21,6 +21,7 @@ from posedistill.metrics import Evaluation, ScoringModel, find_cases, load_scori
 from posedistill.poses import Poses
 from posedistill.report.score_table import score_tables
 from posedistill.runtime.predictor import Predictor
+from posedistill.runtime.record import Frames
 
 
 def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQuery]:
@@ -102,7 +103,7 @@ def evaluate_file(
     objects = of_objects(predictor.decoder).objects
     opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
     models = load_scoring_models(opened)  # before hours of estimating, for a mesh may be missing
-    if note := unlisted(opened, frames):
+    if note := trained_on(opened, predictor.record.frames) or unlisted(opened, frames, predictor.record.frames):
         console.print(f"[yellow]{note}", highlight=False)
     estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
     if csv is not None:
@@ -142,20 +143,42 @@ def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: 
     return BopDataset(root, split=split, scenes=scenes, frames=frames, obj_ids=obj_ids)
 
 
-def unlisted(dataset: BopDataset, frames: Path | None) -> str:
-    """What must be said where nothing tells test frames from training frames; empty where a list of either kind does.
+def trained_on(dataset: BopDataset, known: Frames | None) -> str:
+    """How many of the measured frames the model was trained on; empty where it knows of none.
 
     A split may hold both: of LINEMOD, ``test`` is all that was photographed.
     """
-    if frames is not None or dataset.has_target_file:
+    trained = (known or {}).get(f"{dataset.root.resolve().name}/{dataset.split}", np.empty((0, 2)))
+    measured = _measured(dataset)
+    if not (shared := len(measured & set(map(tuple, trained.tolist())))):
         return ""
-    measured = len({(target.scene_id, target.im_id) for target in dataset.targets()})
-    lists = ", ".join(sorted(path.name for path in dataset.root.glob("*.txt"))) or "none"
     return (
-        f"{dataset.root}: {measured} frames are measured, all that {dataset.split!r} holds of these objects, also "
-        f"those that the model was trained on: no --frames were given (lists in the folder: {lists}), and no file "
-        "of targets is there"
+        f"{dataset.root}: the model was trained on {shared} of the {len(measured)} measured frames; --frames takes "
+        f"a list of others (lists in the folder: {_lists(dataset)})"
     )
+
+
+def unlisted(dataset: BopDataset, frames: Path | None, known: Frames | None) -> str:
+    """What must be said where nothing tells test frames from training frames: no list, and no model that knows its own.
+
+    A model that was trained on renders alone knows them, one that knows frames of folders of other names does not.
+    """
+    told = known is not None and (not known or f"{dataset.root.resolve().name}/{dataset.split}" in known)
+    if told or frames is not None or dataset.has_target_file:
+        return ""
+    return (
+        f"{dataset.root}: {len(_measured(dataset))} frames are measured, all that {dataset.split!r} holds of these "
+        f"objects, also those that the model was trained on, if any: no --frames were given (lists in the folder: "
+        f"{_lists(dataset)}), and no file of targets is there"
+    )
+
+
+def _measured(dataset: BopDataset) -> set[tuple[int, int]]:
+    return {(target.scene_id, target.im_id) for target in dataset.targets()}
+
+
+def _lists(dataset: BopDataset) -> str:
+    return ", ".join(sorted(path.name for path in dataset.root.glob("*.txt"))) or "none"
 
 
 def _report(

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.deploy.estimate import estimate, queries_of
@@ -41,6 +43,9 @@ def evaluate_scene(
     dataset = open_scene(scene, split)  # type: ignore[arg-type]
     if metres_per_unit is not None:
         dataset = dataset.in_metres(metres_per_unit)
+    trained = (predictor.record.frames or {}).get(dataset.root.resolve().name, np.empty(0))
+    if shared := len(set(dataset.names) & set(trained.tolist())):
+        console.print(f"[yellow]{scene}: the model was trained on {shared} of the {len(dataset)} photographs")
     found = estimate(predictor, queries_of(dataset))
     if csv is not None:
         found.to_csv(csv)

@@ -17,7 +17,7 @@ from posedistill.errors import CheckpointError, describe
 from posedistill.files import write_file
 from posedistill.geometry.rotations import angle_between
 from posedistill.runtime.predictor import Predictor, Run
-from posedistill.runtime.record import Record
+from posedistill.runtime.record import Frames, Record
 
 OPSET = 18
 IR_VERSION = 9
@@ -51,7 +51,9 @@ class Parity:
         return asdict(self)
 
 
-def export_onnx(network: nn.Module, path: str | Path, decoder: Decoder, training: str = "") -> Path:
+def export_onnx(
+    network: nn.Module, path: str | Path, decoder: Decoder, training: str = "", frames: Frames | None = None
+) -> Path:
     """Write a network as one ONNX file: weights and record inside, any batch size.
 
     Batch normalisation is folded into the convolutions. The file appears whole or not at all.
@@ -59,7 +61,8 @@ def export_onnx(network: nn.Module, path: str | Path, decoder: Decoder, training
     Args:
         network: takes ``decoder.inputs`` and returns ``decoder.outputs``, both in their order. Left as it is: a float32
             copy on the CPU is exported.
-        path: where to write. training: in words, what the network was trained on.
+        path: where to write.
+        training: in words, what the network was trained on. frames: the real ones of it, if known.
 
     Raises:
         CheckpointError: the file cannot be written; an older one of that name is left as it was.
@@ -67,7 +70,8 @@ def export_onnx(network: nn.Module, path: str | Path, decoder: Decoder, training
     network = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
     # Two rows: a batch of one would be burnt into the graph as a constant.
     model = trace(network, example_inputs(decoder, 2), list(decoder.outputs))
-    return write_model(model, path, Record(decoder, training, sum(weight.numel() for weight in network.parameters())))
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return write_model(model, path, Record(decoder, training, parameters, frames=frames))
 
 
 def example_inputs(decoder: Decoder, count: int = 1) -> dict[str, Tensor]:

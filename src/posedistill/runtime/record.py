@@ -24,6 +24,8 @@ PROPERTY, TABLES = "posedistill", "posedistill_tables"
 """Keys of the ONNX ``metadata_props`` that hold the JSON text and the tables."""
 FORMAT = 2
 """Raised when a key changes its meaning; a file of another format is refused, not guessed at."""
+Frames = Mapping[str, np.ndarray]
+"""Frames by the folder they lie in: ``[n, 2]`` (scene_id, im_id) of BOP, as "lm/test"; ``[n]`` image names of a scene."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +36,14 @@ class Record:
         decoder: of the network's family, with all that it must know.
         training: what the network was trained on, for whoever finds the file. parameters: of the network.
         version: of the posedistill that wrote the file.
+        frames: the real ones that the network was trained on (renders are in nobody's test); None where it is unknown.
     """
 
     decoder: Decoder
     training: str = ""
     parameters: int = 0
     version: str = __version__
+    frames: Frames | None = None
 
     def to_properties(self) -> dict[str, str]:
         """As texts for the metadata of a model; ``from_properties`` gives the same record back."""
@@ -54,6 +58,9 @@ class Record:
             "version": self.version,
             "section": section,
         }
+        if self.frames is not None:
+            content["frames"] = list(self.frames)
+            tables = tables | {_table_of(name): frames for name, frames in self.frames.items()}
         packed = io.BytesIO()
         np.savez_compressed(packed, **tables)  # type: ignore[arg-type]
         return {PROPERTY: json.dumps(content), TABLES: base64.b64encode(packed.getvalue()).decode("ascii")}
@@ -82,13 +89,15 @@ class Record:
         found = content.pop("format", None)
         expected = f"{FORMAT} (this is posedistill {__version__}); posedistill export RUN_FOLDER writes it anew"
         check(("format", found, expected, found == FORMAT))
-        values = read_section(content, _READERS)
+        values = read_section({"frames": None} | content, _READERS)
         if values["family"] not in DECODERS:
             raise RecordFault("family", values["family"], f"one of {sorted(DECODERS)}")
-        decoder = DECODERS[values["family"]].from_record(values["section"], _unpack(packed))
+        tables = _unpack(packed)
+        decoder = DECODERS[values["family"]].from_record(values["section"], tables)
         for key, ours in (("inputs", decoder.inputs), ("outputs", decoder.outputs)):
             check((key, values[key], f"{ours}, as its section says", values[key] == ours))
-        return cls(decoder, values["training"], values["parameters"], values["version"])
+        frames = None if values["frames"] is None else {name: _frames(tables, name) for name in values["frames"]}
+        return cls(decoder, values["training"], values["parameters"], values["version"], frames)
 
 
 def open_session(path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None) -> Any:
@@ -153,7 +162,21 @@ _READERS: Readers = {
     "parameters": int,
     "version": str,
     "section": _object,
+    "frames": lambda value: None if value is None else [str(name) for name in value],
 }
+
+
+def _table_of(folder: str) -> str:
+    return f"frames/{folder}"
+
+
+def _frames(tables: Mapping[str, np.ndarray], folder: str) -> np.ndarray:
+    """The training frames of a folder; ``RecordFault`` where the table is missing or of another kind."""
+    found = tables.get(_table_of(folder))
+    if found is None or (found.ndim, found.dtype.kind) not in ((1, "U"), (2, "i")):
+        kind = "no such table" if found is None else f"{found.dtype} {found.shape}"
+        raise RecordFault(_table_of(folder), kind, "[n, 2] ids or [n] names of frames")
+    return found
 
 
 def _unpack(packed: str) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from posedistill.log import progress_bar
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, fingerprint
+from posedistill.runtime.record import Frames
 
 Rows = NDArray[np.int64]
 Validate = Callable[[Estimator], dict[str, float]]
@@ -95,6 +96,11 @@ class Task(ABC, Generic[Test]):
     @abstractmethod
     def training_set(self) -> TrainingSet:
         """The training frames, decoded or found in the cache."""
+
+    @property
+    @abstractmethod
+    def training_frames(self) -> Frames:
+        """The real frames among them, which model files name."""
 
     @property
     @abstractmethod

@@ -30,8 +30,9 @@ from posedistill.metrics import Evaluation, find_cases, load_scoring_models, sco
 from posedistill.metrics.models import ScoringModel
 from posedistill.poses import Poses
 from posedistill.recipe.data import DataSettings
-from posedistill.recipe.recipe import RenderSource, fingerprint
+from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint
 from posedistill.report.cases import Case, save_cases
+from posedistill.runtime.record import Frames
 from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
 from posedistill.tasks.object_sources import backdrops, open_source
 from posedistill.tasks.object_teachers import best_poses, csv_poses
@@ -70,6 +71,16 @@ class ObjectsTask(Task[TestFrames]):
         """Rendered, decoded and split."""
         packs = [self._pack(dataset) for dataset in self.sources]
         return TrainingSet(packs, *hold_out_frames(packs, self.data.validation, self.recipe.seed))
+
+    @cached_property
+    def training_frames(self) -> Frames:
+        """Of BOP folders: those that show a learned object."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for source, dataset in zip(self.data.train, self.sources, strict=True):
+            if isinstance(source, BopSource):
+                rows = found.setdefault(f"{source.bop.resolve().name}/{source.split}", [])
+                rows += [(frame.scene_id, frame.im_id) for frame in self._learned(dataset).frames]
+        return {name: np.unique(rows, axis=0) for name, rows in found.items()}
 
     @cached_property
     def test_set(self) -> TestFrames:
@@ -150,7 +161,10 @@ class ObjectsTask(Task[TestFrames]):
         data = self.data
         names = [str(frame.rgb.resolve()) for frame in dataset.frames]
         name = f"pack-{fingerprint(names, data.objects, data.min_visible)}"
-        return self.decoded(ObjectFrames(dataset, data.objects, data.min_visible), name)
+        return self.decoded(self._learned(dataset), name)
+
+    def _learned(self, dataset: BopDataset) -> ObjectFrames:
+        return ObjectFrames(dataset, self.data.objects, self.data.min_visible)
 
     @cached_property
     def _backdrops(self) -> NDArray[np.uint8]:

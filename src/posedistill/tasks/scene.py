@@ -35,6 +35,7 @@ from posedistill.metrics.relocalisation import constant_pose, nearest_position, 
 from posedistill.poses import Poses
 from posedistill.recipe.data import SceneSettings
 from posedistill.recipe.recipe import fingerprint
+from posedistill.runtime.record import Frames
 from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
 from posedistill.tasks.validation import Validation, camera_scores
 
@@ -91,6 +92,11 @@ class SceneTask(Task[CameraDataset]):
         """``[H, W, 3]`` the mean of the photographs that train, where the recipe subtracts it."""
         made = self.training_set
         return mean_image(made.packs[0], made.train) if self.data.mean_image else None
+
+    @property
+    def training_frames(self) -> Frames:
+        """The photographs, by their names in the scene's folder."""
+        return {self.photographs.root.resolve().name: np.array(self.photographs.names)}
 
     @cached_property
     def test_set(self) -> CameraDataset:

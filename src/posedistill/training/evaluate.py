@@ -105,7 +105,7 @@ def export_stage(task: Task[Any], stage: Stage, path: Path, shapes: bool = True)
     estimator, trained = load_network(stage, task.objects)
     training = f"{stage.recipe.name}: {stage.name}, seed {stage.seed}, step {trained['step']}"
     network, decoder = task.deployed(estimator, shapes=shapes)
-    export_onnx(network, path, decoder, training)
+    export_onnx(network, path, decoder, training, task.training_frames)
     sought = [query for query in task.queries if len(query.boxes)] or task.queries
     parity = check_parity(network, path, [query.request() for query in sought[:PARITY_FRAMES]])
     console.print(f"exported {path}: {parity}")
