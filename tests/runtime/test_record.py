@@ -206,14 +206,15 @@ class TestFiles:
             Predictor.from_onnx(camera_model_file)
 
 
-class TestTrainingFrames:
-    FRAMES = {"lm/test": np.array([[6, 0], [6, 12]]), "lm/real": np.array([[1, 3]]), "heads": np.array(["seq-01/0.png"])}
+FRAMES = {"lm/test": np.array([[6, 0], [6, 12]]), "lm/real": np.array([[1, 3]]), "heads": np.array(["seq-01/0.png"])}
 
+
+class TestTrainingFrames:
     def test_they_are_tables_in_the_file(self, scene):
-        properties = Record(scene.decoder, frames=self.FRAMES).to_properties()
+        properties = Record(scene.decoder, frames=FRAMES).to_properties()
         read = Record.from_properties(properties, "file").frames
-        assert read is not None and list(read) == list(self.FRAMES)
-        for name, frames in self.FRAMES.items():
+        assert read is not None and list(read) == list(FRAMES)
+        for name, frames in FRAMES.items():
             np.testing.assert_array_equal(read[name], frames)
 
     def test_none_and_unknown_differ(self):

@@ -25,7 +25,7 @@ PROPERTY, TABLES = "posedistill", "posedistill_tables"
 FORMAT = 2
 """Raised when a key changes its meaning; a file of another format is refused, not guessed at."""
 Frames = Mapping[str, np.ndarray]
-"""Frames by the folder they lie in: ``[n, 2]`` (scene_id, im_id) of BOP, as "lm/test"; ``[n]`` image names of a scene."""
+"""By the folder they lie in: ``[n, 2]`` (scene_id, im_id) of BOP's, as in "lm/test"; ``[n]`` image names of a scene."""
 
 
 @dataclass(frozen=True, eq=False)
