@@ -64,7 +64,6 @@ def test_outliers_are_found_out(seed, solver):
         result.inliers[np.abs(errors - 5.0) > 0.15], (errors < 5.0)[np.abs(errors - 5.0) > 0.15]
     )
     assert result.score == pytest.approx(np.maximum(1 - (errors / 5.0) ** 2, 0).mean(), abs=5e-3)
-    assert 0.0 < result.seconds < 60.0
 
 
 def test_the_same_input_gives_the_same_pose(solver):

@@ -44,13 +44,10 @@ class View(NamedTuple):
         lines: list[tuple[tuple[int, int], tuple[int, int]]] = []
         width, height = self.size
         for axis, size in enumerate(self.size):
-            half = size / 2 / self.scale
-            first, last = (
-                np.ceil((self.middle[axis] - half) / self.step),
-                np.floor((self.middle[axis] + half) / self.step),
-            )
+            middle, half = self.middle[axis], size / 2 / self.scale
+            first, last = np.ceil((middle - half) / self.step), np.floor((middle + half) / self.step)
             for line in np.arange(first, last + 1) * self.step:
-                offset = self.scale * (line - self.middle[axis])
+                offset = self.scale * (line - middle)
                 place = round(size / 2 + (offset if axis == 0 else -offset))
                 lines.append(((place, 0), (place, height)) if axis == 0 else ((0, place), (width, place)))
         return lines

@@ -112,9 +112,6 @@ def diameter(vertices: Array) -> float:
 def model_info(mesh: Mesh) -> dict[str, float]:
     """The mesh's entry of BOP's ``models_info.json``: diameter and axis-aligned box, mm."""
     low, size = mesh.vertices.min(axis=0), np.ptp(mesh.vertices, axis=0)
-    box = {f"min_{axis}": float(low[i]) for i, axis in enumerate("xyz")}
-    return {
-        "diameter": diameter(mesh.vertices),
-        **box,
-        **{f"size_{axis}": float(size[i]) for i, axis in enumerate("xyz")},
-    }
+    sides = (("min", low), ("size", size))
+    box = {f"{name}_{axis}": float(values[i]) for name, values in sides for i, axis in enumerate("xyz")}
+    return {"diameter": diameter(mesh.vertices), **box}

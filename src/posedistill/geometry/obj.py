@@ -99,13 +99,9 @@ def _table(path: Path, key: str, rows: list[list[float]]) -> Array:
 def _part(path: Path, tables: list[Array], polygons: list, material: Material | None, looks: bool) -> Mesh:
     """The faces of one material."""
     v, vt, vn = tables
-    groups = []
-    for size in sorted({len(polygon) for polygon in polygons}):
-        corners = np.array([polygon for polygon in polygons if len(polygon) == size], dtype=np.int64)
-        mesh_parts.check_indices(path, "f: v", corners[..., 0], len(v))
-        joined = mesh_parts.triangle_corners(path, v[corners[..., 0], :3])
-        groups.append(corners[np.arange(len(corners))[:, None, None], joined].reshape(-1, 3, 3))
-    corners = np.concatenate(groups)
+    lists = [np.array(polygon, dtype=np.int64) for polygon in polygons]
+    places, _ = mesh_parts.triangulate(path, "f: v", v[:, :3], [corners[:, 0] for corners in lists])
+    corners = np.concatenate(lists)[places]
     for column, key, table in ((1, "f: vt", vt), (2, "f: vn", vn)):
         mesh_parts.check_indices(path, key, corners[..., column][corners[..., column] >= 0], len(table))
     faces, first = mesh_parts.split_corners(*np.moveaxis(corners, 2, 0))

@@ -10,6 +10,9 @@ from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.symmetries import symmetry_transforms
 
+INFO_KEYS = ("diameter", "min_x", "min_y", "min_z", "size_x", "size_y", "size_z")
+"""What ``models_info.json`` states of every object, mm."""
+
 
 @dataclass(frozen=True)
 class ObjectTable:
@@ -78,11 +81,10 @@ NO_OBJECTS = ObjectTable((), np.zeros((0, 8, 3)), np.zeros(0), ())
 
 def _box_and_diameter(obj_id: int, info: Mapping[str, Any]) -> tuple[Array, float]:
     """Corners ``[8, 3]`` and diameter of one entry of ``models_info.json``."""
-    keys = ("diameter", "min_x", "min_y", "min_z", "size_x", "size_y", "size_z")
-    missing = [key for key in keys if key not in info]
+    missing = [key for key in INFO_KEYS if key not in info]
     if missing:
-        raise DataError(describe("models_info.json", f"{obj_id}.{missing[0]}", sorted(info), list(keys)))
-    diameter, *box = (float(info[key]) for key in keys)
+        raise DataError(describe("models_info.json", f"{obj_id}.{missing[0]}", sorted(info), list(INFO_KEYS)))
+    diameter, *box = (float(info[key]) for key in INFO_KEYS)
     if not diameter > 0:
         raise DataError(describe("models_info.json", f"{obj_id}.diameter", diameter, "a length above 0 mm"))
     return box_corners(np.array(box[:3]), np.array(box[:3]) + box[3:]), diameter

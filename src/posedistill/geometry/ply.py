@@ -54,7 +54,9 @@ def read_ply(path: Path, looks: bool) -> list[Mesh]:
     vertices = _stacked(vertex, ("x", "y", "z"))
     if vertices is None:
         raise DataError(describe(path, "element vertex", sorted(vertex), "properties x, y, z"))
-    faces, owners, corners = _triangles(path, vertices, face)
+    polygons = _polygons(path, face)
+    corners, owners = mesh_parts.triangulate(path, "faces", vertices, polygons)
+    faces = np.concatenate(polygons).astype(np.int64)[corners]
     if not looks:
         return [mesh_parts.make_mesh(path, vertices, faces)]
     colors, painted = _colors(path, "vertex", vertex), _colors(path, "face", face)
@@ -63,7 +65,7 @@ def read_ply(path: Path, looks: bool) -> list[Mesh]:
     if header.textures and (at_corners or uv is not None or colors is None):
         texture = _texture(path, header.textures)
         if at_corners or uv is None:
-            faces, rows, uv = _split_at_seams(path, faces, face, owners, corners)
+            faces, rows, uv = _split_at_seams(path, faces, face, polygons, corners)
             vertices = vertices[rows]
         return [mesh_parts.make_mesh(path, vertices, faces, uv=uv, texture=texture)]
     mesh = mesh_parts.make_mesh(path, vertices, faces, colors)
@@ -185,24 +187,14 @@ def _stacked(columns: Columns, names: tuple[str, ...]) -> Array | None:
     return np.column_stack(chosen).astype(np.float64)
 
 
-def _triangles(path: Path, vertices: Array, face: Columns) -> tuple[Faces, Faces, Faces]:
-    """Triangles ``[F, 3]``, the polygon of each ``[F]``, and which of its corners they join ``[F, 3]``."""
+def _polygons(path: Path, face: Columns) -> Any:
+    """The vertices of each face, at least one."""
     polygons: Any = next((face[name] for name in _INDICES if name in face), None)
     if polygons is None or (len(polygons) and np.ndim(polygons[0]) != 1):
         raise DataError(describe(path, "element face", sorted(face), "property list vertex_indices"))
-    sizes = np.array([len(polygon) for polygon in polygons], dtype=int)
-    parts = []
-    for size in np.unique(sizes):
-        members = np.flatnonzero(sizes == size)
-        indices = np.array([polygons[member] for member in members]).astype(np.int64)
-        mesh_parts.check_indices(path, "faces", indices, len(vertices))
-        joined = mesh_parts.triangle_corners(path, vertices[indices])
-        triangles = indices[np.arange(len(members))[:, None, None], joined]
-        parts.append((triangles.reshape(-1, 3), np.repeat(members, size - 2), joined.reshape(-1, 3)))
-    if not parts:
+    if not len(polygons):
         raise DataError(describe(path, "faces", "no face", "a triangle mesh"))
-    faces, owners, corners = map(np.concatenate, zip(*parts, strict=True))
-    return faces, owners, corners
+    return polygons
 
 
 def _colors(path: Path, element: str, columns: Columns) -> Colors | None:
@@ -225,14 +217,15 @@ def _texture(path: Path, names: list[str]) -> Colors:
 
 
 def _split_at_seams(
-    path: Path, faces: Faces, face: Columns, owners: Faces, corners: Faces
+    path: Path, faces: Faces, face: Columns, polygons: Any, corners: Faces
 ) -> tuple[Faces, NDArray[np.intp], Array]:
     """Faces, the row of each of their vertices, and its uv, where texture coordinates stand at the faces' corners."""
     if "texcoord" not in face:
         found = "a texture without texture coordinates"
         raise DataError(describe(path, "TextureFile", found, "properties texture_u, texture_v or texcoord"))
-    lists = [np.asarray(values, float).reshape(-1, 2) for values in face["texcoord"]]
-    places = np.concatenate([lists[owner][corner] for owner, corner in zip(owners.tolist(), corners, strict=True)])
+    if any(len(uv) != 2 * len(polygon) for uv, polygon in zip(face["texcoord"], polygons, strict=True)):
+        raise DataError(describe(path, "texcoord", "lists of other lengths", "two numbers for each corner"))
+    places = np.concatenate(face["texcoord"]).astype(np.float64).reshape(-1, 2)[corners.ravel()]
     _, inverse = np.unique(places, axis=0, return_inverse=True)
     split, first = mesh_parts.split_corners(faces, inverse.reshape(-1, 3))
     return split, faces.ravel()[first], places[first]

@@ -1,6 +1,5 @@
 """Pose from 2D-3D matches: a seeded LO-RANSAC, then a kept refinement weighted by how sure each match is."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +27,12 @@ class PnPResult:
         R: ``[3, 3]`` object to camera. t: ``[3]``, in the unit of the points.
         score: in [0, 1], the weighted mean over all matches of ``1 - (error / threshold)^2``, 0 for outliers.
         inliers: ``[N]`` bool, reprojection error under the threshold and point in front of the camera.
-        seconds: wall-clock time of the solver.
     """
 
     R: Array
     t: Array
     score: float
     inliers: NDArray[np.bool_]
-    seconds: float
 
 
 def solve_pnp(
@@ -65,7 +62,6 @@ def solve_pnp(
     >>> result.t.round(3) + 0.0, int(result.inliers.sum())
     (array([  0.,   0., 800.]), 8)
     """
-    start = time.perf_counter()
     points2d, points3d = np.asarray(points2d, dtype=np.float64), np.asarray(points3d, dtype=np.float64)
     weights = np.ones(len(points2d)) if weights is None else np.asarray(weights, dtype=np.float64)
     # One sum tells of the usual case, in which every match is usable: NaN and infinity would show in it.
@@ -95,7 +91,7 @@ def solve_pnp(
     inliers[usable] = errors < threshold
     if inliers.sum() < _MINIMUM_MATCHES:
         return None
-    return PnPResult(*pose, score, inliers, time.perf_counter() - start)
+    return PnPResult(*pose, score, inliers)
 
 
 def _score(errors: Array, shares: Array, threshold: float) -> float:

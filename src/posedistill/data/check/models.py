@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posedistill.data.faults import FaultKind, OnFault, fault, reported
-from posedistill.data.formats.bop_models import EVAL_FOLDERS, INFO_KEYS, load_models_info, mesh_path
+from posedistill.data.formats.bop_models import EVAL_FOLDERS, load_models_info, mesh_path
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh, hull_corners, load_mesh, model_info
+from posedistill.geometry.objects import INFO_KEYS
 
 SMALLEST, LARGEST = 2.0, 20_000.0
 """mm; a diameter outside is a model in metres, or in micrometres."""

@@ -148,10 +148,11 @@ class BopDataset:
         found = self._target_file
         if found is None:
             return self._targets_of(self.frames)
-        targets = found if not isinstance(found, set) else self._targets_of(self._frames_among(found))
+        if isinstance(found, set):
+            found = self._targets_of(frame for frame in self.frames if (frame.scene_id, frame.im_id) in found)
         return [
             target
-            for target in targets
+            for target in found
             if (not self._is_part or (target.scene_id, target.im_id) in self._frames_by_id)
             and (self.obj_ids is None or target.obj_id in self.obj_ids)
         ]
@@ -184,9 +185,6 @@ class BopDataset:
     def _annotated_objects(self) -> set[int]:
         tables = [scene.annotations for scene in self.scenes if scene.annotations is not None]
         return {int(obj_id) for table in tables for obj_id in np.unique(table.obj_ids)}
-
-    def _frames_among(self, images: set[tuple[int, int]]) -> list[Frame]:
-        return [frame for frame in self.frames if (frame.scene_id, frame.im_id) in images]
 
     def _targets_of(self, frames: Iterable[Frame]) -> list[Target]:
         targets = []

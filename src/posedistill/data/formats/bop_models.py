@@ -8,8 +8,8 @@ import numpy as np
 from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault
 from posedistill.data.formats.bop_parse import load_keyed_json, parse_numbers
 from posedistill.errors import DataError, describe
+from posedistill.geometry.objects import INFO_KEYS
 
-INFO_KEYS = ("diameter", "min_x", "min_y", "min_z", "size_x", "size_y", "size_z")
 EVAL_FOLDERS = ("models_eval", "models", "models_cad")
 TRAIN_FOLDERS = ("models", "models_cad", "models_eval")
 MESH_SUFFIXES = (".ply", ".obj", ".glb")

@@ -25,21 +25,16 @@ SCENE_FILES = {"gt_info": "scene_gt_info.json", "gt": "scene_gt.json", "camera":
 
 SHARDS = ".annotations"
 
-# One fixed row filter (16 = PNG_FILTER_SUB): newer OpenCV tries all, five times slower. Older has no such option.
-PNG_OPTIONS = [
-    cv2.IMWRITE_PNG_COMPRESSION,
-    1,
-    *([cv2.IMWRITE_PNG_FILTER, 16] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []),
-]
 
-# Flat areas are runs of equal bytes: no row filter (8 = PNG_FILTER_NONE), and run lengths in place of a search.
-MASK_OPTIONS = [
-    cv2.IMWRITE_PNG_COMPRESSION,
-    1,
-    cv2.IMWRITE_PNG_STRATEGY,
-    cv2.IMWRITE_PNG_STRATEGY_RLE,
-    *([cv2.IMWRITE_PNG_FILTER, 8] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []),
-]
+def _png_options(row_filter: int, *others: int) -> list[int]:
+    """Fast compression with one fixed row filter, which older OpenCV cannot choose; newer tries all, far slower."""
+    chosen = [cv2.IMWRITE_PNG_FILTER, row_filter] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []
+    return [cv2.IMWRITE_PNG_COMPRESSION, 1, *others, *chosen]
+
+
+PNG_OPTIONS = _png_options(16)  # PNG_FILTER_SUB
+# Flat areas are runs of equal bytes: PNG_FILTER_NONE, and run lengths in place of a search.
+MASK_OPTIONS = _png_options(8, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 
 Pose = tuple[int, Array, Array]
 """``(obj_id, R [3, 3] object to camera, t [3] mm)``"""
@@ -187,17 +182,10 @@ def write_models(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_camera(root: str | Path, K: Array, width: int, height: int, depth_scale: float = DEPTH_SCALE) -> None:
+def write_camera(root: str | Path, K: Array, width: int, height: int) -> None:
     """Write ``camera.json``: the intrinsics most images of the data set share."""
-    camera = {
-        "cx": float(K[0, 2]),
-        "cy": float(K[1, 2]),
-        "depth_scale": depth_scale,
-        "fx": float(K[0, 0]),
-        "fy": float(K[1, 1]),
-        "height": height,
-        "width": width,
-    }
+    camera = {"fx": float(K[0, 0]), "fy": float(K[1, 1]), "cx": float(K[0, 2]), "cy": float(K[1, 2])}
+    camera |= {"width": width, "height": height, "depth_scale": DEPTH_SCALE}
     write_file(Path(root) / "camera.json", json.dumps(camera, indent=2))
 
 

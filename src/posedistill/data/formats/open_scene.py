@@ -11,19 +11,13 @@ from posedistill.data.formats.scene_parse import Split
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.errors import DataError, describe
 
-FORMATS = {
-    "7-Scenes": "TrainSplit.txt or seq-XX folders",
-    "Cambridge Landmarks": "dataset_train.txt or dataset_test.txt",
-    "transforms.json": "transforms.json (or transforms_train.json)",
-    "COLMAP": "sparse/0/images.bin or images.txt",
+FORMATS: dict[str, tuple[str, Callable[..., CameraDataset]]] = {
+    "7-Scenes": ("TrainSplit.txt or seq-XX folders", seven_scenes.read_seven_scenes),
+    "Cambridge Landmarks": ("dataset_train.txt or dataset_test.txt", cambridge.read_cambridge),
+    "transforms.json": ("transforms.json (or transforms_train.json)", read_transforms),
+    "COLMAP": ("sparse/0/images.bin or images.txt", read_colmap),
 }
-"""The formats and what tells each."""
-READERS: dict[str, Callable[..., CameraDataset]] = {
-    "7-Scenes": seven_scenes.read_seven_scenes,
-    "Cambridge Landmarks": cambridge.read_cambridge,
-    "transforms.json": read_transforms,
-    "COLMAP": read_colmap,
-}
+"""The formats: what tells each, and its reader."""
 
 
 def scene_format(path: str | Path) -> str | None:
@@ -48,7 +42,7 @@ def open_scene(path: str | Path, split: Split = "train", on_fault: OnFault = rai
     """
     form = scene_format(path)
     if form is not None:
-        return READERS[form](path, split, on_fault=on_fault)
+        return FORMATS[form][1](path, split, on_fault=on_fault)
     found = "no such folder" if not Path(path).exists() else "files of another kind"
-    expected = "; ".join(f"{name}: {sign}" for name, sign in FORMATS.items())
+    expected = "; ".join(f"{name}: {sign}" for name, (sign, _) in FORMATS.items())
     raise DataError(describe(path, "scene", found, expected))

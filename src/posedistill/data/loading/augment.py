@@ -6,7 +6,7 @@ pictures on every device. An operation touches only the samples that were chosen
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -118,23 +118,12 @@ class Draws:
 
     def part(self, start: int, stop: int) -> "Draws":
         """The draws of samples ``start`` to ``stop``, numbered from 0."""
-        groups = {}
-        for name, group in self.groups.items():
-            inside = (group.rows >= start) & (group.rows < stop)
-            values = {key: value[inside] for key, value in group.values.items()}
-            groups[name] = Group(group.rows[inside] - start, values)
-        return Draws(stop - start, self.size, groups, self.resolution_factor, self.occlusion_keep)
+        groups = {name: group.part(start, stop) for name, group in self.groups.items()}
+        return replace(self, count=stop - start, groups=groups)
 
     def to(self, device: torch.device) -> "Draws":
         """The same draws on a device, copied without waiting for it."""
-        groups = {
-            name: Group(
-                pixels.move(group.rows, device),
-                {key: pixels.move(value, device) for key, value in group.values.items()},
-            )
-            for name, group in self.groups.items()
-        }
-        return Draws(self.count, self.size, groups, self.resolution_factor, self.occlusion_keep)
+        return replace(self, groups={name: group.to(device) for name, group in self.groups.items()})
 
 
 class _Chance:

@@ -47,10 +47,9 @@ class Loader:
     goes on exactly as it would have.
 
     Args:
-        batch_size: units of the global batch, a multiple of ``world_size``.
+        batch_size, seed, device, augment, rank, world_size: see :class:`LoaderOptions`.
         shares: of each pack in a varied batch (units are then drawn with replacement); None draws every unit once an
             epoch.
-        rank, world_size: this process's part of the global batch under DDP.
         threads: that make pictures on the CPU; all cores where None.
     """
 

@@ -84,12 +84,13 @@ class ObjectFrames(FrameSource):
             slot = self._slot(position, instance)
             if not self._admits(instance) or slot == OTHER or counts[slot] < MIN_PIXELS:
                 continue
-            boxes = {
-                "bbox_obj": _given(instance.bbox_obj) or _extent(self._pixels(frame, instance)),
-                "bbox_visib": _given(instance.bbox_visib) or cv2.boundingRect((ids == slot).view(np.uint8)),
-            }
-            names = ("obj_id", "R", "t", "visib_fract", "score")
-            rows.append({"slot": slot, **boxes, **{name: getattr(instance, name) for name in names}})
+            names = ("obj_id", "R", "t", "bbox_obj", "bbox_visib", "visib_fract", "score")
+            row = {"slot": slot, **{name: getattr(instance, name) for name in names}}
+            if instance.bbox_obj is None:
+                row["bbox_obj"] = _extent(self._pixels(frame, instance))
+            if instance.bbox_visib is None:
+                row["bbox_visib"] = cv2.boundingRect((ids == slot).view(np.uint8))
+            rows.append(row)
         return rows
 
     def notes(self) -> list[str]:
@@ -125,11 +126,6 @@ class ObjectFrames(FrameSource):
                 mesh = load_mesh(self.dataset.mesh_path(instance.obj_id), looks=False)
                 self._vertices[instance.obj_id] = mesh.vertices
         return project(self._vertices[instance.obj_id], instance.R, instance.t, frame.K)
-
-
-def _given(box: Array | None) -> tuple[float, ...] | None:
-    """The box, or None where there is none; BOP writes -1 -1 -1 -1 for what cannot be seen."""
-    return None if box is None or not (box[2] > 0 and box[3] > 0) else tuple(box.tolist())
 
 
 def _extent(pixels: Array) -> tuple[float, ...]:

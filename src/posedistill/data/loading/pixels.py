@@ -28,6 +28,15 @@ class Group:
     rows: Tensor
     values: Mapping[str, Tensor]
 
+    def part(self, start: int, stop: int) -> "Group":
+        """Of samples ``start`` to ``stop``, numbered from 0."""
+        inside = (self.rows >= start) & (self.rows < stop)
+        return Group(self.rows[inside] - start, {key: value[inside] for key, value in self.values.items()})
+
+    def to(self, device: torch.device) -> "Group":
+        """The same on a device."""
+        return Group(move(self.rows, device), {key: move(value, device) for key, value in self.values.items()})
+
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a small host tensor to a device without waiting for the device."""

@@ -45,8 +45,7 @@ class SceneFrames(FrameSource):
     def camera(self, index: int) -> Array:
         """Of the scaled photograph, without its lens's distortion."""
         frame, (height, width) = self.frames[index], self.size(index)
-        size = (frame.width, frame.height)
-        return scaled_camera(pinhole(frame.K, frame.distortion, size), size, (width, height))
+        return scaled_camera(pinhole(frame.K, frame.distortion, frame.size), frame.size, (width, height))
 
     def draw(self, index: int, target: NDArray[np.uint8]) -> None:
         """The photograph; the id of all of it is 0."""

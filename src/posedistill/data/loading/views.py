@@ -42,18 +42,13 @@ class Plan:
     def part(self, start: int, stop: int) -> "Plan":
         """The plan of pictures ``start`` to ``stop``."""
         pictures, inside = slice(start, stop), (self.picture >= start) & (self.picture < stop)
+        of_pictures = {name: getattr(self, name)[pictures] for name in ("frames", "maps", "K")}
+        columns = ("R", "t", "label", "score", "ids", "slots")
         return Plan(
-            frames=self.frames[pictures],
-            maps=self.maps[pictures],
-            K=self.K[pictures],
+            **of_pictures,
+            **{name: getattr(self, name)[inside] for name in columns},
             draws=self.draws.part(start, stop),
             picture=self.picture[inside] - start,
-            R=self.R[inside],
-            t=self.t[inside],
-            label=self.label[inside],
-            score=self.score[inside],
-            ids=self.ids[inside],
-            slots=self.slots[inside],
             targets={name: values[inside] for name, values in self.targets.items()},
         )
 

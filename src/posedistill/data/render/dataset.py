@@ -157,23 +157,22 @@ def _render_all(
     shown = {i * count // PREVIEWS for i in range(PREVIEWS)} | set(range(min(EARLY_PREVIEWS, count)))
     tasks = [(i, True, i in shown) for i in missing]
     tasks += [(i, False, True) for i in sorted(shown.difference(missing))]
-    sheet: dict[int, Image] = {}
+    sheet: list[Image] = []
     done = count - len(missing)
-    early = False
-    for _, written, thumbnail in _run(tasks, workers, (dict(meshes), settings, seed, *target)):
+    for written, thumbnail in _run(tasks, workers, (dict(meshes), settings, seed, *target)):
         done += written
         if thumbnail is not None:
-            sheet[len(sheet)] = thumbnail
-        if not early and len(sheet) >= min(EARLY_PREVIEWS, len(shown)):
-            early = True
-            _write_sheet(target, list(sheet.values()))
+            sheet.append(thumbnail)
+            if len(sheet) == min(EARLY_PREVIEWS, len(shown)):
+                _write_sheet(target, sheet)
         if progress is not None and written:
             progress(done, count)
-    _write_sheet(target, list(sheet.values())[-PREVIEWS:])
+    _write_sheet(target, sheet[-PREVIEWS:])
 
 
 Task = tuple[int, bool, bool]
-Result = tuple[int, bool, Image | None]
+"""The number of a frame; whether to write it, and to draw its thumbnail."""
+Result = tuple[bool, Image | None]
 
 
 class _Worker:
@@ -186,7 +185,7 @@ class _Worker:
         self.writer = BopWriter(root, split, settings.jpeg_quality)
 
     def __call__(self, task: Task) -> Result:
-        """Render a frame; write it and draw its thumbnail as the task says."""
+        """Render a frame, and do with it what the task says."""
         index, write, show = task
         frame = render_frame(self.studio, index)
         if write:
@@ -195,7 +194,7 @@ class _Worker:
             self.writer.add_frame(
                 scene_id, im_id, frame.image, frame.K, frame.poses, depth, frame.masks, frame.masks_visib
             )
-        return index, write, _thumbnail(frame) if show else None
+        return write, _thumbnail(frame) if show else None
 
 
 def _start_worker(*arguments: Any) -> None:

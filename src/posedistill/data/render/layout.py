@@ -100,15 +100,19 @@ class _Placed:
         self.t.append(t)
 
 
+def _direction(azimuth: float, elevation: float) -> Array:
+    """Unit vector at an elevation above the xy plane, radians."""
+    level = math.cos(elevation)
+    return np.array([level * math.cos(azimuth), level * math.sin(azimuth), math.sin(elevation)])
+
+
 def view_rotation(azimuth: float, elevation: float, inplane: float) -> Array:
     """Object-to-camera rotation of a camera on the view sphere that looks at the origin, z up; angles in radians.
 
     >>> view_rotation(0.0, 0.0, 0.0) @ np.array([0.0, 0.0, 1.0])
     array([ 0., -1.,  0.])
     """
-    towards = np.array(
-        [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
-    )
+    towards = _direction(azimuth, elevation)
     right = np.array([-math.sin(azimuth), math.cos(azimuth), 0.0])
     rows = np.stack([right, np.cross(-towards, right), -towards])
     return axis_angle(AXIS_Z, inplane) @ rows
@@ -278,9 +282,7 @@ def _lit(
     lights = []
     for share in sorted(shares, reverse=True):
         azimuth, elevation = rng.uniform(0, 2 * np.pi), math.radians(rng.uniform(20, 85))
-        direction = np.array(
-            [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
-        )
-        lights.append(Light(frame @ direction, _temperature(rng, warmth) * share * (1 - ambient) * 1.3 * exposure))
+        color = _temperature(rng, warmth) * share * (1 - ambient) * 1.3 * exposure
+        lights.append(Light(frame @ _direction(azimuth, elevation), color))
     sky = _temperature(rng, warmth) * ambient * exposure
     return Scene(placements, tuple(lights), sky, sky * rng.uniform(0.3, 0.8), up, table, int(rng.integers(1, 7)))
