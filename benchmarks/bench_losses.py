@@ -32,7 +32,7 @@ from posedistill.estimators.views import VIEWS, Prediction, Votes, cell_ids
 from posedistill.machine import processor
 
 CROP, STRIDES, KEYPOINTS = 128, (8, 16, 32), 8
-GALLERY, GALLERY_BATCH = 4096, 512
+PICTURES, AT_ONCE = 4096, 512
 PUBLISHED = ("faithful", "published")
 
 
@@ -122,14 +122,14 @@ def build(verb: str, options: dict[str, Any], images: int, device: str) -> tuple
     student, leaves = prediction(batch, form, teacher=False, seed=1)
     teacher, _ = prediction(batch, form, teacher=True, seed=2)
 
-    def gallery() -> Iterator[tuple[Prediction, Batch]]:
-        for number in range(GALLERY // GALLERY_BATCH):
-            pictures = make_batch(GALLERY_BATCH, device, seed=number)
-            yield Prediction({}, embedding=torch.randn(GALLERY_BATCH, 1280, device=device)), pictures
+    def training_pictures() -> Iterator[tuple[Prediction, Batch]]:
+        for number in range(PICTURES // AT_ONCE):
+            pictures = make_batch(AT_ONCE, device, seed=number)
+            yield Prediction({}, embedding=torch.randn(AT_ONCE, 1280, device=device)), pictures
 
     views = frozenset(VIEWS)
     distiller: Distiller = build_distiller(DistillSpec(name=verb, options=options), views, views)
-    distiller.prepare(Example(student, teacher, batch, gallery, GALLERY))
+    distiller.prepare(Example(student, teacher, batch, training_pictures, PICTURES))
     distiller.to(device)
     return lambda: distiller(student, teacher, batch), [*leaves, *distiller.parameters()]
 

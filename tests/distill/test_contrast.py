@@ -60,9 +60,9 @@ def build(trust: Any = "none", **options: Any) -> Contrast:
 
 
 def example_of(batch: Batch, student: Prediction, teacher: Prediction, parts: int = 3) -> Example:
-    """An example whose gallery is ``parts`` batches of further pictures."""
+    """An example with ``parts`` batches of training pictures."""
 
-    def gallery() -> Iterator[tuple[Prediction, Batch]]:
+    def training_pictures() -> Iterator[tuple[Prediction, Batch]]:
         for part in range(parts):
             pictures = replace(batch, ids=batch.ids + part * len(batch))
             if "diameters" in pictures.targets:
@@ -70,7 +70,7 @@ def example_of(batch: Batch, student: Prediction, teacher: Prediction, parts: in
             assert teacher.embedding is not None
             yield embedded(batch, teacher.embedding.shape[1], 100 + part), pictures
 
-    return Example(student, teacher, batch, gallery, parts * len(batch))
+    return Example(student, teacher, batch, training_pictures, parts * len(batch))
 
 
 def prepared(batch: Batch, trust: Any = "none", **options: Any) -> tuple[Contrast, Prediction, Prediction]:

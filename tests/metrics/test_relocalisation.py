@@ -145,10 +145,10 @@ def test_the_constant_answer(truth: Poses) -> None:
 
 def test_retrieval_answers_with_the_image_that_looks_most_alike(truth: Poses) -> None:
     rng = np.random.default_rng(0)
-    gallery = rng.normal(size=(40, 16))
+    stored = rng.normal(size=(40, 16))
     rows = np.array([7, 3, 22])
-    queries = 5 * gallery[rows] + 0.01 * rng.normal(size=(3, 16))
-    found = nearest_training_pose(queries, gallery, truth)
+    queries = 5 * stored[rows] + 0.01 * rng.normal(size=(3, 16))
+    found = nearest_training_pose(queries, stored, truth)
     np.testing.assert_array_equal(found.R, truth.R[rows])
     np.testing.assert_array_equal(found.t, truth.t[rows])
 

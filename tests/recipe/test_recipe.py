@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from posedistill.errors import RecipeError
-from posedistill.recipe.recipe import BopSource, DataSettings, RenderSource, fingerprint, load_recipe
+from posedistill.recipe.data import DataSettings
+from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint, load_recipe
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 

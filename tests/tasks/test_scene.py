@@ -1,4 +1,4 @@
-"""Cameras from recipe to record: a made scene, small regressors, trivial answers beside."""
+"""Cameras from recipe to record: a made scene, small regressors, naive baselines beside."""
 
 import json
 from pathlib import Path
@@ -173,9 +173,9 @@ def test_the_runtime_sees_what_validation_sees(recipe, overrides: tuple[str, ...
     with torch.no_grad():
         expected = estimator.network(loader.batch(0).images)[0].numpy()
     network, decoder = task.deployed(estimator)
-    assert (network is estimator.network) == (not loaded.scene_data.mean_image)
+    assert (network is estimator.network) == (not loaded.data.mean_image)
     predictor = torch_predictor(network, decoder)
-    photographs = open_scene(loaded.scene_data.scene, "train").take(rows)
+    photographs = open_scene(loaded.data.scene, "train").take(rows)
     found = [predictor.predict(read_image(frame.image))[0].center for frame in photographs]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert decoder.shape == loader.shape
@@ -323,11 +323,11 @@ def test_a_teacher_that_measures_in_other_units_is_refused(trained: Recipe) -> N
         train(load_recipe(path), "distilled", 0)
 
 
-def test_a_first_stage_that_leaves_nothing_to_train_is_refused(trained: Recipe) -> None:
+def test_a_first_phase_that_leaves_nothing_to_train_is_refused(trained: Recipe) -> None:
     raw = trained.model_dump(mode="json")
     raw["teacher"]["checkpoint"] = str(trained.folder / "teacher" / "seed0" / "model.safetensors")
     raw["name"] = "nothing_left"
-    raw["distill"] = [{"name": "match", "stage": "first", "options": {"form": "regression"}}]
+    raw["distill"] = [{"name": "match", "phase": "first", "options": {"form": "regression"}}]
     path = trained.runs.parent / "nothing_left.yaml"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(RecipeError, match="teach the whole network"):

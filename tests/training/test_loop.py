@@ -339,18 +339,18 @@ def test_weights_scale_terms_and_equal_names_add(network, batch, fabric):
     assert both["align"] == pytest.approx(2.5 * once, rel=1e-5)
 
 
-def staged(network, fabric) -> Teaching:
+def phased(network, fabric) -> Teaching:
     """Hints alone for two steps, then labels and votes."""
-    specs = ({"name": "feature", "stage": "first"}, {"name": "match", "weight": 0.5})
+    specs = ({"name": "feature", "phase": "first"}, {"name": "match", "weight": 0.5})
     teaching = teaching_of(*specs, network=network, fabric=fabric)
     teaching.switch = 2
     return teaching
 
 
-def test_two_stages(run, network, fabric):
+def test_two_phases(run, network, fabric):
     student = network()
     start = {name: value.clone() for name, value in student.state_dict().items()}
-    lines = metrics(run(estimator=student, teaching=staged(network, fabric)))
+    lines = metrics(run(estimator=student, teaching=phased(network, fabric)))
     hints = [set(line) & {"loss/feature", "loss/match", "loss/votes"} for line in lines if "loss" in line]
     assert hints == [{"loss/feature"}] * 2 + [{"loss/match", "loss/votes"}] * 2
     frozen = {name for name, value in student.named_parameters() if not value.requires_grad}
@@ -359,8 +359,8 @@ def test_two_stages(run, network, fabric):
     assert any(not torch.equal(start[name], student.state_dict()[name]) for name in heads)
 
 
-def test_what_the_first_stage_has_taught_stays_as_it_is(network, batch, fabric):
-    student, teaching = network(), staged(network, fabric)
+def test_what_the_first_phase_has_taught_stays_as_it_is(network, batch, fabric):
+    student, teaching = network(), phased(network, fabric)
     teaching.prepare(student, batch())
     student.train()
     teaching.rest(student, batch(), step=1)
@@ -376,11 +376,11 @@ def test_what_the_first_stage_has_taught_stays_as_it_is(network, batch, fabric):
     assert all(value.grad is None for name, value in student.named_parameters() if name in frozen)
 
 
-def test_two_stages_go_on_as_if_never_interrupted(run, network, batch, fabric, tmp_path):
-    whole = run(folder="whole", teaching=staged(network, fabric), checkpoint_every=1)
+def test_two_phases_go_on_as_if_never_interrupted(run, network, batch, fabric, tmp_path):
+    whole = run(folder="whole", teaching=phased(network, fabric), checkpoint_every=1)
     with pytest.raises(KeyboardInterrupt):
-        run(stopping(batch(), 3), folder="parts", teaching=staged(network, fabric), checkpoint_every=1)
-    parts = run(folder="parts", teaching=staged(network, fabric), checkpoint_every=1)
+        run(stopping(batch(), 3), folder="parts", teaching=phased(network, fabric), checkpoint_every=1)
+    parts = run(folder="parts", teaching=phased(network, fabric), checkpoint_every=1)
     ours, theirs = (load_tensors(folder / "last.safetensors")[0] for folder in (parts, whole))
     assert len(metrics(parts)) == len(metrics(whole))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
@@ -395,7 +395,7 @@ class Adapted(Distiller):
     def prepare(self, example):
         widths = (side.embedding.shape[1] for side in (example.student, example.teacher))
         self.adapter = torch.nn.Linear(*widths)
-        self.register_buffer("seen", torch.tensor(sum(len(pictures) for _, pictures in example.gallery())))
+        self.register_buffer("seen", torch.tensor(sum(len(pictures) for _, pictures in example.training_pictures())))
 
     def forward(self, student, teacher, batch):
         return (self.adapter(student.embedding.float()) - teacher.embedding.float()).square().mean()

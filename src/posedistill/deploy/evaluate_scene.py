@@ -1,4 +1,4 @@
-"""Evaluation of cameras: photographs -> poses -> medians and recalls, beside trivial answers."""
+"""Evaluation of cameras: photographs -> poses -> medians and recalls, beside naive baselines."""
 
 import json
 from pathlib import Path
@@ -52,14 +52,14 @@ def evaluate_scene(
     scores = score_cameras(found, Poses.of_cameras(dataset.R, dataset.t))
     if json_path is not None:
         write_file(json_path, json.dumps(scores.to_dict() | {"intervals": scores.intervals()}, indent=1), TrainingError)
-    trivial = {} if split != "test" else _trivial(dataset, scene, metres_per_unit)
-    console.print(*score_tables(scores, trivial))
+    naive = {} if split != "test" else _naive(dataset, scene, metres_per_unit)
+    console.print(*score_tables(scores, naive))
     if not dataset.metric:
         console.print(f"[yellow]{UNKNOWN_UNIT}: --metres-per-unit tells it[/]")
     return scores
 
 
-def _trivial(dataset: CameraDataset, scene: Path, metres_per_unit: float | None) -> dict[str, Evaluation]:
+def _naive(dataset: CameraDataset, scene: Path, metres_per_unit: float | None) -> dict[str, Evaluation]:
     """Answers that ask no network, from the training frames of the same scene where it has any."""
     try:
         frames = open_scene(scene, "train")

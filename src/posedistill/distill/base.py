@@ -48,15 +48,15 @@ class DistillSpec(BaseModel):
     """How much each of the teacher's images or votes counts; a word stands for ``{by: word}``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The loss's own settings."""
-    stage: Literal["whole", "first"] = "whole"
+    phase: Literal["whole", "first"] = "whole"
     """``first``: the student begins with nothing but such losses, without labels; what they have taught is then frozen,
     and the rest is trained by the labels and all other losses (Saputra et al., ICCV 2019)."""
 
     @model_serializer(mode="wrap")
-    def _stage_where_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What was trained before there were stages keeps its signature."""
+    def _phase_where_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was trained before there were phases keeps its signature."""
         values: dict[str, Any] = serialize(self)
-        return {key: value for key, value in values.items() if (key, value) != ("stage", "whole")}
+        return {key: value for key, value in values.items() if (key, value) != ("phase", "whole")}
 
     @field_validator("trust", mode="before")
     @classmethod
@@ -87,15 +87,15 @@ class Example:
 
     Attributes:
         student, teacher: the predictions of both on ``batch``, without gradients.
-        gallery: yields the teacher's prediction on every training picture once, not augmented, batch by batch.
-        pictures: how many those are, told before any is seen; 0 where there is no gallery.
+        training_pictures: yields the teacher's prediction on each once, not augmented, batch by batch.
+        picture_count: how many those are, told before any is seen; 0 where there are none.
     """
 
     student: Prediction
     teacher: Prediction
     batch: Batch
-    gallery: Callable[[], Iterator[tuple[Prediction, Batch]]]
-    pictures: int = 0
+    training_pictures: Callable[[], Iterator[tuple[Prediction, Batch]]]
+    picture_count: int = 0
 
 
 class Distiller(nn.Module):
@@ -122,7 +122,7 @@ class Distiller(nn.Module):
         self.name = spec.name
         self.weight = spec.weight
         self.trust = spec.trust
-        self.stage = spec.stage
+        self.phase = spec.phase
         self.settings = settings
 
     def prepare(self, example: Example) -> None:

@@ -114,7 +114,7 @@ class Contrast(Distiller):
             self.pictures = fill_bank(self.name, example, theirs.shape[1])
             return
         device = example.batch.images.device
-        refuse_beyond_memory(self.name, example.pictures, 2 * width, device)
+        refuse_beyond_memory(self.name, example.picture_count, 2 * width, device)
         self.pictures = fill_bank(self.name, example, 0)
         self.banks = MomentumBank(len(self.pictures), width, device)
 

@@ -142,7 +142,7 @@ class SceneSettings(Settings):
 
 
 def _data_kind(data: Any) -> str:
-    is_scene = "scene" in data if isinstance(data, dict) else isinstance(data, SceneSettings)
+    is_scene = "scene" in data if isinstance(data, dict) else hasattr(data, "scene")
     return KINDS[2] if is_scene else KINDS[3]
 
 

@@ -17,9 +17,7 @@ from posedistill.estimators.registry import FAMILIES
 from posedistill.files import read_text
 from posedistill.recipe.data import KINDS, Data
 from posedistill.recipe.data import BopSource as BopSource
-from posedistill.recipe.data import DataSettings as DataSettings
 from posedistill.recipe.data import RenderSource as RenderSource
-from posedistill.recipe.data import SceneSettings as SceneSettings
 from posedistill.recipe.networks import NetworkSettings as NetworkSettings
 from posedistill.recipe.networks import Settings as Settings
 from posedistill.recipe.networks import TeacherSettings as TeacherSettings
@@ -39,10 +37,10 @@ class Recipe(Settings):
     teacher: TeacherSettings
     student: NetworkSettings
     distill: list[DistillSpec] = Field(min_length=1)
-    first_stage: float = Field(0.5, gt=0, lt=1, description="Share of the steps for losses with stage: first.")
+    first_phase: float = Field(0.5, gt=0, lt=1, description="Share of the steps for losses with phase: first.")
     train: TrainSettings = TrainSettings()
     runs: Path = Path("runs")
-    silent: ClassVar[frozenset[str]] = frozenset({"first_stage"})
+    silent: ClassVar[frozenset[str]] = frozenset({"first_phase"})
     cache: Path | None = Field(None, description="Rendered and decoded frames; default: cache in runs.")
 
     @model_validator(mode="before")
@@ -87,20 +85,6 @@ class Recipe(Settings):
         return self
 
     @property
-    def objects_data(self) -> DataSettings:
-        """The data of a recipe about objects."""
-        if not isinstance(self.data, DataSettings):
-            raise RecipeError(describe(f"recipe {self.name}", "data", "a scene", "objects: this asks for their poses"))
-        return self.data
-
-    @property
-    def scene_data(self) -> SceneSettings:
-        """The data of a recipe about cameras in a scene."""
-        if not isinstance(self.data, SceneSettings):
-            raise RecipeError(describe(f"recipe {self.name}", "data", "objects", "a scene: this asks for its cameras"))
-        return self.data
-
-    @property
     def folder(self) -> Path:
         """Where everything of this recipe lands."""
         return self.runs / self.name
@@ -112,10 +96,10 @@ class Recipe(Settings):
 
     @property
     def switch(self) -> int:
-        """The step at which the losses of the first stage end; 0 where there are none."""
-        if all(spec.stage == "whole" for spec in self.distill):
+        """The step at which the losses of the first phase end; 0 where there are none."""
+        if all(spec.phase == "whole" for spec in self.distill):
             return 0
-        return max(1, round(self.first_stage * self.schedule(self.student).steps))
+        return max(1, round(self.first_phase * self.schedule(self.student).steps))
 
     def schedule(self, network: NetworkSettings) -> TrainSettings:
         """The schedule of a network: its own, or the recipe's."""

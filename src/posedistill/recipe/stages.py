@@ -88,7 +88,7 @@ class Stage:
         if self.name == "distilled":
             signature["distill"] = [spec.model_dump(mode="json") for spec in recipe.distill]
             if recipe.switch:
-                signature["first_stage"] = recipe.first_stage
+                signature["first_phase"] = recipe.first_phase
             signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json", exclude=_STORING))
         return signature
 

@@ -8,27 +8,25 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.geometry.objects import ObjectTable
 from posedistill.poses import Poses
-from posedistill.recipe.recipe import BopSource, Recipe
+from posedistill.recipe.data import BopSource, DataSettings
 
 SAME_PLACE = 0.5
 """Two poses of an object closer than this, in diameters, are taken for the same instance."""
 
 
-def csv_poses(recipe: Recipe, dataset: BopDataset) -> Poses | None:
+def csv_poses(csv: Path | None, data: DataSettings, dataset: BopDataset) -> Poses | None:
     """The rows of the teacher's csv for the test frames; None where it says nothing of them.
 
     A csv names images by number. It is about the test frames where they lie in a folder that it labels for training.
     """
-    csv, test = recipe.teacher.csv, recipe.objects_data.test.source
-    trained = [source for source in recipe.objects_data.train if isinstance(source, BopSource) and source.poses == csv]
+    test = data.test.source
+    trained = [source for source in data.train if isinstance(source, BopSource) and source.poses == csv]
     if csv is None or not isinstance(test, BopSource) or all(_place(test) != _place(source) for source in trained):
         return None
     table = Poses.from_bop_csv(csv)
     frames = {(frame.scene_id, frame.im_id) for frame in dataset.frames}
     pairs = zip(table.scene_id.tolist(), table.im_id.tolist(), strict=True)
-    chosen = np.array([pair in frames for pair in pairs], dtype=bool) & np.isin(
-        table.obj_id, recipe.objects_data.objects
-    )
+    chosen = np.array([pair in frames for pair in pairs], dtype=bool) & np.isin(table.obj_id, data.objects)
     return table.select(chosen) if chosen.any() else None
 
 

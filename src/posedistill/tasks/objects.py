@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, cast
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class ObjectsTask(Task[TestFrames]):
     @property
     def data(self) -> DataSettings:
         """The recipe's data section."""
-        return self.recipe.objects_data
+        return cast(DataSettings, self.recipe.data)  # as the registry of tasks sees to
 
     @cached_property
     def sources(self) -> list[BopDataset]:
@@ -130,7 +130,7 @@ class ObjectsTask(Task[TestFrames]):
 
     def stated_poses(self) -> Poses | None:
         """The rows of the teacher's csv for the test frames."""
-        return csv_poses(self.recipe, self.test_set.dataset)
+        return csv_poses(self.recipe.teacher.csv, self.data, self.test_set.dataset)
 
     def read(self, csv: Path) -> Poses:
         """A BOP csv."""

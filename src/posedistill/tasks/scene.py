@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, cast
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class SceneTask(Task[CameraDataset]):
     @property
     def data(self) -> SceneSettings:
         """The recipe's data section."""
-        return self.recipe.scene_data
+        return cast(SceneSettings, self.recipe.data)  # as the registry of tasks sees to
 
     @cached_property
     def photographs(self) -> CameraDataset:

@@ -43,7 +43,7 @@ def build_teaching(task: Task[Any], student: Estimator, fabric: Fabric, seed: in
     teacher = build_teacher(recipe, task.objects, fabric.device, fabric.autocast)
     distillers = build_distillers(recipe, student.offers, teacher.offers)
     if recipe.switch and fabric.world_size > 1:
-        found = f"stage: first on {fabric.world_size} processes"
+        found = f"phase: first on {fabric.world_size} processes"
         raise RecipeError(describe("recipe", "distill", found, "one process: layers without gradients stop the others"))
     if recipe.teacher.cache:
         about = _about_outputs(task, fabric, seed)

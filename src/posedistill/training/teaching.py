@@ -20,20 +20,20 @@ from posedistill.training.teachers import Teacher, all_finite
 class Teaching:
     """A teacher, what is learned from it, and its pictures.
 
-    ``gallery`` yields every training picture once, not augmented, for a distiller that stores what the teacher makes
-    of them; there are ``pictures`` of them. ``origin`` names the teacher to people. Without ``supervised`` the student
-    learns from the teacher alone. Before step ``switch`` only losses of the first stage are active, and no labels.
+    ``training_pictures`` yields each once, not augmented, for a distiller that stores what the teacher makes of them;
+    there are ``picture_count`` of them. ``origin`` names the teacher to people. Without ``supervised`` the student
+    learns from the teacher alone. Before step ``switch`` only losses of the first phase are active, and no labels.
     """
 
     teacher: Teacher
     distillers: Sequence[Distiller]
-    gallery: Callable[[], Iterator[Batch]] = lambda: iter(())
-    pictures: int = 0
+    training_pictures: Callable[[], Iterator[Batch]] = lambda: iter(())
+    picture_count: int = 0
     origin: str = "the teacher"
     supervised: bool = True
     switch: int = 0
     freezes: bool = True
-    """Whether what the first stage has taught stays as it is from there on; whoever times both by turns says no."""
+    """Whether what the first phase has taught stays as it is from there on; whoever times both by turns says no."""
     _frozen: bool = field(default=False, init=False)
     _sound: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool), init=False)
 
@@ -46,15 +46,15 @@ class Teaching:
 
     def active(self, step: int) -> list[Distiller]:
         """The losses of a step."""
-        stage = "first" if step < self.switch else "whole"
-        return [distiller for distiller in self.distillers if distiller.stage == stage]
+        phase = "first" if step < self.switch else "whole"
+        return [distiller for distiller in self.distillers if distiller.phase == phase]
 
     def labelled(self, step: int) -> bool:
         """Whether the student learns from labels in a step."""
         return self.supervised and step >= self.switch
 
     def rest(self, estimator: Estimator, batch: Batch, step: int) -> None:
-        """After the first stage, freeze what its losses have taught: weights, and statistics of norms.
+        """After the first phase, freeze what its losses have taught: weights, and statistics of norms.
 
         Which those are follows from the networks alone, so a resumed training freezes the same.
         """
@@ -83,13 +83,13 @@ class Teaching:
             student = estimator.eval()(batch)
         estimator.train(training)
 
-        def gallery() -> Iterator[tuple[Prediction, Batch]]:
-            for pictures in self.gallery():
+        def training_pictures() -> Iterator[tuple[Prediction, Batch]]:
+            for pictures in self.training_pictures():
                 yield self.teacher.predict(pictures, step=-1), pictures
 
         taught = self.teacher.predict(batch, step=-1)
         self._refuse_other_units(student, taught)
-        example = Example(student, taught, batch, gallery, self.pictures)
+        example = Example(student, taught, batch, training_pictures, self.picture_count)
         for distiller in self.distillers:
             distiller.prepare(example)
             distiller.to(batch.images.device)
@@ -109,19 +109,19 @@ class Teaching:
             raise RecipeError(describe("recipe", "teacher", found, expected))
 
     def _refuse_nothing_left(self, estimator: Estimator, batch: Batch) -> None:
-        """Two stages need something to train in the second, and something to train it by."""
+        """Two phases need something to train in the second, and something to train it by."""
         network = {id(parameter) for parameter in estimator.network.parameters()}
         reached = self._reached(estimator, batch)
         pairs = zip(estimator.parameters(), reached, strict=True)
         if all(hit for parameter, hit in pairs if id(parameter) in network):
             found, expected = "losses that teach the whole network", "hints on maps below the outputs"
-            raise RecipeError(describe("recipe", "distill.stage: first", found, expected))
+            raise RecipeError(describe("recipe", "distill.phase: first", found, expected))
         if not (self.supervised or self.active(self.switch)):
-            found, expected = "nothing to learn from after the first stage", "labels, or a loss without stage: first"
-            raise RecipeError(describe("recipe", "distill.stage", found, expected))
+            found, expected = "nothing to learn from after the first phase", "labels, or a loss without phase: first"
+            raise RecipeError(describe("recipe", "distill.phase", found, expected))
 
     def _reached(self, estimator: Estimator, batch: Batch) -> list[bool]:
-        """Which of the estimator's parameters the losses of the first stage teach; leaves it in eval mode."""
+        """Which of the estimator's parameters the losses of the first phase teach; leaves it in eval mode."""
         estimator.eval()
         taught, prediction = self.teacher.predict(batch, step=-1), estimator(batch)
         total = torch.stack([loss(prediction, taught, batch) for loss in self.active(0)]).sum()

@@ -16,9 +16,9 @@ CPU = torch.device("cpu")
 
 
 def example(batch: Batch, parts: int = 3, pictures: int | None = None, width: int = WIDTH) -> Example:
-    """A gallery whose picture ``i`` has id ``100 - 5 i``, and all that is stored of it tells that id."""
+    """Training pictures of which picture ``i`` has id ``100 - 5 i``, and all that is stored of it tells that id."""
 
-    def gallery() -> Iterator[tuple[Prediction, Batch]]:
+    def training_pictures() -> Iterator[tuple[Prediction, Batch]]:
         for part in range(parts):
             ids = 100 - 5 * (torch.arange(len(batch)) + part * len(batch))
             told = ids[:, None].float()
@@ -28,7 +28,7 @@ def example(batch: Batch, parts: int = 3, pictures: int | None = None, width: in
             )
 
     count = parts * len(batch) if pictures is None else pictures
-    return Example(Prediction({}), Prediction({}), batch, gallery, count)
+    return Example(Prediction({}), Prediction({}), batch, training_pictures, count)
 
 
 def test_each_picture_finds_its_own_row(batch: Batch) -> None:
@@ -65,11 +65,11 @@ def test_a_bank_beyond_memory_is_refused_before_it_is_filled(batch: Batch, monke
     monkeypatch.setattr(bank_module, "free_bytes", lambda device: 1000)
     fill_bank("contrast", example(batch, width=20), 20)  # 12 x 20 x 4 = 960
 
-    def gallery() -> Iterator[tuple[Prediction, Batch]]:
+    def training_pictures() -> Iterator[tuple[Prediction, Batch]]:
         raise AssertionError("nothing is predicted")
 
     with pytest.raises(RecipeError) as caught:
-        fill_bank("contrast", replace(example(batch), gallery=gallery), 21)
+        fill_bank("contrast", replace(example(batch), training_pictures=training_pictures), 21)
     told = "found a bank of 12 x 21 numbers, 1008 bytes, expected at most the 1000 bytes free on cpu"
     assert told in str(caught.value)
 
@@ -80,8 +80,8 @@ def test_no_machine_has_a_petabyte() -> None:
         refuse_beyond_memory("contrast", 2**40, 2**10, CPU)
 
 
-@pytest.mark.parametrize(("told", "found"), [(0, "no pictures"), (11, "over 11 pictures"), (13, "of 12 pictures")])
-def test_a_gallery_of_another_size_is_refused(batch: Batch, told: int, found: str) -> None:
+@pytest.mark.parametrize(("told", "found"), [(0, "no training"), (11, "over 11 pictures"), (13, "12 training")])
+def test_more_or_fewer_pictures_than_told_are_refused(batch: Batch, told: int, found: str) -> None:
     with pytest.raises(RecipeError, match=found):
         fill_bank("contrast", example(batch, pictures=told), WIDTH)
 

@@ -107,10 +107,10 @@ def fill_bank(name: str, example: Example, width: int) -> PictureBank:
     Raises:
         RecipeError: it is larger than the free memory (told before it is filled), or there are no pictures.
     """
-    count, device = example.pictures, example.batch.images.device
+    count, device = example.picture_count, example.batch.images.device
     if count == 0:
-        expected = "the training pictures, each once (Teaching.gallery and Teaching.pictures)"
-        raise RecipeError(describe("recipe", f"distill.{name}.form", "a gallery of no pictures", expected))
+        expected = "the training pictures, each once (Teaching.training_pictures and picture_count)"
+        raise RecipeError(describe("recipe", f"distill.{name}.form", "no training pictures", expected))
     refuse_beyond_memory(name, count, width, device)
     embeddings = torch.empty(count, width, device=device)
     R, centers = torch.empty(count, 3, 3, device=device), torch.empty(count, 3, device=device)
@@ -118,7 +118,7 @@ def fill_bank(name: str, example: Example, width: int) -> PictureBank:
     # A place of its own for each picture, drawn before any is seen.
     places = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(device)
     done = 0
-    for prediction, batch in example.gallery():
+    for prediction, batch in example.training_pictures():
         if done + len(batch) > count:
             raise RecipeError(describe("recipe", f"distill.{name}.form", f"over {count} pictures", f"{count} of them"))
         rows = places[done : done + len(batch)]
@@ -128,7 +128,7 @@ def fill_bank(name: str, example: Example, width: int) -> PictureBank:
         R[rows], centers[rows], ids[rows] = batch.R.float(), batch.camera_centers().float(), batch.ids
         done += len(batch)
     if done < count:
-        raise RecipeError(describe("recipe", f"distill.{name}.form", f"a gallery of {done} pictures", f"{count}"))
+        raise RecipeError(describe("recipe", f"distill.{name}.form", f"{done} training pictures", f"{count}"))
     return PictureBank(embeddings, R, centers, ids)
 
 
