@@ -198,13 +198,8 @@ class WDRNet(Estimator):
 
     def record(self) -> dict[str, Any]:
         """Objects, crop size, strides and how cells are chosen."""
-        decoding = self.settings.decoding()
-        return {
-            "objects": self.objects,
-            "crop_size": self.crop_size,
-            "strides": self.cells.strides,
-            "decoding": decoding,
-        }
+        layout = {"crop_size": self.crop_size, "strides": self.cells.strides}
+        return {"objects": self.objects, **layout, "decoding": self.settings.decoding()}
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; in train mode the positive cells are drawn with ``generator`` (best of the same device).

@@ -19,11 +19,10 @@ _BLOCK = 250
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and sample standard deviation of ``count`` values; ``std`` is nan below two values."""
+    """Mean and sample standard deviation; ``std`` is nan below two values."""
 
     mean: float
     std: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,11 @@ def summarise(values: Sequence[float]) -> Summary:
     """Mean and sample standard deviation over seeds.
 
     >>> summarise([0.25, 0.75, 0.5])
-    Summary(mean=0.5, std=0.25, count=3)
+    Summary(mean=0.5, std=0.25)
     """
     if not values:
-        return Summary(np.nan, np.nan, 0)
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
-    return Summary(float(np.mean(values)), std, len(values))
+        return Summary(np.nan, np.nan)
+    return Summary(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan)
 
 
 def paired_difference(
@@ -120,7 +118,9 @@ def paired_difference(
     >>> paired_difference([[3, 1, 9]], [[2, 1, 9]], statistic="median").mean
     -1.0
     """
-    before, after = _same_shape(first, second), np.asarray(second, dtype=np.float64)
+    before, after = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if before.shape != after.shape or before.size == 0 or before.ndim > 2:
+        raise ValueError(f"paired samples: found shapes {before.shape} and {after.shape}, expected [S] or [S, T]")
     seeds = f"{len(before)} seed{'s' * (len(before) > 1)}"
     if before.ndim == 1:
         difference = after - before
@@ -259,10 +259,3 @@ def _weighted_medians(outcomes: Array, counts: NDArray[np.integer]) -> Array:
         low, high = (row[order][(reached <= place).sum(axis=1)] for place in middle)
         medians.append(np.where(low == high, low, (low + high) / 2))
     return np.stack(medians, axis=1)
-
-
-def _same_shape(first: ArrayLike, second: ArrayLike) -> Array:
-    array = np.asarray(first, dtype=np.float64)
-    if array.shape != np.shape(second) or array.size == 0 or array.ndim > 2:
-        raise ValueError(f"paired samples: found shapes {array.shape} and {np.shape(second)}, expected [S] or [S, T]")
-    return array

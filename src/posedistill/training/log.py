@@ -74,10 +74,9 @@ class TrainingLog:
         if self.quiet:
             return
         try:
+            record = {"step": step} | {name: round(value, 6) for name, value in values.items()}
             with self.path.open("a") as file:
-                file.write(
-                    json.dumps({"step": step} | {name: round(value, 6) for name, value in values.items()}) + "\n"
-                )
+                file.write(json.dumps(record) + "\n")
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
         except OSError as error:
