@@ -292,9 +292,13 @@ def render(
     from posedistill.tasks.object_sources import render_folder
 
     report = render_folder(models, out, count, seed, obj or None, settings or [], workers or None)
+    preview = f"preview: {out / 'train_render_preview.jpg'}"
+    if not report.images:
+        print(f"nothing to render: {out} holds {count} images or more; {preview}")
+        return
     print(
         f"{report.images} images in {report.seconds:.0f} s: {report.images_per_second:.1f} images/s, "
-        f"{report.images_per_second_per_core:.1f} per core; preview: {out / 'train_render_preview.jpg'}"
+        f"{report.images_per_second_per_core:.1f} per core; {preview}"
     )
     if report.too_small:
         print(f"{report.too_small} pictures are too small for backgrounds and were left out")

@@ -1,6 +1,8 @@
 """The errors a user can act on. Each message names the file, the key, what was found and what was expected."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 class PoseDistillError(Exception):
@@ -30,3 +32,12 @@ def describe(file: str | Path, key: str, found: object, expected: object) -> str
     "scene_gt.json: 'cam_R_m2c': found 8 numbers, expected 9 numbers"
     """
     return f"{file}: '{key}': found {found}, expected {expected}"
+
+
+def expectation(fault: Mapping[str, Any], known: Iterable[str]) -> str:
+    """What was expected instead of a fault that pydantic found in settings whose keys are ``known``.
+
+    >>> expectation({"type": "extra_forbidden", "msg": "Extra inputs are not permitted"}, ["width", "head"])
+    'one of head, width'
+    """
+    return f"one of {', '.join(sorted(known))}" if fault["type"] == "extra_forbidden" else str(fault["msg"])

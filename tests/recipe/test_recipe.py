@@ -95,7 +95,7 @@ def test_a_network_may_have_its_own_schedule(recipe):
         (
             lambda r: r["student"].update(settings={"bakcbone": "darknet53", "width": 31}),
             "'student': settings.width: found 31, expected Input should be a multiple of 32; "
-            "settings.bakcbone: found 'darknet53', expected Extra inputs are not permitted",
+            "settings.bakcbone: found 'darknet53', expected one of backbone, ",
         ),
     ],
 )  # fmt: skip

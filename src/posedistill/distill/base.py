@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from posedistill.data.loading.batch import Batch
 from posedistill.distill.trust import TrustSettings
-from posedistill.errors import RecipeError, describe
+from posedistill.errors import RecipeError, describe, expectation
 from posedistill.estimators.views import Prediction, Votes
 
 DISTILLERS = {
@@ -204,9 +204,7 @@ def _settings(spec: DistillSpec, kind: type[Distiller]) -> BaseModel:
         faults = []
         for fault in error.errors():
             key = ".".join(["distill", spec.name, *map(str, fault["loc"])])
-            expected = fault["msg"]
-            if fault["type"] == "extra_forbidden":
-                expected = f"one of {listed(kind.Settings.model_fields)}"
+            expected = expectation(fault, kind.Settings.model_fields)
             faults.append(describe("recipe", key, repr(fault["input"]), expected))
         raise RecipeError("\n".join(faults)) from None
 

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from posedistill.errors import expectation
 from posedistill.estimators.registry import SETTINGS
 
 
@@ -67,7 +68,8 @@ class NetworkSettings(Settings):
         try:
             SETTINGS[self.family].model_validate(self.settings)
         except ValidationError as error:
-            faults = [(".".join(map(str, fault["loc"])), fault["input"], fault["msg"]) for fault in error.errors()]
+            known = SETTINGS[self.family].model_fields
+            faults = [(".".join(map(str, f["loc"])), f["input"], expectation(f, known)) for f in error.errors()]
             shown = [f"settings.{key}: found {found!r}, expected {expected}" for key, found, expected in faults]
             raise ValueError("; ".join(shown)) from None
         return self

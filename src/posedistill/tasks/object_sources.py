@@ -13,7 +13,7 @@ from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
 from posedistill.data.render.label import label_dataset
 from posedistill.data.render.shapes import code_models_info, code_objects
-from posedistill.errors import DataError, RecipeError, describe
+from posedistill.errors import DataError, RecipeError, describe, expectation
 from posedistill.files import exclusive, read_text
 from posedistill.geometry.meshes import load_mesh
 from posedistill.log import console, progress_bar
@@ -114,11 +114,12 @@ def render_folder(
             equals = ""
         if not equals:
             raise RecipeError(describe("--set", override, "no such setting", "key=value, e.g. distance=[400,900]"))
+    known = RenderSettings.model_fields
     try:
         source = RenderSource(models=models, count=count, seed=seed, settings=RenderSettings(**settings))
     except ValidationError as error:
-        faults = [describe("--set", ".".join(map(str, f["loc"])), f["input"], f["msg"]) for f in error.errors()]
-        raise RecipeError("\n".join(faults)) from None
+        faults = [(".".join(map(str, f["loc"])), f["input"], expectation(f, known)) for f in error.errors()]
+        raise RecipeError("\n".join(describe("--set", *fault) for fault in faults)) from None
     found = code_objects().keys() if models == CODE else _mesh_ids(models)
     if not found:
         raise DataError(describe(models, "meshes", "none", "obj_XXXXXX.ply, .obj or .glb, XXXXXX the object's id"))
