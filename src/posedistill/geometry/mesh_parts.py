@@ -91,22 +91,24 @@ def check_indices(path: Path, key: str, indices: Faces, count: int) -> None:
         raise DataError(describe(path, key, found, f"indices 0..{count - 1}"))
 
 
-def triangulate(path: Path, key: str, vertices: Array, polygons: Sequence[NDArray]) -> tuple[Faces, Faces]:
-    """Triangles that make up polygons, each a list of its vertices.
+def triangulate(path: Path, key: str, vertices: Array, corners: Faces, sizes: Faces) -> tuple[Faces, Faces]:
+    """Triangles that make up polygons.
+
+    Args:
+        corners: the vertices of all polygons, one after the other. sizes: how many of them each polygon has.
 
     Returns:
-        ``[F, 3]`` where their corners stand in all lists joined, and ``[F]`` the polygon of each.
+        ``[F, 3]`` where in ``corners`` those of the triangles stand, and ``[F]`` the polygon of each.
 
     Raises:
         DataError: a vertex that does not exist, or as :func:`triangle_corners`.
     """
-    sizes, joined = np.array([len(polygon) for polygon in polygons]), np.concatenate(polygons).astype(np.int64)
-    check_indices(path, key, joined, len(vertices))
+    check_indices(path, key, corners, len(vertices))
     starts, places, owners = np.cumsum(sizes) - sizes, [], []
     for size in np.unique(sizes):
         members = np.flatnonzero(sizes == size)
-        corners = triangle_corners(path, vertices[joined[starts[members, None] + np.arange(size)]])
-        places.append((starts[members, None, None] + corners).reshape(-1, 3))
+        fans = triangle_corners(path, vertices[corners[starts[members, None] + np.arange(size)]])
+        places.append((starts[members, None, None] + fans).reshape(-1, 3))
         owners.append(np.repeat(members, size - 2))
     return np.concatenate(places), np.concatenate(owners)
 

@@ -99,9 +99,9 @@ def _table(path: Path, key: str, rows: list[list[float]]) -> Array:
 def _part(path: Path, tables: list[Array], polygons: list, material: Material | None, looks: bool) -> Mesh:
     """The faces of one material."""
     v, vt, vn = tables
-    lists = [np.array(polygon, dtype=np.int64) for polygon in polygons]
-    places, _ = mesh_parts.triangulate(path, "f: v", v[:, :3], [corners[:, 0] for corners in lists])
-    corners = np.concatenate(lists)[places]
+    sizes = np.array([len(polygon) for polygon in polygons], dtype=np.int64)
+    corners = np.array([corner for polygon in polygons for corner in polygon], dtype=np.int64)
+    corners = corners[mesh_parts.triangulate(path, "f: v", v[:, :3], corners[:, 0], sizes)[0]]
     for column, key, table in ((1, "f: vt", vt), (2, "f: vn", vn)):
         mesh_parts.check_indices(path, key, corners[..., column][corners[..., column] >= 0], len(table))
     faces, first = mesh_parts.split_corners(*np.moveaxis(corners, 2, 0))

@@ -54,9 +54,9 @@ def read_ply(path: Path, looks: bool) -> list[Mesh]:
     vertices = _stacked(vertex, ("x", "y", "z"))
     if vertices is None:
         raise DataError(describe(path, "element vertex", sorted(vertex), "properties x, y, z"))
-    polygons = _polygons(path, face)
-    corners, owners = mesh_parts.triangulate(path, "faces", vertices, polygons)
-    faces = np.concatenate(polygons).astype(np.int64)[corners]
+    polygons, sizes = _polygons(path, face)
+    corners, owners = mesh_parts.triangulate(path, "faces", vertices, polygons, sizes)
+    faces = polygons[corners]
     if not looks:
         return [mesh_parts.make_mesh(path, vertices, faces)]
     colors, painted = _colors(path, "vertex", vertex), _colors(path, "face", face)
@@ -65,7 +65,7 @@ def read_ply(path: Path, looks: bool) -> list[Mesh]:
     if header.textures and (at_corners or uv is not None or colors is None):
         texture = _texture(path, header.textures)
         if at_corners or uv is None:
-            faces, rows, uv = _split_at_seams(path, faces, face, polygons, corners)
+            faces, rows, uv = _split_at_seams(path, faces, face, sizes, corners)
             vertices = vertices[rows]
         return [mesh_parts.make_mesh(path, vertices, faces, uv=uv, texture=texture)]
     mesh = mesh_parts.make_mesh(path, vertices, faces, colors)
@@ -187,14 +187,18 @@ def _stacked(columns: Columns, names: tuple[str, ...]) -> Array | None:
     return np.column_stack(chosen).astype(np.float64)
 
 
-def _polygons(path: Path, face: Columns) -> Any:
-    """The vertices of each face, at least one."""
+def _polygons(path: Path, face: Columns) -> tuple[Faces, Faces]:
+    """The vertices of all faces, one face after the other, and how many each has."""
     polygons: Any = next((face[name] for name in _INDICES if name in face), None)
     if polygons is None or (len(polygons) and np.ndim(polygons[0]) != 1):
         raise DataError(describe(path, "element face", sorted(face), "property list vertex_indices"))
     if not len(polygons):
         raise DataError(describe(path, "faces", "no face", "a triangle mesh"))
-    return polygons
+    return _joined(polygons).astype(np.int64), np.array([len(polygon) for polygon in polygons], dtype=np.int64)
+
+
+def _joined(lists: Column) -> NDArray:
+    return lists.ravel() if isinstance(lists, np.ndarray) else np.concatenate(lists)
 
 
 def _colors(path: Path, element: str, columns: Columns) -> Colors | None:
@@ -217,15 +221,15 @@ def _texture(path: Path, names: list[str]) -> Colors:
 
 
 def _split_at_seams(
-    path: Path, faces: Faces, face: Columns, polygons: Any, corners: Faces
+    path: Path, faces: Faces, face: Columns, sizes: Faces, corners: Faces
 ) -> tuple[Faces, NDArray[np.intp], Array]:
     """Faces, the row of each of their vertices, and its uv, where texture coordinates stand at the faces' corners."""
     if "texcoord" not in face:
         found = "a texture without texture coordinates"
         raise DataError(describe(path, "TextureFile", found, "properties texture_u, texture_v or texcoord"))
-    if any(len(uv) != 2 * len(polygon) for uv, polygon in zip(face["texcoord"], polygons, strict=True)):
+    if any(len(uv) != 2 * size for uv, size in zip(face["texcoord"], sizes.tolist(), strict=True)):
         raise DataError(describe(path, "texcoord", "lists of other lengths", "two numbers for each corner"))
-    places = np.concatenate(face["texcoord"]).astype(np.float64).reshape(-1, 2)[corners.ravel()]
+    places = _joined(face["texcoord"]).astype(np.float64).reshape(-1, 2)[corners.ravel()]
     _, inverse = np.unique(places, axis=0, return_inverse=True)
     split, first = mesh_parts.split_corners(faces, inverse.reshape(-1, 3))
     return split, faces.ravel()[first], places[first]
