@@ -1,4 +1,4 @@
-"""Steps a second of a training alone and beside busy processes, with OpenMP threads that spin while they wait and that sleep.
+"""Steps a second of a training alone and beside busy processes, with OpenMP threads that spin and that sleep waiting.
 
     python benchmarks/bench_busy_machine.py [--load 2] [--seconds 20] [--threads 2]
 
