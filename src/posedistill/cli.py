@@ -247,13 +247,14 @@ def bench(
 ) -> None:
     """Time an exported file: p50, p90, p99, first call, memory. Needs no PyTorch."""
     import json as json_module
+    from dataclasses import asdict
 
     from posedistill.deploy.bench import bench as run_bench
 
     result = run_bench(model, threads or None, repeats, batch, poses, image)
     print(result.table())
     if json is not None:
-        json.write_text(json_module.dumps(result.to_dict(), indent=1))
+        json.write_text(json_module.dumps(asdict(result), indent=1))
 
 
 @app.command()

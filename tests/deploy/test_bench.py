@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def test_reports_a_fresh_process(exported):
     assert result.runtime.startswith("onnxruntime ") and "core(s)" in result.device
     assert result.megabytes == pytest.approx(exported.stat().st_size / 2**20)
     assert result.call == "1 photograph(s) of 640x480, 2 input(s) of 64x64 px, to poses"
-    assert json.loads(json.dumps(result.to_dict()))["call"] == result.call and result.call in result.table()
+    assert json.loads(json.dumps(asdict(result)))["call"] == result.call and result.call in result.table()
     assert "images/s" in result.table() and f"{result.p50_ms:.2f}" in result.table()
     assert ballast.sum() > 0
 

@@ -110,6 +110,17 @@ def test_detector_boxes(dataset, decoder, tmp_path):
     assert score_estimates(estimates, dataset).scores["AR"] == 1.0
 
 
+def test_boxes_beyond_the_image_are_counted(dataset, decoder, tmp_path, capsys):
+    """No pose can be found there; the others of the image are sought all the same."""
+    beyond = [(0, 2, 1.0, [5000.0, 10.0, 20.0, 20.0]), (1, 1, 1.0, [10.0, 5000.0, 20.0, 20.0])]
+    boxes = detections_file(tmp_path, [*beyond, *true_boxes(dataset)])
+    wanted = boxes_for(dataset, dataset.objects(), "detector", boxes)
+    assert len(estimate(Oracle(decoder, dataset, wanted), wanted)) == 4
+    told = " ".join(capsys.readouterr().err.split())
+    assert "2 boxes begin right of or below their image and were left out, first in" in told
+    assert wanted[0].path.name in told.replace(" ", "")
+
+
 def test_a_box_s_score_counts(dataset, decoder, tmp_path):
     """Also where two objects were found in the same place."""
     box = true_boxes(dataset)[0][3]

@@ -95,7 +95,7 @@ class TestParity:
         parity = check_parity(estimator.network, exported)
         assert (parity.rows, parity.unit) == (2, "mm") and parity.poses > 0
         assert 0 <= parity.outputs["votes (px)"] < 0.01 and parity.outputs["scores"] < 1e-4
-        assert parity.to_dict()["outputs"] == parity.outputs and "on 2 inputs: votes (px) to" in str(parity)
+        assert "on 2 inputs: votes (px) to" in str(parity)
 
     def test_of_a_scene(self, posenet, camera_file, posenet_decoder):
         requests = [posenet_decoder.example(seed=seed)[0] for seed in range(3)]

@@ -392,6 +392,9 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
     known = evaluate_file(path, scene, "test", None, "gt", None, None, None)
     assert told.scores["position_m"] == pytest.approx(known.scores["position_m"], rel=1e-3)
     assert told.scores["position_m"] != untold.scores["position_m"]
+    capsys.readouterr()
+    evaluate_file(path, scene, "all", None, "gt", None, None, None)
+    assert "the model was trained on 60 of the 90 photographs" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_recording_that_is_all_for_testing(recipe, scene: Path) -> None:

@@ -1,10 +1,10 @@
 """A whole run in miniature: rendered test frames, drawn training frames, networks of 50,000 parameters, 4 steps."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
-import types
 from pathlib import Path
 
 import pytest
@@ -190,7 +190,8 @@ def test_a_second_run_makes_nothing_again(copied: Path, folder: Path, monkeypatc
 def test_only_what_is_missing_is_made_again(
     copied: Path, folder: Path, monkeypatch, capsys, removed: str, made: set[str]
 ):
-    measured = types.SimpleNamespace(table=lambda: "", to_dict=lambda: {"p50_ms": 1.0})
+    made_of = {"table": lambda self: ""}
+    measured = dataclasses.make_dataclass("Measured", [("p50_ms", float)], namespace=made_of)(1.0)
     monkeypatch.setattr(evaluate, "bench", lambda *_, **__: measured)  # slow, and tested in its own room
     monkeypatch.setattr(evaluate, "export_stage", lambda *_, **__: {})
     before, weights = files(folder), load_tensors(folder / "student" / "seed0" / "model.safetensors")

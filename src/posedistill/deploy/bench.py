@@ -1,15 +1,13 @@
 """Bench: what an exported file costs on this machine, measured in a fresh process."""
 
-import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from platform import python_version
 
 import numpy as np
 
@@ -25,43 +23,28 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Speed and size of one exported file on one machine.
-
-    Attributes:
-        file: path. megabytes: of the file, MiB. parameters: of the network.
-        call: what a call is, in words. batch: network inputs (crops, photographs) a call.
-        poses: poses found for each input; 0 where calls end in the network's outputs.
-        repeats: timed calls. p50_ms, p90_ms, p99_ms, mean_ms: of a call, the preparation of its pixels included.
-        images_per_second: inputs over the mean time of a call.
-        load_ms: opening the file. first_inference_ms: the first call.
-        peak_memory_mb: peak resident memory of the whole process; model_memory_mb: by how much the model raised it.
-        device, threads, runtime, versions: what it was measured on; threads 0 means onnxruntime's choice.
-    """
+    """Speed and size of one exported file on one machine. A call's time includes the preparation of its pixels."""
 
     file: str
-    megabytes: float
+    megabytes: float  # of the file, MiB
     parameters: int
-    call: str
-    batch: int
-    poses: float
-    repeats: int
+    call: str  # what a call is, in words
+    batch: int  # network inputs (crops, photographs) a call
+    poses: float  # found for each input; 0 where calls end in the network's outputs
+    repeats: int  # timed calls
     p50_ms: float
     p90_ms: float
     p99_ms: float
     mean_ms: float
-    images_per_second: float
-    load_ms: float
+    images_per_second: float  # inputs over the mean time of a call
+    load_ms: float  # opening the file
     first_inference_ms: float
-    peak_memory_mb: float
-    model_memory_mb: float
+    peak_memory_mb: float  # resident, of the whole process, MiB
+    model_memory_mb: float  # by how much the model raised it
     device: str
-    threads: int
+    threads: int  # 0: onnxruntime's choice
     runtime: str
     versions: dict[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a report's json."""
-        return asdict(self)
 
     def table(self) -> str:
         """A plain-text table of two columns."""
@@ -94,7 +77,7 @@ def bench(
         repeats: timed calls.
         batch: crops a call, all of one image; or photographs.
         poses: time poses, not just the network's outputs.
-        image: a photograph to look at; boxes are about its middle. Without it the pixels are noise and the decoder is
+        image: a photograph to look at; boxes are about its middle. Without it the pixels are noise, and the decoder is
             given outputs of a known pose, 40 % of its votes outliers, where the family's decoder depends on them.
 
     Raises:
@@ -118,14 +101,12 @@ def measure(path: str, threads: int | None, repeats: int, batch: int, poses: boo
     start = time.perf_counter()
     predictor = Predictor.from_onnx(path, threads=threads, batch=batch)
     load = time.perf_counter() - start
+    import onnxruntime  # only now, so that loading the file tells its cost
+
     requests = predictor.decoder.example(batch, None if image is None else read_image(Path(image)))
-    stand_in = None
-    if image is None:
-        stand_in = predictor.decoder.stand_in(predictor.decoder.prepare(requests[0]))
-    first, _ = _timed_call(predictor, requests, stand_in, poses)
-    for _ in range(WARM_UP):
-        _timed_call(predictor, requests, stand_in, poses)
-    calls = [_timed_call(predictor, requests, stand_in, poses) for _ in range(repeats)]
+    stand_in = None if image else predictor.decoder.stand_in(predictor.decoder.prepare(requests[0]))
+    calls = [_timed_call(predictor, requests, stand_in, poses) for _ in range(1 + WARM_UP + repeats)]
+    (first, _), calls = calls[0], calls[1 + WARM_UP :]
     seconds = [spent for spent, _ in calls]
     p50, p90, p99 = (1e3 * float(value) for value in np.percentile(seconds, (50, 90, 99)))
     return BenchResult(
@@ -147,12 +128,8 @@ def measure(path: str, threads: int | None, repeats: int, batch: int, poses: boo
         model_memory_mb=peak_memory_mb() - before,
         device=f"{processor()}, {cores()} core(s)",
         threads=threads or 0,
-        runtime=_runtime(),
-        versions={
-            "posedistill": predictor.record.version,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        },
+        runtime=f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider",
+        versions={"posedistill": predictor.record.version, "python": python_version(), "numpy": np.__version__},
     )
 
 
@@ -191,18 +168,10 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _runtime() -> str:
-    import onnxruntime
-
-    return f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider"
-
-
 def main() -> None:
     """Entry of the process that ``bench`` starts: one JSON argument in, one JSON line out."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("job")
     try:
-        print(json.dumps(measure(**json.loads(parser.parse_args().job)).to_dict()))
+        print(json.dumps(asdict(measure(**json.loads(sys.argv[1])))))
     except (CheckpointError, DataError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

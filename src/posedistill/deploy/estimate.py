@@ -12,7 +12,7 @@ from posedistill.data.images import read_image
 from posedistill.decode.base import Pose, Request
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import Array
-from posedistill.log import progress_bar
+from posedistill.log import console, progress_bar
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
 
@@ -60,19 +60,25 @@ def queries_of(photographs: CameraDataset) -> list[FrameQuery]:
 def estimate(predictor: Predictor, queries: Sequence[FrameQuery], title: str = "evaluate") -> Poses:
     """Poses of everything sought, with the time from pixels to poses: reading files is not counted.
 
+    Boxes that begin right of or below their image are left out, and counted on the terminal.
+
     Raises:
         DataError: an image cannot be read or looked at.
     """
-    found = []
+    found, outside = [], []
     with progress_bar() as bar:
         task = bar.add_task(title, total=len(queries), note="")
         for query in queries:
             request = query.request()
+            outside += [query.path] * (len(query.boxes) - len(request.boxes))
             try:
                 found.append((query, next(predictor.predict_many([request]))))
             except DataError as error:
                 raise DataError(f"{query.path}: {error}") from None
             bar.advance(task)
+    if outside:
+        told = f"{len(outside)} boxes begin right of or below their image and were left out, first in {outside[0]}"
+        console.print(f"[yellow]{title}: {told}", highlight=False)
     return table_of(found)
 
 

@@ -1,4 +1,4 @@
-"""Evaluation on a test split: boxes -> crops -> network -> decoder -> BOP csv -> scores."""
+"""Evaluation of files: frames of a BOP folder or a scene -> network -> decoder -> csv -> scores."""
 
 import json
 import sys
@@ -9,19 +9,25 @@ from typing import Any
 import numpy as np
 
 from posedistill.data.formats.bop import BopDataset, Detection, Frame, read_detections
+from posedistill.data.formats.open_scene import open_scene
+from posedistill.data.formats.scene import CameraDataset
 from posedistill.decode.objects import of_objects
-from posedistill.deploy.estimate import FrameQuery, estimate
-from posedistill.deploy.evaluate_scene import evaluate_scene
+from posedistill.deploy.estimate import FrameQuery, estimate, queries_of
 from posedistill.errors import DataError, TrainingError, describe
 from posedistill.files import write_file
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.metrics import Evaluation, ScoringModel, find_cases, load_scoring_models, score_estimates
+from posedistill.metrics.relocalisation import constant_pose, nearest_position, score_cameras
 from posedistill.poses import Poses
 from posedistill.report.score_table import score_tables
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
+
+SPLITS = ("train", "test", "all")
+UNKNOWN_UNIT = "unit unknown: m stands for the scene's own"
+"""What is said of errors in a scene that knows no metres."""
 
 
 def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQuery]:
@@ -95,11 +101,10 @@ def evaluate_file(
         for option, value in (given | {"--legacy-diameters": legacy_diameters}).items():
             if value:
                 raise DataError(describe(option, "option", value, "none: a scene has no objects; see --split"))
-        return evaluate_scene(predictor, dataset, split, csv, json_path, metres_per_unit=metres_per_unit)
+        return _evaluate_scene(predictor, dataset, split, csv, json_path, metres_per_unit)
     if metres_per_unit is not None:
-        raise DataError(
-            describe("--metres-per-unit", "option", metres_per_unit, "none: BOP folders are in millimetres")
-        )
+        expected = "none: BOP folders are in millimetres"
+        raise DataError(describe("--metres-per-unit", "option", metres_per_unit, expected))
     objects = of_objects(predictor.decoder).objects
     opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
     models = load_scoring_models(opened)  # before hours of estimating, for a mesh may be missing
@@ -108,15 +113,44 @@ def evaluate_file(
     estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
     if csv is not None:
         estimates.to_bop_csv(csv)
-    return _report(
-        estimates,
-        opened,
-        json_path,
-        legacy_diameters=legacy_diameters,
-        boxes=boxes,
-        source=csv or "estimates",
-        models=models,
-    )
+    about = {"legacy_diameters": legacy_diameters, "boxes": boxes, "source": csv or "estimates"}
+    return _report_objects(estimates, opened, models, json_path, **about)
+
+
+def _evaluate_scene(
+    predictor: Predictor, scene: Path, split: str, csv: Path | None, json_path: Path | None, scale: float | None
+) -> Evaluation:
+    """Measure on a split of a scene, with naive baselines beside; ``scale`` in metres a unit, as in training."""
+    if split not in SPLITS:
+        raise DataError(describe("--split", "split", repr(split), f"one of {', '.join(SPLITS)}"))
+    dataset = _open_scene(scene, split, scale)
+    trained = (predictor.record.frames or {}).get(dataset.root.resolve().name, np.empty(0))
+    if shared := len(set(dataset.names) & set(trained.tolist())):
+        console.print(f"[yellow]{scene}: the model was trained on {shared} of the {len(dataset)} photographs")
+    found = estimate(predictor, queries_of(dataset))
+    if csv is not None:
+        found.to_csv(csv)
+    baselines = _baselines(dataset, scene, scale) if split == "test" else {}
+    scores = _report(score_cameras(found, Poses.of_cameras(dataset.R, dataset.t)), json_path, baselines)
+    if not dataset.metric:
+        console.print(f"[yellow]{UNKNOWN_UNIT}: --metres-per-unit tells it[/]")
+    return scores
+
+
+def _open_scene(scene: Path, split: str, scale: float | None) -> CameraDataset:
+    dataset = open_scene(scene, split)  # type: ignore[arg-type]
+    return dataset if scale is None else dataset.in_metres(scale)
+
+
+def _baselines(dataset: CameraDataset, scene: Path, scale: float | None) -> dict[str, Evaluation]:
+    """Those that ask no network, from the training frames of the same scene where it has any."""
+    try:
+        frames = _open_scene(scene, "train", scale)
+    except DataError:
+        return {}
+    train, truth = Poses.of_cameras(frames.R, frames.t), Poses.of_cameras(dataset.R, dataset.t)
+    answers = {"constant pose": constant_pose(train, len(dataset)), "nearest position": nearest_position(truth, train)}
+    return {name: score_cameras(poses, truth) for name, poses in answers.items()}
 
 
 def score_csv(
@@ -133,7 +167,8 @@ def score_csv(
     """Score anybody's BOP csv and print the table."""
     estimates = Poses.from_bop_csv(results)
     opened = open_bop(dataset, split, frames, None, scenes)
-    return _report(estimates, opened, json_path, vsd=vsd, legacy_diameters=legacy_diameters, source=results)
+    about = {"vsd": vsd, "legacy_diameters": legacy_diameters, "source": results}
+    return _report_objects(estimates, opened, load_scoring_models(opened), json_path, **about)
 
 
 def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: list[int] | None = None) -> BopDataset:
@@ -181,22 +216,24 @@ def _lists(dataset: BopDataset) -> str:
     return ", ".join(sorted(path.name for path in dataset.root.glob("*.txt"))) or "none"
 
 
-def _report(
-    estimates: Poses,
-    dataset: BopDataset,
-    json_path: Path | None,
-    models: Mapping[int, ScoringModel] | None = None,
-    **options: Any,
+def _report_objects(
+    estimates: Poses, dataset: BopDataset, models: Mapping[int, ScoringModel], json_path: Path | None, **options: Any
 ) -> Evaluation:
-    models = load_scoring_models(dataset) if models is None else models
     scores = score_estimates(estimates, dataset, models=models, **options)
+    cases = [] if json_path is None else find_cases(estimates, dataset, models=models)
+    return _report(scores, json_path, cases=[case.to_dict() for case in cases])
+
+
+def _report(
+    scores: Evaluation, json_path: Path | None, baselines: Mapping[str, Evaluation] | None = None, **content: Any
+) -> Evaluation:
+    """Write the json, where asked, and print the table."""
     if json_path is not None:
-        cases = [case.to_dict() for case in find_cases(estimates, dataset, models=models)]
-        content = scores.to_dict() | {"intervals": scores.intervals(), "cases": cases}
+        content = scores.to_dict() | {"intervals": scores.intervals()} | content
         write_file(json_path, json.dumps(content, indent=1), TrainingError)
     for note in scores.notes:
         console.print(f"[yellow]{note}", highlight=False)
-    console.print(*score_tables(scores))
+    console.print(*score_tables(scores, baselines or {}))
     return scores
 
 

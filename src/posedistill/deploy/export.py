@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,6 @@ class Parity:
         told = [f"{name} to {value:.1e}" for name, value in self.outputs.items()]
         told.append(f"{self.poses} poses to {self.degrees:.1e} deg, {self.shift:.1e} {self.unit}")
         return f"agrees with its network on {self.rows} inputs: {', '.join(told)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a report's json."""
-        return asdict(self)
 
 
 def export_onnx(

@@ -22,7 +22,7 @@ from posedistill.data.loading.splits import hold_out_blocks
 from posedistill.decode import Decoder
 from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.deploy.estimate import FrameQuery, queries_of
-from posedistill.deploy.evaluate_scene import UNKNOWN_UNIT
+from posedistill.deploy.evaluate import UNKNOWN_UNIT
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.posenet import MeanSubtracted

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,8 @@ def export_stage(task: Task[Any], stage: Stage, path: Path, shapes: bool = True)
     sought = [query for query in task.queries if len(query.boxes)] or task.queries
     parity = check_parity(network, path, [query.request() for query in sought[:PARITY_FRAMES]])
     console.print(f"exported {path}: {parity}")
-    write_file(path.with_suffix(".parity.json"), json.dumps(parity.to_dict()), TrainingError)
-    return parity.to_dict()
+    write_file(path.with_suffix(".parity.json"), json.dumps(asdict(parity)), TrainingError)
+    return asdict(parity)
 
 
 def bench_run(task: Task[Any]) -> None:
@@ -126,7 +126,7 @@ def bench_run(task: Task[Any]) -> None:
     for name, path in files.items():
         result = bench(path, repeats=50)
         console.print(result.table())
-        results.append({"stage": name, **result.to_dict()})
+        results.append({"stage": name, **asdict(result)})
     write_file(folder / "bench.json", json.dumps(results, indent=1), TrainingError)
 
 
