@@ -44,6 +44,11 @@ def test_true_votes_score_one(task, answering):
     assert scores[SELECT] > 0.99 and scores["val/keypoints_0.1d"] == 1.0 and scores["val/median_error"] < 1e-3
 
 
+def test_no_test_frame_is_read(task, network, monkeypatch):
+    monkeypatch.setattr(ObjectsTask, "test_set", property(lambda task: pytest.fail("the test split was opened")))
+    assert np.isfinite(task.validation(CPU, 4)(network())[SELECT])
+
+
 def test_the_score_falls_with_the_error(task, answering):
     """A shift on the image by a part of the diameter earns the part of the logarithmic axis that lies above it."""
     validate = task.validation(CPU, 4)

@@ -163,5 +163,9 @@ class Task(ABC, Generic[Test]):
         file whose models must not be passed on.
         """
 
+    def decoder(self, estimator: Estimator) -> Decoder:
+        """What turns the network's outputs into poses; it asks nothing of the test frames."""
+        return self.deployed(estimator)[1]
+
     def draw(self, poses: Poses, name: str, folder: Path) -> None:
         """Draw the best and the worst poses into ``folder``, where the task draws any."""

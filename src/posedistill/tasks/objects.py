@@ -147,6 +147,10 @@ class ObjectsTask(Task[TestFrames]):
         surfaces = tuple(coarse_shape(mesh.vertices, mesh.faces) for mesh in meshes)
         return estimator.network, estimator.build_decoder(camera=self._camera, shapes=surfaces)
 
+    def decoder(self, estimator: Estimator) -> Decoder:
+        """Without the camera of the test frames."""
+        return estimator.build_decoder()
+
     @cached_property
     def _camera(self) -> Camera:
         frame = self.test_set.dataset.frames[0]

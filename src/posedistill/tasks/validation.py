@@ -48,7 +48,7 @@ class Validation:
 
     def __call__(self, estimator: Estimator) -> dict[str, float]:
         """Score the estimator's weights as they are."""
-        _, decoder = self.task.deployed(estimator)
+        decoder = self.task.decoder(estimator)
         run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)  # pictures are prepared
         R, t = np.full((sum(map(len, self.batches)), 3, 3), np.nan), np.full((sum(map(len, self.batches)), 3), np.nan)
         start = 0

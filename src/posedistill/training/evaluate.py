@@ -163,7 +163,7 @@ def _write_records(task: Task[Any], records: list[dict[str, Any]]) -> None:
 def _cost(task: Task[Any], estimator: Estimator) -> dict[str, Any]:
     parameters = sum(weight.numel() for weight in estimator.network.parameters())
     device = next(estimator.parameters()).device  # an accelerator's, where the network has just been evaluated
-    inputs = example_inputs(task.deployed(estimator)[1])
+    inputs = example_inputs(task.decoder(estimator))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         estimator.network(*(value.to(device) for value in inputs.values()))
     gmacs = counter.get_total_flops() / 2e9
