@@ -30,7 +30,7 @@ def steps_per_second(seconds: float, threads: int, backbone: str, crop: int, bat
     from posedistill.geometry.objects import ObjectTable, box_corners
     from posedistill.recipe.networks import TrainSettings
     from posedistill.training.step import losses, make_optimizer
-    from posedistill.training.teacher_build import noise_batch
+    from posedistill.training.teaching.build import noise_batch
 
     torch.set_num_threads(threads)
     half = np.array([40.0, 30.0, 50.0])

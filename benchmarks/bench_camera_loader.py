@@ -23,10 +23,10 @@ from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.data.formats.seven_scenes import read_seven_scenes
 from posedistill.data.images import read_image
 from posedistill.data.loading.loader import Loader
-from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.loading.pixels import MEAN, STD
-from posedistill.data.loading.scene_frames import SceneFrames
 from posedistill.data.loading.scene_view import SceneView, ViewSettings, place_views
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.scene_frames import SceneFrames
 from posedistill.geometry.cameras import scaled_camera
 
 

@@ -19,9 +19,9 @@ from tests.data.room_writer import write_made_scene
 
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.loading.loader import Loader
-from posedistill.data.loading.pack_build import build_pack
-from posedistill.data.loading.scene_frames import SceneFrames
 from posedistill.data.loading.scene_view import SceneView, ViewSettings
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.scene_frames import SceneFrames
 from posedistill.deploy.bench import bench
 from posedistill.deploy.export import export_onnx
 from posedistill.deploy.quantise import quantise
@@ -31,8 +31,8 @@ from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.machine import processor
 from posedistill.training.step import Untouched, losses
-from posedistill.training.teachers import NetworkTeacher
-from posedistill.training.teaching import Teaching
+from posedistill.training.teaching.teachers import NetworkTeacher
+from posedistill.training.teaching.teaching import Teaching
 
 
 def made_loader(folder: Path, size: int, batch: int, device: torch.device) -> Loader:

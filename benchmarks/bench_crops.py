@@ -26,9 +26,9 @@ from posedistill.data.images import read_image, read_mask
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader
-from posedistill.data.loading.object_frames import ObjectFrames
-from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.loading.pixels import MEAN, STD
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.data.render.shapes import code_objects
 from posedistill.geometry.cameras import crop_cameras, project
 from posedistill.geometry.rotations import random_rotations

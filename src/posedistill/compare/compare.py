@@ -27,8 +27,8 @@ from posedistill.training.evaluate import measure_baselines
 from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.networks import build_network
 from posedistill.training.run_folder import write_environment
-from posedistill.training.teacher_build import build_distillers, build_teacher, check_networks, noise_batch
-from posedistill.training.teacher_cache import stored_bytes, views_of
+from posedistill.training.teaching.build import build_distillers, build_teacher, check_networks, noise_batch
+from posedistill.training.teaching.cache import stored_bytes, views_of
 from posedistill.training.trial import Trial
 
 TrialTable = dict[str, dict[int, Trial]]

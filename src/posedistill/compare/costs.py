@@ -25,8 +25,8 @@ from posedistill.training.jobs import environment_of, last_line
 from posedistill.training.networks import build_network
 from posedistill.training.run_folder import write_recipe
 from posedistill.training.step import TrainingStep, make_fabric
-from posedistill.training.teacher_build import build_teaching
-from posedistill.training.teachers import Teacher
+from posedistill.training.teaching.build import build_teaching
+from posedistill.training.teaching.teachers import Teacher
 from posedistill.training.worker import end_with_parent
 
 ROUNDS, STEPS = 6, 4

@@ -14,8 +14,8 @@ from torch import nn
 
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader, LoaderOptions
-from posedistill.data.loading.pack import Pack
-from posedistill.data.loading.pack_build import FrameSource, build_pack, read_fingerprint
+from posedistill.data.packs.build import FrameSource, build_pack, read_fingerprint
+from posedistill.data.packs.pack import Pack
 from posedistill.decode import Decoder
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.estimators.base import Estimator

@@ -15,9 +15,9 @@ from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.images import read_image
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader, LoaderOptions
-from posedistill.data.loading.object_frames import ObjectFrames
-from posedistill.data.loading.pack import Pack
-from posedistill.data.loading.splits import hold_out_frames
+from posedistill.data.packs.object_frames import ObjectFrames
+from posedistill.data.packs.pack import Pack
+from posedistill.data.packs.splits import hold_out_frames
 from posedistill.decode import Decoder
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import boxes_for

@@ -15,10 +15,10 @@ from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.formats.scene_parse import Split
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader, LoaderOptions
-from posedistill.data.loading.pack import mean_image
-from posedistill.data.loading.scene_frames import PUBLISHED_SIZE, SceneFrames
 from posedistill.data.loading.scene_view import SceneView
-from posedistill.data.loading.splits import hold_out_blocks
+from posedistill.data.packs.pack import mean_image
+from posedistill.data.packs.scene_frames import PUBLISHED_SIZE, SceneFrames
+from posedistill.data.packs.splits import hold_out_blocks
 from posedistill.decode import Decoder
 from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.deploy.estimate import FrameQuery, queries_of

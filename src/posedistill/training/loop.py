@@ -24,7 +24,7 @@ from posedistill.training.checkpoints import (
 from posedistill.training.log import TrainingLog
 from posedistill.training.schedule import AveragedWeights
 from posedistill.training.step import TrainingStep
-from posedistill.training.teaching import Teaching
+from posedistill.training.teaching.teaching import Teaching
 
 
 def train(

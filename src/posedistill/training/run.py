@@ -26,7 +26,7 @@ from posedistill.training.loop import train
 from posedistill.training.networks import build_network
 from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
 from posedistill.training.step import make_fabric
-from posedistill.training.teacher_build import build_teaching, check_networks
+from posedistill.training.teaching.build import build_teaching, check_networks
 from posedistill.training.trial import Trial
 
 

@@ -13,7 +13,7 @@ from posedistill.estimators.views import Prediction
 from posedistill.recipe.recipe import TrainSettings
 from posedistill.tasks.base import Batches
 from posedistill.training.schedule import AveragedWeights, learning_rate
-from posedistill.training.teaching import Teaching
+from posedistill.training.teaching.teaching import Teaching
 
 
 def make_fabric(precision: str = "auto") -> Fabric:

@@ -12,7 +12,7 @@ from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader
-from posedistill.data.loading.pack import Instances, Pack
+from posedistill.data.packs.pack import Instances, Pack
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import random_rotations

@@ -12,9 +12,9 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.data.loading import frame_reader
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.frame_reader import FrameReader
-from posedistill.data.loading.object_frames import ObjectFrames
-from posedistill.data.loading.pack import Pack
-from posedistill.data.loading.pack_build import build_pack
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.object_frames import ObjectFrames
+from posedistill.data.packs.pack import Pack
 from posedistill.errors import RecipeError
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.data.loading.made_packs import load, make_objects, make_pack, same
 
-from posedistill.data.loading.pack import Pack
+from posedistill.data.packs.pack import Pack
 from posedistill.errors import RecipeError
 from posedistill.geometry.objects import ObjectTable
 

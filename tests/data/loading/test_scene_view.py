@@ -6,11 +6,11 @@ from tests.data.room import pinhole
 
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.loading.loader import Loader
-from posedistill.data.loading.pack import mean_image
-from posedistill.data.loading.pack_build import build_pack
 from posedistill.data.loading.pixels import MEAN, STD
-from posedistill.data.loading.scene_frames import SceneFrames
 from posedistill.data.loading.scene_view import SceneView, ViewSettings, place_views
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.pack import mean_image
+from posedistill.data.packs.scene_frames import SceneFrames
 from posedistill.errors import DataError, RecipeError
 from posedistill.geometry.cameras import Camera, project
 from posedistill.geometry.rotations import angle_between, is_rotation

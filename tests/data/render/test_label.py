@@ -17,8 +17,8 @@ from posedistill.data.images import read_mask
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader
-from posedistill.data.loading.object_frames import ObjectFrames
-from posedistill.data.loading.pack_build import build_pack
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.data.render import label
 from posedistill.data.render.label import best_of_each, label_dataset, unit_scores
 from posedistill.errors import DataError, RecipeError
@@ -27,7 +27,7 @@ from posedistill.geometry.meshes import load_mesh, save_ply
 from posedistill.geometry.rotations import random_rotations
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
-from posedistill.training.teacher_build import check_networks
+from posedistill.training.teaching.build import check_networks
 
 
 def table(rows, R=None, t=None) -> Poses:

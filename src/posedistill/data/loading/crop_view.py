@@ -12,9 +12,9 @@ from torch import Tensor
 from posedistill.data.loading import pixels
 from posedistill.data.loading.augment import AugmentSettings, Draws, hide
 from posedistill.data.loading.frame_reader import FrameReader
-from posedistill.data.loading.pack import Pack
 from posedistill.data.loading.sampling import Indices
 from posedistill.data.loading.views import Plan, ViewPolicy
+from posedistill.data.packs.pack import Pack
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.cameras import Array, crop_cameras, project
 from posedistill.geometry.objects import ObjectTable

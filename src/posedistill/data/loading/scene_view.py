@@ -11,9 +11,9 @@ from torch import Tensor
 
 from posedistill.data.loading import pixels
 from posedistill.data.loading.augment import AugmentSettings, Draws
-from posedistill.data.loading.pack import Pack
 from posedistill.data.loading.sampling import Indices
 from posedistill.data.loading.views import Plan, ViewPolicy
+from posedistill.data.packs.pack import Pack
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import axis_angle, rotation_onto

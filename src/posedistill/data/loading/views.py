@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posedistill.data.loading.augment import AugmentSettings, Draws
-from posedistill.data.loading.pack import Pack
 from posedistill.data.loading.pixels import normalise
 from posedistill.data.loading.sampling import Indices
+from posedistill.data.packs.pack import Pack
 from posedistill.geometry.cameras import Array
 
 

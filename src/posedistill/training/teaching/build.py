@@ -17,9 +17,9 @@ from posedistill.recipe.recipe import Recipe, fingerprint
 from posedistill.recipe.stages import teacher_of
 from posedistill.tasks.base import Task
 from posedistill.training.networks import build_network, load_members
-from posedistill.training.teacher_cache import CachedTeacher, cache_folder, views_of
-from posedistill.training.teachers import Autocast, EnsembleTeacher, LabelTeacher, NetworkTeacher, Teacher
-from posedistill.training.teaching import Teaching
+from posedistill.training.teaching.cache import CachedTeacher, cache_folder, views_of
+from posedistill.training.teaching.teachers import Autocast, EnsembleTeacher, LabelTeacher, NetworkTeacher, Teacher
+from posedistill.training.teaching.teaching import Teaching
 
 
 def build_teacher(

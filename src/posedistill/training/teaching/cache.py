@@ -25,8 +25,8 @@ from posedistill.estimators.views import Prediction, Votes
 from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.recipe.recipe import fingerprint
-from posedistill.training.records import read_record, write_record
-from posedistill.training.teachers import Teacher
+from posedistill.training.teaching.records import read_record, write_record
+from posedistill.training.teaching.teachers import Teacher
 
 FORMAT = 2
 """Raised whenever the layout of a cache changes."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.loading.pack import Pack
+from posedistill.data.packs.pack import Pack
 from posedistill.errors import DataError, describe
 
 

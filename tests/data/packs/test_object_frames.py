@@ -11,10 +11,11 @@ import pytest
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
-from posedistill.data.loading import object_frames, pack_build
-from posedistill.data.loading.object_frames import OTHER, ObjectFrames
-from posedistill.data.loading.pack import Pack
-from posedistill.data.loading.pack_build import build_pack
+from posedistill.data.packs import build as pack_build
+from posedistill.data.packs import object_frames
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.object_frames import OTHER, ObjectFrames
+from posedistill.data.packs.pack import Pack
 from posedistill.errors import DataError
 from posedistill.geometry.warp import BORDER
 

@@ -10,11 +10,11 @@ from tests.training.helpers import train
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.errors import CheckpointError
 from posedistill.estimators.views import Prediction, Votes
-from posedistill.training import teacher_cache
 from posedistill.training.checkpoints import load_tensors
-from posedistill.training.records import read_record
-from posedistill.training.teacher_cache import CachedTeacher, cache_folder, stored_bytes, views_of
-from posedistill.training.teachers import NetworkTeacher
+from posedistill.training.teaching import cache as teacher_cache
+from posedistill.training.teaching.cache import CachedTeacher, cache_folder, stored_bytes, views_of
+from posedistill.training.teaching.records import read_record
+from posedistill.training.teaching.teachers import NetworkTeacher
 
 ABOUT = {"teacher": "wdrnet abc, weights 123", "seed": 0}
 VIEWS = frozenset({"votes", "cells", "features", "embedding"})

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from posedistill.data.formats.bop import BopDataset, Frame, Instance
 from posedistill.data.images import image_size, read_image, read_mask
-from posedistill.data.loading.pack_build import FrameSource
+from posedistill.data.packs.build import FrameSource
 from posedistill.errors import DataError, describe
 from posedistill.files import file_state
 from posedistill.geometry.cameras import Array, project

@@ -19,11 +19,11 @@ from posedistill.recipe.recipe import load_recipe
 from posedistill.tasks.object_teachers import best_poses
 from posedistill.tasks.registry import open_task
 from posedistill.training import run as running
-from posedistill.training import teacher_build
 from posedistill.training.checkpoints import load_tensors, save_tensors
 from posedistill.training.run import run
-from posedistill.training.teacher_build import build_teacher, check_networks, noise_batch
-from posedistill.training.teachers import (
+from posedistill.training.teaching import build as teacher_build
+from posedistill.training.teaching.build import build_teacher, check_networks, noise_batch
+from posedistill.training.teaching.teachers import (
     NO_AGREEMENT,
     EnsembleTeacher,
     LabelTeacher,

@@ -13,7 +13,7 @@ from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.views import Prediction
 from posedistill.training.checkpoints import load_strictly, section
-from posedistill.training.teachers import Teacher, all_finite
+from posedistill.training.teaching.teachers import Teacher, all_finite
 
 
 @dataclass

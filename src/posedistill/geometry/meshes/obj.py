@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from posedistill.errors import DataError, describe
-from posedistill.geometry import mesh_parts
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.mesh_parts import Colors, Mesh
+from posedistill.geometry.meshes import parts as mesh_parts
+from posedistill.geometry.meshes.parts import Colors, Mesh
 
 _LENGTHS = {"v": (3, 4, 6, 7), "vt": (1, 2, 3), "vn": (3,)}
 _OUTSIDE = {"#", "o", "g", "s", "l", "p", "vp", "mg", "lod", "shadow_obj", "trace_obj"}

@@ -15,9 +15,9 @@ from urllib.parse import unquote
 import numpy as np
 
 from posedistill.errors import DataError, describe
-from posedistill.geometry import mesh_parts
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.mesh_parts import Colors, Faces, Mesh, tinted, to_srgb
+from posedistill.geometry.meshes import parts as mesh_parts
+from posedistill.geometry.meshes.parts import Colors, Faces, Mesh, tinted, to_srgb
 from posedistill.geometry.rotations import quaternion_to_matrix
 
 _KINDS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
-from posedistill.geometry import mesh_parts
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.mesh_parts import Colors, Faces, Mesh
+from posedistill.geometry.meshes import parts as mesh_parts
+from posedistill.geometry.meshes.parts import Colors, Faces, Mesh
 
 _KINDS = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4"}
 _KINDS |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4"}

@@ -7,12 +7,10 @@ from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.glb import read_glb
-from posedistill.geometry.mesh_parts import Mesh, join
-from posedistill.geometry.obj import read_obj
-from posedistill.geometry.ply import read_ply
-
-__all__ = ["READERS", "Mesh", "diameter", "hull_corners", "load_mesh", "model_info", "save_ply"]
+from posedistill.geometry.meshes.glb import read_glb
+from posedistill.geometry.meshes.obj import read_obj
+from posedistill.geometry.meshes.parts import Mesh, join
+from posedistill.geometry.meshes.ply import read_ply
 
 READERS = {".ply": read_ply, ".obj": read_obj, ".glb": read_glb}
 """In the order in which an object's mesh is looked for."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
-from posedistill.data.loading.pack_build import FrameSource
+from posedistill.data.packs.build import FrameSource
 from posedistill.errors import DataError, describe
 from posedistill.files import file_state
 from posedistill.geometry.cameras import Array, scaled_camera

@@ -7,9 +7,9 @@ import pytest
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.data.images import read_image, write_image
-from posedistill.data.loading.pack import Pack, mean_image
-from posedistill.data.loading.pack_build import build_pack
-from posedistill.data.loading.scene_frames import PUBLISHED_SIZE, SceneFrames
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.pack import Pack, mean_image
+from posedistill.data.packs.scene_frames import PUBLISHED_SIZE, SceneFrames
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.loading.pack import FRAMES, Instances, Pack
+from posedistill.data.packs.pack import FRAMES, Instances, Pack
 from posedistill.errors import DataError, describe
 from posedistill.files import exclusive, reserve, swap
 from posedistill.geometry.cameras import Array

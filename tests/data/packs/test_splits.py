@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from tests.data.loading.made_packs import make_objects, make_pack
 
-from posedistill.data.loading.splits import hold_out_blocks, hold_out_frames
+from posedistill.data.packs.splits import hold_out_blocks, hold_out_frames
 from posedistill.errors import DataError
 
 

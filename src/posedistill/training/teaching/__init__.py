@@ -1,0 +1,1 @@
+"""Teachers, what a student learns from them, and the store of their outputs."""
