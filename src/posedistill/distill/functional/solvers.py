@@ -60,8 +60,8 @@ class Potentials(NamedTuple):
 class Solution(NamedTuple):
     """Potentials and the forces ``dS/dx [P, N, D]`` and ``dS/dy [P, M, D]`` (None where not asked for).
 
-    ``residual [P]``: how far the marginals are off, as a share of the mass that is moved; None where the solver makes
-    no attempt to converge.
+    ``residual [P]``, on the host: how far the marginals are off, as a share of the mass that is moved; None where the
+    solver makes no attempt to converge.
     """
 
     potentials: Potentials
@@ -161,6 +161,8 @@ def _converge(
     throws the slowest modes back. The last one starts afresh.
     """
     found = _iterate(problem, cost, f, g, iterations, relaxation, wanted)
+    # The one wait for the device: who warns of residuals needs no further one.
+    found = found._replace(residual=found.residual.cpu())
     # NaN is not hard: no round would mend it.
     hard = found.residual > _TOLERANCE
     if rounds == 1 or not hard.any():

@@ -36,7 +36,7 @@ _LARGEST = 80.0
 
 
 class Divergence(NamedTuple):
-    """``value [P]``, and ``residual [P]``: about the relative error of its gradient, None from the faithful solver."""
+    """``value [P]``, and on the host ``residual [P]``: about the relative error of its gradient, or None (``faithful``)."""
 
     value: Tensor
     residual: Tensor | None
