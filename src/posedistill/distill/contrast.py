@@ -234,7 +234,7 @@ def crd_nce(positive: Tensor, negatives: Tensor, others: Tensor, count: int) -> 
     tensor([1.4351])
     """
     share = negatives.shape[1] / count
-    noise = torch.tensor(share + 1e-7, device=positive.device).log()
+    noise = positive.new_full((), share + 1e-7).log()  # a copy from the host would wait for the device
     hit = torch.logaddexp(positive, noise) - positive
     misses = torch.logaddexp(negatives, noise) - math.log(share)
     return hit + misses.where(others, 0).sum(1)
