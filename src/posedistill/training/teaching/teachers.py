@@ -155,10 +155,7 @@ def _side_by_side(votes: Sequence[Votes]) -> Votes:
 def _mean_cells(grids: Sequence[Votes]) -> Votes:
     """The mean vote and score of each cell of the first member that all members have."""
     _require_alike("cells", [each.values[0, 0] for each in grids])
-    same = [grids[0]]
-    for each in grids[1:]:
-        alike = each.cells is not None and grids[0].cells is not None and torch.equal(each.cells, grids[0].cells)
-        same.append(each if alike else counterparts(grids[0], each))
+    same = [grids[0], *(counterparts(grids[0], each) for each in grids[1:])]
     values = torch.stack([each.values.float() for each in same]).mean(0)
     weights = torch.stack([each.weights.float() for each in same]).mean(0)
     return Votes(values, weights, torch.stack([each.mask for each in same]).all(0), grids[0].cells)
