@@ -14,20 +14,9 @@ from torch import Tensor, nn
 
 from posedistill.data.loading.batch import Batch
 from posedistill.distill.base import Distiller, DistillSpec, Example, FormSettings, mean_over
+from posedistill.distill.functional import relations
 from posedistill.distill.functional.kernels import centered, comparable_pairs, pose_kernel, pose_labels
 from posedistill.distill.functional.layers import Layers, paired_layers, teacher_layers
-from posedistill.distill.functional.relations import (
-    consecutive_congruence,
-    correlation_congruence,
-    pearson_self_cross,
-    pkt,
-    pose_rows,
-    rkd,
-    rotation_rkd,
-    self_cross,
-    self_similarity,
-    similarity_preserving,
-)
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction
@@ -46,7 +35,7 @@ OPTIONS: dict[str, set[str]] = {
 TEACHERLESS = {"rotation_rkd", "pose_rows"}
 """The forms in which the batch's poses teach, and the teacher's prediction is not looked at."""
 BY_POSE = TEACHERLESS | {"self_cross"}
-LOSSES = {"similarity_preserving": similarity_preserving, "self_similarity": self_similarity, "pkt": pkt}
+LOSSES = {loss.__name__: loss for loss in (relations.similarity_preserving, relations.self_similarity, relations.pkt)}
 
 
 class RelateSettings(FormSettings):
@@ -158,16 +147,16 @@ class Relate(Distiller):
             case "self_cross":
                 return self._self_cross(ours, theirs, poses)
             case "rotation_rkd":
-                return rotation_rkd(ours, poses.rotations, poses.pairs)
+                return relations.rotation_rkd(ours, poses.rotations, poses.pairs)
             case "pose_rows":
-                return pose_rows(ours, poses.kernel, poses.pairs, settings.temperature or 0.1)
+                return relations.pose_rows(ours, poses.kernel, poses.pairs, settings.temperature or 0.1)
             case "rkd":
-                return rkd(ours, theirs, settings.distance_weight, settings.angle_weight)
+                return relations.rkd(ours, theirs, settings.distance_weight, settings.angle_weight)
             case "correlation_congruence":
                 ours, theirs = self.student_embeds[number](ours.float()), self.teacher_embeds[number](theirs.float())
                 if settings.faithful:
-                    return consecutive_congruence(ours, theirs)
-                return correlation_congruence(centered(ours), centered(theirs), settings.gamma)
+                    return relations.consecutive_congruence(ours, theirs)
+                return relations.correlation_congruence(centered(ours), centered(theirs), settings.gamma)
         loss = LOSSES[settings.form]
         if settings.faithful:
             return loss(ours, theirs)
@@ -179,9 +168,9 @@ class Relate(Distiller):
         settings = self.settings
         if settings.profile == "sckd-plus":
             rows = settings.rows_weight, settings.temperature or 0.1
-            return pearson_self_cross(ours, theirs, poses.kernel, poses.pairs, settings.full, *rows)
+            return relations.pearson_self_cross(ours, theirs, poses.kernel, poses.pairs, settings.full, *rows)
         temperature = None if settings.profile == "sckd-pub" else settings.temperature or 1.0
-        return self_cross(ours, theirs, poses.labels, poses.predicted, temperature)
+        return relations.self_cross(ours, theirs, poses.labels, poses.predicted, temperature)
 
     def _stages(self, student: Prediction, teacher: Prediction) -> list[tuple[Tensor, Tensor]]:
         """``[B, D]`` features of both sides, stage by stage.
