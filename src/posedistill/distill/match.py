@@ -177,8 +177,7 @@ class Match(Distiller):
         scale = 1.0 if self.scale is None else self.scale
         x, y = (x.float() * scale)[:, None], (y.float() * scale)[:, None]
         truth = None if truth is None else (truth.float() * scale)[:, None]
-        losses = self._imitation(x, y, truth) * image_trust(self.trust, teacher, batch)
-        return mean_over(losses, torch.ones_like(losses, dtype=torch.bool))
+        return (self._imitation(x, y, truth) * image_trust(self.trust, teacher, batch)).mean()
 
     def _logits(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         temperature, total = self.settings.temperature, torch.zeros(len(batch), device=batch.images.device)
@@ -191,8 +190,7 @@ class Match(Distiller):
                 raise _unfit(f"logits {name} {_shape(x)}, a single class", "two classes or more, or form: bits")
             else:
                 total = total + divergence(x, y, temperature)
-        losses = total * image_trust(self.trust, teacher, batch)
-        return mean_over(losses, torch.ones_like(losses, dtype=torch.bool))
+        return (total * image_trust(self.trust, teacher, batch)).mean()
 
     def _cells(self, ours: Votes, same: Votes, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """``[B, N]`` losses of positions and of scores, and the teacher's scores; zeros where it has no such cell."""
