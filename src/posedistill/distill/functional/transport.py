@@ -36,7 +36,7 @@ _LARGEST = 80.0
 
 
 class Divergence(NamedTuple):
-    """``value [P]``, and on the host ``residual [P]``: about the relative error of its gradient, or None (``faithful``)."""
+    """``value [P]``, and on the host ``residual [P]``: about the relative error of its gradient; may be None."""
 
     value: Tensor
     residual: Tensor | None
