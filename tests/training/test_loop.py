@@ -363,9 +363,9 @@ def test_what_the_first_phase_has_taught_stays_as_it_is(network, batch, fabric):
     student, teaching = network(), phased(network, fabric)
     teaching.prepare(student, batch())
     student.train()
-    teaching.rest(student, batch(), step=1)
+    teaching.rest(student, step=1)
     assert all(value.requires_grad for value in student.parameters())
-    teaching.rest(student, batch(), step=2)
+    teaching.rest(student, step=2)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     frozen = {name for name, value in student.named_parameters() if not value.requires_grad}
     terms = losses(Untouched(student), student, batch(), torch.Generator().manual_seed(0), teaching, step=2)
@@ -374,6 +374,8 @@ def test_what_the_first_phase_has_taught_stays_as_it_is(network, batch, fabric):
     assert frozen and statistics
     assert all(torch.equal(before[name], student.state_dict()[name]) for name in frozen | statistics)
     assert all(value.grad is None for name, value in student.named_parameters() if name in frozen)
+    teaching.rest(student, step=1)  # as whoever times both phases goes back
+    assert all(value.requires_grad for value in student.parameters())
 
 
 def test_two_phases_go_on_as_if_never_interrupted(run, network, batch, fabric, tmp_path):

@@ -149,7 +149,6 @@ class _Stepper:
         self.switch = self.teaching.switch if self.teaching else 0
         if self.teaching:
             self.teaching.teacher = shared or self.teaching.teacher
-            self.teaching.freezes = False  # both phases are timed by turns, the second with nothing frozen
         self._train = TrainingStep(fabric, estimator, self.loader, settings, recipe.seed, self.teaching)
         self._train.begin()
 

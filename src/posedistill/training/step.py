@@ -79,7 +79,7 @@ class TrainingStep:
         """Take a step; returns ``loss``, the norm of its ``gradient`` and each ``loss/TERM``, still on the device."""
         self.estimator.train()
         if self.teaching is not None:
-            self.teaching.rest(self.estimator, batch, step)
+            self.teaching.rest(self.estimator, step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self._generator.manual_seed(_step_seed(self.seed, step, self.fabric.global_rank))

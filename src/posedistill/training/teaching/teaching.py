@@ -32,8 +32,8 @@ class Teaching:
     origin: str = "the teacher"
     supervised: bool = True
     switch: int = 0
-    freezes: bool = True
-    """Whether what the first phase has taught stays as it is from there on; whoever times both by turns says no."""
+    _reached: list[bool] = field(default_factory=list, init=False)
+    """Of the student's parameters, which the losses of the first phase teach."""
     _frozen: bool = field(default=False, init=False)
     _sound: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool), init=False)
 
@@ -53,18 +53,18 @@ class Teaching:
         """Whether the student learns from labels in a step."""
         return self.supervised and step >= self.switch
 
-    def rest(self, estimator: Estimator, batch: Batch, step: int) -> None:
+    def rest(self, estimator: Estimator, step: int) -> None:
         """After the first phase, freeze what its losses have taught: weights, and statistics of norms.
 
         Which those are follows from the networks alone, so a resumed training freezes the same.
         """
-        if not (self.switch and self.freezes) or step < self.switch:
+        frozen = 0 < self.switch <= step
+        if frozen != self._frozen:
+            for parameter, reached in zip(estimator.parameters(), self._reached, strict=True):
+                parameter.requires_grad_(not (frozen and reached))
+            self._frozen = frozen
+        if not frozen:
             return
-        if not self._frozen:
-            for parameter, reached in zip(estimator.parameters(), self._reached(estimator, batch), strict=True):
-                parameter.requires_grad_(not reached)
-            estimator.train()
-            self._frozen = True
         for module in estimator.modules():
             own = list(module.parameters(recurse=False))
             if own and not any(parameter.requires_grad for parameter in own):
@@ -94,8 +94,9 @@ class Teaching:
             distiller.prepare(example)
             distiller.to(batch.images.device)
         if self.switch:
-            self._refuse_nothing_left(estimator, batch)
+            self._reached = self._taught_first(estimator.eval(), taught, batch)
             estimator.train(training)
+            self._refuse_nothing_left(estimator)
 
     def _refuse_other_units(self, student: Prediction, taught: Prediction) -> None:
         """Two regressors that measure the same poses in other units, or from elsewhere, cannot be compared."""
@@ -108,11 +109,10 @@ class Teaching:
             expected = "the student's units: the same normalise, and the same training frames (data, seed)"
             raise RecipeError(describe("recipe", "teacher", found, expected))
 
-    def _refuse_nothing_left(self, estimator: Estimator, batch: Batch) -> None:
+    def _refuse_nothing_left(self, estimator: Estimator) -> None:
         """Two phases need something to train in the second, and something to train it by."""
         network = {id(parameter) for parameter in estimator.network.parameters()}
-        reached = self._reached(estimator, batch)
-        pairs = zip(estimator.parameters(), reached, strict=True)
+        pairs = zip(estimator.parameters(), self._reached, strict=True)
         if all(hit for parameter, hit in pairs if id(parameter) in network):
             found, expected = "losses that teach the whole network", "hints on maps below the outputs"
             raise RecipeError(describe("recipe", "distill.phase: first", found, expected))
@@ -120,10 +120,9 @@ class Teaching:
             found, expected = "nothing to learn from after the first phase", "labels, or a loss without phase: first"
             raise RecipeError(describe("recipe", "distill.phase", found, expected))
 
-    def _reached(self, estimator: Estimator, batch: Batch) -> list[bool]:
-        """Which of the estimator's parameters the losses of the first phase teach; leaves it in eval mode."""
-        estimator.eval()
-        taught, prediction = self.teacher.predict(batch, step=-1), estimator(batch)
+    def _taught_first(self, estimator: Estimator, taught: Prediction, batch: Batch) -> list[bool]:
+        """Which of the estimator's parameters the losses of the first phase teach."""
+        prediction = estimator(batch)
         total = torch.stack([loss(prediction, taught, batch) for loss in self.active(0)]).sum()
         gradients = torch.autograd.grad(total, list(estimator.parameters()), allow_unused=True)
         return [gradient is not None for gradient in gradients]
