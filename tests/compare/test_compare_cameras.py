@@ -77,7 +77,7 @@ def test_differences_are_in_metres_and_degrees_and_of_the_baseline(results):
     )  # 0.28 instead of 0.36
     assert re.fullmatch(r"\d+\.\d\d ± \d\.\d\d \+\d\.\d\d \(\+3\d %\) \[\+\d\.\d\d, \+\d\.\d\d\] \*", bad[2])
     assert "+" in good[5] and "-" in bad[5] and "%" not in good[5]  # of shares more is better, in points
-    assert cells(table, "same")[1].endswith("+0.000 (+0 %) [+0.000, +0.000]")
+    assert cells(table, "same")[1].endswith("+0.000 (0 %) [+0.000, +0.000]")
     assert "in the unit of each column (of shares: points)" in table.notes[1]
     assert "paired bootstrap of medians, 3 seeds x 80 targets" in table.notes[1]
 

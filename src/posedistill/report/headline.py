@@ -49,10 +49,11 @@ def _gains(group: Group) -> list[str]:
 
 
 def _gain(metric: Metric, difference: Difference, baseline: float, basis: str) -> str:
-    better = metric.gain(difference.mean) >= 0
-    text = f"Distillation {'improves' if better else 'worsens'} the {metric.label} of the same student alone by "
-    text += _amount(metric, abs(difference.mean))
-    if metric.lower_is_better and baseline > 0:
+    tie = metric.text(abs(difference.mean)) == metric.text(0.0)
+    verb = "does not change" if tie else "improves" if metric.gain(difference.mean) > 0 else "worsens"
+    text = f"Distillation {verb} the {metric.label} of the same student alone"
+    text += "" if tie else f" by {_amount(metric, abs(difference.mean))}"
+    if metric.lower_is_better and baseline > 0 and not tie:
         text += f", {100 * abs(difference.mean) / baseline:.0f} %"
     if np.isnan(difference.low):
         return f"{text}; with {difference.basis} and no single outcomes, chance cannot be ruled out."

@@ -74,10 +74,13 @@ def describe_difference(metric: Metric, difference: Difference, baseline: float 
     >>> position = Metric("position_m", "median position", "m", "median", "lower")
     >>> describe_difference(position, Difference(-0.04, -0.06, 0.01, "3 seeds"), 0.5)
     '-0.040 (-8 %)\\n[-0.060, +0.010]'
+    >>> describe_difference(position, Difference(-0.001, np.nan, np.nan, "1 seed"), 0.5)
+    '-0.001 (0 %)'
     """
     text = metric.change(difference.mean)
     if metric.lower_is_better and baseline > 0:
-        text += f" ({round(100 * difference.mean / baseline) + 0:+d} %)"
+        share = round(100 * difference.mean / baseline)
+        text += f" ({share:+d} %)" if share else " (0 %)"
     if not np.isnan(difference.low):
         text += f"\n[{metric.change(difference.low)}, {metric.change(difference.high)}]"
     return text + (" *" if difference.significant else "")
