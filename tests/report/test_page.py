@@ -9,7 +9,8 @@ import pytest
 
 from posedistill.metrics.evaluation import Curve, Evaluation, Metric
 from posedistill.report.page import build_report, render_page
-from posedistill.report.results import RunResults
+from posedistill.report.render import whole_words
+from posedistill.report.results import RunResults, load_run
 
 VOID = {"meta", "img", "br", "path", "use", "circle", "polyline"}
 
@@ -148,3 +149,9 @@ def test_the_recipe_of_any_task_is_told(camera_folder):
     text = told("data: {train: [{models: code, count: 9}], test: {source: {models: code, seed: 1}, boxes: gt}}")
     assert "models code, count 9" in text and "models code, seed 1, boxes gt" in text
     assert "How it was obtained" in told("- no recipe") and "command" not in told("- no recipe")
+
+
+def test_words_stay_whole_in_the_headline_and_are_escaped(run_folder):
+    page = render_page(load_run(run_folder))
+    assert 'in <span class="word">ADD(-S)</span> 0.1 d; the teacher' in page
+    assert whole_words("a-<b>") == '<span class="word">a-&lt;b&gt;</span>'

@@ -1,11 +1,13 @@
 """Pages that are one file: jinja2 templates filled in; every text that comes from a file is escaped."""
 
 import base64
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from posedistill import __version__
 from posedistill.report.evaluations import STAGES
@@ -21,7 +23,7 @@ def render(template: str, **content: Any) -> str:
         undefined=StrictUndefined,
     )
     environment.globals |= {"stages": STAGES, "version": __version__}
-    environment.filters |= {"base64": _base64, "in_words": in_words}
+    environment.filters |= {"base64": _base64, "in_words": in_words, "whole_words": whole_words}
     return environment.get_template(template).render(**content)
 
 
@@ -37,6 +39,15 @@ def in_words(value: object) -> str:
         items = [_number(item) for item in value]
         return ("; " if any(", " in item for item in items) else ", ").join(items)
     return _number(value)
+
+
+def whole_words(text: str) -> Markup:
+    """Escaped text whose words stay whole, where a browser would break them at a hyphen.
+
+    >>> whole_words("15.1 % in ADD(-S)")
+    Markup('15.1 % in <span class="word">ADD(-S)</span>')
+    """
+    return Markup(re.sub(r"\S+-\S+", r'<span class="word">\g<0></span>', str(escape(text))))
 
 
 def _number(value: object) -> str:
