@@ -68,7 +68,7 @@ def accuracy_over_cost(group: Group, metric: Metric, costs: Mapping[str, float],
     if len(shown) < 2:
         return None
     with mpl.rc_context(RC):
-        figure, axes = new_figure(3.9, 3.2 if metric.lower_is_better else 2.9)
+        figure, axes = new_figure(3.9, 3.2)
         for name in shown:
             summary = summarise([metric.scaled(value) for value in group.scores(name, metric)])
             error = None if np.isnan(summary.std) else summary.std
@@ -84,7 +84,7 @@ def accuracy_over_cost(group: Group, metric: Metric, costs: Mapping[str, float],
         else:
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, 0.0), min(high, 102.0))  # no share is negative or above 100 %
-        add_legend(axes, below=metric.lower_is_better)
+        add_legend(axes)
         return to_svg(figure, f"{metric.label} over {label}")
 
 
@@ -132,7 +132,7 @@ def error_curves(group: Group, metric: Metric) -> Markup | None:
             _plain_log(axes.xaxis)
         else:
             axes.set_xlim(0, about.x[-1])
-        add_legend(axes, below=True)
+        add_legend(axes)
         return to_svg(figure, f"share within {about.label}")
 
 
@@ -176,7 +176,7 @@ def history_panel(
     if not curves:
         return None
     with mpl.rc_context(RC):
-        figure, axes = new_figure(3.6, 2.4)
+        figure, axes = new_figure(3.6, 2.6)
         for name, found in curves.items():
             line = _line((colors or {}).get(name, name)) | {"label": name}
             for steps, values in found if len(found) > 1 else []:
@@ -278,15 +278,12 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def add_legend(axes: Axes, below: bool = False) -> None:
-    """A legend where there is something to name: where there is room for it, or below the figure."""
-    count = len(axes.get_legend_handles_labels()[1])
-    if count and below:
+def add_legend(axes: Axes) -> None:
+    """A legend below the figure, where it hides nothing, if there is something to name."""
+    if count := len(axes.get_legend_handles_labels()[1]):
         assert isinstance(axes.figure, Figure)
-        columns = 3 if count > 4 else 2
+        columns = 2 if count in (2, 4) else 3
         axes.figure.legend(fontsize=9, loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2)
-    elif count:
-        axes.legend(fontsize=10, loc="best", handlelength=1.8)
 
 
 def to_svg(figure: Figure, title: str) -> Markup:
