@@ -56,6 +56,13 @@ def test_only_shared_seeds_are_compared():
     assert Group(group).difference(AR, "teacher", "student") is None
 
 
+def test_seeds_meet_their_like_in_whichever_order_they_were_trained():
+    found = (("student", 0, 0.1), ("student", 1, 0.8), ("distilled", 1, 0.9), ("distilled", 0, 0.2))
+    group = Group([Evaluation((AR,), {"AR": score}, stage=stage, seed=seed) for stage, seed, score in found])
+    difference = group.difference(AR, "distilled", "student")
+    assert difference.low == pytest.approx(0.1) and difference.high == pytest.approx(0.1)
+
+
 def test_objects_are_sorted_as_numbers_and_one_object_needs_no_table(run_folder):
     group = load_run(run_folder).main_group()
     table = tables.label_table(group, ADD)

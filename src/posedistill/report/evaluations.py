@@ -108,8 +108,9 @@ class Group:
         before, after = (self.outcomes(metric, one, seeds) for one in (baseline, name))
         if before.size and before.shape == after.shape:
             return paired_difference(before, after, statistic=metric.statistic, groups=self.categories(metric))
-        scores = [[item.scores[metric.name] for item in self.of(one) if item.seed in seeds] for one in (baseline, name)]
-        return paired_difference(scores[0], scores[1])
+        of_seed = ({item.seed: item for item in self.of(one)} for one in (baseline, name))
+        first, second = ([found[seed].scores[metric.name] for seed in seeds] for found in of_seed)
+        return paired_difference(first, second)
 
 
 def rank(stage: str) -> tuple[int, str]:
