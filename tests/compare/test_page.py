@@ -117,6 +117,7 @@ def test_means_differences_and_stars(results):
     assert cells(table, "late")[:2] == ["late 0 of 3 seeds", "–"]
     assert any("3 seeds x 400 targets" in note and "not corrected" in note for note in table.notes)
     assert any("A bootstrap of 3 seeds" in note and "18 % smaller" in note for note in table.notes)
+    assert result_table(results, "equal_time").notes[-1].startswith("One seed: ")  # so far
 
 
 def test_seeds_that_only_one_side_has_are_left_out_of_the_difference(folder):

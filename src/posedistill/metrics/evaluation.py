@@ -106,8 +106,7 @@ class Metric:
         return -difference if self.lower_is_better else difference
 
     def _printed(self, value: float, sign: str = "") -> str:
-        digits = _DIGITS.get(self.unit, 2)
-        return f"{round(self.scaled(value), digits) + 0.0:{sign}.{digits}f}"  # a zero has no minus
+        return f"{self.scaled(value):{sign}z.{_DIGITS.get(self.unit, 2)}f}"  # z: a zero has no minus
 
 
 def describe_units(metrics: Iterable[Metric]) -> str:

@@ -106,11 +106,12 @@ def result_table(results: ComparisonResults, table: str) -> Table | None:
         TABLES[table], group, results.metrics(), names, results.others, results.baseline, details, costs=()
     )
     made.columns[0] = "variant"
-    if seeds == 1:
+    most = max(counts.values())  # the wall-clock's may not be trained yet
+    if most == 1:
         made.notes.append("One seed: the intervals tell of another test set, not of another training.")
-    elif seeds < 10:
-        share = 100 * (1 - np.sqrt((seeds - 1) / seeds))
-        made.notes.append(f"A bootstrap of {seeds} seeds takes their spread for {share:.0f} % smaller than it is.")
+    elif 1 < most < 10:
+        share = 100 * (1 - np.sqrt((most - 1) / most))
+        made.notes.append(f"A bootstrap of {most} seeds takes their spread for {share:.0f} % smaller than it is.")
     return made
 
 
@@ -232,7 +233,10 @@ def _gap(group: Group, baseline: str, variant: str, metric: Metric) -> Differenc
 
 
 def _gap_cell(gap: Difference | None) -> Cell:
-    return Cell("–") if gap is None else Cell(f"{100 * gap.mean:.0f}", f"[{100 * gap.low:.0f}, {100 * gap.high:.0f}]")
+    if gap is None:
+        return Cell("–")
+    ends = f"[{100 * gap.low:z.0f}, {100 * gap.high:z.0f}]"
+    return Cell(f"{100 * gap.mean:z.0f}", "" if np.isnan(gap.low) else ends)
 
 
 def _ends(scores: Mapping[str, float | None]) -> set[float]:
