@@ -232,7 +232,8 @@ def predict(
     found = predict_images(presenter, images, out)
     for entry in found:
         print("\n".join(presenter.in_words(entry)), end="\n" if entry.poses else "")
-    print(f"{sum(len(entry.poses) for entry in found)} poses; {presenter.writes} in {out}")
+    count = sum(len(entry.poses) for entry in found)
+    print(f"{count} pose{'s' * (count != 1)}; {presenter.writes} in {out}")
 
 
 @app.command()

@@ -125,6 +125,16 @@ def file_state(path: Path | None) -> bytes:
     return repr((str(path), (stat.st_size, stat.st_mtime_ns) if stat else None)).encode()
 
 
+def in_bytes(count: float) -> str:
+    """A size as a reader counts it.
+
+    >>> in_bytes(45_312), in_bytes(4_531_200), in_bytes(12.34e9)
+    ('45.3 kB', '4.5 MB', '12.3 GB')
+    """
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if count >= size), ("kB", 1e3))
+    return f"{count / size:.1f} {unit}"
+
+
 def reserve(path: Path, size: int) -> None:
     """Claim a sparse file's blocks now: a full disk is an error here, but would kill the process later (SIGBUS)."""
     try:
@@ -133,7 +143,7 @@ def reserve(path: Path, size: int) -> None:
                 os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         path.unlink()
-        raise DataError(describe(path, "disk", error.strerror, f"{size / 1e9:.1f} GB of free space")) from error
+        raise DataError(describe(path, "disk", error.strerror, f"{in_bytes(size)} of free space")) from error
 
 
 def swap(partial: Path, folder: Path) -> None:

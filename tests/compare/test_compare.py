@@ -174,7 +174,7 @@ def test_stored_outputs_of_the_teacher_last_until_the_comparison_is_finished(cop
     change(copied, lambda content: content["variants"].pop("broken"))
     compare([copied], seeds=2, baseline=None)
     told = " ".join(capsys.readouterr().err.split())
-    assert "GB for 2 seeds, removed when the comparison is finished" in told and "GB removed" in told
+    assert "B for 2 seeds, removed when the comparison is finished" in told and "B removed" in told
     assert not stored.exists()
 
 

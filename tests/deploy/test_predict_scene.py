@@ -82,5 +82,7 @@ def test_the_command(camera_file, photos, tmp_path):
     lines = result.output.splitlines()
     assert len(lines) == 4 and all(f"{path}: at (" in line for path, line in zip(photos, lines, strict=False))
     assert lines[-1] == f"3 poses; poses.csv and trajectory.png in {tmp_path / 'out'}"
+    alone = CliRunner().invoke(cli.app, ["predict", str(camera_file), str(photos[0]), *words[-4:]])
+    assert alone.output.splitlines()[-1].startswith("1 pose; ")
     refused = CliRunner().invoke(cli.app, [*words, "--box", "6:1,2,3,4", "--obj", "6"])
     assert str(refused.exception) == "--box, --obj: found a model of a scene, expected one of objects"

@@ -15,7 +15,7 @@ from posedistill.compare.costs import Costs, equal_time_steps, measure_costs, ti
 from posedistill.compare.page import build_comparison
 from posedistill.compare.sweep import SweepScores, best_factors, sweep
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
-from posedistill.files import fresh, write_file
+from posedistill.files import fresh, in_bytes, write_file
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.recipe.comparison import Comparison, Variant, load_comparison
@@ -195,9 +195,7 @@ def tell_cache_size(comparison: Comparison, objects: ObjectTable) -> None:
     steps = settings.steps * len(comparison.seeds) + (comparison.sweep.steps if comparison.sweep else 0)
     size = picture * settings.batch_size * steps
     kept = "removed when the comparison is finished" if base.teacher.cache is True else f"kept in {base.teacher.cache}"
-    console.print(
-        f"teacher cache: about {size / 1e9:.2f} GB for {len(comparison.seeds)} seeds, {kept}", highlight=False
-    )
+    console.print(f"teacher cache: about {in_bytes(size)} for {len(comparison.seeds)} seeds, {kept}", highlight=False)
 
 
 def remove_teacher_cache(comparison: Comparison) -> None:
@@ -205,7 +203,7 @@ def remove_teacher_cache(comparison: Comparison) -> None:
     if comparison.teacher_cache.exists():
         size = sum(path.stat().st_size for path in comparison.teacher_cache.rglob("*.safetensors"))
         shutil.rmtree(comparison.teacher_cache)
-        console.print(f"teacher cache: {size / 1e9:.2f} GB removed", highlight=False)
+        console.print(f"teacher cache: {in_bytes(size)} removed", highlight=False)
 
 
 def train_teacher(comparison: Comparison) -> Trial | None:

@@ -1,6 +1,7 @@
 """A teacher's stored outputs: replayed to the last bit, resumable, refused where they are another's."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.training.helpers import train
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.errors import CheckpointError
 from posedistill.estimators.views import Prediction, Votes
+from posedistill.files import in_bytes
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.teaching import cache as teacher_cache
 from posedistill.training.teaching.cache import CachedTeacher, cache_folder, stored_bytes, views_of
@@ -211,7 +213,9 @@ def test_nothing_that_is_not_finite_is_stored(cached, batch):
 def test_the_size_is_told_before_and_a_full_disk_ends_the_storing_alone(cached, batch, full_disk, monkeypatch):
     teacher = cached(Counting(everything))
     teacher.predict(batch(), -1)
-    assert len(teacher.printed) == 1 and teacher.printed[0].startswith("teacher cache: 0.00 GB for 100 steps in ")
+    size = in_bytes(100 * stored_bytes(everything(batch()), batch(), VIEWS))
+    assert len(teacher.printed) == 1 and teacher.printed[0].startswith(f"teacher cache: {size} for 100 steps in ")
+    assert re.fullmatch(r"\d+\.\d [kM]B", size) and not size.startswith("0.0")
     with full_disk(limit=500):
         expected = [teacher.predict(batch(seed=step), step).votes.values for step in range(3)]
     assert "no room (" in teacher.printed[1] and len(teacher.printed) == 2
@@ -221,7 +225,7 @@ def test_the_size_is_told_before_and_a_full_disk_ends_the_storing_alone(cached, 
     too_large = cached(again)
     too_large.predict(batch(), 0)
     too_large.predict(batch(), 0)
-    assert "no room (0.00 GB are free)" in teacher.printed[-1] and again.asked == [0, 0]
+    assert "no room (0.0 kB are free)" in teacher.printed[-1] and again.asked == [0, 0]
 
 
 def test_more_than_the_limit_is_not_stored(cached, batch, tmp_path):

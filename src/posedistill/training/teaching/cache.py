@@ -22,7 +22,7 @@ from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller
 from posedistill.errors import CheckpointError, TrainingError, describe
 from posedistill.estimators.views import Prediction, Votes
-from posedistill.files import write_file
+from posedistill.files import in_bytes, write_file
 from posedistill.log import console
 from posedistill.recipe.recipe import fingerprint
 from posedistill.training.teaching.records import read_record, write_record
@@ -107,11 +107,11 @@ class CachedTeacher:
         self._sized = True
         size = stored_bytes(prediction, batch, self._views) * self.steps
         free = shutil.disk_usage(self.folder).free
-        console.print(f"teacher cache: {size / 1e9:.2f} GB for {self.steps} steps in {self.folder}")
+        console.print(f"teacher cache: {in_bytes(size)} for {self.steps} steps in {self.folder}")
         if size > 1e9 * self.limit:
             self._give_up(f"teacher.cache_limit is {self.limit:g} GB")
         elif size > free:
-            self._give_up(f"{free / 1e9:.2f} GB are free")
+            self._give_up(f"{in_bytes(free)} are free")
 
     def _give_up(self, reason: str) -> None:
         self._storing = False
