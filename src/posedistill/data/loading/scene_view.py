@@ -16,6 +16,7 @@ from posedistill.data.loading.views import Plan, ViewPolicy
 from posedistill.data.packs.pack import Pack
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.photographs import middle_crop
 from posedistill.geometry.rotations import axis_angle, rotation_onto
 from posedistill.geometry.warp import warp
 
@@ -139,20 +140,13 @@ class SceneView(ViewPolicy):
         """By the ImageNet statistics, or by the mean image under the same view."""
         if self.mean_image is None:
             return super().normalise(x, plan)
-        means = torch.from_numpy(self._means(plan.maps))
-        return x.clamp_(0, 1).mul_(255).sub_(pixels.move(means, x.device).permute(0, 3, 1, 2))
-
-    def _means(self, maps: Array) -> NDArray[np.float32]:
-        means = np.empty((len(maps), *self.shape, 3), dtype=np.float32)
-        return means if self.mean_image is None else warp([self.mean_image] * len(maps), maps, means)
+        means = np.empty((len(plan.maps), *self.shape, 3), dtype=np.float32)
+        warp([self.mean_image] * len(means), plan.maps, means)
+        return x.clamp_(0, 1).mul_(255).sub_(pixels.move(torch.from_numpy(means), x.device).permute(0, 3, 1, 2))
 
     def mean_crop(self) -> NDArray[np.float32] | None:
         """``[H, W, 3]`` of the mean image where the middle crop lies; None where none is subtracted."""
-        if self.mean_image is None:
-            return None
-        first, middle = self.frames[:1], np.full((1, 3), 0.5)
-        K, sizes = self.pack.K[first], self.pack.sizes[first]
-        return self._means(place_views(K, sizes, self.shape, ViewSettings.none(), middle).maps)[0]
+        return None if self.mean_image is None else middle_crop(self.mean_image, self.shape)
 
 
 def _shape(pack: Pack, frames: Indices, size: int | tuple[int, int] | None) -> tuple[int, int]:
