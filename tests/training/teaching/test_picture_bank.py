@@ -49,7 +49,7 @@ def test_the_bank_holds_every_training_picture_and_the_run_goes_on_exactly(recip
 
     def stop(self: Loader, start: int, end: int) -> Iterator[Any]:
         steps = prefetch(self, start, end)
-        if self.view.settings is None:
+        if not self.view.varied:
             yield from steps
             return
         yield next(steps)

@@ -56,7 +56,7 @@ class CropView(ViewPolicy):
         pad: float = 1.5,
     ) -> None:
         self.packs, self.objects, self.pad = list(packs), objects, pad
-        self.settings: AugmentSettings | None = settings
+        self.variation, self.varied = settings, True
         self.shape = (crop_size, crop_size)
         obj_id = self._column("obj_id")
         ids = np.arange(len(obj_id)) if indices is None else np.asarray(indices, dtype=np.int64)
@@ -80,15 +80,10 @@ class CropView(ViewPolicy):
     def _column(self, name: str) -> NDArray:
         return np.concatenate([getattr(pack.instances, name) for pack in self.packs])
 
-    @property
-    def variation(self) -> AugmentSettings:
-        """That of the settings."""
-        return self.settings or AugmentSettings.none()
-
     def unvaried(self) -> Self:
         """Plain crops of the box of the projected keypoints."""
         plain = copy.copy(self)
-        plain.settings = None
+        plain.variation, plain.varied = AugmentSettings.none(), False
         return plain
 
     def plan(self, units: Indices, chance: Array, draws: Draws) -> Plan:
@@ -117,7 +112,7 @@ class CropView(ViewPolicy):
         centers = boxes[:, :2] + extent * (0.5 + settings.shift * spread[:, 1:3])
         sides = self.pad * extent.max(axis=1) * (1 + settings.scale * spread[:, 3])
         angles = np.deg2rad(settings.turn) * spread[:, 4]
-        if self.settings is None:
+        if not self.varied:
             return centers, sides, angles
         # A shifted crop may miss what little can be seen of a hidden object; it is pulled back.
         middle, reach = visible[:, :2] + visible[:, 2:] / 2, _KEEP_IN_CROP * sides[:, None]

@@ -106,7 +106,8 @@ class SceneView(ViewPolicy):
         indices: Indices | None = None,
         mean_image: NDArray[np.float32] | None = None,
     ) -> None:
-        self.pack, self.packs, self.settings = pack, [pack], settings
+        self.pack, self.packs = pack, [pack]
+        self.settings, self.variation = settings, settings.pixels()
         self.ids = np.arange(len(pack)) if indices is None else np.asarray(indices, dtype=np.int64)
         if not len(self.ids):
             raise RecipeError(describe("recipe", "data", "no frame", "at least one"))
@@ -117,15 +118,10 @@ class SceneView(ViewPolicy):
             raise DataError(describe("mean image", "shape", list(mean_image.shape), expected))
         self.mean_image = mean_image
 
-    @property
-    def variation(self) -> AugmentSettings:
-        """That of the settings, in the words of crops of objects."""
-        return self.settings.pixels()
-
     def unvaried(self) -> Self:
         """The middle crop as it is."""
         plain = copy.copy(self)
-        plain.settings = ViewSettings.none()
+        plain.settings, plain.variation = ViewSettings.none(), ViewSettings.none().pixels()
         return plain
 
     def plan(self, units: Indices, chance: Array, draws: Draws) -> Plan:

@@ -58,7 +58,7 @@ class ViewPolicy:
 
     Attributes:
         packs: where the frames are. frames: ``[N]`` the frame of each unit, numbered through all packs.
-        shape: height and width of its pictures.
+        shape: height and width of its pictures. variation: how pixels are varied.
     """
 
     targets: ClassVar[frozenset[str]] = frozenset()
@@ -72,11 +72,7 @@ class ViewPolicy:
     packs: Sequence[Pack]
     frames: Indices
     shape: tuple[int, int]
-
-    @property
-    def variation(self) -> AugmentSettings:
-        """How pixels are varied."""
-        raise NotImplementedError
+    variation: AugmentSettings
 
     def unvaried(self) -> Self:
         """The same policy without chance: what validation looks at."""
