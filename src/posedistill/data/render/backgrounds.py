@@ -52,10 +52,7 @@ class Backgrounds:
 
     def picture(self, width: int, height: int, rng: np.random.Generator) -> Image:
         """A background ``[height, width, 3]``: a random cut of a photograph, at times out of focus, or made in code."""
-        if self.paths and rng.random() < 0.85:
-            picture = _random_cut(self._load(self.paths[int(rng.integers(len(self.paths)))]), width, height, rng)
-        else:
-            picture = clutter(width, height, rng)
+        picture = self._print(width, height, rng, photographs=0.85)
         if rng.random() < 0.5:
             picture = _defocus(picture, float(rng.uniform(0.5, 3.0)))
         return _tint(picture, 0.25, rng)
@@ -70,8 +67,9 @@ class Backgrounds:
         ]
         return _tint(kinds[int(rng.choice(4, p=[0.3, 0.08, 0.22, 0.4]))](), 0.15, rng)
 
-    def _print(self, width: int, height: int, rng: np.random.Generator) -> Image:
-        if self.paths and rng.random() < 0.7:
+    def _print(self, width: int, height: int, rng: np.random.Generator, photographs: float = 0.7) -> Image:
+        """A cut of a photograph in a share of cases, where there are any; else made in code."""
+        if self.paths and rng.random() < photographs:
             return _random_cut(self._load(self.paths[int(rng.integers(len(self.paths)))]), width, height, rng)
         return clutter(width, height, rng)
 
