@@ -8,14 +8,14 @@ import yaml
 from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.bop_models import EVAL_FOLDERS, MESH_SUFFIXES, load_models_info, mesh_path
+from posedistill.data.formats.bop_models import EVAL_FOLDERS, load_models_info, mesh_path
 from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
 from posedistill.data.render.label import label_dataset
 from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe, expectation
 from posedistill.files import exclusive, read_text
-from posedistill.geometry.meshes import load_mesh
+from posedistill.geometry.meshes import READERS, load_mesh
 from posedistill.log import console, progress_bar
 from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint
 
@@ -152,5 +152,5 @@ def _models_info(source: RenderSource) -> dict[int, dict[str, Any]] | None:
 
 
 def _mesh_ids(folder: Path) -> set[int]:
-    paths = [path for suffix in MESH_SUFFIXES for path in folder.glob(f"obj_??????{suffix}")]
+    paths = [path for suffix in READERS for path in folder.glob(f"obj_??????{suffix}")]
     return {int(path.stem[4:]) for path in paths if path.stem[4:].isdecimal()}

@@ -8,11 +8,11 @@ import numpy as np
 from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault
 from posedistill.data.formats.bop_parse import load_keyed_json, parse_numbers
 from posedistill.errors import DataError, describe
+from posedistill.geometry.meshes import READERS
 from posedistill.geometry.objects import INFO_KEYS
 
 EVAL_FOLDERS = ("models_eval", "models", "models_cad")
 TRAIN_FOLDERS = ("models", "models_cad", "models_eval")
-MESH_SUFFIXES = (".ply", ".obj", ".glb")
 
 
 def find_models(root: Path, folders: tuple[str, ...]) -> Path | None:
@@ -26,10 +26,10 @@ def mesh_path(folder: Path, obj_id: int) -> Path:
     Raises:
         DataError: no such file.
     """
-    paths = [folder / f"obj_{obj_id:06d}{suffix}" for suffix in MESH_SUFFIXES]
+    paths = [folder / f"obj_{obj_id:06d}{suffix}" for suffix in READERS]
     found = next((path for path in paths if path.exists()), None)
     if found is None:
-        raise DataError(describe(paths[0], f"object {obj_id}", "no such file", f"a mesh ({', '.join(MESH_SUFFIXES)})"))
+        raise DataError(describe(paths[0], f"object {obj_id}", "no such file", f"a mesh ({', '.join(READERS)})"))
     return found
 
 
