@@ -115,6 +115,17 @@ def random_rotations(n: int, rng: np.random.Generator) -> Array:
     return quaternion_to_matrix(rng.normal(size=(n, 4)))
 
 
+def even_directions(count: int) -> Array:
+    """Unit vectors ``[count, 3]`` spread evenly over the sphere (a Fibonacci lattice).
+
+    >>> bool(np.abs(even_directions(100).mean(axis=0)).max() < 0.01)
+    True
+    """
+    step = np.arange(count) + 0.5
+    z, angle = 1 - 2 * step / count, np.pi * (1 + 5**0.5) * step
+    return np.column_stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z])
+
+
 def rotation_onto(source: Array, target: Array) -> Array:
     """Smallest rotations that turn directions ``source`` onto ``target``.
 

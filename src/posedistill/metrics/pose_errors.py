@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.rotations import even_directions
 from posedistill.geometry.symmetries import equivalent_poses
 
 Index = NDArray[np.signedinteger]
@@ -187,10 +188,5 @@ def _in_front(R: Array, t: Array, points: Array) -> np.ndarray:
 
 
 def _extreme_points(points: Array) -> Array:
-    """The points that lie furthest out in directions spread evenly over the sphere (a Fibonacci lattice)."""
-    index = np.arange(_BOUND_POINTS) + 0.5
-    z = 1.0 - 2.0 * index / _BOUND_POINTS
-    azimuth = np.pi * (1.0 + np.sqrt(5.0)) * index
-    radius = np.sqrt(1.0 - z**2)
-    directions = np.stack([radius * np.cos(azimuth), radius * np.sin(azimuth), z])
-    return points[np.unique((points @ directions).argmax(axis=0))]
+    """The points that lie furthest out in directions spread evenly over the sphere."""
+    return points[np.unique((points @ even_directions(_BOUND_POINTS).T).argmax(axis=0))]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +11,7 @@ from posedistill.data.render.layout import Body
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh, hull_corners
 from posedistill.geometry.ray_casting import Floats, Ints, RayCaster
+from posedistill.geometry.rotations import even_directions
 
 GAMMA = 2.2
 
@@ -58,21 +60,12 @@ def outer_points(vertices: Array, most: int = 1024) -> Array:
     """
     hull = hull_corners(vertices)
     if len(hull) > most:
-        hull = hull[np.unique(((hull - hull.mean(axis=0)) @ _even_directions(most).T).argmax(axis=0))]
+        hull = hull[np.unique(((hull - hull.mean(axis=0)) @ even_directions(most).T).argmax(axis=0))]
     return hull
-
-
-def _even_directions(count: int) -> Array:
-    """Unit vectors ``[count, 3]`` spread evenly over the sphere (a Fibonacci lattice)."""
-    step = np.arange(count) + 0.5
-    z, angle = 1 - 2 * step / count, np.pi * (1 + 5**0.5) * step
-    return np.column_stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z])
 
 
 def _halvings(texture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
     """The texture, then halved until it is small: what a far view samples instead of aliasing."""
-    import cv2
-
     levels = [texture]
     while min(levels[-1].shape[:2]) > 16:
         levels.append(cv2.pyrDown(levels[-1]))
@@ -97,7 +90,7 @@ def bake_ambient(caster: RayCaster, vertices: Array, normals: Array, radius: flo
     lift = (normals * 1e-3 * radius).astype(np.float32)
     outside, inside = vertices.astype(np.float32) + lift, vertices.astype(np.float32) - lift
     seen = np.zeros((2, len(vertices)))
-    for direction in _even_directions(rays):
+    for direction in even_directions(rays):
         cosine = normals @ direction
         front = cosine > 0
         free = ~caster.blocked(np.where(front[:, None], outside, inside), direction)
