@@ -15,7 +15,7 @@ from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery, estimate, queries_of
 from posedistill.errors import DataError, TrainingError, describe
 from posedistill.files import write_file
-from posedistill.geometry.cameras import project
+from posedistill.geometry.cameras import pixel_box, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.metrics import Evaluation, ScoringModel, find_cases, load_scoring_models, score_estimates
@@ -40,7 +40,7 @@ def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQ
         seen = sorted(frame.instances, key=lambda instance: -instance.visib_fract)
         instances = [i for obj_id, count in counts.items() for i in [s for s in seen if s.obj_id == obj_id][:count]]
         corners = [project(objects.keypoints[objects.index(i.obj_id)], i.R, i.t, frame.K) for i in instances]
-        boxes = [np.concatenate([c.min(axis=0), np.ptp(c, axis=0)]) for c in corners]
+        boxes = [pixel_box(pixels) for pixels in corners]
         queries.append(FrameQuery.of_objects(frame, boxes, [i.obj_id for i in instances], [1.0] * len(instances)))
     return queries
 

@@ -48,6 +48,16 @@ def project(points: Array, R: Array, t: Array, K: Array) -> Array:
     return pixels[..., :2] / pixels[..., 2:]
 
 
+def pixel_box(pixels: Array) -> Array:
+    """The boxes ``[..., 4]`` (x, y, width, height) around pixels ``[..., N, 2]``.
+
+    >>> pixel_box(np.array([[1.0, 5.0], [4.0, 3.0]])).tolist()
+    [1.0, 3.0, 3.0, 2.0]
+    """
+    low = pixels.min(axis=-2)
+    return np.concatenate([low, pixels.max(axis=-2) - low], axis=-1)
+
+
 def scaled_camera(K: Array, taken: tuple[int, int], size: tuple[int, int]) -> Array:
     """Intrinsics for images of ``size`` (width, height), given those for size ``taken``; pixel centres are whole."""
     scale = np.array(size, dtype=np.float64) / taken

@@ -13,7 +13,7 @@ from posedistill.data.faults import Fault, FaultKind, fault, reported
 from posedistill.data.formats.bop import Frame, Instance, read_depth
 from posedistill.data.formats.bop_writer import mask_box
 from posedistill.data.images import read_mask
-from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.cameras import Array, pixel_box, project
 
 MIN_DISTANCE = 10.0
 """mm; a camera this near to an object's origin means a translation in metres."""
@@ -95,9 +95,7 @@ def _check_pose(result: _Result, instance: Instance, model: CheckedModel | None)
         found = f"a distance of {distance:.4g} to an object of {model.diameter:.4g}"
         result.add(FaultKind.UNITS, file, f"{key}.cam_t_m2c", found, "millimetres, the camera outside of the object")
         return None
-    pixels = project(model.hull, instance.R, instance.t, frame.K)
-    low, high = pixels.min(axis=0), pixels.max(axis=0)
-    projected = np.concatenate([low, high - low])
+    projected = pixel_box(project(model.hull, instance.R, instance.t, frame.K))
     if instance.bbox_obj is not None and not _agree(instance.bbox_obj, projected, result.size):
         found = f"{_show(instance.bbox_obj)}, IoU {box_iou(instance.bbox_obj, projected):.2f} with the projected model"
         info = frame.scene.folder / "scene_gt_info.json"

@@ -16,7 +16,7 @@ from posedistill.data.loading.sampling import Indices
 from posedistill.data.loading.views import Plan, ViewPolicy
 from posedistill.data.packs.pack import Pack
 from posedistill.errors import RecipeError, describe
-from posedistill.geometry.cameras import Array, crop_cameras, project
+from posedistill.geometry.cameras import Array, crop_cameras, pixel_box, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.symmetries import canonical_pose
 from posedistill.geometry.warp import affine_maps
@@ -71,9 +71,7 @@ class CropView(ViewPolicy):
         self.K = np.concatenate([pack.K for pack in packs])[self.frames]
         names = ("R", "t", "slot", "score", "bbox_visib")
         self.R, self.t, self.slots, self.score, self.visible = (self._column(name)[self.ids] for name in names)
-        corners = project(objects.keypoints[self.label], self.R, self.t, self.K)
-        low, high = corners.min(axis=1), corners.max(axis=1)
-        self.amodal = np.concatenate([low, high - low], axis=1)
+        self.amodal = pixel_box(project(objects.keypoints[self.label], self.R, self.t, self.K))
         self._photographs = None if backgrounds is None or not len(backgrounds) else _four_bytes(backgrounds)
         self._reader: FrameReader | None = None
 

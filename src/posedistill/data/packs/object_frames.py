@@ -15,7 +15,7 @@ from posedistill.data.images import image_size, read_image, read_mask
 from posedistill.data.packs.build import FrameSource
 from posedistill.errors import DataError, describe
 from posedistill.files import file_state
-from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.cameras import Array, pixel_box, project
 from posedistill.geometry.meshes import load_mesh
 
 OTHER = 255
@@ -87,7 +87,7 @@ class ObjectFrames(FrameSource):
             names = ("obj_id", "R", "t", "bbox_obj", "bbox_visib", "visib_fract", "score")
             row = {"slot": slot, **{name: getattr(instance, name) for name in names}}
             if instance.bbox_obj is None:
-                row["bbox_obj"] = _extent(self._pixels(frame, instance))
+                row["bbox_obj"] = pixel_box(self._pixels(frame, instance))
             if instance.bbox_visib is None:
                 row["bbox_visib"] = cv2.boundingRect((ids == slot).view(np.uint8))
             rows.append(row)
@@ -126,8 +126,3 @@ class ObjectFrames(FrameSource):
                 mesh = load_mesh(self.dataset.mesh_path(instance.obj_id), looks=False)
                 self._vertices[instance.obj_id] = mesh.vertices
         return project(self._vertices[instance.obj_id], instance.R, instance.t, frame.K)
-
-
-def _extent(pixels: Array) -> tuple[float, ...]:
-    low, high = pixels.min(axis=0), pixels.max(axis=0)
-    return (*low, *(high - low))
