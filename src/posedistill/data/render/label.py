@@ -5,7 +5,7 @@ ray-cast from the models, where nearer objects hide the farther ones.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def label_dataset(
     if not known.all() and not ignore_unknown:
         raise DataError(describe(csv, "rows", _unknown(dataset, estimates.select(~known)), _expected(dataset)))
     scores, ranked = unit_scores(estimates.score)
-    table = Poses(**{**vars(estimates), "score": scores}).select(known)
+    table = replace(estimates, score=scores).select(known)
     chosen = {(frame.scene_id, frame.im_id): frame for frame in dataset.frames}
     here = np.array([pair in chosen for pair in zip(table.scene_id.tolist(), table.im_id.tolist(), strict=True)], bool)
     good = here & (table.score >= min_score)
@@ -189,9 +189,8 @@ def _claim(out: Path, dataset: BopDataset, csv: Path, min_score: float, meshes: 
 def _known(dataset: BopDataset, estimates: Poses) -> NDArray[np.bool_]:
     """``[N]`` whether the data set has the image and the object; scenes it was not opened with are not judged."""
     images = {scene.scene_id: scene.camera_rows for scene in dataset.scenes}
-    others = {int(path.name) for path in (dataset.root / dataset.split).iterdir() if path.name.isdecimal()} - set(
-        images
-    )
+    folders = {int(path.name) for path in (dataset.root / dataset.split).iterdir() if path.name.isdecimal()}
+    others = folders - images.keys()
     ids = zip(estimates.scene_id.tolist(), estimates.im_id.tolist(), estimates.obj_id.tolist(), strict=True)
     known = [obj in dataset.models_info and (scene in others or im in images.get(scene, ())) for scene, im, obj in ids]
     return np.array(known, dtype=bool)
