@@ -97,6 +97,18 @@ def test_silhouettes_stand_in_for_missing_masks(bop_root, folder):
     assert np.array_equal(pack.frames[:3], with_masks[:3])
 
 
+def test_a_model_that_stands_in_for_masks_or_boxes_is_part_of_what_a_pack_is_made_from(bop_root, folder):
+    def build():
+        calls = []
+        build_pack(ObjectFrames(BopDataset(bop_root), [2, 7]), folder, progress=lambda *state: calls.append(state))
+        os.utime(bop_root / "models_eval" / "obj_000002.ply", (len(calls), time.time()))
+        return len(calls)
+
+    assert (build(), build()) == (5, 0)
+    (bop_root / "test" / "000004" / "scene_gt_info.json").unlink()
+    assert (build(), build()) == (5, 5)
+
+
 def test_frames_of_other_sizes_are_padded(bop_root, folder):
     scene = bop_root / "test" / "000001"
     small = [scene / "rgb" / "000001.jpg", *scene.glob("mask_visib/000001_*.png")]

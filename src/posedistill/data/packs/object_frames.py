@@ -47,7 +47,7 @@ class ObjectFrames(FrameSource):
         self._guessed: set[Path] = set()
 
     def state(self) -> bytes:
-        """Settings, annotations, and the files of images and masks."""
+        """Settings, annotations, the files of images and masks, and of the models that stand in for them."""
         parts = [json.dumps([sorted(self.obj_ids), self.min_visible, MIN_PIXELS]).encode()]
         for frame in self.frames:
             parts += [file_state(frame.rgb), np.asarray(frame.K, dtype=np.float64).tobytes()]
@@ -55,7 +55,8 @@ class ObjectFrames(FrameSource):
                 values = (each.obj_id, each.visib_fract, each.bbox_obj, each.bbox_visib, each.score)
                 pose = np.concatenate([np.ravel(each.R), np.ravel(each.t)]).astype(np.float64)
                 parts += [repr(values).encode(), pose.tobytes(), file_state(each.mask_visib)]
-        return b"".join(parts)
+        drawn = {each.obj_id for frame in self.frames for each in frame.instances if self._is_guessed(each)}
+        return b"".join([*parts, *(file_state(self.dataset.mesh_path(obj_id)) for obj_id in sorted(drawn))])
 
     def size(self, index: int) -> tuple[int, int]:
         """As the image's header states it."""
@@ -104,19 +105,24 @@ class ObjectFrames(FrameSource):
         """Whether an annotated instance may enter the table (its mask is looked at later)."""
         return instance.obj_id in self.obj_ids and instance.visib_fract >= self.min_visible
 
+    def _is_guessed(self, instance: Instance) -> bool:
+        """Whether the projected model stands in for a mask or a box."""
+        return _mask_file(instance) is None or (instance.bbox_obj is None and self._admits(instance))
+
     def _slot(self, position: int, instance: Instance) -> int:
         return position + 1 if instance.obj_id in self.obj_ids and position + 1 < OTHER else OTHER
 
     def _mask(self, frame: Frame, instance: Instance, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        if instance.mask_visib is None or not instance.mask_visib.exists():
+        path = _mask_file(instance)
+        if path is None:
             self._guessed.add(frame.rgb)
             hull = cv2.convexHull(np.rint(self._pixels(frame, instance)).astype(np.int32))
             silhouette = np.zeros(shape, dtype=np.uint8)
             cv2.fillConvexPoly(silhouette, hull, 1)
             return silhouette.view(bool)
-        mask = read_mask(instance.mask_visib, allow_empty=not self._admits(instance))
+        mask = read_mask(path, allow_empty=not self._admits(instance))
         if mask.shape != shape:
-            raise DataError(describe(instance.mask_visib, "size", mask.shape, f"{shape}, the image's"))
+            raise DataError(describe(path, "size", mask.shape, f"{shape}, the image's"))
         return mask
 
     def _pixels(self, frame: Frame, instance: Instance) -> Array:
@@ -126,3 +132,8 @@ class ObjectFrames(FrameSource):
                 mesh = load_mesh(self.dataset.mesh_path(instance.obj_id), looks=False)
                 self._vertices[instance.obj_id] = mesh.vertices
         return project(self._vertices[instance.obj_id], instance.R, instance.t, frame.K)
+
+
+def _mask_file(instance: Instance) -> Path | None:
+    path = instance.mask_visib
+    return path if path is not None and path.exists() else None
