@@ -108,18 +108,15 @@ class AugmentSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Draws:
-    """The random parameters of one batch of ``count`` samples."""
+    """The random parameters of one batch, those of each operation in a group."""
 
-    count: int
-    size: int
     groups: Mapping[str, Group]
     resolution_factor: float = 1.0
     occlusion_keep: float = 0.0
 
     def part(self, start: int, stop: int) -> "Draws":
         """The draws of samples ``start`` to ``stop``, numbered from 0."""
-        groups = {name: group.part(start, stop) for name, group in self.groups.items()}
-        return replace(self, count=stop - start, groups=groups)
+        return replace(self, groups={name: group.part(start, stop) for name, group in self.groups.items()})
 
     def to(self, device: torch.device) -> "Draws":
         """The same draws on a device, copied without waiting for it."""
@@ -164,7 +161,7 @@ def draw(settings: AugmentSettings, count: int, size: int, generator: torch.Gene
     for name, (chosen, values) in chosen_values.items():
         rows = torch.nonzero(chosen).flatten()
         groups[name] = Group(rows, {key: value[rows] for key, value in values.items()})
-    return Draws(count, size, groups, max(factor, 1.0), settings.occlusion_keep)
+    return Draws(groups, max(factor, 1.0), settings.occlusion_keep)
 
 
 def _occluders(settings: AugmentSettings, chance: _Chance) -> dict[str, Tensor]:
