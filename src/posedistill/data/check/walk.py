@@ -22,11 +22,6 @@ Progress = Callable[[int, int], None]
 Size = tuple[int, int]
 
 
-def nothing_else(size: Size | None, decoded: bool) -> list[Fault]:
-    """What is wrong beside a picture's pixels: nothing."""
-    return []
-
-
 @dataclass(frozen=True, eq=False)
 class Picture:
     """An image of a data set.
@@ -34,14 +29,14 @@ class Picture:
     Attributes:
         splits: those that name it. folder: its images have one size; None where each has a camera of its own.
         inspect: what is wrong beside its pixels, given its size (width, height; None where it is not known) and
-            whether further files are to be decoded.
+            whether further files are to be decoded; nothing by default.
     """
 
     path: Path
     frame: Frame | CameraFrame
     splits: tuple[str, ...]
     folder: Path | None = None
-    inspect: Callable[[Size | None, bool], list[Fault]] = nothing_else
+    inspect: Callable[[Size | None, bool], list[Fault]] = lambda _size, _decoded: []
 
 
 @dataclass(frozen=True)

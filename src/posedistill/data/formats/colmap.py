@@ -235,8 +235,7 @@ class _Bytes:
 
     def take(self, layout: str, key: str) -> tuple:
         """The values of a little-endian ``struct`` layout."""
-        values = struct.unpack_from(f"<{layout}", self.data, self.skip(struct.calcsize(f"<{layout}"), key))
-        return values
+        return struct.unpack_from(f"<{layout}", self.data, self.skip(struct.calcsize(f"<{layout}"), key))
 
     def skip(self, size: int, key: str) -> int:
         """Go on by ``size`` bytes; where they begin."""
