@@ -198,6 +198,15 @@ def test_an_interrupted_call_goes_on(truth, unlabelled, tmp_path, monkeypatch):
     assert seen == [2, 10, 11] and len(BopDataset(out)) == 5
 
 
+def test_as_many_other_frames_are_something_else(truth, unlabelled, tmp_path):
+    csv, out, chosen = write(truth, tmp_path / "poses.csv"), tmp_path / "out", tmp_path / "frames.txt"
+    chosen.write_text("1/0")
+    label_dataset(BopDataset(unlabelled.root, frames=chosen), csv, out)
+    chosen.write_text("1/1")
+    with pytest.raises(RecipeError, match=r"labels\.json: 'frames': found 1, .* expected 1, .* another output"):
+        label_dataset(BopDataset(unlabelled.root, frames=chosen), csv, out)
+
+
 def test_a_folder_of_something_else_is_not_touched(truth, unlabelled, tmp_path):
     csv, out = write(truth, tmp_path / "poses.csv"), tmp_path / "out"
     label_dataset(unlabelled, csv, out)

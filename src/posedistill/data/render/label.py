@@ -177,11 +177,12 @@ def _claim(out: Path, dataset: BopDataset, csv: Path, min_score: float, meshes: 
     """Note what the folder is labelled from, or refuse one that holds something else."""
     if not (out / LABELS).exists() and out.exists() and any(out.iterdir()):
         raise DataError(describe(out, "folder", "one that is not empty", "a new folder"))
+    frames = [(frame.scene_id, frame.im_id) for frame in dataset.frames]
     about: dict[str, Any] = {
         "images": str((dataset.root / dataset.split).resolve()),
         "csv": sha256(csv.read_bytes()).hexdigest(),
         "min_score": min_score,
-        "frames": len(dataset.frames),
+        "frames": f"{len(frames)}, {sha256(repr(frames).encode()).hexdigest()[:16]}",
     }
     claim(out / LABELS, about | {f"shape of object {obj_id}": mesh.shape_digest() for obj_id, mesh in meshes.items()})
 
