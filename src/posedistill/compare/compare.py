@@ -4,12 +4,10 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from posedistill.compare.costs import Costs, equal_time_steps, measure_costs, timing_note
 from posedistill.compare.page import build_comparison
@@ -25,10 +23,10 @@ from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
 from posedistill.training.evaluate import measure_baselines
 from posedistill.training.jobs import run_trials, sigterm_interrupts
-from posedistill.training.networks import build_network
 from posedistill.training.run_folder import write_environment
-from posedistill.training.teaching.build import build_distillers, build_teacher, check_networks, noise_batch
+from posedistill.training.teaching.build import check_networks, noise_batch, teacher_so_far
 from posedistill.training.teaching.cache import stored_bytes, views_of
+from posedistill.training.teaching.teachers import Teacher
 from posedistill.training.trial import Trial
 
 TrialTable = dict[str, dict[int, Trial]]
@@ -150,7 +148,6 @@ def carry_out(comparison: Comparison, jobs: int = 1) -> Standing:
     task = open_task(comparison.base)
     check(comparison, task)
     teacher = train_teacher(comparison)
-    tell_cache_size(comparison, task.objects)
     standing = Standing(comparison, teacher, kept_baselines(comparison, task, teacher))
     if comparison.sweep is not None:
         standing.scores = sweep(comparison, comparison.sweep, jobs, standing.ended)
@@ -168,28 +165,27 @@ def carry_out(comparison: Comparison, jobs: int = 1) -> Standing:
 def check(comparison: Comparison, task: Task[Any]) -> None:
     """Refuse, before anything trains, variants whose networks and losses cannot be built or do not fit together.
 
+    The teacher, which all share, is built once; what its stored outputs will take is told where there is a cache.
+
     Raises:
-        RecipeError, CheckpointError: naming the variant.
+        RecipeError, CheckpointError: naming the variant, but where it is the teacher that is at fault.
     """
     task.check()
+    teacher = teacher_so_far(comparison.base, task.objects)
+    views: set[str] = set()
     for variant in comparison.variants.values():
         try:
-            check_networks(variant.recipe, task.objects)
+            distillers = check_networks(variant.recipe, task.objects, teacher)
         except (RecipeError, CheckpointError) as error:
             raise type(error)(f"variant {variant.name}: {error}") from None
+        views |= set() if variant.alone else views_of(distillers, teacher)
+    if comparison.base.teacher.cache and views:
+        tell_cache_size(comparison, task.objects, teacher, views)
 
 
-def tell_cache_size(comparison: Comparison, objects: ObjectTable) -> None:
-    """Say, before anything is trained under it, what the teacher's stored outputs will take, where there is a cache."""
+def tell_cache_size(comparison: Comparison, objects: ObjectTable, teacher: Teacher, views: Iterable[str]) -> None:
+    """Say, before anything is trained, what these views of the teacher's outputs will take."""
     base = comparison.base
-    recipes = [comparison.recipe_of(variant) for variant in comparison.variants.values() if not variant.alone]
-    if not base.teacher.cache or not recipes:
-        return
-    teacher = build_teacher(recipes[0], objects, torch.device("cpu"))
-    offers = build_network(base, base.student, objects).offers
-    views = frozenset[str]().union(
-        *(views_of(build_distillers(recipe, offers, teacher.offers), teacher) for recipe in recipes)
-    )
     batch, settings = noise_batch(objects, base.data.side), base.schedule(base.student)
     picture = stored_bytes(teacher.predict(batch, -1), batch, views) / len(batch)
     steps = settings.steps * len(comparison.seeds) + (comparison.sweep.steps if comparison.sweep else 0)

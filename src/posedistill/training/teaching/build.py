@@ -91,21 +91,37 @@ def build_distillers(recipe: Recipe, offers_student: frozenset[str], offers_teac
     return [build_distiller(spec, offers_student, offers_teacher) for spec in recipe.distill]
 
 
-def check_networks(recipe: Recipe, objects: ObjectTable) -> None:
+def teacher_so_far(recipe: Recipe, objects: ObjectTable) -> Teacher:
+    """The recipe's teacher before anything trains: finished where the recipe names its files, else on random weights.
+
+    Raises:
+        CheckpointError: the finished weights are missing, of another architecture or for other objects.
+    """
+    cpu = torch.device("cpu")
+    if recipe.teacher.files:
+        return build_teacher(recipe, objects, cpu)
+    return NetworkTeacher(build_network(recipe, recipe.teacher, objects), cpu)
+
+
+def check_networks(recipe: Recipe, objects: ObjectTable, teacher: Teacher | None = None) -> list[Distiller]:
     """Refuse, before anything trains, a recipe whose networks and losses cannot be built or do not fit together.
+
+    Args:
+        teacher: as :func:`teacher_so_far` builds it, where that is done.
+
+    Returns:
+        The losses.
 
     Raises:
         RecipeError: settings a family does not have, a loss that needs views that are not on offer, or views of both
             sides that the loss cannot compare, as votes for other keypoints.
-        CheckpointError: the teacher's finished weights are missing, of another architecture or for other objects.
+        CheckpointError: as :func:`teacher_so_far`.
     """
-    cpu = torch.device("cpu")
     student = build_network(recipe, recipe.student, objects)
-    if recipe.teacher.files:
-        teacher = build_teacher(recipe, objects, cpu)
-    else:
-        teacher = NetworkTeacher(build_network(recipe, recipe.teacher, objects), cpu)
-    check_losses(build_distillers(recipe, student.offers, teacher.offers), student, teacher, recipe.data.side)
+    teacher = teacher or teacher_so_far(recipe, objects)
+    distillers = build_distillers(recipe, student.offers, teacher.offers)
+    check_losses(distillers, student, teacher, recipe.data.side)
+    return distillers
 
 
 def check_losses(distillers: list[Distiller], student: Estimator, teacher: Teacher, size: int) -> None:
