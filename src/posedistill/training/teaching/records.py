@@ -15,8 +15,8 @@ from posedistill.errors import TrainingError
 from posedistill.files import write_file
 
 
-def write_record(path: Path, tensors: Mapping[str, Tensor]) -> int:
-    """Store tensors with their memory format; dimensions that only repeat are stored once. Returns the file's bytes.
+def write_record(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Store tensors with their memory format; dimensions that only repeat are stored once.
 
     Raises:
         TrainingError: no room on the disk; an older file is kept.
@@ -30,9 +30,8 @@ def write_record(path: Path, tensors: Mapping[str, Tensor]) -> int:
             if stride == 0:
                 tensor = tensor.narrow(axis, 0, 1)
         stored[name] = tensor.detach().cpu().permute(order).contiguous()
-    content = save(stored, {"layouts": json.dumps(layouts), "checksum": str(_checksum(stored))})
-    write_file(path, content, TrainingError)
-    return len(content)
+    about = {"layouts": json.dumps(layouts), "checksum": str(_checksum(stored))}
+    write_file(path, save(stored, about), TrainingError)
 
 
 def read_record(path: Path) -> dict[str, Tensor] | None:
@@ -56,6 +55,6 @@ def _restored(tensor: Tensor, shape: list[int], order: list[int]) -> Tensor:
 def _checksum(tensors: Mapping[str, Tensor]) -> int:
     total = 0
     for name in sorted(tensors):
-        flat = tensors[name].reshape(-1).view(torch.uint8) if tensors[name].numel() else torch.empty(0)
-        total = zlib.crc32(flat.numpy().tobytes(), total)
+        if tensors[name].numel():
+            total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
     return total
