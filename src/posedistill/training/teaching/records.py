@@ -56,5 +56,5 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
     total = 0
     for name in sorted(tensors):
         if tensors[name].numel():
-            total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
+            total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
     return total
