@@ -94,6 +94,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
+def differing(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """The keys, in order, by which two signatures differ.
+
+    >>> differing({"seed": 0, "stage": "student"}, {"seed": 1, "stage": "student", "distill": []})
+    ['distill', 'seed']
+    """
+    return sorted(key for key in found.keys() | expected.keys() if found.get(key, ...) != expected.get(key, ...))
+
+
 def section(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, without it.
 

@@ -14,6 +14,7 @@ from posedistill.log import console
 from posedistill.recipe.recipe import TrainSettings
 from posedistill.tasks.base import SELECT, Batches, Validate
 from posedistill.training.checkpoints import (
+    differing,
     load_strictly,
     load_tensors,
     optimizer_tensors,
@@ -153,9 +154,8 @@ def _resume(
 ) -> tuple[int, float]:
     tensors, metadata = load_tensors(last)
     found = metadata.get("signature", {})
-    if found != signature:
-        keys = [key for key in signature.keys() | found.keys() if signature.get(key) != found.get(key)]
-        shown = "; ".join(f"{key} was {found.get(key)!r}, is {signature.get(key)!r}" for key in sorted(keys))
+    if keys := differing(found, signature):
+        shown = "; ".join(f"{key} was {found.get(key)!r}, is {signature.get(key)!r}" for key in keys)
         raise CheckpointError(
             describe(last, "signature", shown, "the same recipe")
             + ". Give the recipe another name, or remove the folder."

@@ -14,7 +14,7 @@ from posedistill.files import write_file
 from posedistill.machine import processor
 from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.recipe.stages import Stage
-from posedistill.training.checkpoints import load_tensors
+from posedistill.training.checkpoints import differing, load_tensors
 
 
 def recipe_of(folder: Path) -> Recipe:
@@ -42,9 +42,7 @@ def refuse_other_recipe(stage: Stage) -> None:
         path, found = last, load_tensors(last, names=())[1].get("signature", {})
     else:
         return
-    expected = stage.signature
-    if found != expected:
-        keys = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+    if keys := differing(found, stage.signature):
         raise CheckpointError(
             describe(path, ", ".join(keys), "a network of another recipe", "the same recipe")
             + ". Give the run another name (name=...), or remove its folder."

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from posedistill import __version__
-from posedistill.data.formats.bop_parse import load_json
 from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller
 from posedistill.errors import CheckpointError, TrainingError, describe
 from posedistill.estimators.views import Prediction, Votes
-from posedistill.files import in_bytes, write_file
+from posedistill.files import in_bytes, read_json, write_file
 from posedistill.log import console
 from posedistill.recipe.recipe import fingerprint
+from posedistill.training.checkpoints import differing
 from posedistill.training.teaching.records import read_record, write_record
 from posedistill.training.teaching.teachers import Teacher
 
@@ -176,9 +176,8 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
         text = "{\n" + ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in about.items()) + "\n}"
         write_file(path, text, TrainingError)
         return
-    found = load_json(path)
-    keys = sorted(key for key in found.keys() | about.keys() if found.get(key) != about.get(key))
-    if keys:
+    found = read_json(path, error=CheckpointError)
+    if keys := differing(found, about):
         was, wanted = ("; ".join(f"{key} {side.get(key)}" for key in keys) for side in (found, about))
         raise CheckpointError(describe(path, ", ".join(keys), was, wanted) + ". Remove the folder, or name another.")
 
