@@ -18,6 +18,7 @@ from posedistill.machine import cores
 from posedistill.recipe.comparison import Comparison, SweepSettings, Variant
 from posedistill.recipe.stages import Stage
 from posedistill.training.jobs import Ended, environment_of, last_line, run_trials
+from posedistill.training.networks import validation_score
 from posedistill.training.trial import Trial
 
 SweepTrials = dict[tuple[str, float], Trial]
@@ -97,7 +98,7 @@ def read_scores(trials: Mapping[tuple[str, float], Trial]) -> SweepScores:
     """Validation scores of what has been trained so far."""
     scores: SweepScores = {}
     for (variant, factor), trial in trials.items():
-        scores.setdefault(variant, {})[factor] = trial.validation() if trial.finished() else math.nan
+        scores.setdefault(variant, {})[factor] = validation_score(trial.stage) if trial.finished() else math.nan
     return scores
 
 

@@ -21,8 +21,8 @@ from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage, students_of, teacher_of
 from posedistill.runtime.predictor import Predictor
-from posedistill.tasks.base import SELECT, Task
-from posedistill.training.networks import load_members, load_network
+from posedistill.tasks.base import Task
+from posedistill.training.networks import load_members, load_network, validation_score
 
 PARITY_FRAMES = 8
 """Test frames on which an exported file must agree with its network."""
@@ -78,10 +78,7 @@ def export_run(task: Task[Any]) -> None:
     A file newer than its weights is not made again, nor run again where its poses are newer than it and the recipe.
     """
     folder = task.recipe.folder
-    trained = [
-        (stage, *load_network(stage, task.objects)) for stage in finished(task.recipe) if stage.name == "distilled"
-    ]
-    best, estimator, _ = max(trained, key=lambda found: found[2]["scores"][SELECT])
+    best = max((stage for stage in finished(task.recipe) if stage.name == "distilled"), key=validation_score)
     path = folder / "model.onnx"
     if not fresh(path, best.weights):
         export_stage(task, best, path)
@@ -91,7 +88,7 @@ def export_run(task: Task[Any]) -> None:
         [path],
         lambda: estimate(Predictor.from_onnx(path), task.queries, "evaluate exported"),
     )
-    costs = _cost(task, estimator) | {"megabytes": path.stat().st_size / 1e6}
+    costs = _cost(task, load_network(best, task.objects)[0]) | {"megabytes": path.stat().st_size / 1e6}
     kept = [record for record in _records(task) if record["stage"] != "exported"]
     exported = replace(task.score(poses), stage="exported", seed=best.seed, **costs)
     _write_records(task, [*kept, exported.to_dict()])

@@ -9,6 +9,7 @@ from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.recipe import NetworkSettings, Recipe
 from posedistill.recipe.stages import Stage
+from posedistill.tasks.base import SELECT
 from posedistill.training.checkpoints import load_strictly, load_tensors
 
 
@@ -27,6 +28,11 @@ def load_network(stage: Stage, objects: ObjectTable) -> tuple[Estimator, dict[st
         CheckpointError: it is not there yet, damaged, or of another architecture.
     """
     return load_weights(stage.recipe, stage.section, stage.weights, objects)
+
+
+def validation_score(stage: Stage) -> float:
+    """The validation score, in 0..1, of the weights that a finished stage has kept."""
+    return float(load_tensors(stage.weights, names=())[1]["scores"][SELECT])
 
 
 def load_members(stage: Stage, objects: ObjectTable) -> list[Estimator]:

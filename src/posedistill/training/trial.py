@@ -8,8 +8,6 @@ from pathlib import Path
 from posedistill.files import fresh
 from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage
-from posedistill.tasks.base import SELECT
-from posedistill.training.checkpoints import load_tensors
 from posedistill.training.run_folder import refuse_other_recipe, write_recipe
 
 
@@ -68,10 +66,6 @@ class Trial:
             return int(json.loads(lines[-1])["step"])
         except (OSError, IndexError, KeyError, ValueError):  # nothing yet, or half a line
             return 0
-
-    def validation(self) -> float:
-        """The validation score of the weights that were kept."""
-        return float(load_tensors(self.stage.weights, names=())[1]["scores"][SELECT])
 
     def command(self) -> list[str]:
         """What the process is started with."""
