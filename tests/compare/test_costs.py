@@ -11,6 +11,7 @@ from posedistill.compare.costs import equal_time_steps, measure_costs, timing_no
 from posedistill.errors import TrainingError
 from posedistill.recipe.comparison import Comparison, load_comparison
 from posedistill.recipe.stages import teacher_of
+from posedistill.tasks.registry import open_task
 from posedistill.training.trial import Trial
 from posedistill.training.worker import carry_out
 
@@ -59,12 +60,14 @@ def test_steps_are_taken_with_the_real_networks_and_losses(comparison, monkeypat
         return run(self, steps)
 
     monkeypatch.setattr(costs._Stepper, "run", noted)
+    opened: list[str] = []
+    monkeypatch.setattr(costs, "open_task", lambda recipe: opened.append(recipe.name) or open_task(recipe))
 
     pairs = [(recipe.folder / "recipe.yaml", comparison.variants[name].stage) for name, recipe in recipes.items()]
     seconds = costs._time(pairs)
     assert set(seconds) == {"student", "match"} and all(0 < value < 60 for value in seconds.values())
     assert turns == ["student", "match", "student", "match", "match", "student"]  # once to warm, then by turns
-    assert "misfit" in capsys.readouterr().err
+    assert "misfit" in capsys.readouterr().err and opened == ["student"]  # all share its data
     memory = costs._memory([pairs[1]])
     assert set(memory) == {"match"} and 50 < memory["match"] < 1e5
 

@@ -20,12 +20,13 @@ from posedistill.log import console
 from posedistill.machine import cores, processor
 from posedistill.recipe.comparison import Comparison, Variant
 from posedistill.recipe.recipe import Recipe, fingerprint, load_recipe
+from posedistill.recipe.stages import Stage
+from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
 from posedistill.training.jobs import environment_of, last_line
-from posedistill.training.networks import build_network
+from posedistill.training.run import set_up
 from posedistill.training.run_folder import write_recipe
 from posedistill.training.step import TrainingStep, make_fabric
-from posedistill.training.teaching.build import build_teaching
 from posedistill.training.teaching.teachers import Teacher
 from posedistill.training.worker import end_with_parent
 
@@ -135,21 +136,14 @@ def _probe(what: str, networks: dict[str, tuple[Recipe, str]], jobs: int) -> dic
 class _Stepper:
     """Makes training steps of one variant, and says how long they took."""
 
-    def __init__(self, recipe: Recipe, network: str, shared: Teacher | None = None) -> None:
-        settings = recipe.schedule(recipe.student)
-        fabric = make_fabric(settings.precision)
+    def __init__(self, task: Task[Any], stage: Stage, shared: Teacher | None = None) -> None:
+        fabric = make_fabric(stage.schedule.precision)
         self.device, self.step = fabric.device, 0
-        task = open_task(recipe)
-        data = task.training_set
-        torch.manual_seed(recipe.seed)
-        estimator = build_network(recipe, recipe.student, task.objects)
-        estimator.fit_targets(data.poses.R, data.poses.t)
-        self.loader = task.loader(data.train, seed=recipe.seed, device=self.device, batch_size=settings.batch_size)
-        self.teaching = build_teaching(task, estimator, fabric, recipe.seed) if network == "distilled" else None
+        estimator, self.teaching, self.loader = set_up(task, stage, fabric)
         self.switch = self.teaching.switch if self.teaching else 0
         if self.teaching:
             self.teaching.teacher = shared or self.teaching.teacher
-        self._train = TrainingStep(fabric, estimator, self.loader, settings, recipe.seed, self.teaching)
+        self._train = TrainingStep(fabric, estimator, self.loader, stage.schedule, stage.seed, self.teaching)
         self._train.begin()
 
     def run(self, steps: int) -> float:
@@ -180,11 +174,13 @@ class _Stepper:
 def _time(recipes: Sequence[tuple[Path, str]]) -> dict[str, float]:
     """The fastest round of each variant, all taking turns; what cannot be built or trained is left out."""
     steppers: dict[str, _Stepper] = {}
+    task: Task[Any] | None = None
     shared: Teacher | None = None
     for path, network in recipes:
         try:
             recipe = load_recipe(path)
-            stepper = _Stepper(recipe, network, shared)
+            task = task or open_task(recipe)
+            stepper = _Stepper(task, Stage(recipe, network, recipe.seed), shared)
             stepper.run(1)  # warm
         except (PoseDistillError, RuntimeError) as error:
             print(f"{path}: {error}", file=sys.stderr)
@@ -202,7 +198,7 @@ def _time(recipes: Sequence[tuple[Path, str]]) -> dict[str, float]:
 def _memory(recipes: Sequence[tuple[Path, str]]) -> dict[str, float]:
     """Megabytes: on a GPU those allocated at most, else the high water of the whole process."""
     recipe = load_recipe(recipes[0][0])
-    stepper = _Stepper(recipe, recipes[0][1])
+    stepper = _Stepper(open_task(recipe), Stage(recipe, recipes[0][1], recipe.seed))
     stepper.run(MEMORY_STEPS)
     if stepper.device.type == "cuda":
         return {recipe.name: torch.cuda.max_memory_allocated(stepper.device) / 1e6}

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 
+from posedistill.data.loading.loader import Loader
 from posedistill.errors import TrainingError
+from posedistill.estimators.base import Estimator
 from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.recipe.recipe import Recipe
@@ -27,6 +30,7 @@ from posedistill.training.networks import build_network
 from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
 from posedistill.training.step import make_fabric
 from posedistill.training.teaching.build import build_teaching, check_networks
+from posedistill.training.teaching.teaching import Teaching
 from posedistill.training.trial import Trial
 
 
@@ -93,19 +97,7 @@ def train_stage(task: Task[Any], stage: Stage) -> Path:
         console.print(f"{stage.title}: finished before, skipped")
         return stage.weights
     fabric = make_fabric(settings.precision)
-    data = task.training_set
-    torch.manual_seed(stage.seed)
-    estimator = build_network(recipe, stage.section, task.objects)
-    estimator.fit_targets(data.poses.R, data.poses.t)
-    teaching = build_teaching(task, estimator, fabric, stage.seed) if stage.name == "distilled" else None
-    batches = task.loader(
-        data.train,
-        seed=stage.seed,
-        device=fabric.device,
-        batch_size=settings.batch_size,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
+    estimator, teaching, batches = set_up(task, stage, fabric)
     started = time.perf_counter()
     train(
         fabric,
@@ -125,3 +117,24 @@ def train_stage(task: Task[Any], stage: Stage) -> Path:
         write_environment(recipe.folder, {stage.title: seconds})
     fabric.barrier()  # the next stage of every process reads what the first has written
     return stage.weights
+
+
+def set_up(task: Task[Any], stage: Stage, fabric: Fabric) -> tuple[Estimator, Teaching | None, Loader]:
+    """What trains: the stage's network, untrained, its teacher with the losses where it is distilled, and its batches.
+
+    Of the task only the data are used, so variants of one recipe can share it.
+    """
+    data = task.training_set
+    torch.manual_seed(stage.seed)
+    estimator = build_network(stage.recipe, stage.section, task.objects)
+    estimator.fit_targets(data.poses.R, data.poses.t)
+    teaching = build_teaching(task, stage, estimator, fabric) if stage.name == "distilled" else None
+    batches = task.loader(
+        data.train,
+        seed=stage.seed,
+        device=fabric.device,
+        batch_size=stage.schedule.batch_size,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    return estimator, teaching, batches

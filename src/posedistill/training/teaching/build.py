@@ -14,7 +14,7 @@ from posedistill.estimators.base import Estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.data import TESTED
 from posedistill.recipe.recipe import Recipe, fingerprint
-from posedistill.recipe.stages import teacher_of
+from posedistill.recipe.stages import Stage, teacher_of
 from posedistill.tasks.base import Task
 from posedistill.training.networks import build_network, load_members
 from posedistill.training.teaching.cache import CachedTeacher, cache_folder, views_of
@@ -36,17 +36,16 @@ def build_teacher(
     return EnsembleTeacher(networks) if recipe.teacher.ensemble else networks[0]
 
 
-def build_teaching(task: Task[Any], student: Estimator, fabric: Fabric, seed: int) -> Teaching:
+def build_teaching(task: Task[Any], stage: Stage, student: Estimator, fabric: Fabric) -> Teaching:
     """The recipe's teacher, cached where it says so, with the losses by which the student learns."""
-    recipe = task.recipe
-    settings = recipe.schedule(recipe.student)
+    recipe, settings, seed = stage.recipe, stage.schedule, stage.seed
     teacher = build_teacher(recipe, task.objects, fabric.device, fabric.autocast)
     distillers = build_distillers(recipe, student.offers, teacher.offers)
     if recipe.switch and fabric.world_size > 1:
         found = f"phase: first on {fabric.world_size} processes"
         raise RecipeError(describe("recipe", "distill", found, "one process: layers without gradients stop the others"))
     if recipe.teacher.cache:
-        about = _about_outputs(task, fabric, seed)
+        about = _about_outputs(task, stage, fabric)
         root = recipe.cache_folder if recipe.teacher.cache is True else recipe.teacher.cache
         part = f"-rank{fabric.global_rank}" if fabric.world_size > 1 else ""
         folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}{part}"
@@ -67,9 +66,9 @@ def build_teaching(task: Task[Any], student: Estimator, fabric: Fabric, seed: in
     )
 
 
-def _about_outputs(task: Task[Any], fabric: Fabric, seed: int) -> dict[str, Any]:
+def _about_outputs(task: Task[Any], stage: Stage, fabric: Fabric) -> dict[str, Any]:
     """What the teacher's outputs on the steps of a training depend on."""
-    recipe = task.recipe
+    recipe = stage.recipe
     weights = [hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in teacher_of(recipe).files]
     with fabric.autocast():
         lowered = torch.is_autocast_enabled(fabric.device.type)
@@ -78,8 +77,8 @@ def _about_outputs(task: Task[Any], fabric: Fabric, seed: int) -> dict[str, Any]
         "teacher": f"{' and '.join(networks)}, weights {', '.join(weights)}",
         "data": fingerprint(recipe.data.model_dump(mode="json", exclude=TESTED), recipe.seed),
         "frames": task.training_set.fingerprint,
-        "seed": seed,
-        "batch_size": recipe.schedule(recipe.student).batch_size,
+        "seed": stage.seed,
+        "batch_size": stage.schedule.batch_size,
         "process": f"{fabric.global_rank} of {fabric.world_size}",
         "precision": "bf16" if lowered else "float32",
         "device": fabric.device.type,
