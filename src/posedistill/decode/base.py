@@ -124,10 +124,30 @@ Readers = Mapping[str, Callable[[Any], Any]]
 """Of each key of a section: the plain JSON value to what the decoder holds."""
 
 
+def camera_from_json(value: Mapping[str, Any] | None) -> Camera | None:
+    """A reader of cameras or None; ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
+    if value is None:
+        return None
+    K = np.asarray(value["K"], dtype=np.float64)
+    if K.shape != (3, 3):
+        raise ValueError(f"K has shape {K.shape}")
+    return Camera(K, int(value["width"]), int(value["height"]))
+
+
+def floats(value: Any) -> tuple[float, ...]:
+    """A list of numbers."""
+    return tuple(float(item) for item in value)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Decoder(ABC):
     """A family's half without a network. Subclasses are frozen dataclasses of all that they must know.
 
     Building one checks that its values fit together (``RecordFault``).
+
+    Attributes:
+        mean, std: RGB normalisation of pixel values in 0..1.
+        camera: the one that the model knows.
     """
 
     family: ClassVar[str]
@@ -135,8 +155,18 @@ class Decoder(ABC):
     task: ClassVar[str]
     """Whose poses: of ``objects``, of the camera in a ``scene``, or of ``categories``."""
     tolerance: ClassVar[Tolerance]
-    readers: ClassVar[Readers]
+    readers: ClassVar[Readers] = {"mean": floats, "std": floats, "camera": camera_from_json}
     """The section that it has in a model file, key by key; keys are the names of its fields."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    camera: Camera | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        check(
+            ("mean", self.mean, "3 numbers", len(self.mean) == 3),
+            ("std", self.std, "3 positive numbers", len(self.std) == 3 and min(self.std) > 0),
+        )
 
     @property
     def unit(self) -> str:
@@ -184,6 +214,13 @@ class Decoder(ABC):
     def tables(self) -> dict[str, np.ndarray]:
         """What of ``record`` is numbers rather than settings."""
         return {}
+
+    def normalise(self, planes: Image, out: NDArray[np.float32]) -> None:
+        """Write a picture ``[h, w, 3]`` as ``[3, h, w]``, less ``mean`` and over ``std``."""
+        # Channel by channel: contiguous planes are written twenty times faster than interleaved pixels.
+        for channel, plane in enumerate(cv2.split(planes)):
+            np.subtract(plane, np.float32(255) * np.float32(self.mean[channel]), out=out[channel], dtype=np.float32)
+            out[channel] /= np.float32(255) * np.float32(self.std[channel])
 
     @classmethod
     def from_record(cls, section: Mapping[str, Any], tables: Arrays) -> Self:
@@ -241,31 +278,8 @@ def read_section(section: Mapping[str, Any], readers: Readers) -> dict[str, Any]
     return values
 
 
-def camera_from_json(value: Mapping[str, Any] | None) -> Camera | None:
-    """A reader of cameras or None; ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
-    if value is None:
-        return None
-    K = np.asarray(value["K"], dtype=np.float64)
-    if K.shape != (3, 3):
-        raise ValueError(f"K has shape {K.shape}")
-    return Camera(K, int(value["width"]), int(value["height"]))
-
-
-def floats(value: Any) -> tuple[float, ...]:
-    """A list of numbers."""
-    return tuple(float(item) for item in value)
-
-
 def check(*faults: tuple[str, object, str, bool]) -> None:
     """``RecordFault`` for the first (key, what was found, what was expected, whether that holds) that does not hold."""
     for key, found, expected, holds in faults:
         if not holds:
             raise RecordFault(key, found, expected)
-
-
-def normalised(planes: Image, mean: Sequence[float], std: Sequence[float], out: NDArray[np.float32]) -> None:
-    """Write a picture ``[h, w, 3]`` as ``[3, h, w]``, less ``mean`` and over ``std``, which are of values in 0..1."""
-    # Channel by channel: contiguous planes are written twenty times faster than interleaved pixels.
-    for channel, plane in enumerate(cv2.split(planes)):
-        np.subtract(plane, np.float32(255) * np.float32(mean[channel]), out=out[channel], dtype=np.float32)
-        out[channel] /= np.float32(255) * np.float32(std[channel])

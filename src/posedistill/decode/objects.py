@@ -7,23 +7,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from posedistill.decode.base import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Arrays,
-    Decoder,
-    Pose,
-    Prepared,
-    Readers,
-    Request,
-    camera_from_json,
-    check,
-    floats,
-    normalised,
-)
+from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, check
 from posedistill.decode.crops import check_request, cut, scan_boxes
 from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array, Camera, crop_cameras
+from posedistill.geometry.cameras import Array, crop_cameras
 from posedistill.geometry.draw import Image, Shape
 from posedistill.geometry.objects import ObjectTable
 
@@ -34,32 +21,22 @@ class ObjectDecoder(Decoder):
 
     Attributes:
         objects: ids, box corners, diameters and symmetries in class order.
-        mean, std: RGB normalisation of pixel values in 0..1.
         camera: assumed where a request has none, scaled to the image's size.
         names: of the objects, in class order; empty where nobody named them.
         shapes: a coarse surface of each object for the contour in overlays, in class order; empty without meshes.
     """
 
     task: ClassVar[str] = "objects"
-    readers: ClassVar[Readers] = {
-        "mean": floats,
-        "std": floats,
-        "camera": camera_from_json,
-        "names": lambda value: tuple(str(item) for item in value),
-    }
+    readers: ClassVar[Readers] = {**Decoder.readers, "names": lambda value: tuple(str(item) for item in value)}
     objects: ObjectTable
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    camera: Camera | None = None
     names: tuple[str, ...] = ()
     shapes: tuple[Shape, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
+        super().__post_init__()
         count = len(self.objects)
         check(
-            ("mean", self.mean, "3 numbers", len(self.mean) == 3),
-            ("std", self.std, "3 positive numbers", len(self.std) == 3 and min(self.std) > 0),
             ("shapes", len(self.shapes), f"{count} shapes", len(self.shapes) in (0, count)),
             ("names", self.names, f"{count} names", len(self.names) in (0, count)),
         )
@@ -188,7 +165,7 @@ class CropDecoder(ObjectDecoder):
         border = 255 * np.array(self.mean, dtype=np.float32)
         crops = np.empty((len(boxes), 3, size, size), dtype=np.float32)
         for crop, homography in zip(crops, cameras.homography, strict=True):
-            normalised(cut(request.image, homography, size, border), self.mean, self.std, out=crop)
+            self.normalise(cut(request.image, homography, size, border), out=crop)
         scores = np.ones(len(boxes)) if request.scores is None else np.asarray(request.scores, dtype=np.float64)
         labels = np.asarray(request.labels, dtype=np.int64)
         return Prepared({"images": crops, "classes": classes}, cameras.K, cameras.rotation, labels, boxes, scores)

@@ -5,24 +5,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from posedistill.decode.base import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Arrays,
-    Decoder,
-    Pose,
-    Prepared,
-    Readers,
-    Request,
-    Tolerance,
-    camera_from_json,
-    check,
-    floats,
-    normalised,
-)
+from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, Tolerance, check, floats
 from posedistill.decode.crops import check_image
 from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array, Camera, scaled_camera
+from posedistill.geometry.cameras import Array, scaled_camera
 from posedistill.geometry.draw import Image
 from posedistill.geometry.photographs import middle_crop, scale, scaled_size, undistort
 from posedistill.geometry.rotations import quaternion_to_matrix
@@ -56,7 +42,6 @@ class PoseNetDecoder(Decoder):
         frame_size: (width, height) to which every photograph is squeezed instead, as was published.
         rotation: one of ``ROTATION_SIZES``.
         reference: ``[3, 3]``, the middle of the training views: the network predicts ``R reference^T``.
-        mean, std: RGB normalisation of pixel values in 0..1.
         camera: of the training frames as photographed. A network that sees no intrinsics knows this camera alone.
         distortion: of its lens, in OpenCV's order; it is taken out of every photograph.
         metric: whether positions are metres; else they are in the unit of a reconstruction without a scale.
@@ -66,13 +51,11 @@ class PoseNetDecoder(Decoder):
     task: ClassVar[str] = "scene"
     tolerance: ClassVar[Tolerance] = Tolerance(degrees=0.02, shift=1e-3, rounding=1e-5)
     readers: ClassVar[Readers] = {
+        **Decoder.readers,
         "shape": _pair,
         "short_side": lambda value: None if value is None else int(value),
         "frame_size": lambda value: None if value is None else _pair(value),
         "rotation": str,
-        "mean": floats,
-        "std": floats,
-        "camera": camera_from_json,
         "distortion": floats,
         "metric": _yes_or_no,
     }
@@ -81,14 +64,12 @@ class PoseNetDecoder(Decoder):
     frame_size: tuple[int, int] | None = None
     rotation: str = "6d"
     reference: Array = field(default_factory=lambda: np.eye(3))
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    camera: Camera | None = None
     distortion: tuple[float, ...] = ()
     metric: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
+        super().__post_init__()
         sizes = (self.short_side, self.frame_size)
         check(("short_side, frame_size", sizes, "one of them", (self.short_side is None) != (self.frame_size is None)))
         width, height = self.frame_size or (self.short_side or 0,) * 2
@@ -99,8 +80,6 @@ class PoseNetDecoder(Decoder):
         check(
             ("shape", self.shape, f"(height, width) within {width}x{height} photographs", fits),
             ("rotation", self.rotation, f"one of {list(ROTATION_SIZES)}", self.rotation in ROTATION_SIZES),
-            ("mean", self.mean, "3 numbers", len(self.mean) == 3),
-            ("std", self.std, "3 positive numbers", len(self.std) == 3 and min(self.std) > 0),
             ("distortion", self.distortion, "OpenCV's numbers of a lens, with a camera", lens),
         )
 
@@ -145,7 +124,7 @@ class PoseNetDecoder(Decoder):
             found = f"{image.shape[1]}x{image.shape[0]}, scaled to {size[0]}x{size[1]}"
             raise DataError(describe("request", "image", found, f"{width}x{height} at least (width x height)"))
         picture = np.empty((1, 3, height, width), dtype=np.float32)
-        normalised(middle_crop(scale(image, size), self.shape), self.mean, self.std, out=picture[0])
+        self.normalise(middle_crop(scale(image, size), self.shape), out=picture[0])
         return Prepared.of_pictures({"images": picture}, np.eye(3)[None])
 
     def _without_lens(self, image: Image) -> Image:
