@@ -67,6 +67,12 @@ def test_losses_know_no_estimator():
         assert families <= {"posedistill.estimators.views"}, path
 
 
+def test_tasks_and_training_know_no_family():
+    for path in [*(SOURCE / "tasks").rglob("*.py"), *(SOURCE / "training").rglob("*.py")]:
+        rooms = {f"posedistill.estimators.{name}" for name in ("base", "registry", "views")}
+        assert {module for module in imported(path) if module.startswith("posedistill.estimators")} <= rooms, path
+
+
 def test_views_know_no_family():
     assert not [module for module in imported(SOURCE / "estimators/views.py") if module.startswith("posedistill")]
 

@@ -16,7 +16,7 @@ from posedistill.data.packs.build import build_pack
 from posedistill.data.packs.pack import mean_image
 from posedistill.data.packs.scene_frames import SceneFrames
 from posedistill.deploy.export import torch_predictor
-from posedistill.estimators.posenet import MeanSubtracted
+from posedistill.estimators.base import MeanSubtracted
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import Camera
 from posedistill.geometry.photographs import middle_crop

@@ -14,7 +14,7 @@ from posedistill.decode.base import Tolerance
 from posedistill.deploy import export
 from posedistill.deploy.export import check_parity, example_inputs, export_onnx, torch_predictor, torch_run
 from posedistill.errors import CheckpointError
-from posedistill.estimators.posenet import MeanSubtracted
+from posedistill.estimators.base import MeanSubtracted
 from posedistill.runtime import Predictor
 
 ANY = Tolerance({}, degrees=1e9)

@@ -1,8 +1,10 @@
-"""What every pose family has in common: the Estimator."""
+"""What every pose family has in common: the Estimator, and how its network may be wrapped to be shipped."""
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from posedistill.data.loading.batch import Batch, listed
@@ -61,3 +63,22 @@ class Estimator(nn.Module):
     def build_decoder(self, **known: Any) -> Decoder:
         """Its decoder; ``known`` are the fields that the data tell rather than the network."""
         return DECODERS[self.decoder](**self.record(), **known)
+
+
+class MeanSubtracted(nn.Module):
+    """A network that takes pictures in 0..255 and subtracts the mean of its training pictures first.
+
+    Args:
+        network: whose only input are pictures. mean: ``[h, w, 3]`` in 0..255, of the network's own input.
+    """
+
+    mean: Tensor
+
+    def __init__(self, network: nn.Module, mean: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.from_numpy(np.ascontiguousarray(mean, np.float32)).permute(2, 0, 1)[None])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """As the network's."""
+        return tuple(self.network(images - self.mean))

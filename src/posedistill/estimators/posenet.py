@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -161,26 +160,6 @@ class PoseNetNetwork(nn.Module):
             rotation = functional.normalize(rotation, dim=-1)
         features[POOLED] = pooled[:, :, None, None]
         return NetworkOutputs(self.center + self.radius * position, rotation, position, features, pooled)
-
-
-class MeanSubtracted(nn.Module):
-    """A network that takes pictures in 0..255 and subtracts the mean of its training pictures first.
-
-    Args:
-        network: of ``PoseNet``. mean: ``[h, w, 3]`` in 0..255, of the network's own input.
-    """
-
-    mean: Tensor
-
-    def __init__(self, network: nn.Module, mean: NDArray[np.float32]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.from_numpy(np.ascontiguousarray(mean, np.float32)).permute(2, 0, 1)[None])
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As the network's."""
-        position, rotation = self.network(images - self.mean)
-        return position, rotation
 
 
 class PoseNet(Estimator):

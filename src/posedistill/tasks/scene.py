@@ -24,8 +24,7 @@ from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.deploy.estimate import FrameQuery, queries_of
 from posedistill.deploy.evaluate import UNKNOWN_UNIT
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Estimator
-from posedistill.estimators.posenet import MeanSubtracted
+from posedistill.estimators.base import Estimator, MeanSubtracted
 from posedistill.geometry.cameras import Camera
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 from posedistill.geometry.rotations import mean_rotation
