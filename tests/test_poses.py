@@ -165,6 +165,16 @@ def test_named_photographs_return_from_a_csv(tmp_path_factory, seed: int) -> Non
         np.testing.assert_allclose(getattr(read, column), getattr(cameras, column), atol=1e-7)
 
 
+def test_a_table_picks_its_own_csv(tmp_path) -> None:
+    """Images with names are told apart by them, others by BOP's ids; the first line of a file says which."""
+    named = some_cameras(2)
+    by_id = Poses.of_cameras(named.R, named.t, score=1.0)
+    for poses, header in ((named, CAMERA_HEADER), (by_id, HEADER)):
+        poses.write(tmp_path / "poses.csv")
+        assert (tmp_path / "poses.csv").read_text().startswith(header + "\n")
+        assert Poses.read(tmp_path / "poses.csv").name.tolist() == poses.name.tolist()
+
+
 def test_half_turns_survive(tmp_path) -> None:
     turns = np.array([np.diag(signs) for signs in ([1.0, -1, -1], [-1, 1, -1], [-1, -1, 1])])
     Poses.of_cameras(turns, np.zeros((3, 3)), name=["a", "b", "c"]).to_csv(tmp_path / "poses.csv")

@@ -114,6 +114,16 @@ class Poses:
         return cls(*(np.concatenate([getattr(table, column.name) for table in tables]) for column in fields(cls)))
 
     @classmethod
+    def read(cls, path: str | Path) -> "Poses":
+        """Read a csv of either kind, which its first line tells; see :meth:`from_csv` and :meth:`from_bop_csv`."""
+        named = read_text(Path(path), "a csv of poses").startswith(CAMERA_HEADER)
+        return cls.from_csv(path) if named else cls.from_bop_csv(path)
+
+    def write(self, path: str | Path) -> None:
+        """Write the csv that can tell these images apart: with names where they have any, else as BOP has it."""
+        (self.to_csv if (self.name != "").any() else self.to_bop_csv)(path)
+
+    @classmethod
     def from_bop_csv(cls, path: str | Path) -> "Poses":
         """Read a BOP results csv (``scene_id,im_id,obj_id,score,R,t,time``; row ``i`` is line ``i + 2``).
 

@@ -30,7 +30,6 @@ class ScenePresenter(Presenter):
     def finish(self, found: Sequence[Found], out: Path) -> None:
         """``poses.csv``, which names photographs as given, and ``trajectory.png``."""
         table = table_of((FrameQuery(entry.path, name=entry.path.as_posix()), entry.poses) for entry in found)
-        out.mkdir(parents=True, exist_ok=True)
         table.to_csv(out / "poses.csv")
         write_image(out / "trajectory.png", draw_trajectory(table.R, table.centers, self.unit))
 

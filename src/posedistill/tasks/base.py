@@ -141,19 +141,15 @@ class Task(ABC, Generic[Test]):
 
     @abstractmethod
     def joined(self, tables: Sequence[Poses]) -> Poses:
-        """The poses of the members of an ensemble as one table."""
+        """The poses of the members of an ensemble, two at least, as one table."""
 
     def stated_poses(self) -> Poses | None:
         """What the teacher's csv says of the test frames; None where it says nothing of them."""
         return None
 
-    @abstractmethod
-    def read(self, csv: Path) -> Poses | None:
-        """Poses of the test frames out of a file; None where it is about other frames."""
-
-    @abstractmethod
-    def write(self, poses: Poses, csv: Path) -> None:
-        """Keep poses in a file."""
+    def about_test(self, poses: Poses) -> bool:
+        """Whether poses out of a file are of the present test frames, as far as it tells."""
+        return True
 
     @abstractmethod
     def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:

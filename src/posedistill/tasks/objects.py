@@ -124,21 +124,11 @@ class ObjectsTask(Task[TestFrames]):
 
     def joined(self, tables: Sequence[Poses]) -> Poses:
         """Of all members' poses the best, as many of an object as are sought in the image."""
-        if len(tables) == 1:
-            return tables[0]
         return best_poses(Poses.concatenate(tables), list(self.queries), self.objects)
 
     def stated_poses(self) -> Poses | None:
         """The rows of the teacher's csv for the test frames."""
         return csv_poses(self.recipe.teacher.csv, self.data, self.test_set.dataset)
-
-    def read(self, csv: Path) -> Poses:
-        """A BOP csv."""
-        return Poses.from_bop_csv(csv)
-
-    def write(self, poses: Poses, csv: Path) -> None:
-        """A BOP csv."""
-        poses.to_bop_csv(csv)
 
     def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
         """The network as it is; the first test frame's camera stands for images that come without one."""

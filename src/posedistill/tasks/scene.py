@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar, Unpack, cast
 
 import numpy as np
@@ -141,21 +140,14 @@ class SceneTask(Task[CameraDataset]):
 
     def joined(self, tables: Sequence[Poses]) -> Poses:
         """The mean of all members' centres, and of their rotations; their times added."""
-        if len(tables) == 1:
-            return tables[0]
         centers = np.mean([table.centers for table in tables], axis=0)
         R = np.stack([mean_rotation(np.stack(turns)) for turns in zip(*(table.R for table in tables), strict=True)])
         seconds = np.sum([table.seconds for table in tables], axis=0)
         return Poses.of_cameras(R, centers=centers, name=tables[0].name, seconds=seconds)
 
-    def read(self, csv: Path) -> Poses | None:
-        """Poses of named photographs."""
-        found = Poses.from_csv(csv)
-        return found if tuple(found.name) == self.test_set.names else None
-
-    def write(self, poses: Poses, csv: Path) -> None:
-        """Poses of named photographs."""
-        poses.to_csv(csv)
+    def about_test(self, poses: Poses) -> bool:
+        """By the names of the photographs."""
+        return tuple(poses.name) == self.test_set.names
 
     def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
         """The network, which subtracts a mean image itself; there are no shapes."""

@@ -53,7 +53,8 @@ def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
             return task.stated_poses()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         predictors = [torch_predictor(*task.deployed(member), device) for member in members]
-        return task.joined([estimate(each, task.queries, f"evaluate {stage.title}") for each in predictors])
+        tables = [estimate(each, task.queries, f"evaluate {stage.title}") for each in predictors]
+        return tables[0] if len(tables) == 1 else task.joined(tables)
 
     poses = _poses(task, stage.folder / "results.csv", stage.files, found)
     if poses is None:
@@ -132,19 +133,18 @@ def draw_cases(task: Task[Any]) -> None:
     folder = task.recipe.folder
     for name, place in {"teacher": teacher_of(task.recipe).folder, "exported": folder}.items():
         csv = place / "results.csv"
-        if csv.exists() and (poses := task.read(csv)) is not None:  # a teacher's csv may say nothing of the test frames
-            task.draw(poses, name, folder / "cases")
+        if csv.exists():  # a teacher's csv may say nothing of the test frames
+            task.draw(Poses.read(csv), name, folder / "cases")
 
 
 def _poses(task: Task[Any], csv: Path, made_from: Sequence[Path], make: Callable[[], Poses | None]) -> Poses | None:
     """Poses of the test frames as a file holds them: made again only where it is older than what they depend on."""
-    if fresh(csv, task.recipe.folder / "recipe.yaml", *made_from) and (kept := task.read(csv)) is not None:
+    if fresh(csv, task.recipe.folder / "recipe.yaml", *made_from) and task.about_test(kept := Poses.read(csv)):
         return kept
-    if (found := make()) is not None:
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        task.write(found, csv)
-        return task.read(csv)  # so that they score the same now and when they are read again
-    return None
+    if (found := make()) is None:
+        return None
+    found.write(csv)
+    return Poses.read(csv)  # so that they score the same now and when they are read again
 
 
 def _records(task: Task[Any]) -> list[dict[str, Any]]:
