@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from posedistill.decode.posenet import ROTATION_SIZES as ROTATION_SIZES
-
 _TINY = 1e-12
 
 
