@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import click
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 import posedistill
 from posedistill import cli
+from posedistill.deploy.bench import BenchResult
 from posedistill.errors import DataError
 
 HEAVY = (
@@ -250,3 +253,12 @@ def test_check_ends_with_1_where_there_are_faults(monkeypatch, tmp_path):
 
     monkeypatch.setattr("posedistill.data.check.dataset.check_dataset", lambda *_: Report())
     assert main(monkeypatch, "data", "check", str(tmp_path)) == 1
+
+
+def test_bench_makes_the_folder_of_its_figures(monkeypatch, tmp_path):
+    numbers = dict.fromkeys((entry.name for entry in fields(BenchResult)), 1.0)
+    result = BenchResult(**numbers | {"versions": {}})
+    monkeypatch.setattr("posedistill.deploy.bench.bench", lambda *_: result)
+    figures = tmp_path / "new" / "bench.json"
+    assert invoke("bench", "model.onnx", "--json", str(figures)).exit_code == 0
+    assert json.loads(figures.read_text()) == asdict(result)

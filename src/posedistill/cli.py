@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -35,10 +35,19 @@ app.add_typer(data_app, name="data")
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads this form on every Python we support
+    list[str] | None,
     typer.Argument(help="Any field of the recipe: train.steps=2000 student.settings.backbone=darknet_tiny"),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of this network; default: the recipe's.", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")]
+Model = Annotated[Path, typer.Argument(help="An exported model.onnx.")]
+Split = Annotated[str, typer.Option(help="Split folder in the BOP folder.")]
+Scenes = Annotated[list[int] | None, typer.Option(help="Scene number; default: all.")]
+FrameList = Annotated[Path | None, typer.Option(help="Text file with one image id a line.")]
+Detections = Annotated[Path | None, typer.Option(help="BOP json of detections.")]
+LegacyDiameters = Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")]
+ScoresFile = Annotated[Path | None, typer.Option(help="Where to write the scores.")]
+Threads = Annotated[int, typer.Option(help="Processor threads; 0 for all.")]
 
 
 @app.command()
@@ -61,8 +70,8 @@ def compare(
     recipes: Annotated[
         list[str], typer.Argument(help="Comparison files or recipes, then key=value for all.", show_default=False)
     ],
-    seeds: Annotated[Optional[int], typer.Option(min=1, help="Seeds of each variant; default: the recipe's.")] = None,  # noqa: UP045
-    baseline: Annotated[Optional[str], typer.Option(help="Compared with; default: the student alone.")] = None,  # noqa: UP045
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each variant; default: the recipe's.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Compared with; default: the student alone.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Networks trained at the same time.")] = 1,
 ) -> None:
     """Compare variants on the same batches and seeds, at equal steps and equal wall-clock, with intervals.
@@ -100,20 +109,20 @@ def distill(recipe: RecipeFile, overrides: Overrides = None, seed: Seed = -1) ->
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder (runs/NAME) or an exported model.onnx.")],
-    dataset: Annotated[Optional[Path], typer.Option(help="BOP folder or scene; default: the run's.")] = None,  # noqa: UP045
+    dataset: Annotated[Path | None, typer.Option(help="BOP folder or scene; default: the run's.")] = None,
     split: Annotated[str, typer.Option(help="Split folder in the BOP folder; train, test or all of a scene.")] = "test",
-    scene: Annotated[Optional[list[int]], typer.Option(help="Scene number; default: all.")] = None,  # noqa: UP045
-    frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
+    scene: Scenes = None,
+    frames: FrameList = None,
     boxes: Annotated[str, typer.Option(help="gt (boxes from ground truth) or detector.")] = "gt",
-    detections: Annotated[Optional[Path], typer.Option(help="BOP json of detections.")] = None,  # noqa: UP045
-    csv: Annotated[Optional[Path], typer.Option(help="Where to write the poses (objects: BOP csv).")] = None,  # noqa: UP045
-    json: Annotated[Optional[Path], typer.Option(help="Where to write the scores.")] = None,  # noqa: UP045
-    legacy_diameters: Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")] = False,
+    detections: Detections = None,
+    csv: Annotated[Path | None, typer.Option(help="Where to write the poses (objects: BOP csv).")] = None,
+    json: ScoresFile = None,
+    legacy_diameters: LegacyDiameters = False,
     metres_per_unit: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(help="Of a scene reconstructed without a scale, as in training."),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
+    threads: Threads = 0,
 ) -> None:
     """Measure a run or an exported file on its own test data, or on any BOP folder or scene."""
     from posedistill.deploy.evaluate import evaluate_file
@@ -155,12 +164,12 @@ def evaluate(
 def score(
     results: Annotated[Path, typer.Argument(help="A BOP csv: scene_id,im_id,obj_id,score,R,t,time.")],
     dataset: Annotated[Path, typer.Option(help="BOP folder with ground truth and models.")],
-    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
-    scene: Annotated[Optional[list[int]], typer.Option(help="Scene number; default: all.")] = None,  # noqa: UP045
-    frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
-    json: Annotated[Optional[Path], typer.Option(help="Where to write the scores.")] = None,  # noqa: UP045
+    split: Split = "test",
+    scene: Scenes = None,
+    frames: FrameList = None,
+    json: ScoresFile = None,
     vsd: Annotated[bool, typer.Option(help="Also VSD (needs depth images).")] = False,
-    legacy_diameters: Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")] = False,
+    legacy_diameters: LegacyDiameters = False,
 ) -> None:
     """Score anybody's BOP csv: average recall over MSSD, MSPD (and VSD), and ADD(-S), per object."""
     from posedistill.deploy.evaluate import score_csv
@@ -170,10 +179,10 @@ def score(
 
 @app.command()
 def export(
-    run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")],
+    run_folder: RunFolder,
     stage: Annotated[str, typer.Option("--stage", "--variant", help="teacher, student or distilled.")] = "distilled",
     seed: Seed = -1,
-    out: Annotated[Optional[Path], typer.Option(help="Default: model.onnx in the run folder.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Default: model.onnx in the run folder.")] = None,
     shapes: Annotated[bool, typer.Option(help="Put coarse object surfaces into the file, for contours.")] = True,
 ) -> None:
     """Write a network as one ONNX file that holds all the runtime needs, and check that it agrees."""
@@ -188,7 +197,7 @@ def export(
 
 
 @app.command()
-def report(run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")]) -> None:
+def report(run_folder: RunFolder) -> None:
     """Write report.html of a run and print its table."""
     from posedistill.log import console
     from posedistill.report.page import build_report
@@ -200,14 +209,14 @@ def report(run_folder: Annotated[Path, typer.Argument(help="A run folder: runs/N
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="An exported model.onnx.")],
+    model: Model,
     images: Annotated[list[Path], typer.Argument(help="Photographs (png, jpg, tif).")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
-    box: Annotated[Optional[list[str]], typer.Option(help="obj_id:x,y,w,h; can be repeated.")] = None,  # noqa: UP045
-    detections: Annotated[Optional[Path], typer.Option(help="BOP json of detections.")] = None,  # noqa: UP045
+    box: Annotated[list[str] | None, typer.Option(help="obj_id:x,y,w,h; can be repeated.")] = None,
+    detections: Detections = None,
     camera: Annotated[str, typer.Option(help="fx,fy,cx,cy in pixels; default: the model's camera.")] = "",
-    obj: Annotated[Optional[list[int]], typer.Option(help="Object id to search for; default: all.")] = None,  # noqa: UP045
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
+    obj: Annotated[list[int] | None, typer.Option(help="Object id to search for; default: all.")] = None,
+    threads: Threads = 0,
 ) -> None:
     """Find objects in photographs, or tell where a camera stood. Needs no PyTorch.
 
@@ -215,7 +224,7 @@ def predict(
     searched, which is slower and misses more than a detector. A model of a scene writes poses.csv and a picture of the
     trajectory.
     """
-    from posedistill.deploy.predict import predict_images
+    from posedistill.deploy.predict import Presenter, predict_images
     from posedistill.deploy.predict_objects import ObjectPresenter, parse_boxes, parse_camera
     from posedistill.deploy.predict_scene import ScenePresenter
     from posedistill.runtime import Predictor
@@ -223,7 +232,7 @@ def predict(
     predictor = Predictor.from_onnx(model, threads=threads or None)
     if predictor.decoder.task == "objects":
         boxes, K = parse_boxes(box, detections), parse_camera(camera)
-        presenter: ObjectPresenter | ScenePresenter = ObjectPresenter(predictor, boxes, K, obj or None)
+        presenter: Presenter = ObjectPresenter(predictor, boxes, K, obj or None)
     else:
         options = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
         if given := [option for option, value in options.items() if value]:
@@ -238,31 +247,32 @@ def predict(
 
 @app.command()
 def bench(
-    model: Annotated[Path, typer.Argument(help="An exported model.onnx.")],
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 for all.")] = 0,
+    model: Model,
+    threads: Threads = 0,
     repeats: Annotated[int, typer.Option(help="Timed calls.")] = 100,
     batch: Annotated[int, typer.Option(help="Crops or photographs a call.")] = 1,
     poses: Annotated[bool, typer.Option(help="Time poses, not just the outputs of the network.")] = True,
-    image: Annotated[Optional[Path], typer.Option(help="A photograph to look at.")] = None,  # noqa: UP045
-    json: Annotated[Optional[Path], typer.Option(help="Where to write the figures.")] = None,  # noqa: UP045
+    image: Annotated[Path | None, typer.Option(help="A photograph to look at.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Where to write the figures.")] = None,
 ) -> None:
     """Time an exported file: p50, p90, p99, first call, memory. Needs no PyTorch."""
     import json as json_module
     from dataclasses import asdict
 
     from posedistill.deploy.bench import bench as run_bench
+    from posedistill.files import write_file
 
     result = run_bench(model, threads or None, repeats, batch, poses, image)
     print(result.table())
     if json is not None:
-        json.write_text(json_module.dumps(asdict(result), indent=1))
+        write_file(json, json_module.dumps(asdict(result), indent=1))
 
 
 @app.command()
 def quantise(
     model: Annotated[Path, typer.Argument(help="An exported model.onnx of a scene.")],
     images: Annotated[list[Path], typer.Argument(help="Training photographs, a hundred or so.")],
-    out: Annotated[Optional[Path], typer.Option(help="Default: model.int8.onnx beside the model.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Default: model.int8.onnx beside the model.")] = None,
 ) -> None:
     """Write an exported model in 8-bit numbers: a quarter of the size, and faster where convolutions are large.
 
@@ -283,9 +293,9 @@ def render(
     out: Annotated[Path, typer.Argument(help="BOP folder to write.")],
     count: Annotated[int, typer.Option(help="Images.")] = 1000,
     seed: Annotated[int, typer.Option(help="Another seed, other images.")] = 0,
-    obj: Annotated[Optional[list[int]], typer.Option(help="Object id; default: all.")] = None,  # noqa: UP045
+    obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
     settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--set", help="key=value of the render settings, e.g. distance=[400,900] backgrounds=photos"),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0 for all cores.")] = 0,
@@ -309,8 +319,8 @@ def render(
 @data_app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="BOP folder, or a scene with camera poses in any known format.")],
-    split: Annotated[Optional[str], typer.Option(help="Split; default: all of them together.")] = None,  # noqa: UP045
-    limit: Annotated[Optional[int], typer.Option(help="Look at this many frames only.")] = None,  # noqa: UP045
+    split: Annotated[str | None, typer.Option(help="Split; default: all of them together.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Look at this many frames only.")] = None,
     overlay: Annotated[Path, typer.Option(help="Where to draw a sample of frames.")] = Path("check.jpg"),
 ) -> None:
     """Report every fault of a data set: files, poses, units, boxes, masks, with counts and names; 1 if there is any."""
@@ -332,9 +342,9 @@ def label(
     folder: Annotated[Path, typer.Argument(help="BOP folder: images, cameras, models. It needs no ground truth.")],
     csv: Annotated[Path, typer.Option(help="Poses of any estimator: scene_id,im_id,obj_id,score,R,t,time.")],
     out: Annotated[Path, typer.Option(help="BOP folder to write; images are linked.")],
-    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "test",
-    scene: Annotated[Optional[list[int]], typer.Option(help="Scene number; default: all.")] = None,  # noqa: UP045
-    frames: Annotated[Optional[Path], typer.Option(help="Text file with one image id a line.")] = None,  # noqa: UP045
+    split: Split = "test",
+    scene: Scenes = None,
+    frames: FrameList = None,
     min_score: Annotated[float, typer.Option(help="Leave out poses below this score.")] = 0.0,
     ignore_unknown: Annotated[bool, typer.Option(help="Leave out poses of unknown images and objects.")] = False,
 ) -> None:
