@@ -262,6 +262,17 @@ def test_views_that_are_not_on_offer_are_refused_before_anything_trains(recipe, 
     assert not loaded.folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("student.settings.backbone=resnet_19", "resnet_19"), ("distill.0.name=nothing", r"distill\.name.*found nothing")],
+)
+def test_wrong_names_are_refused_before_anything_is_rendered(recipe, override, message):
+    loaded = recipe("data.train=[{models: code, count: 1}]", override)
+    with pytest.raises(RecipeError, match=message):
+        run(loaded)
+    assert not loaded.cache_folder.exists() and not loaded.folder.exists()
+
+
 @pytest.mark.parametrize("content", [None, b"no checkpoint"])
 def test_a_teacher_checkpoint_that_is_none_is_refused_before_anything_trains(recipe, tmp_path, monkeypatch, content):
     path = tmp_path / "teacher.safetensors"

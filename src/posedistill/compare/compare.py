@@ -170,17 +170,17 @@ def check(comparison: Comparison, task: Task[Any]) -> None:
     Raises:
         RecipeError, CheckpointError: naming the variant, but where it is the teacher that is at fault.
     """
-    task.check()
-    teacher = teacher_so_far(comparison.base, task.objects)
+    teacher = teacher_so_far(comparison.base, task.stand_ins)
     views: set[str] = set()
     for variant in comparison.variants.values():
         try:
-            distillers = check_networks(variant.recipe, task.objects, teacher)
+            distillers = check_networks(variant.recipe, task.stand_ins, teacher)
         except (RecipeError, CheckpointError) as error:
             raise type(error)(f"variant {variant.name}: {error}") from None
         views |= set() if variant.alone else views_of(distillers, teacher)
     if comparison.base.teacher.cache and views:
-        tell_cache_size(comparison, task.objects, teacher, views)
+        tell_cache_size(comparison, task.stand_ins, teacher, views)
+    task.check()
 
 
 def tell_cache_size(comparison: Comparison, objects: ObjectTable, teacher: Teacher, views: Iterable[str]) -> None:

@@ -59,6 +59,16 @@ class ObjectTable:
         symmetries = tuple(symmetry_transforms(models_info[obj_id]) for obj_id in obj_ids)
         return cls(obj_ids, np.stack(keypoints), np.array(diameters), symmetries)
 
+    @classmethod
+    def of_cubes(cls, obj_ids: Sequence[int]) -> "ObjectTable":
+        """Cubes of a millimetre a side in the place of objects of which nothing but their ids is known yet.
+
+        >>> ObjectTable.of_cubes([5, 8]).keypoints.shape
+        (2, 8, 3)
+        """
+        cube = dict.fromkeys(INFO_KEYS, 1.0) | {"diameter": 3**0.5}
+        return cls.from_models_info(dict.fromkeys(obj_ids, cube), obj_ids)
+
     def to_tables(self) -> dict[str, np.ndarray]:
         """As named arrays, for an exported file."""
         symmetries = {f"symmetries/{index}": entry for index, entry in enumerate(self.symmetries)}

@@ -93,6 +93,11 @@ class Task(ABC, Generic[Test]):
         """What is learned; none in a scene."""
 
     @property
+    def stand_ins(self) -> ObjectTable:
+        """As many as the ``objects``, by their ids, before anything is read: enough to build and check networks."""
+        return self.objects
+
+    @property
     @abstractmethod
     def training_set(self) -> TrainingSet:
         """The training frames, decoded or found in the cache."""

@@ -66,6 +66,11 @@ class ObjectsTask(Task[TestFrames]):
         """The learned objects, as the first training source describes them."""
         return self.sources[0].objects(self.data.objects)
 
+    @property
+    def stand_ins(self) -> ObjectTable:
+        """Cubes: the shapes may have to be rendered first."""
+        return ObjectTable.of_cubes(self.data.objects)
+
     @cached_property
     def training_set(self) -> TrainingSet:
         """Rendered, decoded and split."""

@@ -40,8 +40,8 @@ def run(recipe: Recipe, jobs: int = 1) -> None:
     for stage in (teacher_of(recipe), *students_of(recipe)):
         refuse_other_recipe(stage)
     task = open_task(recipe)
+    check_networks(recipe, task.stand_ins)
     task.check()
-    check_networks(recipe, task.objects)
     write_recipe(recipe)
     train_all(task, jobs)
     if int(os.environ.get("RANK", 0)):
