@@ -3,6 +3,7 @@
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -110,19 +111,25 @@ def smallest() -> dict[str, Any]:
     return SMALLEST
 
 
+@pytest.fixture(scope="session")
+def drawn_data(bop: Path) -> dict[str, Any]:
+    """A recipe's section ``data`` of the drawn boxes."""
+    return {
+        "objects": [1, 2],
+        "train": [{"bop": str(bop), "split": "train"}],
+        "test": {"source": {"bop": str(bop), "split": "test"}},
+        "crop_size": CROP,
+        "validation": 0.25,
+    }
+
+
 @pytest.fixture
-def raw_recipe(bop: Path, tmp_path: Path) -> dict[str, Any]:
+def raw_recipe(drawn_data: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """The recipe as a mapping, to be changed at will; its runs land in ``tmp_path``."""
     schedule = {"steps": 4, "batch_size": 4, "lr": 1e-3, "precision": "float32", "ema": 0.9}
     return {
         "name": "mini",
-        "data": {
-            "objects": [1, 2],
-            "train": [{"bop": str(bop), "split": "train"}],
-            "test": {"source": {"bop": str(bop), "split": "test"}},
-            "crop_size": CROP,
-            "validation": 0.25,
-        },
+        "data": deepcopy(drawn_data),
         "teacher": {"settings": SMALLEST},
         "student": {"settings": SMALLEST},
         "distill": [{"name": "align"}],

@@ -83,19 +83,13 @@ def here() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def finished(bop: Path, tmp_path_factory: pytest.TempPathFactory, smallest: dict) -> Path:
+def finished(drawn_data: dict, tmp_path_factory: pytest.TempPathFactory, smallest: dict) -> Path:
     """A comparison file whose comparison has ended, its output beside it. Read-only: ``copied`` may be changed."""
     root = tmp_path_factory.mktemp("compare")
     schedule = {"steps": 4, "batch_size": 4, "precision": "float32", "validate_every": 2, "validation_crops": 4}
     recipe = {
         "name": "mini",
-        "data": {
-            "objects": [1, 2],
-            "train": [{"bop": str(bop), "split": "train"}],
-            "test": {"source": {"bop": str(bop), "split": "test"}},
-            "crop_size": 64,
-            "validation": 0.25,
-        },
+        "data": drawn_data,
         "teacher": {"settings": smallest, "cache": True},
         "student": {"settings": smallest | {"score_threshold": 0.0}},
         "distill": [{"name": "align"}],

@@ -9,8 +9,10 @@ import pytest
 from posedistill.compare.page import build_comparison, headline, render_markdown
 from posedistill.metrics.evaluation import Metric
 from posedistill.metrics.statistics import Difference
-from posedistill.report.comparison import ComparisonResults, gap_table, load_comparison, result_table
+from posedistill.report.comparison import gap_table, load_comparison, result_table
 from posedistill.report.plots import interval_plot
+
+from .conftest import cells
 
 SEEDS = (0, 1, 2)
 POSITION = Metric("position_m", "median position", "m", "median", "lower")
@@ -52,15 +54,6 @@ def folder(tmp_path: Path, camera_evaluation, references) -> Path:
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "evaluation.json").write_text(json.dumps(record))
     return tmp_path
-
-
-@pytest.fixture
-def results(folder: Path) -> ComparisonResults:
-    return load_comparison(folder)
-
-
-def cells(table, row: str) -> list[str]:
-    return next([str(cell) for cell in line] for line in table.rows if line[0].text == row)
 
 
 def test_a_smaller_error_is_ahead(results):

@@ -12,14 +12,9 @@ import pytest
 from posedistill.compare.page import build_comparison, headline, render_markdown
 from posedistill.errors import DataError
 from posedistill.metrics.evaluation import Evaluation, Metric
-from posedistill.report.comparison import (
-    ComparisonResults,
-    cost_table,
-    gap_table,
-    load_comparison,
-    result_table,
-    sweep_table,
-)
+from posedistill.report.comparison import cost_table, gap_table, load_comparison, result_table, sweep_table
+
+from .conftest import cells
 
 SEEDS, TARGETS = (0, 1, 2), 400
 RECALLS = {"teacher": 0.9, "student": 0.5, "good": 0.7, "bad": 0.3, "same": 0.5}
@@ -94,15 +89,6 @@ def folder(tmp_path: Path) -> Path:
         write(tmp_path / f"equal_time/{name}/seed0/evaluation.json", json.dumps(record(RECALLS[name], 0, rng)))
     write(tmp_path / "environment.json", json.dumps({"processor": "A <processor>", "threads": 2}))
     return tmp_path
-
-
-@pytest.fixture
-def results(folder: Path) -> ComparisonResults:
-    return load_comparison(folder)
-
-
-def cells(table, row: str) -> list[str]:
-    return next([str(cell) for cell in line] for line in table.rows if line[0].text == row)
 
 
 def test_means_differences_and_stars(results):

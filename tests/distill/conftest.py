@@ -2,15 +2,36 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
 from posedistill.estimators.views import Prediction, Votes, cell_ids
+from posedistill.geometry.rotations import axis_angle
 
 SIDE = 256
 MakeVotes = Callable[..., Votes]
+Labels = tuple[float, float, float]
+"""Azimuth, elevation and in-plane rotation, degrees."""
+LABELLED_TURNS: list[tuple[Labels, Labels, float]] = [
+    ((0, 90, 180), (30, 90, 180), 30.0),
+    ((10, 100, 190), (350, 80, 170), 34.4643),
+    ((0, 90, 180), (180, 90, 180), 180.0),
+    ((45, 120, 180), (45, 120, 225), 45.0),
+    ((123, 77, 201), (300, 140, 15), 143.2068),
+    ((7, 90, 352), (352, 97, 7), 21.6718),
+]
+"""Two rotations by their labels, and the angle between them, degrees."""
+
+
+def from_label_angles(azimuth: float, elevation: float, inplane: float) -> Tensor:
+    """``Rz(inplane - 180) Rx(elevation - 180) Rz(azimuth)``, degrees."""
+    x, z = np.eye(3)[0], np.eye(3)[2]
+    turns = ((z, inplane - 180), (x, elevation - 180), (z, azimuth))
+    first, second, third = (axis_angle(axis, np.radians(angle)) for axis, angle in turns)
+    return torch.from_numpy(first @ second @ third)
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.contrast import Contrast, Weighting, crd_nce, nce, negative_weights, pose_distances, unit
 from posedistill.errors import RecipeError
 from posedistill.estimators.views import Prediction
-from posedistill.geometry.rotations import axis_angle, random_rotations
+from posedistill.geometry.rotations import random_rotations
+
+from .conftest import LABELLED_TURNS, Labels, from_label_angles
 
 VIEWS = frozenset({"embedding"})
 FORMS = ("info_nce", "pose_weighted_info_nce", "crd")
@@ -27,14 +29,8 @@ def around_circle(*degrees: float) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
-def labelled(*labels: tuple[float, float, float]) -> Tensor:
-    """Rotations from azimuth, elevation and in-plane labels, degrees (Rz(c - 180) Rx(b - 180) Rz(a))."""
-    x, z = np.array([1.0, 0, 0]), np.array([0, 0, 1.0])
-    turns = [
-        axis_angle(z, np.radians(c - 180)) @ axis_angle(x, np.radians(b - 180)) @ axis_angle(z, np.radians(a))
-        for a, b, c in labels
-    ]
-    return torch.tensor(np.stack(turns), dtype=torch.float32)
+def labelled(*labels: Labels) -> Tensor:
+    return torch.stack([from_label_angles(*angles) for angles in labels]).float()
 
 
 def rotated(batch: Batch, seed: int = 0) -> Batch:
@@ -121,20 +117,11 @@ def test_published_value_of_crd() -> None:
 
 @pytest.mark.parametrize(
     ("a", "b", "degrees"),
-    [
-        ((0, 90, 180), (30, 90, 180), 30.0),
-        ((10, 100, 190), (350, 80, 170), 34.4643),
-        ((0, 90, 180), (180, 90, 180), 180.0),
-        ((45, 120, 180), (45, 120, 225), 45.0),
-        ((123, 77, 201), (300, 140, 15), 143.2068),
-        ((7, 90, 352), (352, 97, 7), 21.6718),
-        ((7, 90, 352), (7, 90, 352), 0.0),
-        ((0, 90, 180), (0.01, 90, 180), 0.01),
-    ],
+    [*LABELLED_TURNS, ((7, 90, 352), (7, 90, 352), 0.0), ((0, 90, 180), (0.01, 90, 180), 0.01)],
 )
-def test_distances_of_rotations(a: tuple[float, ...], b: tuple[float, ...], degrees: float) -> None:
+def test_distances_of_rotations(a: Labels, b: Labels, degrees: float) -> None:
     still = torch.zeros(1, 3)
-    distance = pose_distances(labelled(a), still, labelled(b), still, torch.tensor(0.0))  # type: ignore[arg-type]
+    distance = pose_distances(labelled(a), still, labelled(b), still, torch.tensor(0.0))
     # Float32 matrices: a half turn is known to a hundredth of a degree or so, a small one exactly.
     assert distance.item() == pytest.approx(degrees, abs=0.05 if degrees == 180 else 1e-4)
 

@@ -48,19 +48,13 @@ def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(bop: Path, tmp_path_factory: pytest.TempPathFactory, smallest: dict) -> Path:
+def finished(drawn_data: dict, tmp_path_factory: pytest.TempPathFactory, smallest: dict) -> Path:
     """The recipe of a run that has ended, its output beside it. Read-only: ``copied`` may be changed."""
     root = tmp_path_factory.mktemp("stages")
     schedule = {"steps": 4, "batch_size": 4, "precision": "float32", "validate_every": 2, "validation_crops": 4}
     recipe = {
         "name": "mini",
-        "data": {
-            "objects": [1, 2],
-            "train": [{"bop": str(bop), "split": "train"}],
-            "test": {"source": RENDERED},
-            "crop_size": 64,
-            "validation": 0.25,
-        },
+        "data": drawn_data | {"test": {"source": RENDERED}},
         "teacher": {"settings": smallest | {"width": 64, "score_threshold": 0.0}},
         "student": {"settings": smallest | {"score_threshold": 0.0}},
         "distill": [{"name": "align"}, {"name": "match", "weight": 0.1}],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data.loading.made_packs import HALF_TURN, SIZE, load, make_objects, make_pack
+from tests.data.loading.made_packs import HALF_TURN, SIZE, load, make_pack
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.loading import frame_reader
@@ -14,23 +14,12 @@ from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.frame_reader import FrameReader
 from posedistill.data.packs.build import build_pack
 from posedistill.data.packs.object_frames import ObjectFrames
-from posedistill.data.packs.pack import Pack
 from posedistill.errors import RecipeError
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.rotations import is_rotation
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def objects() -> ObjectTable:
-    return make_objects()
-
-
-@pytest.fixture(scope="module")
-def pack(objects: ObjectTable) -> Pack:
-    return make_pack(objects, 0)
 
 
 def test_shapes_and_types(pack, objects):

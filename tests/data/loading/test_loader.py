@@ -3,21 +3,9 @@ import time
 
 import pytest
 import torch
-from tests.data.loading.made_packs import load, make_objects, make_pack, same
+from tests.data.loading.made_packs import load, make_pack, same
 
-from posedistill.data.packs.pack import Pack
 from posedistill.errors import RecipeError
-from posedistill.geometry.objects import ObjectTable
-
-
-@pytest.fixture(scope="module")
-def objects() -> ObjectTable:
-    return make_objects()
-
-
-@pytest.fixture(scope="module")
-def pack(objects: ObjectTable) -> Pack:
-    return make_pack(objects, 0)
 
 
 def test_a_step_is_a_pure_function(pack, objects):

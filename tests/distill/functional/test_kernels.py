@@ -3,7 +3,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
 from posedistill.distill.functional.kernels import (
@@ -22,6 +21,8 @@ from posedistill.distill.functional.kernels import (
 )
 from posedistill.geometry.rotations import axis_angle, quaternion_to_matrix, random_rotations
 
+from ..conftest import LABELLED_TURNS, from_label_angles
+
 
 def scene(count: int = 6, seed: int = 0) -> Batch:
     """Cameras about a scene of a few metres."""
@@ -31,25 +32,7 @@ def scene(count: int = 6, seed: int = 0) -> Batch:
     return Batch.single(torch.zeros(count, 3, 8, 8), torch.eye(3).expand(count, 3, 3), R, t, torch.arange(count))
 
 
-def from_label_angles(azimuth: float, elevation: float, inplane: float) -> Tensor:
-    """``Rz(inplane - 180) Rx(elevation - 180) Rz(azimuth)``, degrees."""
-    x, z = np.eye(3)[0], np.eye(3)[2]
-    turns = ((z, inplane - 180), (x, elevation - 180), (z, azimuth))
-    first, second, third = (axis_angle(axis, np.radians(angle)) for axis, angle in turns)
-    return torch.from_numpy(first @ second @ third)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "degrees"),
-    [
-        ((0, 90, 180), (30, 90, 180), 30.0),
-        ((10, 100, 190), (350, 80, 170), 34.4643),
-        ((0, 90, 180), (180, 90, 180), 180.0),
-        ((45, 120, 180), (45, 120, 225), 45.0),
-        ((123, 77, 201), (300, 140, 15), 143.2068),
-        ((7, 90, 352), (352, 97, 7), 21.6718),
-    ],
-)
+@pytest.mark.parametrize(("first", "second", "degrees"), LABELLED_TURNS)
 def test_distances_of_rotations(first: tuple, second: tuple, degrees: float) -> None:
     rotations = torch.stack([from_label_angles(*first), from_label_angles(*second)])
     distances = rotation_distances(rotations).rad2deg()
