@@ -72,12 +72,12 @@ class Poses:
         score: ArrayLike = np.nan,
         seconds: ArrayLike = -1.0,
     ) -> "Poses":
-        """Poses of photographs in a scene, from ``t`` or from where the cameras stand (``centers`` ``[N, 3]``).
+        """Poses of named pictures, by ``t`` or by where the cameras stand (``centers`` ``[N, 3]``), or without either.
 
         >>> Poses.of_cameras(np.eye(3)[None], centers=np.array([[1.0, 2.0, 3.0]])).t.tolist()
         [[-1.0, -2.0, -3.0]]
         """
-        t = -np.einsum("nij,nj->ni", R, np.asarray(centers)) if t is None else t
+        t = -np.einsum("nij,nj->ni", R, np.broadcast_to(centers, np.shape(R)[:2])) if t is None else t
         no_id = np.array(-1)
         return cls(no_id, no_id, no_id, np.asarray(score), R, t, np.asarray(seconds), np.asarray(name))
 
