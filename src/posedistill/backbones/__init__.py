@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from posedistill.backbones.cfg_library import SHIPPED
+from posedistill.backbones.cfg_network import CfgBackbone
 from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny
 from posedistill.backbones.fpn import FeaturePyramid
 from posedistill.backbones.timm_backbone import TimmBackbone
@@ -19,13 +21,15 @@ _DARKNETS: dict[str, Callable[[], DarkNet]] = {
 }
 
 
-def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet | TimmBackbone:
+def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet | TimmBackbone | CfgBackbone:
     """A backbone by name, randomly initialised or from a state-dict file the user gives; nothing is downloaded.
 
     Args:
-        name: ``darknet53``, ``darknet_tiny``, ``darknet_tiny_h``, ``darknet_tiny_q``, or any timm model that
-            supports ``features_only`` (``timm:darknet53`` where both have the name).
-        pretrained: ``.safetensors``, or a torch file that loads with ``weights_only=True``.
+        name: ``darknet53``, ``darknet_tiny``, ``darknet_tiny_h``, ``darknet_tiny_q``; ``tiny_yolo``, ``yolo_lite``,
+            ``yolo_lite_bn``, ``yolo_pose``, or ``cfg:FILE`` for any Darknet ``.cfg``; or any timm model that supports
+            ``features_only`` (``timm:darknet53`` where both have the name).
+        pretrained: ``.safetensors``, or a torch file that loads with ``weights_only=True``; for the networks of a
+            ``.cfg`` also Darknet's ``.weights``.
 
     Returns:
         A module with ``channels`` (stride -> channels), which turns images ``[B, 3, H, W]`` into maps by stride,
@@ -40,4 +44,6 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet |
         if pretrained is not None:
             load_pretrained(network, pretrained, ignorable=lambda key: key.startswith("output."))
         return network
-    return TimmBackbone(name.removeprefix("timm:"), pretrained, known=tuple(_DARKNETS))
+    if name in SHIPPED or name.startswith("cfg:"):
+        return CfgBackbone(name.removeprefix("cfg:").strip(), pretrained)
+    return TimmBackbone(name.removeprefix("timm:"), pretrained, known=(*_DARKNETS, *SHIPPED))

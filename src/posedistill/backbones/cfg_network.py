@@ -1,0 +1,237 @@
+"""Networks of Darknet's ``.cfg`` files in PyTorch: heads of the region loss, and backbones for any family."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from posedistill.backbones.cfg import FINEST_STRIDE, Cfg, feature_layers, read_cfg, with_head, without_head
+from posedistill.backbones.cfg_layers import (
+    AvgPool,
+    Convolutional,
+    Dropout,
+    Layer,
+    MaxPool,
+    Reorg,
+    Route,
+    Shortcut,
+    Upsample,
+)
+from posedistill.backbones.cfg_weights import layer_tensors, read_weights
+from posedistill.backbones.weights import read_state_dict
+from posedistill.errors import CheckpointError, RecipeError, describe
+
+BATCH_NORM_EPS: Final = 1e-4
+LEAK: Final = 0.1
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class CfgOutputs(NamedTuple):
+    """What one pass gives."""
+
+    head: Tensor
+    """``[B, A * (2K + 1 + C), H / stride, W / stride]``: of the last layer."""
+    features: dict[int, Tensor]
+    """By stride, fine to coarse, before the head."""
+
+
+class CfgNetwork(nn.Module):
+    """The layers of a ``.cfg``, run in order. Takes RGB in 0..1, any size that its strides divide.
+
+    Attributes:
+        cfg: what it was built from. stride: of the last layer's map.
+        channels: stride of each feature map -> its channels, fine to coarse.
+    """
+
+    def __init__(self, cfg: Cfg) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.layers = nn.ModuleList(_module(layer, cfg.inputs(i).channels) for i, layer in enumerate(cfg.layers))
+        self.stride = cfg.outputs[-1].stride
+        self._features = feature_layers(cfg)
+        self.channels = {stride: cfg.outputs[index].channels for stride, index in self._features.items()}
+        self._kept = set(self._features.values()).union(*map(_sources, cfg.layers))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` in 0..1 -> the last layer's map, raw."""
+        return self.outputs(images).head
+
+    def outputs(self, images: Tensor) -> CfgOutputs:
+        """The same pass with the feature maps."""
+        kept: dict[int, Tensor] = {}
+        x = images
+        for index, (layer, module) in enumerate(zip(self.cfg.layers, self.layers, strict=True)):
+            match layer:
+                case Route(sources, groups, group):
+                    x = torch.cat([kept[source].chunk(groups, 1)[group] for source in sources], dim=1)
+                case Shortcut(source):
+                    x = module(x + kept[source])
+                case Reorg(stride):
+                    x = space_to_depth(x, stride)
+                case _:
+                    x = module(x)
+            if index in self._kept:
+                kept[index] = x
+        return CfgOutputs(x, {stride: kept[index] for stride, index in self._features.items()})
+
+    def load(self, path: str | Path) -> None:
+        """Start from a file: Darknet's ``.weights``, or a state dict with the names of this network.
+
+        Of a ``.weights`` file a part will do (``read_weights``). In a state dict only the last convolution may have
+        other filters, which are then left out.
+
+        Raises:
+            CheckpointError: the file is damaged or belongs to another network.
+        """
+        self.load_state_dict(start_tensors(path, self.cfg), strict=False)
+
+
+class CfgBackbone(nn.Module):
+    """A :class:`CfgNetwork` without its head, on the images that every backbone takes.
+
+    Attributes:
+        channels: stride of each map given out -> its number of channels, fine to coarse.
+    """
+
+    def __init__(self, source: str | Path, pretrained: str | Path | None = None) -> None:
+        """Raises RecipeError (a bad ``.cfg``, no map of stride 8 or coarser) and CheckpointError (other weights)."""
+        super().__init__()
+        cfg = read_cfg(source)
+        self.net = CfgNetwork(without_head(cfg))
+        self.channels = self.net.channels
+        if not self.channels:
+            coarsest = max(output.stride for output in cfg.outputs)
+            raise RecipeError(describe(source, "backbone", f"maps of stride {coarsest}", f"{FINEST_STRIDE} or coarser"))
+        if pretrained is not None:
+            known = self.net.state_dict().keys()
+            tensors = start_tensors(pretrained, cfg)
+            self.net.load_state_dict({key: value for key, value in tensors.items() if key in known}, strict=False)
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """``[B, 3, H, W]``, ImageNet-normalised -> ``{stride: [B, channels[stride], H / stride, W / stride]}``."""
+        return self.net.outputs(unit_images(images)).features
+
+
+def pose_network(
+    cfg: str | Path,
+    *,
+    classes: int = 1,
+    keypoints: int = 9,
+    anchors: Sequence[tuple[float, float]] = (),
+    pretrained: str | Path | None = None,
+) -> CfgNetwork:
+    """A single-shot pose network: a ``.cfg`` with the head of so many objects and keypoints.
+
+    Args:
+        cfg: a name of ``cfg_library.SHIPPED``, or a ``.cfg`` file whose last convolution and region are replaced.
+        anchors: width and height of each predictor's, in cells; none: one predictor without an anchor.
+        pretrained: what to start from, see ``CfgNetwork.load``.
+
+    Returns:
+        A network that takes RGB in 0..1 (``unit_images``) and gives ``[B, A * (2 * keypoints + 1 + classes), H / 32,
+        W / 32]``: for each anchor x0, y0, x1, ..., confidence, classes.
+
+    Raises:
+        RecipeError: an unknown name, or a fault in the file. CheckpointError: weights of another network.
+    """
+    network = CfgNetwork(with_head(read_cfg(cfg), classes, keypoints, anchors))
+    if pretrained is not None:
+        network.load(pretrained)
+    return network
+
+
+def unit_images(images: Tensor) -> Tensor:
+    """ImageNet-normalised ``[B, 3, H, W]``, as every batch has them -> RGB in 0..1."""
+    mean, std = (torch.tensor(values, device=images.device, dtype=images.dtype) for values in (_MEAN, _STD))
+    return images * std[:, None, None] + mean[:, None, None]
+
+
+def space_to_depth(x: Tensor, stride: int) -> Tensor:
+    """``[B, C, H, W]`` -> ``[B, s * s * C, H / s, W / s]``.
+
+    ``out[(dy * s + dx) * C + c, y, x] = in[c, y * s + dy, x * s + dx]``: the channels of the input run fastest, as in
+    ONNX's SpaceToDepth; in ``pixel_unshuffle`` they run slowest. Published 6D networks were trained with this order.
+    """
+    batch, channels, height, width = x.shape
+    blocks = x.reshape(batch, channels, height // stride, stride, width // stride, stride)
+    return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * stride**2, height // stride, width // stride)
+
+
+def start_tensors(path: str | Path, cfg: Cfg) -> dict[str, Tensor]:
+    """What a network may start from: all of ``cfg``'s tensors in a file, or the part of them that fits.
+
+    Files named ``*.weights`` or ``*.conv.N`` are Darknet's, others state dicts. Raises as :meth:`CfgNetwork.load`.
+    """
+    if Path(path).suffix == ".weights" or ".conv." in Path(path).name:
+        _, arrays = read_weights(path, cfg, start=True)
+        return {name: torch.from_numpy(values) for name, values in arrays.items()}
+    tensors = {key: value for key, value in read_state_dict(path).items() if not key.endswith("num_batches_tracked")}
+    layers = layer_tensors(cfg)
+    shapes = {name: shape for layer in layers for name, shape in layer.shapes.items()}
+    wrong = [name for name, shape in shapes.items() if name not in tensors or tuple(tensors[name].shape) != shape]
+    if tensors.keys() == shapes.keys() and set(wrong) <= layers[-1].shapes.keys():
+        return {name: value for name, value in tensors.items() if name not in wrong}
+    unknown = len(tensors.keys() - shapes.keys())
+    found = f"{len(wrong)} tensors missing or of another shape ({', '.join(wrong[:3])}), {unknown} unknown"
+    raise CheckpointError(describe(path, "pretrained", found, f"the {len(shapes)} tensors of {cfg.name}"))
+
+
+def _sources(layer: Layer) -> tuple[int, ...]:
+    """Layers whose outputs this one looks back at."""
+    match layer:
+        case Route(sources):
+            return sources
+        case Shortcut(source):
+            return (source,)
+    return ()
+
+
+def _module(layer: Layer, channels: int) -> nn.Module:
+    """What a layer computes besides looking back."""
+    match layer:
+        case Convolutional():
+            return _convolution(layer, channels)
+        case MaxPool(size, stride):
+            pool = nn.MaxPool2d(size, stride)
+            before, after = layer.padding // 2, layer.padding - layer.padding // 2
+            # Copies of the edge change no maximum, as each lies in one window with its original.
+            return nn.Sequential(nn.ReplicationPad2d((before, after) * 2), pool) if layer.padding else pool
+        case AvgPool():
+            return nn.AdaptiveAvgPool2d(1)
+        case Dropout(probability):
+            return nn.Dropout(probability)
+        case Upsample(stride):
+            return nn.Upsample(scale_factor=stride, mode="nearest")
+        case Shortcut(_, activation):
+            return _activation(activation)
+    return nn.Identity()
+
+
+def _convolution(layer: Convolutional, channels: int) -> nn.Sequential:
+    block = nn.Sequential()
+    block.conv = nn.Conv2d(
+        channels,
+        layer.filters,
+        layer.size,
+        layer.stride,
+        layer.padding,
+        groups=layer.groups,
+        bias=not layer.batch_normalize,
+    )
+    if layer.activation != "linear":  # He et al. 2015; networks without batch normalisation fade with torch's default
+        nn.init.kaiming_uniform_(block.conv.weight, LEAK)
+    if layer.batch_normalize:
+        block.bn = nn.BatchNorm2d(layer.filters, eps=BATCH_NORM_EPS)
+    block.activation = _activation(layer.activation)
+    return block
+
+
+def _activation(name: str) -> nn.Module:
+    match name:
+        case "leaky":
+            return nn.LeakyReLU(LEAK, inplace=True)
+        case "relu":
+            return nn.ReLU(inplace=True)
+    return nn.Identity()
