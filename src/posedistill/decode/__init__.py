@@ -3,8 +3,11 @@
 from posedistill.decode.base import Decoder, Pose, Prepared, Request
 from posedistill.decode.posenet import PoseNetDecoder
 from posedistill.decode.wdrnet import WDRNetDecoder
+from posedistill.decode.yolo6d import YOLO6DDecoder
 
-__all__ = ["DECODERS", "Decoder", "Pose", "PoseNetDecoder", "Prepared", "Request", "WDRNetDecoder"]
+__all__ = ["DECODERS", "Decoder", "Pose", "PoseNetDecoder", "Prepared", "Request", "WDRNetDecoder", "YOLO6DDecoder"]
 
-DECODERS: dict[str, type[Decoder]] = {decoder.family: decoder for decoder in (PoseNetDecoder, WDRNetDecoder)}
+DECODERS: dict[str, type[Decoder]] = {
+    decoder.family: decoder for decoder in (PoseNetDecoder, WDRNetDecoder, YOLO6DDecoder)
+}
 """The decoders by the name of their family."""

@@ -64,7 +64,7 @@ class Prepared:
     def of_pictures(cls, inputs: Arrays, K: Array) -> "Prepared":
         """Pictures that are as the network wants them, ``K`` ``[p, 3, 3]`` theirs; poses are in their own cameras."""
         count = len(K)
-        turn, labels = np.tile(np.eye(3), (count, 1, 1)), np.zeros(count, np.int64)
+        turn, labels = np.tile(np.eye(3), (count, 1, 1)), np.empty(0, np.int64)
         return cls(inputs, K, turn, labels, np.zeros((count, 4)), np.ones(count))
 
     def __len__(self) -> int:

@@ -27,6 +27,8 @@ class ObjectDecoder(Decoder):
     """
 
     task: ClassVar[str] = "objects"
+    whole_pictures: ClassVar[bool] = False
+    """Whether its network finds objects in whole pictures by itself, without boxes."""
     readers: ClassVar[Readers] = {**Decoder.readers, "names": lambda value: tuple(str(item) for item in value)}
     objects: ObjectTable
     names: tuple[str, ...] = ()
@@ -93,6 +95,13 @@ class ObjectDecoder(Decoder):
         boxes = np.tile([(width - side) / 2, (height - side) / 2, side, side], (rows, 1))
         return [Request(image, K, boxes, [self.objects.obj_ids[row % len(self.objects)] for row in range(rows)])]
 
+    def camera_of(self, request: Request) -> Array:
+        """``[3, 3]`` intrinsics of a request's image; ``DataError`` where neither it nor the model knows any."""
+        K = request.K if request.K is not None else self.default_K(*np.shape(request.image)[1::-1])
+        if K is None:
+            raise DataError(describe("request", "K", "no camera, and the model has no default one", "one"))
+        return K
+
     def windows(self, width: int, height: int) -> Array:
         """``[n, 4]`` boxes in which to look for an object that may be anywhere in an image of this size."""
         return np.array([[0.0, 0.0, width, height]])
@@ -156,7 +165,7 @@ class CropDecoder(ObjectDecoder):
             DataError: the image, camera or a box is impossible, there is no camera, or an id is none of the network's.
         """
         boxes = np.asarray(request.boxes, dtype=np.float64).reshape(-1, 4)
-        K = np.asarray(self._camera_of(request), dtype=np.float64)
+        K = np.asarray(self.camera_of(request), dtype=np.float64)
         check_request(request.image, K, boxes, request.labels)
         classes, size = self.classes_of(request.labels), self.crop_size
         centers = boxes[:, :2] + boxes[:, 2:] / 2
@@ -173,12 +182,6 @@ class CropDecoder(ObjectDecoder):
     def windows(self, width: int, height: int) -> Array:
         """Boxes whose crops cover the image at several scales."""
         return scan_boxes(width, height, self.pad)
-
-    def _camera_of(self, request: Request) -> Array:
-        K = request.K if request.K is not None else self.default_K(*np.shape(request.image)[1::-1])
-        if K is None:
-            raise DataError(describe("request", "K", "no camera, and the model has no default one", "one"))
-        return K
 
     def decode(self, outputs: Arrays, prepared: Prepared) -> list[Pose]:
         """Poses in the image's camera; none for a box in which nothing is recognised."""

@@ -32,6 +32,8 @@ class Estimator(nn.Module):
     """Name of the family in ``posedistill.decode`` that turns the network's outputs into poses."""
     network: nn.Module
     objects: ObjectTable
+    progress: float = 0.0
+    """Share of the training that is done; told before each step."""
 
     def check_targets(self, provided: frozenset[str]) -> None:
         """Refuse batches that lack what the loss needs.

@@ -1,5 +1,6 @@
 """What an estimator's forward pass returns: the Prediction with its views, all that a distiller knows of a network."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -45,6 +46,18 @@ def place_of_cells(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Stride, row and column of the cells that :func:`cell_ids` numbers so, each of the shape of ``ids``."""
     largest = (1 << _BITS) - 1
     return ids >> 2 * _BITS & largest, ids >> _BITS & largest, ids & largest
+
+
+def confidence(distances: Tensor, reach: float, sharpness: float = 2.0) -> Tensor:
+    """The single-shot head's score of a point ``distances`` off: 1 on the spot, 0 from ``reach`` on.
+
+    Tekin et al., CVPR 2018, equation 1, normalised to 0 .. 1 as its code does.
+
+    >>> import torch
+    >>> confidence(torch.tensor([0.0, 5.0, 20.0, 80.0]), reach=80.0)
+    tensor([1.0000, 0.8641, 0.5449, 0.0000])
+    """
+    return (torch.expm1(sharpness * (1 - distances / reach)) / math.expm1(sharpness)).clamp(min=0)
 
 
 @dataclass

@@ -78,6 +78,7 @@ class TrainingStep:
     def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take a step; returns ``loss``, the norm of its ``gradient`` and each ``loss/TERM``, still on the device."""
         self.estimator.train()
+        self.estimator.progress = step / self.settings.steps
         if self.teaching is not None:
             self.teaching.rest(self.estimator, step)
         for group in self.optimizer.param_groups:

@@ -7,14 +7,13 @@ NeurIPS 2017 (``imitation_loss`` and its gates); Felix et al., "Squeezed Deep 6D
 Distillation", IJCNN 2020, on the head of Tekin et al., CVPR 2018 (``single_shot_loss``).
 """
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from posedistill.estimators.views import Votes, place_of_cells
+from posedistill.estimators.views import Votes, confidence, place_of_cells
 
 Norm = Literal["smooth_l1", "l1", "l2", "bce"]
 Gate = Literal["none", "min", "upper_bound"]
@@ -110,18 +109,6 @@ def bit_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -
 def logit(probabilities: Tensor) -> Tensor:
     """Logits of probabilities, kept off 0 and 1."""
     return probabilities.float().clamp(1e-6, 1 - 1e-6).logit()
-
-
-def confidence(distances: Tensor, reach: float, sharpness: float = 2.0) -> Tensor:
-    """The single-shot head's score of a point ``distances`` off: 1 on the spot, 0 from ``reach`` on.
-
-    Tekin et al., CVPR 2018, equation 1, normalised to 0 .. 1 as its code does.
-
-    >>> import torch
-    >>> confidence(torch.tensor([0.0, 5.0, 20.0, 80.0]), reach=80.0)
-    tensor([1.0000, 0.8641, 0.5449, 0.0000])
-    """
-    return (torch.expm1(sharpness * (1 - distances / reach)) / math.expm1(sharpness)).clamp(min=0)
 
 
 def responsible_cells(cells: Tensor, origins: Tensor, side: int) -> Tensor:
