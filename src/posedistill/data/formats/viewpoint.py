@@ -1,0 +1,258 @@
+"""Readers of annotated viewpoints: tables (csv) of several columns and names, the fine-grained cars, and Pix3D.
+
+Tables are read by the names of their columns, whatever their order: those of PoseFromShape, PoseContrast and 3DAug-Pose
+(19 columns, made from PASCAL3D+ and ObjectNet3D), those of Click-Here CNN (Szeto and Corso, ICCV 2017), and one's own.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from posedistill.data.faults import Fault, FaultKind, OnFault, fault, raise_fault, reported
+from posedistill.data.formats.categories import AnnotatedView, CategoryDataset
+from posedistill.errors import DataError, describe
+from posedistill.files import read_json, read_text
+from posedistill.geometry.viewpoint import cars_viewpoint, pix3d_viewpoint
+
+COLUMNS = {
+    "image": ("im_path", "image"),
+    "category": ("cat", "cls_name", "category"),
+    "azimuth": ("azimuth",),
+    "elevation": ("elevation",),
+    "inplane": ("inplane_rotation", "inplane", "theta"),
+    "shape": ("cad_index", "shape"),
+    "split": ("set", "split"),
+    "number": ("object", "number"),
+    **{name: (name,) for name in ("left", "upper", "right", "lower", "truncated", "occluded", "difficult")},
+    "keypoints": ("has_keypoints", "keypoints"),
+}
+"""What a table may hold, and the names its column may have."""
+REQUIRED = ("image", "category", "azimuth", "elevation")
+CLICK_HERE = "imgPath"
+"""First column of Click-Here CNN's tables, whose header has 12 names for 9 columns."""
+_BOX = ("left", "upper", "right", "lower")
+_YES_OR_NO = {"0": False, "1": True, "false": False, "true": True, "": False}
+_TURN = 2 * math.pi
+_TELLING = 12
+"""Rows from which on angles of less than one radian turn are no accident."""
+
+
+def read_table(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDataset:
+    """Read a table of viewpoints in degrees; pictures are sought from its folder on.
+
+    Args:
+        on_fault: called at a row that cannot be read, which is then left out; raises by default.
+
+    Raises:
+        DataError: a column is missing; an angle is no number, out of range, or in radians; a box is empty; no row.
+    """
+    path = Path(path)
+    rows = list(csv.reader(io.StringIO(read_text(path, "a table (csv) of viewpoints")), skipinitialspace=True))
+    header = [name.strip() for name in rows[0]] if rows else []
+    parse = _click_here if header[:1] == [CLICK_HERE] else _by_name(path, header)
+    views: list[AnnotatedView] = []
+    for line, cells in enumerate(rows[1:], start=2):
+        if not any(cells):
+            continue
+        with reported(on_fault, FaultKind.POSE, path):
+            try:
+                views.append(parse(path.parent, cells))
+            except (ValueError, KeyError, IndexError) as error:
+                raise fault(FaultKind.POSE, path, f"line {line}", error, "an annotated object") from None
+    _refuse_radians(path, views)
+    return CategoryDataset(path.parent, tuple(views))
+
+
+def _by_name(path: Path, header: list[str]) -> Callable[[Path, list[str]], AnnotatedView]:
+    """What reads a row under this header."""
+    place = {key: header.index(name) for key, names in COLUMNS.items() for name in names if name in header}
+    if missing := [" or ".join(COLUMNS[key]) for key in REQUIRED if key not in place]:
+        raise DataError(describe(path, "columns", ", ".join(header)[:200] or "none", f"{', '.join(missing)} too"))
+
+    def parse(root: Path, cells: list[str]) -> AnnotatedView:
+        if len(cells) != len(header):
+            raise ValueError(f"{len(cells)} columns under a header of {len(header)}")
+        row = {key: cells[column].strip() for key, column in place.items()}
+        angles = [float(row["azimuth"]), float(row["elevation"]), float(row.get("inplane") or 0)]
+        box = tuple(float(row[side]) for side in _BOX) if all(row.get(side) for side in _BOX) else None
+        flags = {name: _flag(name, row[name]) for name in ("truncated", "occluded", "difficult") if name in row}
+        if not row["category"] or not row["image"]:
+            raise ValueError("a row without a category or a picture")
+        return AnnotatedView(
+            image=root / row["image"],
+            category=row["category"],
+            viewpoint=checked_viewpoint(angles),
+            shape=row.get("shape", ""),
+            box=_checked_box(box),
+            number=int(row.get("number") or 0),
+            split=row.get("split") or "train",
+            keypoints=_flag("keypoints", row["keypoints"]) if "keypoints" in row else True,
+            **flags,
+        )
+
+    return parse
+
+
+def _click_here(root: Path, cells: list[str]) -> AnnotatedView:
+    """A row of picture, box, 0, azimuth, elevation, in-plane rotation; angles are whole degrees, modulo 360."""
+    image = PureWindowsPath(cells[0]).as_posix()
+    azimuth, elevation, inplane = (float(cell) for cell in cells[6:9])
+    angles = [azimuth, (elevation + 180) % 360 - 180, (inplane + 180) % 360 - 180]
+    box = tuple(float(cell) for cell in cells[1:5])
+    category = PureWindowsPath(image).parent.name.partition("_")[0]
+    return AnnotatedView(root / image, category, checked_viewpoint(angles), box=_checked_box(box))
+
+
+def checked_viewpoint(angles: list[float]) -> np.ndarray:
+    """Azimuth in 0..360, elevation as it is, in-plane rotation in -180..180; ``ValueError`` for what cannot be."""
+    azimuth, elevation, inplane = angles
+    if not all(map(math.isfinite, angles)):
+        raise ValueError(f"angles {angles}, not all of them numbers")
+    if abs(elevation) > 90:
+        raise ValueError(f"elevation {elevation:g}, beyond -90..90 degrees: are columns swapped?")
+    if abs(inplane) > 360 or abs(azimuth) > 720:
+        raise ValueError(f"azimuth {azimuth:g}, in-plane rotation {inplane:g}, beyond a turn of 360 degrees")
+    return np.array([azimuth % 360.0, elevation, (inplane + 180.0) % 360.0 - 180.0])
+
+
+def _checked_box(box: Any) -> tuple[float, float, float, float] | None:
+    if box is None:
+        return None
+    left, upper, right, lower = box
+    if not (math.isfinite(left + upper + right + lower) and left < right and upper < lower):
+        raise ValueError(f"a box of left {left:g}, upper {upper:g}, right {right:g}, lower {lower:g}: it is empty")
+    return left, upper, right, lower
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in _YES_OR_NO:
+        raise ValueError(f"{name} {text!r}, neither 0 nor 1")
+    return _YES_OR_NO[text.lower()]
+
+
+def _refuse_radians(path: Path, views: list[AnnotatedView]) -> None:
+    """Refuse a table all of whose azimuths lie within 0..6.3, not all of them whole."""
+    azimuths = np.array([view.viewpoint[0] for view in views])
+    azimuths = np.where(azimuths > 180, azimuths - 360, azimuths)
+    if len(views) >= _TELLING and np.abs(azimuths).max() <= _TURN + 0.01 and (azimuths % 1 != 0).any():
+        found = f"azimuths of {azimuths.min():.2f} to {azimuths.max():.2f} in {len(views)} rows"
+        raise DataError(describe(path, "azimuth", found, "degrees; these look like radians"))
+
+
+def read_cars(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDataset:
+    """Read the fine-grained cars (Wang et al., 2018): a json of radians by picture, the pictures whole in ``images``.
+
+    A picture's split ``test`` is called ``val``, its ``model_id`` names its shape; the category is ``car``.
+
+    Raises:
+        DataError: no such file, a key that is missing, angles that are no numbers or in degrees.
+    """
+    path = Path(path)
+    views: list[AnnotatedView] = []
+    for name, entry in _entries(path, dict).items():
+        with reported(on_fault, FaultKind.POSE, path):
+            try:
+                angles = [float(entry[key]) for key in ("azimuth", "elevation", "theta")]
+                split, shape = str(entry.get("split", "train")), str(entry.get("model_id", ""))
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise fault(FaultKind.POSE, path, name, _worded(error), "azimuth, elevation and theta") from None
+            views.append(
+                AnnotatedView(
+                    path.parent / "images" / name,
+                    "car",
+                    cars_viewpoint(_radians(path, name, angles)),
+                    shape,
+                    split="val" if split == "test" else split,
+                )
+            )
+    return CategoryDataset(path.parent, tuple(views))
+
+
+def _radians(path: Path, name: str, angles: list[float]) -> np.ndarray:
+    azimuth, elevation, theta = angles
+    if not all(map(math.isfinite, angles)):
+        raise fault(FaultKind.POSE, path, name, f"angles {angles}", "numbers")
+    if abs(azimuth) > _TURN + 1 or abs(elevation) > math.pi / 2 or abs(theta) > math.pi:
+        found = f"azimuth {azimuth:g}, elevation {elevation:g}, theta {theta:g}"
+        raise fault(FaultKind.POSE, path, name, found, "radians: within 2 pi, pi / 2 and pi; these look like degrees")
+    return np.array(angles)
+
+
+def read_pix3d(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDataset:
+    """Read ``pix3d.json`` (Sun et al., CVPR 2018), which is for testing alone: every object is of split ``val``.
+
+    Raises:
+        DataError: no such file, a key that is missing, or numbers that cannot be.
+    """
+    path = Path(path)
+    views: list[AnnotatedView] = []
+    for number, entry in enumerate(_entries(path, list)):
+        with reported(on_fault, FaultKind.POSE, path):
+            try:
+                viewpoint = pix3d_viewpoint(np.array(entry["cam_position"], float), float(entry["inplane_rotation"]))
+                occluded = bool(entry["occluded"]) or bool(entry.get("slightly_occluded", False))
+                views.append(
+                    AnnotatedView(
+                        path.parent / entry["img"],
+                        str(entry["category"]),
+                        checked_viewpoint(viewpoint.tolist()),
+                        str(entry["model"]),
+                        _checked_box(entry["bbox"]),
+                        split="val",
+                        truncated=bool(entry["truncated"]),
+                        occluded=occluded,
+                    )
+                )
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                expected = "img, category, cam_position, inplane_rotation, bbox, model, truncated, occluded"
+                raise fault(FaultKind.POSE, path, f"entry {number}", _worded(error), expected) from None
+    return CategoryDataset(path.parent, tuple(views))
+
+
+def _entries(path: Path, kind: type) -> Any:
+    entries = read_json(path, "annotations of viewpoints")
+    if not isinstance(entries, kind):
+        raise Fault(FaultKind.JSON, path, describe(path, "file", type(entries).__name__, f"a json {kind.__name__}"))
+    return entries
+
+
+def _worded(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
+FORMATS: Mapping[str, tuple[str, Callable[..., CategoryDataset]]] = {
+    "cars": ("annotations.json", read_cars),
+    "Pix3D": ("pix3d.json", read_pix3d),
+    "table": ("annotations.csv, or FOLDER.txt in a folder of that name", read_table),
+}
+"""The formats: the file that tells each, and its reader."""
+
+
+def categories_file(path: str | Path) -> tuple[Path, str] | None:
+    """The file of annotations in a folder (or the file itself) and which of ``FORMATS`` it is; None where none is."""
+    path = Path(path)
+    if path.is_file():
+        form = "table" if path.suffix in (".csv", ".txt") else "Pix3D" if path.name == "pix3d.json" else "cars"
+        return (path, form) if path.suffix in (".csv", ".txt", ".json") else None
+    names = {"annotations.csv": "table", "annotations.json": "cars", "pix3d.json": "Pix3D"}
+    found = [(path / name, form) for name, form in {**names, f"{path.name}.txt": "table"}.items()]
+    return next((pair for pair in found if pair[0].is_file()), None)
+
+
+def open_categories(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDataset:
+    """Read annotated viewpoints, of whichever of ``FORMATS`` they are.
+
+    Raises:
+        DataError: a folder of none of the formats, or any fault of the data.
+    """
+    found = categories_file(path)
+    if found is not None:
+        return FORMATS[found[1]][1](found[0], on_fault=on_fault)
+    expected = "; ".join(f"{name}: {sign}" for name, (sign, _) in FORMATS.items())
+    missing = "no such folder" if not Path(path).exists() else "files of another kind"
+    raise DataError(describe(path, "annotations", missing, expected))
