@@ -186,7 +186,7 @@ def check(comparison: Comparison, task: Task[Any]) -> None:
 def tell_cache_size(comparison: Comparison, objects: ObjectTable, teacher: Teacher, views: Iterable[str]) -> None:
     """Say, before anything is trained, what these views of the teacher's outputs will take."""
     base = comparison.base
-    batch, settings = noise_batch(objects, base.data.side), base.schedule(base.student)
+    batch, settings = noise_batch(objects, base.input_size), base.schedule(base.student)
     picture = stored_bytes(teacher.predict(batch, -1), batch, views) / len(batch)
     steps = settings.steps * len(comparison.seeds) + (comparison.sweep.steps if comparison.sweep else 0)
     size = picture * settings.batch_size * steps

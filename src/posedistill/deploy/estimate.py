@@ -24,7 +24,8 @@ class FrameQuery:
     Attributes:
         path: of its image. scene_id, im_id: of BOP, -1 where it has a ``name``.
         K: ``[3, 3]``; None where the model knows the camera.
-        boxes: ``[n, 4]``. labels: the object id expected in each. scores: ``[n]`` of the boxes. None in a scene.
+        boxes: ``[n, 4]``. labels: the object id expected in each, or where there are no boxes those sought in the whole
+            image. scores: ``[n]`` of the boxes. None in a scene.
     """
 
     path: Path
@@ -44,9 +45,16 @@ class FrameQuery:
         rows = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         return cls(frame.rgb, frame.scene_id, frame.im_id, "", frame.K, rows, list(labels), np.array(scores))
 
+    @classmethod
+    def of_picture(cls, frame: Frame, labels: Sequence[int]) -> "FrameQuery":
+        """Objects anywhere in a BOP frame."""
+        return cls(frame.rgb, frame.scene_id, frame.im_id, "", frame.K, labels=list(labels))
+
     def request(self) -> Request:
         """With its pixels; boxes that begin beyond them are left out."""
         image = read_image(self.path)
+        if not len(self.boxes):
+            return Request(image, self.K, labels=self.labels)
         inside = np.flatnonzero((self.boxes[:, :2] < [image.shape[1], image.shape[0]]).all(axis=1))
         labels = [self.labels[row] for row in inside.tolist()]
         return Request(image, self.K, self.boxes[inside], labels, self.scores[inside])

@@ -171,6 +171,7 @@ class PoseNet(Estimator):
     """
 
     task: ClassVar[str] = "scene"
+    view: ClassVar[str] = "scene"
     offers: ClassVar[frozenset[str]] = frozenset({"features", "embedding", "regression"})
     decoder: ClassVar[str] = "posenet"
     network: PoseNetNetwork

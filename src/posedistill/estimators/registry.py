@@ -18,9 +18,11 @@ SETTINGS: dict[str, type[BaseModel]] = {"posenet": PoseNetSettings, "wdrnet": WD
 
 
 def build_estimator(
-    family: str, objects: ObjectTable, settings: Mapping[str, Any] | BaseModel, crop_size: int
+    family: str, objects: ObjectTable, settings: Mapping[str, Any] | BaseModel, size: int | tuple[int, int]
 ) -> Estimator:
     """An estimator by family name; families that know a scene look at no objects (``NO_OBJECTS`` will do).
+
+    ``size`` of the network's input: the side of a square, or of whole pictures (height, width).
 
     Raises:
         RecipeError: an unknown family, or settings it does not have; the message names key and value.
@@ -29,8 +31,8 @@ def build_estimator(
         raise RecipeError(f"family: found {family!r}, expected one of {sorted(SETTINGS)}")
     values = settings.model_dump() if isinstance(settings, BaseModel) else dict(settings)
     try:
-        build: Callable[[ObjectTable, Any, int], Estimator] = FAMILIES[family]
-        return build(objects, SETTINGS[family].model_validate(values), crop_size)
+        build: Callable[[ObjectTable, Any, Any], Estimator] = FAMILIES[family]
+        return build(objects, SETTINGS[family].model_validate(values), size)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: found {e['input']!r}, {e['msg']}" for e in error.errors())
         raise RecipeError(f"{family}: {faults}") from error

@@ -19,12 +19,12 @@ class Camera:
 
 
 class CropCameras(NamedTuple):
-    """What a crop does to an image and to the poses seen in it; all arrays have a leading batch axis."""
+    """What a crop or a scaling does to an image and the poses seen in it; all arrays have a leading batch axis."""
 
     homography: Array
-    """``[B, 3, 3]`` full-image pixels to crop pixels."""
+    """``[B, 3, 3]`` full-image pixels to those of the new camera."""
     K: Array
-    """``[B, 3, 3]`` intrinsics of the crop's camera (upper triangular)."""
+    """``[B, 3, 3]`` intrinsics of the new camera (upper triangular)."""
     rotation: Array
     """``[B, 3, 3]`` rotation about the optical axis: a pose ``R, t`` becomes ``rotation @ R, rotation @ t``."""
 
@@ -103,3 +103,33 @@ def crop_cameras(K: Array, centers: Array, sides: Array, size: int, angles: Arra
     rotation[:, 1, 0], rotation[:, 1, 1] = sine, cosine
     rotation[:, 2, 2] = 1.0
     return CropCameras(homography, K_crop, rotation)
+
+
+def picture_cameras(
+    K: Array, sizes: NDArray[np.int64], shape: tuple[int, int], edges: Array | None = None, turns: Array | None = None
+) -> CropCameras:
+    """Whole images squeezed to one shape, width and height each by its own factor, as exact new cameras.
+
+    Args:
+        K: ``[B, 3, 3]``. sizes: ``[B, 2]`` heights and widths of the images. shape: height and width of the pictures.
+        edges: ``[B, 4]`` what is cut off left, right, top and bottom before that, as shares of the image's width or
+            height; negative adds to the image. None cuts nothing off.
+        turns: ``[B]`` about the optical axis, radians, before that; none by default.
+
+    >>> picture = picture_cameras(np.diag([500.0, 500.0, 1.0])[None], np.array([[480, 640]]), (416, 416))
+    >>> picture.homography[0] @ [319.5, 239.5, 1.0]
+    array([207.5, 207.5,   1. ])
+    """
+    left, right, top, bottom = (np.zeros((len(K), 4)) if edges is None else edges).T
+    lengths = sizes[:, ::-1].astype(np.float64)
+    scale = np.array(shape[::-1]) / (lengths * np.stack([1 - left - right, 1 - top - bottom], axis=1))
+    cut = np.tile(np.eye(3), (len(K), 1, 1))
+    cut[:, 0, 0], cut[:, 1, 1] = scale.T
+    # Edges of pixels scale, whose centres are whole numbers.
+    cut[:, :2, 2] = scale * (0.5 - lengths * np.stack([left, top], axis=1)) - 0.5
+    rotation = np.tile(np.eye(3), (len(K), 1, 1))
+    if turns is not None:
+        cos, sin = np.cos(turns), np.sin(turns)
+        rotation[:, 0, 0], rotation[:, 0, 1], rotation[:, 1, 0], rotation[:, 1, 1] = cos, -sin, sin, cos
+    camera = cut @ K
+    return CropCameras(camera @ rotation @ np.linalg.inv(K), camera, rotation)

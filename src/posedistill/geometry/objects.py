@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.symmetries import symmetry_transforms
+from posedistill.geometry.symmetries import canonical_pose, symmetry_transforms
 
 INFO_KEYS = ("diameter", "min_x", "min_y", "min_z", "size_x", "size_y", "size_z")
 """What ``models_info.json`` states of every object, mm."""
@@ -41,6 +42,20 @@ class ObjectTable:
 
     def __len__(self) -> int:
         return len(self.obj_ids)
+
+    def canonical(self, label: NDArray[np.int64], R: Array, t: Array) -> tuple[Array, Array]:
+        """Of the poses that look the same, the one that stands for all.
+
+        Args:
+            label: ``[B]`` classes. R: ``[B, 3, 3]``. t: ``[B, 3]``.
+        """
+        R, t = R.copy(), t.copy()
+        for index in np.unique(label):
+            symmetries = self.symmetries[index]
+            if len(symmetries) > 1:
+                chosen = label == index
+                R[chosen], t[chosen] = canonical_pose(R[chosen], t[chosen], symmetries)
+        return R, t
 
     @classmethod
     def from_models_info(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from posedistill.data.loading.augment import AugmentSettings
+from posedistill.data.loading.picture_view import PictureSettings
 from posedistill.data.loading.scene_view import ViewSettings
 from posedistill.data.render.dataset import RenderSettings
 from posedistill.recipe.networks import Settings as Settings
@@ -78,10 +79,12 @@ class DataSettings(Settings):
     shares: list[float] | None = Field(None, description="Share of each source in a batch; default: by size.")
     test: TestSource
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
-    crop_size: int = Field(256, ge=32, multiple_of=32)
+    crop_size: int = Field(256, ge=32, multiple_of=32, description="Of families that look at crops.")
     backgrounds: Path | None = None
     augment: AugmentSettings = AugmentSettings()
+    picture: PictureSettings = Field(PictureSettings(), description="Of families that look at whole pictures.")
     min_visible: float = Field(0.1, ge=0, le=1)
+    silent: ClassVar[frozenset[str]] = frozenset({"picture"})
 
     @model_validator(mode="after")
     def _one_share_a_source(self) -> "DataSettings":
@@ -95,10 +98,9 @@ class DataSettings(Settings):
             raise ValueError(f"found objects {self.objects}, expected each once")
         return self
 
-    @property
-    def side(self) -> int:
-        """Side of the network's square input, pixels."""
-        return self.crop_size
+    def input_size(self, view: str) -> int | tuple[int, int]:
+        """Of a network that looks at crops the side, pixels; of one that looks at whole pictures height and width."""
+        return self.picture.shape if view == "picture" else self.crop_size
 
 
 class SceneSettings(Settings):
@@ -133,8 +135,7 @@ class SceneSettings(Settings):
             raise ValueError(f"found crop {self.crop}, expected {expected}")
         return self
 
-    @property
-    def side(self) -> int:
+    def input_size(self, view: str) -> int:
         """Shorter side of the network's input, pixels."""
         if self.crop is None:
             return 256 if self.squeeze else self.short_side

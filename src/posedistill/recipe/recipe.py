@@ -84,6 +84,27 @@ class Recipe(Settings):
             raise ValueError("found teacher.csv with data.scene, expected a network: a BOP csv holds poses of objects")
         return self
 
+    @model_validator(mode="after")
+    def _families_of_one_view(self) -> "Recipe":
+        if self.teacher.csv is None:
+            for teacher in self.teacher.members or (self.teacher,):
+                if (view := FAMILIES[teacher.family].view) != self.view:
+                    found = f"teacher.family {teacher.family}, which looks at a {view}"
+                    raise ValueError(
+                        f"found {found}, expected a {self.view}, as the {self.student.family} student does"
+                    )
+        return self
+
+    @property
+    def view(self) -> str:
+        """What its networks look at: a ``crop``, a whole ``picture`` or a ``scene``."""
+        return FAMILIES[self.student.family].view
+
+    @property
+    def input_size(self) -> int | tuple[int, int]:
+        """Of its networks, pixels: a side, or of whole pictures height and width."""
+        return self.data.input_size(self.view)
+
     @property
     def folder(self) -> Path:
         """Where everything of this recipe lands."""

@@ -13,8 +13,8 @@ from posedistill.metrics.statistics import Difference, Summary, paired_differenc
 STAGES = ("teacher", "student", "distilled", "exported")
 """The order in which a report names the models of a run; a model of another name comes after them."""
 LEVELS: tuple[Level, ...] = get_args(Level)
-BOXES = {"gt": "ground-truth boxes", "detector": "detector boxes"}
-"""Words for the two sources of boxes."""
+BOXES = {"gt": "ground-truth boxes", "detector": "detector boxes", "none": "no boxes given"}
+"""Words for the sources of boxes."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Unpack, cast
+from typing import ClassVar, Unpack, cast
 
 import numpy as np
 import torch
@@ -49,7 +49,10 @@ class TestFrames:
 
 
 class ObjectsTask(Task[TestFrames]):
-    """Where are the objects, and how do they lie?"""
+    """Where are the objects, and how do they lie? Each is looked for in a crop of its own."""
+
+    with_others: ClassVar[bool] = False
+    """Whether frames are learned from that show none of the objects."""
 
     @property
     def data(self) -> DataSettings:
@@ -109,7 +112,7 @@ class ObjectsTask(Task[TestFrames]):
     def validation(self, device: torch.device, count: int) -> Validate:
         """Keypoint errors of decoded poses."""
         seed = self.recipe.seed
-        rows = _drawn(self.training_set, count, self.data.shares, np.random.default_rng(seed))
+        rows = drawn(self.training_set, count, self.data.shares, np.random.default_rng(seed))
         loader = self.loader(rows, seed=seed, device=device, batch_size=min(64, len(rows)), augment=False)
         return Validation(self, loader, lambda found, batches: keypoint_scores(found, batches, self.objects))
 
@@ -159,11 +162,12 @@ class ObjectsTask(Task[TestFrames]):
     def _pack(self, dataset: BopDataset) -> Pack:
         data = self.data
         names = [str(frame.rgb.resolve()) for frame in dataset.frames]
-        name = f"pack-{fingerprint(names, data.objects, data.min_visible)}"
+        others = ["others"] if self.with_others else []
+        name = f"pack-{fingerprint(names, data.objects, data.min_visible, *others)}"
         return self.decoded(self._learned(dataset), name)
 
     def _learned(self, dataset: BopDataset) -> ObjectFrames:
-        return ObjectFrames(dataset, self.data.objects, self.data.min_visible)
+        return ObjectFrames(dataset, self.data.objects, self.data.min_visible, self.with_others)
 
     @cached_property
     def _backdrops(self) -> NDArray[np.uint8]:
@@ -180,7 +184,7 @@ class ObjectsTask(Task[TestFrames]):
             yield Case(frame.rgb, frame.K, self.objects.keypoints[index], R_gt, t_gt, R, t, *about)
 
 
-def _drawn(data: TrainingSet, count: int, shares: list[float] | None, rng: np.random.Generator) -> Rows:
+def drawn(data: TrainingSet, count: int, shares: list[float] | None, rng: np.random.Generator) -> Rows:
     """Validation instances, of each source as large a share as in training (as far as they last)."""
     ends = np.cumsum([len(pack) for pack in data.packs])
     parts = np.split(data.validation, np.searchsorted(data.validation, ends[:-1]))

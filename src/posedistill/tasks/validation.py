@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader
-from posedistill.decode import Prepared
+from posedistill.decode import Pose, Prepared
 from posedistill.deploy.export import torch_run
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
@@ -32,18 +33,32 @@ ORIENTATION = (0.1, 180.0)
 """Likewise of a rotation, degrees."""
 
 
+Assign = Callable[[Sequence[Pose], Batch], Sequence[int]]
+"""Which instance of a batch each of the poses found there is of; -1 for none."""
+
+
+def one_a_picture(poses: Sequence[Pose], batch: Batch) -> list[int]:
+    """Pictures have one instance each, and poses are of it."""
+    return [pose.row for pose in poses]
+
+
 class Validation:
     """Scores the poses that a network gives of fixed pictures, which are not varied.
 
     Args:
         loader: of the held-out instances, without augmentation.
         score: of the poses found, a row an instance (NaN where none was), against those of the batches.
+        assign: which instance a pose is of.
     """
 
     def __init__(
-        self, task: Task[Any], loader: Loader, score: Callable[[Poses, Sequence[Batch]], dict[str, float]]
+        self,
+        task: Task[Any],
+        loader: Loader,
+        score: Callable[[Poses, Sequence[Batch]], dict[str, float]],
+        assign: Assign = one_a_picture,
     ) -> None:
-        self.task, self.score = task, score
+        self.task, self.score, self.assign = task, score, assign
         self.batches = [loader.batch(step) for step in range(loader.steps)]
 
     def __call__(self, estimator: Estimator) -> dict[str, float]:
@@ -53,9 +68,12 @@ class Validation:
         R, t = np.full((sum(map(len, self.batches)), 3, 3), np.nan), np.full((sum(map(len, self.batches)), 3), np.nan)
         start = 0
         for batch in self.batches:
-            inputs = {"images": batch.images.cpu().numpy(), "classes": batch.label.cpu().numpy()}
-            for pose in decoder.decode(run(inputs), Prepared.of_pictures(inputs, _numpy(batch.K))):
-                R[start + pose.row], t[start + pose.row] = pose.R, pose.t
+            known = {"images": batch.images, "classes": batch.label}
+            inputs = {name: known[name].cpu().numpy() for name in decoder.inputs}
+            poses = decoder.decode(run(inputs), Prepared.of_pictures(inputs, _numpy(batch.K)))
+            for row, pose in zip(self.assign(poses, batch), poses, strict=True):
+                if row >= 0:
+                    R[start + row], t[start + row] = pose.R, pose.t
             start += len(batch)
         return self.score(Poses.of_cameras(R, t), self.batches)
 
@@ -66,16 +84,40 @@ def keypoint_scores(found: Poses, batches: Sequence[Batch], objects: ObjectTable
     labels = torch.cat([batch.label for batch in batches]).tolist()
     errors = np.full(len(found), np.inf)
     for row in np.flatnonzero(found.found).tolist():
-        keypoints, symmetries = objects.keypoints[labels[row]], objects.symmetries[labels[row]]
-        turned = keypoints @ np.swapaxes(symmetries[:, :3, :3], 1, 2) + symmetries[:, None, :3, 3]
-        truth = turned @ R[row].T + t[row]
-        estimate = keypoints @ found.R[row].T + found.t[row]
-        errors[row] = np.linalg.norm(truth - estimate, axis=-1).mean(axis=-1).min() / objects.diameters[labels[row]]
+        errors[row] = keypoint_error(found.R[row], found.t[row], R[row], t[row], objects, labels[row])
     return {
         SELECT: float(np.mean(log_area(errors, *KEYPOINTS))),
         "val/keypoints_0.1d": float(np.mean(errors < THRESHOLD)),
         "val/median_error": float(np.median(np.minimum(errors, 10.0))),
     }
+
+
+def keypoint_error(R: Array, t: Array, R_gt: Array, t_gt: Array, objects: ObjectTable, label: int) -> float:
+    """Mean distance of an object's keypoints under two poses in diameters, the least of all equivalent true poses."""
+    keypoints, symmetries = objects.keypoints[label], objects.symmetries[label]
+    turned = keypoints @ np.swapaxes(symmetries[:, :3, :3], 1, 2) + symmetries[:, None, :3, 3]
+    distances = np.linalg.norm(turned @ R_gt.T + t_gt - (keypoints @ R.T + t), axis=-1)
+    return float(distances.mean(axis=-1).min() / objects.diameters[label])
+
+
+def assign_in_pictures(poses: Sequence[Pose], batch: Batch, objects: ObjectTable) -> list[int]:
+    """Which instance of a batch each pose is of: of its picture and object, by the least sum of keypoint errors.
+
+    Of an object no more poses of a picture are looked at than there are instances of it, the best-scored ones.
+    """
+    rows = np.full(len(poses), -1)
+    instances: dict[tuple[int, int], list[int]] = {}
+    for row, place in enumerate(zip(batch.picture.tolist(), batch.label.tolist(), strict=True)):
+        instances.setdefault(place, []).append(row)
+    R, t = _numpy(batch.R), _numpy(batch.t)
+    for (picture, label), truths in instances.items():
+        found = [i for i, pose in enumerate(poses) if (pose.row, pose.label) == (picture, objects.obj_ids[label])]
+        best = sorted(found, key=lambda i: -poses[i].score)[: len(truths)]
+        pairs = [(poses[i], truth) for i in best for truth in truths]
+        errors = [keypoint_error(pose.R, pose.t, R[row], t[row], objects, label) for pose, row in pairs]
+        chosen = linear_sum_assignment(np.reshape(errors, (len(best), len(truths))))
+        rows[np.array(best, dtype=np.int64)[chosen[0]]] = np.array(truths)[chosen[1]]
+    return rows.tolist()
 
 
 def camera_scores(found: Poses, batches: Sequence[Batch], spread: float) -> dict[str, float]:

@@ -18,7 +18,7 @@ def build_network(recipe: Recipe, network: NetworkSettings, objects: ObjectTable
     settings = dict(network.settings)
     if network.pretrained is not None:
         settings["pretrained"] = str(network.pretrained)
-    return build_estimator(network.family, objects, settings, recipe.data.side)
+    return build_estimator(network.family, objects, settings, recipe.input_size)
 
 
 def load_network(stage: Stage, objects: ObjectTable) -> tuple[Estimator, dict[str, Any]]:

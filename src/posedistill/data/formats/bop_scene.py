@@ -73,6 +73,11 @@ class Frame:
         return float(self.scene.depth_scales[self.scene.camera_rows[self.im_id]])
 
     @property
+    def is_annotated(self) -> bool:
+        """Whether the annotations list the frame, be it without an instance."""
+        return self.im_id in self.scene.annotated
+
+    @property
     def instances(self) -> tuple[Instance, ...]:
         """The annotated objects, in the order of ``scene_gt.json``."""
         return tuple(self.scene.instance(row) for row in self.scene.rows_of(self.im_id))

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from posedistill.data.loading import pixels
 from posedistill.data.loading.augment import AugmentSettings, Draws, hide
-from posedistill.data.loading.frame_reader import FrameReader
+from posedistill.data.loading.photographs import Photographs
 from posedistill.data.loading.sampling import Indices
 from posedistill.data.loading.views import Plan, ViewPolicy
 from posedistill.data.packs.pack import Pack
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.cameras import Array, crop_cameras, pixel_box, project
 from posedistill.geometry.objects import ObjectTable
-from posedistill.geometry.symmetries import canonical_pose
 from posedistill.geometry.warp import affine_maps
 
 _KEEP_IN_CROP = 0.45
@@ -72,8 +71,7 @@ class CropView(ViewPolicy):
         names = ("R", "t", "slot", "score", "bbox_visib")
         self.R, self.t, self.slots, self.score, self.visible = (self._column(name)[self.ids] for name in names)
         self.amodal = pixel_box(project(objects.keypoints[self.label], self.R, self.t, self.K))
-        self._photographs = None if backgrounds is None or not len(backgrounds) else _four_bytes(backgrounds)
-        self._reader: FrameReader | None = None
+        self._photographs = None if backgrounds is None or not len(backgrounds) else Photographs(backgrounds)
 
     def _column(self, name: str) -> NDArray:
         return np.concatenate([getattr(pack.instances, name) for pack in self.packs])
@@ -84,13 +82,13 @@ class CropView(ViewPolicy):
         plain.variation, plain.varied = AugmentSettings.none(), False
         return plain
 
-    def plan(self, units: Indices, chance: Array, draws: Draws) -> Plan:
+    def plan(self, units: Indices, shape: tuple[int, int], chance: Array, draws: Draws) -> Plan:
         """Crops of some instances."""
         centers, sides, angles = self.boxes(units, chance)
-        cameras = crop_cameras(self.K[units], centers, sides, self.shape[0], angles)
+        cameras = crop_cameras(self.K[units], centers, sides, shape[0], angles)
         label, R = self.label[units], cameras.rotation @ self.R[units]
         t = np.einsum("bij,bj->bi", cameras.rotation, self.t[units])
-        R, t = self._canonical(label, R, t)
+        R, t = self.objects.canonical(label, R, t)
         keypoints3d = self.objects.keypoints[label]
         targets = {
             "keypoints3d": keypoints3d,
@@ -99,7 +97,7 @@ class CropView(ViewPolicy):
         }
         columns = (label, self.score[units], self.ids[units], self.slots[units])
         maps, picture = affine_maps(cameras.homography), np.arange(len(units))
-        return Plan(self.frames[units], maps, cameras.K, draws, picture, R, t, *columns, targets)
+        return Plan(self.frames[units], maps, cameras.K, shape, draws, picture, R, t, *columns, targets)
 
     def boxes(self, units: Indices, chance: Array) -> tuple[Array, Array, Array]:
         """Centres ``[B, 2]``, sides ``[B]`` and turns ``[B]`` of the crops (Dynamic Zoom-In, CDPN / SO-Pose)."""
@@ -116,16 +114,6 @@ class CropView(ViewPolicy):
         middle, reach = visible[:, :2] + visible[:, 2:] / 2, _KEEP_IN_CROP * sides[:, None]
         return np.clip(centers, middle - reach, middle + reach), sides, angles
 
-    def _canonical(self, label: Indices, R: Array, t: Array) -> tuple[Array, Array]:
-        """Of the poses that look the same, the one that stands for all."""
-        R, t = R.copy(), t.copy()
-        for index in np.unique(label):
-            symmetries = self.objects.symmetries[index]
-            if len(symmetries) > 1:
-                chosen = label == index
-                R[chosen], t[chosen] = canonical_pose(R[chosen], t[chosen], symmetries)
-        return R, t
-
     def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:
         """New backgrounds and occluders; ``masks`` of what is visible after that."""
         assert ids is not None
@@ -137,34 +125,6 @@ class CropView(ViewPolicy):
         """Random cuts of the photographs for the crops that get a new background, and for those with an occluder."""
         if self._photographs is None:
             return None, None
-        if self._reader is None or self._reader.device != device:
-            self._reader = FrameReader([self._photographs], device)
-        groups = [draws.groups[name].values["photo"].double().numpy() for name in ("background", "photo_occlusion")]
-        chance = np.concatenate(groups)
-        numbers = (chance[:, 0] * len(self._photographs)).astype(np.int64)
-        maps = photo_maps(chance[:, 1:], self._photographs.shape[1:3], self.shape[0])
-        cuts = self._reader.cut(numbers, maps, self.shape, labelled=False)[0]
+        groups = [draws.groups[name].values["photo"] for name in ("background", "photo_occlusion")]
+        cuts = self._photographs.cut(torch.cat(groups), self.shape, device)
         return cuts[: len(groups[0])], cuts[len(groups[0]) :]
-
-
-def photo_maps(chance: Array, shape: tuple[int, ...], size: int) -> Array:
-    """``[r, 2, 3]`` maps from crop to photograph pixels: a square window of random side and place, maybe mirrored.
-
-    Args:
-        chance: ``[r, 4]`` uniform: side (0.4 to 1 of what fits), place x, place y, mirrored.
-    """
-    height, width = shape
-    side = min(height, width) * (0.4 + 0.6 * chance[:, 0])
-    left, top = chance[:, 1] * (width - side), chance[:, 2] * (height - side)
-    mirrored = chance[:, 3] < 0.5
-    maps = np.zeros((len(chance), 2, 3))
-    scale = (side - 1) / (size - 1)
-    maps[:, 0, 0] = np.where(mirrored, -scale, scale)
-    maps[:, 0, 2] = np.where(mirrored, left + side - 1, left)
-    maps[:, 1, 1], maps[:, 1, 2] = scale, top
-    return maps
-
-
-def _four_bytes(photos: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pictures ``[M, h, w, 4]`` of ``[M, h, w, 3]``: OpenCV warps four bytes a pixel twice as fast as three."""
-    return np.concatenate([photos, np.zeros_like(photos[..., :1])], axis=-1)

@@ -21,6 +21,8 @@ from posedistill.machine import cores
 
 _CHUNK = 4
 """Pictures that one thread makes at a time. A constant: convolutions may round by the size of their batch."""
+_SHAPES = 6
+"""Tells the numbers that draw the shapes of batches from those that place the pictures in them."""
 
 
 class LoaderOptions(TypedDict):
@@ -122,13 +124,15 @@ class Loader:
         part = slice(self.rank * len(units) // self.world_size, (self.rank + 1) * len(units) // self.world_size)
         chance = rng.random((len(units), self.view.chances))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        draws = draw(self.view.variation, len(units), min(self.shape), generator)
-        return self.view.plan(units[part], chance[part], draws.part(part.start, part.stop))
+        size = np.random.default_rng([self.seed, step, self.view.stream, _SHAPES]).random()
+        shape = self.view.shape_of(step * self.batch_size // len(self), size)
+        draws = draw(self.view.variation, len(units), min(shape), generator)
+        return self.view.plan(units[part], shape, chance[part], draws.part(part.start, part.stop))
 
     def _in_threads(self, plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
         """The pictures of a plan, a few in each thread: parts that fit a cache."""
         count = len(plan.frames)
-        images = torch.empty((count, 3, *self.shape), memory_format=torch.channels_last, device=self.device)
+        images = torch.empty((count, 3, *plan.shape), memory_format=torch.channels_last, device=self.device)
 
         def make(start: int) -> dict[str, Tensor]:
             stop = min(start + _CHUNK, count)
@@ -141,7 +145,7 @@ class Loader:
     def _pictures(self, plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
         """Varied, normalised planes ``[P, 3, H, W]`` and the targets that need pixels."""
         draws = plan.draws.to(self.device)
-        images, ids = self._frames.cut(plan.frames, plan.maps, self.shape, self.view.labelled)
+        images, ids = self._frames.cut(plan.frames, plan.maps, plan.shape, self.view.labelled)
         x = to_planes(images)
         targets = self.view.cover(x, ids, plan, draws)
         vary(x, draws)

@@ -145,12 +145,13 @@ def grid(values: Mapping[str, Tensor], size: int) -> Tensor:
 
 def shade(x: Tensor, group: Group) -> None:
     """Multiply by an illumination gradient and a soft-edged shadow."""
-    axis, values = 2 * _axis(x.shape[-1], x.device) - 1, group.values
+    down, across = (2 * _axis(length, x.device) - 1 for length in x.shape[2:])
+    values = group.values
 
     def change(images: Tensor) -> Tensor:
         gradient, edge = values["gradient"], values["edge"]
-        light = 1 + (axis * gradient[:, :1])[:, None, :] + (axis * gradient[:, 1:])[:, :, None]
-        depth = ((axis - values["distance"][:, None]) * edge[:, :1])[:, None, :] + (axis * edge[:, 1:])[:, :, None]
+        light = 1 + (across * gradient[:, :1])[:, None, :] + (down * gradient[:, 1:])[:, :, None]
+        depth = ((across - values["distance"][:, None]) * edge[:, :1])[:, None, :] + (down * edge[:, 1:])[:, :, None]
         light -= depth.clamp_(0, 1).mul_(values["shadow"][:, None, None])
         return images.mul_(light.clamp_(min=0.05)[:, None])
 
@@ -181,6 +182,28 @@ def recolour(x: Tensor, group: Group) -> None:
     def change(images: Tensor) -> Tensor:
         matrix, offset = group.values["matrix"], group.values["offset"]
         return torch.baddbmm(offset[:, :, None], matrix, images.flatten(2)).view_as(images).clamp_(0, 1)
+
+    _on_rows(x, group.rows, change)
+
+
+def change_hsv(x: Tensor, group: Group) -> None:
+    """Turn the ``hue`` (in whole turns) and multiply ``saturation`` and ``value`` of hue, saturation and value."""
+
+    def change(images: Tensor) -> Tensor:
+        images = images.clamp_(0, 1)
+        value, spread = images.amax(1), images.amax(1) - images.amin(1)
+        red, green, blue = images.unbind(1)
+        inverse = 1 / spread.clamp(min=1e-8)
+        hue = torch.where(value == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
+        hue = torch.where(value == red, (green - blue) * inverse, hue)  # in sixths of a turn
+        hue += 6 * group.values["hue"][:, None, None]
+        saturation = (spread / value.clamp(min=1e-8)).mul_(group.values["saturation"][:, None, None]).clamp_(max=1)
+        value = (value * group.values["value"][:, None, None]).clamp_(max=1)
+        chroma = saturation.mul_(value)
+        for channel, shift in enumerate((5, 3, 1)):
+            place = (hue + shift).remainder_(6)
+            images[:, channel] = value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)
+        return images
 
     _on_rows(x, group.rows, change)
 
@@ -241,13 +264,13 @@ def convolve(x: Tensor, group: Group) -> None:
 
 
 def lose_resolution(x: Tensor, group: Group, factor: float) -> None:
-    """Scale the chosen crops down by ``factor`` and up again."""
-    size = x.shape[-1]
-    small = max(round(size / factor), 1)
+    """Scale the chosen pictures down by ``factor`` and up again."""
+    height, width = x.shape[2:]
+    small = (max(round(height / factor), 1), max(round(width / factor), 1))
 
     def change(images: Tensor) -> Tensor:
-        reduced = F.interpolate(images, size=(small, small), mode="bilinear", antialias=True)
-        return F.interpolate(reduced, size=(size, size), mode="bilinear")
+        reduced = F.interpolate(images, size=small, mode="bilinear", antialias=True)
+        return F.interpolate(reduced, size=(height, width), mode="bilinear")
 
     _on_rows(x, group.rows, change)
 

@@ -124,13 +124,13 @@ class SceneView(ViewPolicy):
         plain.settings, plain.variation = ViewSettings.none(), ViewSettings.none().pixels()
         return plain
 
-    def plan(self, units: Indices, chance: Array, draws: Draws) -> Plan:
+    def plan(self, units: Indices, shape: tuple[int, int], chance: Array, draws: Draws) -> Plan:
         """Views of some photographs."""
         table, ids, frames, picture = self.pack.instances, self.ids[units], self.frames[units], np.arange(len(units))
-        places = place_views(self.pack.K[frames], self.pack.sizes[frames], self.shape, self.settings, chance)
+        places = place_views(self.pack.K[frames], self.pack.sizes[frames], shape, self.settings, chance)
         R, t = places.rotation @ table.R[ids], np.einsum("bij,bj->bi", places.rotation, table.t[ids])
         columns = (np.zeros_like(ids), table.score[ids], ids, table.slot[ids])
-        return Plan(frames, places.maps, places.K, draws, picture, R, t, *columns, {})
+        return Plan(frames, places.maps, places.K, shape, draws, picture, R, t, *columns, {})
 
     def normalise(self, x: Tensor, plan: Plan) -> Tensor:
         """By the ImageNet statistics, or by the mean image under the same view."""

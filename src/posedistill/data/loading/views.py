@@ -22,6 +22,7 @@ class Plan:
     Attributes:
         frames: ``[P]`` what each picture is a view of, numbered through all packs.
         maps: picture to frame pixels, ``[P, 2, 3]`` affine or ``[P, 3, 3]`` projective.
+        shape: height and width of the pictures.
         slots: ``[I]`` uint8, each instance's value in the id channel.
         targets: those that need no pixels. draws: what chance does to the pixels of each picture.
     """
@@ -29,6 +30,7 @@ class Plan:
     frames: Indices
     maps: Array
     K: Array
+    shape: tuple[int, int]
     draws: Draws
     picture: Indices
     R: Array
@@ -47,6 +49,7 @@ class Plan:
         return Plan(
             **of_pictures,
             **{name: getattr(self, name)[inside] for name in columns},
+            shape=self.shape,
             draws=self.draws.part(start, stop),
             picture=self.picture[inside] - start,
             targets={name: values[inside] for name, values in self.targets.items()},
@@ -58,7 +61,7 @@ class ViewPolicy:
 
     Attributes:
         packs: where the frames are. frames: ``[N]`` the frame of each unit, numbered through all packs.
-        shape: height and width of its pictures. variation: how pixels are varied.
+        shape: height and width of its pictures, unless ``shape_of`` draws them. variation: how pixels are varied.
     """
 
     targets: ClassVar[frozenset[str]] = frozenset()
@@ -78,8 +81,12 @@ class ViewPolicy:
         """The same policy without chance: what validation looks at."""
         raise NotImplementedError
 
-    def plan(self, units: Indices, chance: Array, draws: Draws) -> Plan:
-        """Views of some units, at places that ``chance`` ``[n, chances]`` draws."""
+    def shape_of(self, epoch: int, chance: float) -> tuple[int, int]:
+        """Height and width of the pictures of a batch, of which ``chance`` (0..1) may choose one."""
+        return self.shape
+
+    def plan(self, units: Indices, shape: tuple[int, int], chance: Array, draws: Draws) -> Plan:
+        """Views of some units, of that shape, at places that ``chance`` ``[n, chances]`` draws."""
         raise NotImplementedError
 
     def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:

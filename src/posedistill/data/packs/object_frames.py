@@ -30,13 +30,20 @@ class ObjectFrames(FrameSource):
     An instance enters when its object is in ``obj_ids``, at least ``min_visible`` of it can be seen and its mask has
     ``MIN_PIXELS``; frames without such an instance are left out.
 
+    Args:
+        others: also the annotated frames that show none of the objects, after the ones that do.
+
     Raises:
         DataError: no usable frame.
     """
 
-    def __init__(self, dataset: BopDataset, obj_ids: Sequence[int], min_visible: float = 0.1) -> None:
+    def __init__(
+        self, dataset: BopDataset, obj_ids: Sequence[int], min_visible: float = 0.1, others: bool = False
+    ) -> None:
         self.dataset, self.obj_ids, self.min_visible = dataset, frozenset(map(int, obj_ids)), min_visible
         self.frames = [frame for frame in dataset.frames if any(map(self._admits, frame.instances))]
+        if self.frames and others:
+            self.frames += [frame for frame in dataset.frames if self._shows_none(frame)]
         if not self.frames:
             wanted = f"a frame with one of the objects {sorted(self.obj_ids)}, visible by {min_visible} or more"
             raise DataError(describe(dataset.root, "frames", f"none among {len(dataset.frames)}", wanted))
@@ -104,6 +111,10 @@ class ObjectFrames(FrameSource):
     def _admits(self, instance: Instance) -> bool:
         """Whether an annotated instance may enter the table (its mask is looked at later)."""
         return instance.obj_id in self.obj_ids and instance.visib_fract >= self.min_visible
+
+    def _shows_none(self, frame: Frame) -> bool:
+        """Whether somebody has looked at a frame and annotated none of the objects."""
+        return frame.is_annotated and not any(instance.obj_id in self.obj_ids for instance in frame.instances)
 
     def _is_guessed(self, instance: Instance) -> bool:
         """Whether the projected model stands in for a mask or a box."""

@@ -119,11 +119,13 @@ def check_networks(recipe: Recipe, objects: ObjectTable, teacher: Teacher | None
     student = build_network(recipe, recipe.student, objects)
     teacher = teacher or teacher_so_far(recipe, objects)
     distillers = build_distillers(recipe, student.offers, teacher.offers)
-    check_losses(distillers, student, teacher, recipe.data.side)
+    check_losses(distillers, student, teacher, recipe.input_size)
     return distillers
 
 
-def check_losses(distillers: list[Distiller], student: Estimator, teacher: Teacher, size: int) -> None:
+def check_losses(
+    distillers: list[Distiller], student: Estimator, teacher: Teacher, size: int | tuple[int, int]
+) -> None:
     """Let each loss that learns nothing itself compare both sides once, on pictures of noise.
 
     Raises:
@@ -137,15 +139,18 @@ def check_losses(distillers: list[Distiller], student: Estimator, teacher: Teach
                 distiller(ours, theirs, batch)
 
 
-def noise_batch(objects: ObjectTable, size: int, count: int = 2) -> Batch:
+def noise_batch(objects: ObjectTable, size: int | tuple[int, int], count: int = 2) -> Batch:
     """Pictures of noise, one of each object as far as they go, or (without objects) of a scene.
+
+    ``size``: a side, or height and width.
 
     >>> from posedistill.geometry.objects import NO_OBJECTS
     >>> noise_batch(NO_OBJECTS, 32).images.shape
     torch.Size([2, 3, 32, 32])
     """
-    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
-    K = torch.tensor([[2.5 * size, 0.0, size / 2], [0.0, 2.5 * size, size / 2], [0.0, 0.0, 1.0]]).repeat(count, 1, 1)
+    height, width = (size, size) if isinstance(size, int) else size
+    images, focal = torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0)), 2.5 * width
+    K = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]]).repeat(count, 1, 1)
     R, ids = torch.eye(3).repeat(count, 1, 1), torch.arange(count)
     if not len(objects):
         return Batch.single(images, K, R, torch.zeros(count, 3), ids)
@@ -155,7 +160,7 @@ def noise_batch(objects: ObjectTable, size: int, count: int = 2) -> Batch:
     t = diameters[:, None] * torch.tensor([0.0, 0.0, 4.0])
     pixels = (keypoints3d + t[:, None]) @ K.transpose(1, 2)
     targets = {
-        "masks": torch.ones(count, size, size, dtype=torch.bool),
+        "masks": torch.ones(count, height, width, dtype=torch.bool),
         "keypoints3d": keypoints3d,
         "keypoints": pixels[..., :2] / pixels[..., 2:],
         "diameters": diameters,

@@ -1,0 +1,273 @@
+"""PictureView: whole frames with all their instances, squeezed to the network's size. Each is a new camera, exactly."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from posedistill.data.loading import pixels
+from posedistill.data.loading.augment import AugmentSettings, Draws
+from posedistill.data.loading.photographs import CHANCES, Photographs
+from posedistill.data.loading.pixels import Group
+from posedistill.data.loading.sampling import Indices
+from posedistill.data.loading.views import Plan, ViewPolicy
+from posedistill.data.packs.pack import Pack
+from posedistill.errors import RecipeError, describe
+from posedistill.geometry.cameras import Array, picture_cameras, pixel_box, project
+from posedistill.geometry.objects import ObjectTable
+from posedistill.geometry.warp import affine_maps
+
+STRIDE = 32
+"""Sides of pictures are multiples of it."""
+KEEP = 0.25
+"""An instance stays in a picture that shows at least this share of its visible part's box."""
+Side = Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)]
+
+
+class PictureSettings(BaseModel):
+    """How whole frames are shown to a network. Probabilities are per picture.
+
+    Nothing is ever mirrored: the mirror image of an object has no pose. ``faithful()`` is the published recipe of
+    single-shot pose (Tekin et al., CVPR 2018): another background always, jitter, hue, saturation and exposure.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: Side | tuple[Side, Side] = 416
+    """Side of the network's input, or [height, width]: what is validated, tested and shipped."""
+    resolutions: tuple[Side, Side] | Literal["published"] | None = None
+    """Smallest and largest longer side of the batches in training, or the published ladder, which widens with the
+    epochs; null: always ``size``."""
+
+    jitter: float = Field(0.2, ge=0, le=0.45)
+    """Each edge moves in or out by up to this share of the frame, which shifts, scales and squeezes it."""
+    turn: float = Field(15.0, ge=0, le=180)
+    """Largest turn about the optical axis, degrees."""
+    background: float = Field(0.8, ge=0, le=1)
+    """Probability of another photograph behind all foreground."""
+    negatives: float = Field(0.1, ge=0, lt=1)
+    """Share of pictures that show such a photograph and nothing else."""
+
+    hue: float = Field(0.1, ge=0, le=0.5)
+    """Largest change of hue, in whole turns."""
+    saturation: float = Field(1.5, ge=1, le=4)
+    """Largest factor of the saturation, and its inverse the smallest."""
+    exposure: float = Field(1.5, ge=1, le=4)
+    """Likewise of the brightness."""
+
+    light: float = Field(0.3, ge=0, le=1)
+    """Probability of an illumination gradient and a shadow edge."""
+    light_strength: float = Field(0.4, ge=0, lt=1)
+    gamma: float = Field(0.2, ge=0, le=1)
+    """Probability of a gamma curve."""
+    gamma_strength: float = Field(0.3, ge=0, lt=1)
+    blur: float = Field(0.1, ge=0, le=1)
+    """Probability of a blur out of focus. Blur and motion exclude each other."""
+    motion: float = Field(0.1, ge=0, le=1)
+    """Probability of a motion blur."""
+    noise: float = Field(0.3, ge=0, le=1)
+    """Probability of sensor noise."""
+    noise_strength: float = Field(0.05, ge=0, le=0.5)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "PictureSettings":
+        if self.blur + self.motion > 1:
+            raise ValueError(
+                f"found blur + motion {self.blur + self.motion}, expected at most 1: they exclude each other"
+            )
+        if isinstance(self.resolutions, tuple) and self.resolutions[0] > self.resolutions[1]:
+            raise ValueError(f"found resolutions {list(self.resolutions)}, expected the smaller one first")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    @classmethod
+    def faithful(cls, **changes: Any) -> "PictureSettings":
+        """The published recipe, at one size."""
+        unchanged = dict.fromkeys(("turn", "negatives", "light", "gamma", "blur", "motion", "noise"), 0.0)
+        return cls(**{"background": 1.0} | unchanged | changes)
+
+    def plain(self) -> "PictureSettings":
+        """The same size without any change: what validation looks at."""
+        quiet = {"background": 0.0, "jitter": 0.0, "hue": 0.0, "saturation": 1.0, "exposure": 1.0}
+        return self.faithful(size=self.size, **quiet)
+
+    def pixels(self) -> AugmentSettings:
+        """The other changes of pixels, in the words of crops of objects, which fill less of a picture."""
+        shared = ("light", "light_strength", "gamma", "gamma_strength", "blur", "motion", "noise", "noise_strength")
+        sizes = {"blur_sigma": 0.004, "motion_length": 0.015}
+        return AugmentSettings.none().model_copy(update={name: getattr(self, name) for name in shared} | sizes)
+
+
+class PictureView(ViewPolicy):
+    """The frames of ``packs`` that hold any of the chosen instances, whole, with all instances of ``objects`` in them.
+
+    Poses of symmetric objects are in canonical form. Instances come ordered by picture.
+
+    Args:
+        packs: their instances are numbered through, in order. indices: (from ``hold_out_frames``) chooses among them.
+        others: frames besides, numbered through all packs, that show none of the objects.
+        backgrounds: uint8 ``[M, h, w, 3]`` photographs to put behind objects, and to show alone.
+
+    Raises:
+        RecipeError: no instance is left.
+    """
+
+    targets = frozenset({"keypoints3d", "keypoints", "diameters"})
+    stream, chances, labelled = 5, 11 + CHANCES, True
+
+    def __init__(
+        self,
+        packs: Sequence[Pack],
+        objects: ObjectTable,
+        settings: PictureSettings,
+        indices: Indices | None = None,
+        backgrounds: NDArray[np.uint8] | None = None,
+        others: Indices | None = None,
+    ) -> None:
+        self.packs, self.objects, self.settings = list(packs), objects, settings
+        self.shape, self.variation = settings.shape, settings.pixels()
+        starts = np.cumsum([0, *(len(pack.frames) for pack in packs)])
+        frame = np.concatenate([start + p.instances.frame for start, p in zip(starts, packs, strict=False)])
+        learned = np.isin(obj_id := self._column("obj_id"), objects.obj_ids)
+        chosen = learned if indices is None else learned & np.isin(np.arange(len(learned)), indices)
+        shown = np.unique(frame[chosen])
+        if not len(shown):
+            raise RecipeError(describe("recipe", "data", "no instance", f"instances of {list(objects.obj_ids)}"))
+        self.ids = np.flatnonzero(learned & np.isin(frame, shown))
+        self.ids = self.ids[np.argsort(frame[self.ids], kind="stable")]
+        empty = np.empty(0, np.int64) if others is None else np.asarray(others, dtype=np.int64)
+        self.frames = np.concatenate([shown, empty])
+        # Rows of a unit's instances: from its first one, as many as it has.
+        self._first = np.searchsorted(frame[self.ids], self.frames)
+        self._count = np.searchsorted(frame[self.ids], self.frames, side="right") - self._first
+        order = np.argsort(objects.obj_ids)
+        self.label = order[np.searchsorted(objects.obj_ids, obj_id[self.ids], sorter=order)]
+        self.K, self.sizes = (np.concatenate([getattr(p, name) for p in packs])[self.frames] for name in ("K", "sizes"))
+        names = ("R", "t", "slot", "score", "bbox_visib")
+        self.R, self.t, self.slots, self.score, self.visible = (self._column(name)[self.ids] for name in names)
+        self._photographs = None if backgrounds is None or not len(backgrounds) else Photographs(backgrounds)
+
+    def _column(self, name: str) -> NDArray:
+        return np.concatenate([getattr(pack.instances, name) for pack in self.packs])
+
+    def unvaried(self) -> Self:
+        """Whole frames as they are, at the network's size."""
+        same = copy.copy(self)
+        same.settings = self.settings.plain()
+        same.variation = same.settings.pixels()
+        return same
+
+    def shape_of(self, epoch: int, chance: float) -> tuple[int, int]:
+        """One of the resolutions, in the proportions of the network's input."""
+        resolutions = self.settings.resolutions
+        if resolutions is None:
+            return self.shape
+        low, high = ladder(epoch) if resolutions == "published" else resolutions
+        side = low + STRIDE * int(chance * ((high - low) // STRIDE + 1))
+        height, width = (max(round(side * length / max(self.shape) / STRIDE), 1) * STRIDE for length in self.shape)
+        return height, width
+
+    def plan(self, units: Indices, shape: tuple[int, int], chance: Array, draws: Draws) -> Plan:
+        """Pictures of some frames."""
+        settings, spread = self.settings, 2 * chance - 1
+        edges, turns = settings.jitter * spread[:, :4], np.deg2rad(settings.turn) * spread[:, 4]
+        cameras = picture_cameras(self.K[units], self.sizes[units], shape, edges, turns)
+        alone = (chance[:, 5] < settings.negatives) & (self._photographs is not None)
+        groups = {**draws.groups, **self._groups(chance, alone)}
+        picture, rows = self._instances(units, alone)
+        inside = shown_share(cameras.homography[picture], self.visible[rows], shape) >= KEEP
+        picture, rows = picture[inside], rows[inside]
+        label, R = self.label[rows], cameras.rotation[picture] @ self.R[rows]
+        t = np.einsum("bij,bj->bi", cameras.rotation[picture], self.t[rows])
+        R, t = self.objects.canonical(label, R, t)
+        keypoints3d = self.objects.keypoints[label]
+        targets = {
+            "keypoints3d": keypoints3d,
+            "keypoints": project(keypoints3d, R, t, cameras.K[picture]),
+            "diameters": self.objects.diameters[label],
+        }
+        of_pictures = (self.frames[units], affine_maps(cameras.homography), cameras.K, shape)
+        columns = (label, self.score[rows], self.ids[rows], self.slots[rows])
+        return Plan(*of_pictures, replace(draws, groups=groups), picture, R, t, *columns, targets)
+
+    def _instances(self, units: Indices, alone: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+        """In which picture each instance is, and its row; pictures of a photograph ``alone`` have none."""
+        counts = np.where(alone, 0, self._count[units])
+        picture = np.repeat(np.arange(len(units)), counts)
+        place = np.arange(len(picture)) - (np.cumsum(counts) - counts)[picture]
+        return picture, self._first[units][picture] + place
+
+    def _groups(self, chance: Array, alone: NDArray[np.bool_]) -> dict[str, Group]:
+        """What chance does to hue, saturation and brightness, and to what is behind the objects."""
+        settings = self.settings
+        behind = (alone | (chance[:, 6] < settings.background)) & (self._photographs is not None)
+        hue = settings.hue * (2 * chance[:, 7] - 1)
+        saturation = _factor(settings.saturation, chance[:, 8])
+        value = _factor(settings.exposure, chance[:, 9])
+        changed = np.flatnonzero((hue != 0) | (saturation != 1) | (value != 1))
+        hsv = {"hue": hue, "saturation": saturation, "value": value}
+        return {
+            "behind": _group(np.flatnonzero(behind), {"photo": chance[:, -CHANCES:]}),
+            "alone": _group(np.flatnonzero(alone), {}),
+            "hsv": _group(changed, hsv),
+        }
+
+    def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:
+        """Other backgrounds, photographs alone, and other colours."""
+        assert ids is not None
+        groups = draws.groups
+        if self._photographs is not None and len(groups["behind"].rows):
+            cuts = self._photographs.cut(plan.draws.groups["behind"].values["photo"], plan.shape, x.device)
+            ids.index_fill_(0, groups["alone"].rows, 0)
+            pixels.replace_background(x, ids, groups["behind"].rows, cuts)
+        pixels.change_hsv(x, groups["hsv"])
+        return {}
+
+
+def ladder(epoch: int) -> tuple[int, int]:
+    """Smallest and largest side of the published schedule of resolutions for one object.
+
+    >>> [ladder(epoch) for epoch in (0, 10, 35, 500)]
+    [(416, 416), (416, 640), (352, 704), (224, 832)]
+    """
+    rung = min(epoch // 10, 7)
+    return (416, 416) if rung == 0 else (416 - STRIDE * (rung - 1), 640 + STRIDE * (rung - 1))
+
+
+def shown_share(homography: Array, boxes: Array, shape: tuple[int, int]) -> Array:
+    """``[I]`` which part of boxes ``[I, 4]`` (x, y, width, height) of frames lies inside of pictures of ``shape``.
+
+    Args:
+        homography: ``[I, 3, 3]`` affine, frame to picture pixels.
+
+    >>> shown_share(np.eye(3)[None], np.array([[-10.5, 5.0, 20.0, 20.0]]), (100, 100)).tolist()
+    [0.5]
+    """
+    corners = boxes[:, None, :2] + boxes[:, None, 2:] * [[0, 0], [0, 1], [1, 0], [1, 1]]
+    placed = corners @ homography[:, :2, :2].swapaxes(1, 2) + homography[:, None, :2, 2]
+    whole = pixel_box(placed)
+    seen = pixel_box(np.clip(placed, -0.5, np.array(shape[::-1]) - 0.5))
+    share: Array = (seen[:, 2] * seen[:, 3]) / np.maximum(whole[:, 2] * whole[:, 3], 1e-9)
+    return share
+
+
+def _factor(largest: float, chance: Array) -> Array:
+    """A factor of 1 to ``largest`` or, as often, its inverse: uniform numbers ``[B]`` in 0..1 to factors."""
+    factor = 1 + (largest - 1) * np.abs(2 * chance - 1)
+    return np.where(chance < 0.5, 1 / factor, factor)
+
+
+def _group(rows: Indices, values: dict[str, Array]) -> Group:
+    """The chosen rows with their values, as tensors."""
+    chosen = torch.as_tensor(rows, dtype=torch.int64)
+    return Group(chosen, {name: torch.as_tensor(value, dtype=torch.float32)[chosen] for name, value in values.items()})

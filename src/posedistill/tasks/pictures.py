@@ -1,0 +1,67 @@
+"""The task of objects for families that look at whole pictures and find every object in them at once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Unpack
+
+import numpy as np
+import torch
+
+from posedistill.data.loading.loader import Loader, LoaderOptions
+from posedistill.data.loading.picture_view import PictureView
+from posedistill.deploy.estimate import FrameQuery
+from posedistill.metrics import Evaluation
+from posedistill.poses import Poses
+from posedistill.tasks.base import Rows, Validate
+from posedistill.tasks.objects import ObjectsTask, drawn
+from posedistill.tasks.validation import Validation, assign_in_pictures, keypoint_scores
+
+VALIDATED = 16
+"""Pictures that a network in validation sees at a time."""
+
+
+class PicturesTask(ObjectsTask):
+    """Where in the picture are the objects, if there are any, and how do they lie?"""
+
+    with_others = True
+
+    @cached_property
+    def queries(self) -> Sequence[FrameQuery]:
+        """The test frames, each with the objects that are sought in it; no boxes."""
+        sought: dict[tuple[int, int], list[int]] = {}
+        for target in self.test_set.dataset.targets():
+            if target.obj_id in self.data.objects:
+                sought.setdefault((target.scene_id, target.im_id), []).extend([target.obj_id] * target.inst_count)
+        return [FrameQuery.of_picture(self.test_set.dataset.frame(*ids), labels) for ids, labels in sought.items()]
+
+    @cached_property
+    def others(self) -> Rows:
+        """The training frames that show none of the objects, numbered through the packs."""
+        packs = self.training_set.packs
+        starts = np.cumsum([0, *(len(pack.frames) for pack in packs)])
+        empty = [np.setdiff1d(np.arange(len(pack.frames)), pack.instances.frame) for pack in packs]
+        return np.concatenate([start + rows for start, rows in zip(starts, empty, strict=False)])
+
+    def loader(self, rows: Rows, **options: Unpack[LoaderOptions]) -> Loader:
+        """Whole frames with some of the instances; varied ones come with frames and photographs that show nothing."""
+        varied, data = options.get("augment", True), self.data
+        pictures, others = (self._backdrops, self.others) if varied else (None, None)
+        view = PictureView(self.training_set.packs, self.objects, data.picture, rows, pictures, others)
+        return Loader(view, shares=data.shares, **options)
+
+    def validation(self, device: torch.device, count: int) -> Validate:
+        """Keypoint errors of the poses that are found in whole frames; a missed instance counts as one far off."""
+        seed, objects = self.recipe.seed, self.objects
+        rows = drawn(self.training_set, count, self.data.shares, np.random.default_rng(seed))
+        loader = self.loader(rows, seed=seed, device=device, batch_size=VALIDATED, augment=False)
+        return Validation(
+            self,
+            loader,
+            lambda found, batches: keypoint_scores(found, batches, objects),
+            lambda poses, batch: assign_in_pictures(poses, batch, objects),
+        )
+
+    def score(self, poses: Poses | None) -> Evaluation:
+        """BOP's scores, and ADD(-S); no boxes were given."""
+        return replace(super().score(poses), boxes="none")
