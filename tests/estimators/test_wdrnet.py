@@ -49,6 +49,22 @@ def test_published_sizes(backbone: str, classes: int, deployed: int, cells: int)
     assert len(network.cells) == cells
 
 
+@pytest.mark.parametrize(
+    ("strides", "parameters"), [((16, 32, 64), 871_094), ((8, 16), 809_142), ((16,), 769_590), (None, 871_094)]
+)
+def test_a_cut_trunk_with_a_slim_head(strides: tuple[int, ...] | None, parameters: int) -> None:
+    settings = WDRNetSettings(backbone="tf_efficientnet_lite0@16", head="slim", width=64, strides=strides)
+    network = WDRNetNetwork(1, settings, 128)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    network(torch.zeros(1, 3, 128, 128), torch.zeros(1, dtype=torch.int64))[0].sum().backward()
+    trunk = network.backbone.net.named_parameters()
+    assert not [name for name, parameter in trunk if parameter.grad is None]
+
+
+def test_a_cut_of_a_narrow_backbone_is_narrow() -> None:
+    assert WDRNetSettings(backbone="darknet_tiny_h@8").resolved_width() == 128
+
+
 def test_the_slim_head_is_a_third_of_the_student() -> None:
     network = WDRNetNetwork(1, WDRNetSettings(backbone="darknet_tiny_h", head="slim"), 256)
     assert sum(parameter.numel() for parameter in network.parameters()) < 700_000

@@ -150,7 +150,6 @@ def test_the_same_name_twice_is_refused(recipe_file):
 def test_the_comparisons_of_this_project_can_be_built(path, monkeypatch):
     """Their losses exist, take these options, and find their views."""
     monkeypatch.setenv("POSEDISTILL_DATA", "/data")
-    monkeypatch.setenv("LITE0", "/lite0.pth")
     comparison = load_comparison([path])
     for variant in comparison.variants.values():
         offers = FAMILIES[variant.recipe.student.family].offers

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from posedistill.backbones.cfg_library import SHIPPED
 from posedistill.backbones.cfg_network import CfgBackbone
+from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny
 from posedistill.backbones.fpn import FeaturePyramid
 from posedistill.backbones.timm_backbone import TimmBackbone
-from posedistill.backbones.weights import load_pretrained
+from posedistill.backbones.weights import canonical_key, load_pretrained
 
 __all__ = ["DarkNet", "FeaturePyramid", "TimmBackbone", "build_backbone", "load_pretrained"]
 
@@ -27,9 +28,11 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet |
     Args:
         name: ``darknet53``, ``darknet_tiny``, ``darknet_tiny_h``, ``darknet_tiny_q``; ``tiny_yolo``, ``yolo_lite``,
             ``yolo_lite_bn``, ``yolo_pose``, or ``cfg:FILE`` for any Darknet ``.cfg``; or any timm model that supports
-            ``features_only`` (``timm:darknet53`` where both have the name).
-        pretrained: ``.safetensors``, or a torch file that loads with ``weights_only=True``; for the networks of a
-            ``.cfg`` also Darknet's ``.weights``.
+            ``features_only`` (``timm:darknet53`` where both have the name). ``NAME@STRIDE`` keeps its layers up to the
+            deepest map of that stride.
+        pretrained: ``.safetensors``, a torch file that loads with ``weights_only=True``, or ``lite0``, ``lite1`` or
+            ``lite2`` for the weights of an installed package; for the networks of a ``.cfg`` also Darknet's
+            ``.weights``. Of a cut network the whole one's will do.
 
     Returns:
         A module with ``channels`` (stride -> channels), which turns images ``[B, 3, H, W]`` into maps by stride,
@@ -39,11 +42,16 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet |
         RecipeError: the name is unknown, or the timm model gives no usable maps.
         CheckpointError: the file is damaged or belongs to another network.
     """
-    if name in _DARKNETS:
-        network = _DARKNETS[name]()
-        if pretrained is not None:
-            load_pretrained(network, pretrained, ignorable=lambda key: key.startswith("output."))
-        return network
-    if name in SHIPPED or name.startswith("cfg:"):
+    own, cut = split_cut(name)
+    if own in SHIPPED or own.startswith("cfg:"):
         return CfgBackbone(name.removeprefix("cfg:").strip(), pretrained)
-    return TimmBackbone(name.removeprefix("timm:"), pretrained, known=(*_DARKNETS, *SHIPPED))
+    if own not in _DARKNETS:
+        return TimmBackbone(name.removeprefix("timm:"), pretrained, known=(*_DARKNETS, *SHIPPED))
+    network = _DARKNETS[own]()
+    check_cut(own, cut, network.channels)
+    keys = {canonical_key(key) for key in network.state_dict()}
+    if cut is not None:
+        network = network.cut(cut)
+    if pretrained is not None:
+        load_pretrained(network, pretrained, lambda key: key.startswith("output.") or canonical_key(key) in keys)
+    return network

@@ -130,6 +130,18 @@ def without_head(cfg: Cfg) -> Cfg:
     return parse_cfg(join_sections(split_sections(cfg.text, cfg.name)[:-2]), cfg.name)
 
 
+def before_coarser(cfg: Cfg, stride: int) -> Cfg:
+    """The network without its head and without all that follows its first layer of a coarser stride.
+
+    >>> before_coarser(read_cfg("yolo_lite"), 8).outputs[-1].channels
+    128
+    """
+    body = without_head(cfg)
+    coarser = [index for index, output in enumerate(body.outputs) if output.stride > stride]
+    sections = split_sections(body.text, body.name)
+    return parse_cfg(join_sections(sections[: 1 + coarser[0]]), cfg.name) if coarser else body
+
+
 def feature_layers(cfg: Cfg) -> dict[int, int]:
     """Stride -> index of the layer whose map stands for it, fine to coarse, from stride 8 on; the head is left out.
 

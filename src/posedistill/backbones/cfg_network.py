@@ -7,7 +7,15 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from posedistill.backbones.cfg import FINEST_STRIDE, Cfg, feature_layers, read_cfg, with_head, without_head
+from posedistill.backbones.cfg import (
+    FINEST_STRIDE,
+    Cfg,
+    before_coarser,
+    feature_layers,
+    read_cfg,
+    with_head,
+    without_head,
+)
 from posedistill.backbones.cfg_layers import (
     AvgPool,
     Convolutional,
@@ -20,6 +28,7 @@ from posedistill.backbones.cfg_layers import (
     Upsample,
 )
 from posedistill.backbones.cfg_weights import layer_tensors, read_weights
+from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.weights import read_state_dict
 from posedistill.errors import CheckpointError, RecipeError, describe
 
@@ -89,7 +98,7 @@ class CfgNetwork(nn.Module):
 
 
 class CfgBackbone(nn.Module):
-    """A :class:`CfgNetwork` without its head, on the images that every backbone takes.
+    """A :class:`CfgNetwork` without its head, whole or cut at a stride, on the images that every backbone takes.
 
     Attributes:
         channels: stride of each map given out -> its number of channels, fine to coarse.
@@ -98,8 +107,10 @@ class CfgBackbone(nn.Module):
     def __init__(self, source: str | Path, pretrained: str | Path | None = None) -> None:
         """Raises RecipeError (a bad ``.cfg``, no map of stride 8 or coarser) and CheckpointError (other weights)."""
         super().__init__()
+        source, cut = split_cut(str(source))
         cfg = read_cfg(source)
-        self.net = CfgNetwork(without_head(cfg))
+        check_cut(source, cut, feature_layers(cfg))
+        self.net = CfgNetwork(without_head(cfg) if cut is None else before_coarser(cfg, cut))
         self.channels = self.net.channels
         if not self.channels:
             coarsest = max(output.stride for output in cfg.outputs)

