@@ -129,6 +129,8 @@ def evaluate(
 
     if model.is_dir() and dataset is None:
         from posedistill.log import console
+        from posedistill.report.error_tables import model_error_table
+        from posedistill.report.results import load_run
         from posedistill.report.tables import result_table
         from posedistill.tasks.registry import open_task
         from posedistill.training.evaluate import evaluate_run
@@ -141,6 +143,8 @@ def evaluate(
             raise PoseDistillError(f"{', '.join(given)}: a run is measured as its recipe says, or on a --dataset")
         evaluate_run(open_task(recipe_of(model)))
         console.print(result_table(model))
+        if errors := model_error_table(load_run(model).main_group()):
+            console.print(errors)
         return
     if dataset is None:
         raise PoseDistillError("--dataset: found nothing, expected a BOP folder or scene (a file knows no test data)")

@@ -11,6 +11,7 @@ import pytest
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import box_corners
 from posedistill.geometry.rotations import axis_angle, random_rotations
+from posedistill.metrics.error_analysis import ErrorAnalysis
 from posedistill.metrics.evaluation import Curve, Evaluation, Metric, Places
 from posedistill.metrics.relocalisation import constant_pose, nearest_position, score_cameras
 from posedistill.poses import Poses
@@ -35,6 +36,8 @@ def evaluation(stage: str, seed: int, objects: tuple[int, ...] = (1, 5, 8, 11)) 
     x = np.linspace(0.0, 30, 61)
     y = (skill * (1 - np.exp(-x / 4)) / (1 - np.exp(-2.5))).clip(0, 1)
     parameters, megabytes, gmacs = COST["teacher" if stage == "teacher" else "student"]
+    off = 0.02 * hardness + 0.01 * (1 - skill)  # too far
+    errors = ErrorAnalysis(off, 900 * off, 4 * hardness, 9 * hardness, 1 - 0.8 * hardness)
     return Evaluation.of(
         {metric: row.astype(float) for metric, row in hits.items()},
         labels=np.resize(objects, TARGETS).tolist(),
@@ -46,6 +49,7 @@ def evaluation(stage: str, seed: int, objects: tuple[int, ...] = (1, 5, 8, 11)) 
         parameters=parameters,
         megabytes=megabytes,
         gmacs=gmacs,
+        errors=errors,
     ).to_dict()
 
 

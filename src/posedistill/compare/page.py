@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from posedistill.files import write_file
 from posedistill.report import plots
+from posedistill.report.cells import Table
 from posedistill.report.comparison import (
     TABLES,
     ComparisonResults,
@@ -17,6 +18,7 @@ from posedistill.report.comparison import (
     result_table,
     sweep_table,
 )
+from posedistill.report.error_tables import model_error_table
 from posedistill.report.render import render
 from posedistill.report.results import History
 
@@ -40,7 +42,7 @@ def build_comparison(folder: str | Path) -> Path:
 def render_markdown(results: ComparisonResults) -> str:
     """The same tables for a README or a paper's appendix."""
     tables = [*(result_table(results, name) for name in TABLES), *(gap_table(results, name) for name in TABLES)]
-    tables += [cost_table(results), sweep_table(results)]
+    tables += [*_error_tables(results), cost_table(results), sweep_table(results)]
     parts = [headline(results), *(table.to_markdown() for table in tables if table is not None)]
     parts += [f"- failed: {title}: {failure}" for title, failure in results.content["failures"].items()]
     return "\n\n".join(parts) + "\n"
@@ -55,6 +57,7 @@ def render_page(results: ComparisonResults) -> str:
         results={name: result_table(results, name) for name in TABLES},
         intervals=_intervals(results),
         gaps=[gap_table(results, name) for name in TABLES],
+        errors=_error_tables(results),
         costs=cost_table(results),
         sweep=sweep_table(results),
         curves=_curves(results),
@@ -78,6 +81,10 @@ def headline(results: ComparisonResults) -> str:
     counts = [f"{len(ahead)} ahead{_named(ahead)}", f"{len(behind)} behind{_named(behind)}"]
     missing = [f"{len(others) - len(ahead) - len(behind) - undecided} not measured"]
     return text + ", ".join([*counts, f"{undecided} undecided", *(missing if None in found.values() else [])]) + "."
+
+
+def _error_tables(results: ComparisonResults) -> list[Table | None]:
+    return [model_error_table(group, TABLES[name]) for name, group in results.groups.items()]
 
 
 def _intervals(results: ComparisonResults) -> list[Markup | None]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from posedistill.geometry.cameras import Array
+from posedistill.metrics.error_analysis import ErrorAnalysis
 from posedistill.metrics.statistics import Interval, Statistic, interval, score
 
 Level = Literal["headline", "main", "detail"]
@@ -178,7 +179,7 @@ class Evaluation:
         stage: the model, as teacher, student, distilled or exported. boxes: where crops came from.
         baseline: what a naive baseline does, in a few words; empty for all others.
         parameters, megabytes, gmacs: what it costs; None where unknown.
-        places: of cameras.
+        places: of cameras. errors: of objects, in which way their poses are off.
     """
 
     metrics: tuple[Metric, ...] = ()
@@ -198,6 +199,7 @@ class Evaluation:
     megabytes: float | None = None
     gmacs: float | None = None
     places: Places | None = None
+    errors: ErrorAnalysis | None = None
 
     @classmethod
     def of(cls, outcomes: Mapping[Metric, Array], labels: Iterable[object] = (), **about: Any) -> "Evaluation":
@@ -247,6 +249,7 @@ class Evaluation:
         """A record of ``evaluation.json``: plain values, outcomes to six digits; what is not finite is None."""
         costs = {name: getattr(self, name) for name in _COSTS if getattr(self, name) is not None}
         places = vars(self.places) if self.places else {}
+        errors = vars(self.errors) if self.errors else {}
         return {
             "stage": self.stage,
             **{name: getattr(self, name) for name in _ABOUT},
@@ -258,6 +261,7 @@ class Evaluation:
             "outcomes": {name: _plain(values, 6) for name, values in self.outcomes.items()},
             "curves": {name: asdict(curve) for name, curve in self.curves.items()},
             "places": {name: _plain(array, 3) for name, array in places.items() if array is not None and len(array)},
+            "errors": {name: _plain(array, 6) for name, array in errors.items()},
         }
 
     @classmethod
@@ -269,6 +273,7 @@ class Evaluation:
         """
         outcomes = {name: np.array(values, dtype=np.float64) for name, values in record["outcomes"].items()}
         places = {name: np.array(values, dtype=np.float64) for name, values in record["places"].items()}
+        errors = {name: np.array(values, dtype=np.float64) for name, values in (record.get("errors") or {}).items()}
         costs: dict[str, Any] = {name: record.get(name) for name in _COSTS}
         return cls(
             metrics=tuple(Metric(**metric) for metric in record["metrics"]),
@@ -281,6 +286,7 @@ class Evaluation:
             **{name: record[name] for name in _ABOUT},
             **costs,
             places=Places(**places) if places else None,
+            errors=ErrorAnalysis(**errors) if errors else None,
         )
 
 

@@ -23,6 +23,7 @@ class GroundTruths:
 
     Attributes:
         scene_id, im_id, obj_id: ``[M]``. R: ``[M, 3, 3]``, t: ``[M, 3]`` mm. K: ``[M, 3, 3]`` of the image.
+        visible: ``[M]`` share of the silhouette, 1 where it is not known.
         frame: ``[M]`` row of ``frames``, the images with targets.
     """
 
@@ -32,6 +33,7 @@ class GroundTruths:
     R: Array
     t: Array
     K: Array
+    visible: Array
     frame: NDArray[np.int64]
     frames: tuple[Frame, ...]
 
@@ -224,6 +226,7 @@ def _collect_truths(dataset: BopDataset, targets: Sequence[Target]) -> tuple[Gro
         R=np.array([instance.R for *_, instance in rows], dtype=np.float64).reshape(-1, 3, 3),
         t=np.array([instance.t for *_, instance in rows], dtype=np.float64).reshape(-1, 3),
         K=np.array([frame.K for _, _, frame, _ in rows], dtype=np.float64).reshape(-1, 3, 3),
+        visible=np.array([instance.visib_fract for *_, instance in rows], dtype=np.float64),
         frame=np.array([index for index, *_ in rows], dtype=np.int64),
         frames=tuple(frame for _, frame, _ in images.values()),
     )

@@ -9,6 +9,7 @@ import numpy as np
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
+from posedistill.metrics.error_analysis import ErrorAnalysis
 from posedistill.metrics.evaluation import Curve, Evaluation, Metric
 from posedistill.metrics.matching import Candidates, find_candidates, unused_rows
 from posedistill.metrics.models import ScoringModel, load_scoring_models
@@ -59,6 +60,7 @@ class Case:
         add: ADD, of symmetric objects ADD-S, mm. add_fraction: the same as a fraction of the diameter.
         mssd, translation: mm. mspd, reprojection: pixels. rotation: degrees. Symmetric objects are compared with
             the nearest equivalent true pose.
+        depth, depth_mm, lateral: of ``translation`` the parts along and across the ray, see ``sight_errors``.
     """
 
     scene_id: int
@@ -72,6 +74,9 @@ class Case:
     reprojection: float
     translation: float
     rotation: float
+    depth: float
+    depth_mm: float
+    lateral: float
 
     def to_dict(self) -> dict[str, float | None]:
         """Plain values for json, which knows no inf: None."""
@@ -133,11 +138,13 @@ def score_estimates(
         (100 * CURVE_FRACTIONS).round(6).tolist(),
         fractions[:, len(ADD_FRACTIONS) :].mean(axis=0).tolist(),
     )
+    nearest = candidates.nearest(errors["add"])
     scores = Evaluation.of(
         {metric: outcomes[name] for name, metric in METRICS.items() if name in outcomes},
         candidates.truths.obj_id.tolist(),
         curves={"add_0.1d": curve},
-        missed=int((candidates.nearest(errors["add"]) < 0).sum()),
+        missed=int((nearest < 0).sum()),
+        errors=ErrorAnalysis.of_pairs(errors, nearest, candidates.truths.visible),
         notes=tuple(unused_rows(estimates, dataset, source)),
         dataset=f"{dataset.root.name}/{dataset.split}",
         boxes=boxes,

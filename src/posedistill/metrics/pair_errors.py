@@ -13,22 +13,22 @@ from posedistill.errors import DataError, describe
 from posedistill.files import kept
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import angle_between
+from posedistill.metrics.error_analysis import sight_errors
 from posedistill.metrics.matching import Candidates
 from posedistill.metrics.models import ScoringModel
 from posedistill.metrics.pose_errors import add, add_s, mspd, nearest_equivalent, reprojection, translation_error
 from posedistill.metrics.vsd import DELTA, TAUS, VisibleSurface
 from posedistill.poses import Poses
 
-ERRORS = ("add", "mssd", "mspd", "reprojection", "translation", "rotation")
+ERRORS = ("add", "mssd", "mspd", "reprojection", "translation", "rotation", "depth", "depth_mm", "lateral")
 
 _camera_json = kept(load_json)
 
 
 def pair_errors(estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel]) -> dict[str, Array]:
-    """The ``ERRORS`` of every pair, each ``[P]``: mm, pixels and degrees.
+    """The ``ERRORS`` of every pair, each ``[P]``: mm, pixels, degrees, and ``depth`` as a share of the distance.
 
-    ``add`` is ADD-S for symmetric objects. ``reprojection``, ``translation`` and ``rotation`` are to the nearest
-    equivalent true pose.
+    ``add`` is ADD-S for symmetric objects. ``reprojection`` and what follows are to the nearest equivalent true pose.
     """
     truths = candidates.truths
     errors = {name: np.full(len(candidates.gt), np.inf) for name in ERRORS}
@@ -43,6 +43,7 @@ def pair_errors(estimates: Poses, candidates: Candidates, models: Mapping[int, S
         errors["reprojection"][pairs] = reprojection(*estimated, R, t, points, K)
         errors["translation"][pairs] = translation_error(estimated[1], t)
         errors["rotation"][pairs] = np.degrees(angle_between(estimated[0], R))
+        errors["depth"][pairs], errors["depth_mm"][pairs], errors["lateral"][pairs] = sight_errors(estimated[1], t)
     return errors
 
 

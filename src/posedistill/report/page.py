@@ -8,7 +8,7 @@ import yaml
 from markupsafe import Markup
 
 from posedistill.files import write_file
-from posedistill.report import cases, plots, tables, trajectory
+from posedistill.report import cases, error_tables, plots, tables, trajectory
 from posedistill.report.evaluations import STAGES, Group
 from posedistill.report.headline import headline
 from posedistill.report.render import in_words, render
@@ -43,6 +43,9 @@ def render_page(run: RunResults) -> str:
         results=tables.result_tables(run),
         cost_lead=_cost_lead(group),
         costs=_cost_figures(run, group),
+        errors=error_tables.model_error_table(group),
+        error_figures=[plots.depth_by_visibility(group)],
+        errors_by_object=error_tables.object_error_tables(group),
         labels=[tables.label_table(group, metric) for metric in group.headline],
         maps=trajectory.maps(group),
         cases=_cases(run),

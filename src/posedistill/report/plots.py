@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from posedistill.geometry.cameras import Array
 from posedistill.metrics.evaluation import Curve, Metric
 from posedistill.metrics.statistics import Difference, summarise
+from posedistill.report.error_tables import visible_ranges
 from posedistill.report.evaluations import Group
 from posedistill.report.results import History
 
@@ -48,6 +49,9 @@ RC: dict[Any, Any] = {
 }
 _BASELINES = ((1, 1.5), (4, 2), (8, 2, 1, 2))
 """Dashes of naive baselines, in turn."""
+_DEPTH_PLOT = ("depth", "visible")
+_LEAST = 5
+"""Matched targets of a range of visible shares, for quartiles to mean anything."""
 _MAX_POINTS = 240
 _FEW = 20
 """Up to so many points of a curve are marked; a line alone would hide that there are few, or one."""
@@ -134,6 +138,38 @@ def error_curves(group: Group, metric: Metric) -> Markup | None:
             axes.set_xlim(0, about.x[-1])
         add_legend(axes)
         return to_svg(figure, f"share within {about.label}")
+
+
+def depth_by_visibility(group: Group) -> Markup | None:
+    """Depth errors over the visible share of the targets: medians of all seeds, bars from quartile to quartile.
+
+    None where no errors were kept. Ranges of fewer than five matched targets are left out.
+    """
+    with mpl.rc_context(RC):
+        figure, axes = new_figure(3.9, 3.2)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        for place, name in enumerate(group.names):
+            found = [item.errors for item in group.of(name) if item.errors]
+            depth, visible = (np.concatenate([[], *(getattr(each, key) for each in found)]) for key in _DEPTH_PLOT)
+            matched = ~np.isnan(depth)
+            _draw_by_visibility(axes, 100 * depth[matched], 100 * visible[matched], name, place)
+        if not axes.get_legend_handles_labels()[1]:
+            return None
+        axes.set(xlabel="visible share of the target, %", ylabel="depth error, % of the distance", xlim=(-3, 105))
+        add_legend(axes)
+        return to_svg(figure, "depth error by visible share")
+
+
+def _draw_by_visibility(axes: Axes, depth: Array, visible: Array, name: str, place: int) -> None:
+    """One model's quartiles of depth errors in each range of visible shares, both in %."""
+    masks = [rows for _, _, rows in visible_ranges(visible / 100) if rows.sum() >= _LEAST]
+    if not masks:
+        return
+    low, middle, high = np.array([np.percentile(depth[rows], [25, 50, 75]) for rows in masks]).T
+    shift = 1.2 * place  # bars of several models beside each other
+    x = [float(visible[rows].mean()) - shift for rows in masks]
+    style = _line(name) | {"marker": _style(name)["marker"], "capsize": 2, "elinewidth": 1.0, "markersize": 5}
+    axes.errorbar(x, middle, yerr=[middle - low, high - middle], **style)
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], line: Mapping[str, Any]) -> tuple[float, float]:

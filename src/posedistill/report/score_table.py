@@ -6,13 +6,15 @@ import numpy as np
 
 from posedistill.metrics.evaluation import Evaluation, Metric, describe_units
 from posedistill.report.cells import Cell, Table
+from posedistill.report.error_tables import error_tables
 
 _PERCENTILES = (75, 90, 95)
 
 
 def score_tables(evaluation: Evaluation, baselines: Mapping[str, Evaluation] | None = None) -> list[Table]:
-    """Every score with its interval, beside those of naive baselines; the usual ones by object; the errors' spread."""
+    """Every score with its interval, beside naive baselines' ones; the usual ones by object; how errors spread."""
     tables = [_scores(evaluation, baselines or {}), _by_label(evaluation), _spread(evaluation)]
+    tables += error_tables(evaluation)
     return [table for table in tables if table.rows]
 
 
