@@ -70,6 +70,7 @@ def test_all_commands_are_there():
         "predict",
         "bench",
         "quantise",
+        "convert",
     ]
     assert set(commands()) == {*expected, "data render", "data check", "data label"}
 
@@ -147,6 +148,7 @@ def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path):
         (["predict", "none.onnx", "none.jpg"], "none.onnx"),
         (["bench", "none.onnx"], "none.onnx"),
         (["quantise", "none.onnx", "none.jpg"], "none.onnx"),
+        (["convert", "none.weights", "x.onnx"], "none.cfg: 'file': found no such file, expected a Darknet .cfg file"),
         (["data", "render", "nowhere", "out"], "nowhere: 'meshes': found none"),
         (["data", "render", "code", "out", "--set", "distance"], "--set: 'distance': found no such setting"),
     ],

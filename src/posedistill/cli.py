@@ -291,6 +291,26 @@ def quantise(
     print(f"{out}: {after:.2f} MiB instead of {before:.2f}; compare their speed with posedistill bench")
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Darknet's .weights, .safetensors, or .onnx.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="The same kinds.", show_default=False)],
+    cfg: Annotated[
+        str | None, typer.Option(help="A .cfg, or a network's name; default: beside the .weights, or in the file.")
+    ] = None,
+) -> None:
+    """Convert the weights of a Darknet network: .cfg and .weights, safetensors, ONNX, in any direction.
+
+    ONNX files are compared with the network in PyTorch before they are written.
+    """
+    from posedistill.backbones.cfg import layer_table
+    from posedistill.backbones.cfg_convert import convert as convert_weights
+
+    network, told = convert_weights(source, target, cfg)
+    print(layer_table(network))
+    print(f"{target}: {told}")
+
+
 @data_app.command()
 def render(
     models: Annotated[Path, typer.Argument(help="Folder of obj_XXXXXX meshes (.ply, .obj, .glb), or 'code'.")],

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,6 +12,7 @@ from posedistill.backbones.cfg import parse_cfg, read_cfg, with_head
 from posedistill.backbones.cfg_library import MULTI_ANCHORS
 from posedistill.backbones.cfg_network import CfgBackbone, CfgNetwork, pose_network, space_to_depth, unit_images
 from posedistill.backbones.cfg_weights import Header, write_weights
+from posedistill.deploy.export import trace
 from posedistill.errors import CheckpointError, RecipeError
 
 NET = "[net]\nwidth=8\nheight=8\nchannels=3\n"
@@ -247,6 +249,16 @@ def test_any_cfg_is_a_backbone(tmp_path: Path) -> None:
     (tmp_path / "fine.cfg").write_text(NET + CONV)
     with pytest.raises(RecipeError, match=r"fine.cfg: 'backbone': found maps of stride 1, expected 8 or coarser"):
         build_backbone(f"cfg:{tmp_path / 'fine.cfg'}")
+
+
+def test_the_exporter_of_estimators_takes_it() -> None:
+    text = CONV + "[maxpool]\nsize=2\nstride=1\n" + CONV + "[reorg]\nstride=2\n" + CONV + "[route]\nlayers=-1,3\n"
+    network = built(text)
+    model = trace(network, {"images": torch.rand(2, 3, 8, 8)}, ["head"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    images = torch.rand(3, 3, 8, 8)
+    with torch.inference_mode():
+        np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[0], network(images), atol=1e-5)
 
 
 def test_half_precision_and_channels_last() -> None:

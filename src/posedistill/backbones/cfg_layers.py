@@ -7,6 +7,10 @@ from typing import Final, NamedTuple
 from posedistill.backbones.cfg_sections import Section
 
 ACTIVATIONS: Final = ("leaky", "linear", "relu")
+LEAK: Final = 0.1
+"""Slope of ``leaky`` below 0."""
+BATCH_NORM_EPS: Final = 1e-4
+"""Of the published 6D networks; Darknet itself adds 1e-6 to the deviation."""
 
 
 class Map(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from posedistill.backbones.cfg import (
     without_head,
 )
 from posedistill.backbones.cfg_layers import (
+    BATCH_NORM_EPS,
+    LEAK,
     AvgPool,
     Convolutional,
     Dropout,
@@ -27,13 +29,11 @@ from posedistill.backbones.cfg_layers import (
     Shortcut,
     Upsample,
 )
-from posedistill.backbones.cfg_weights import layer_tensors, read_weights
+from posedistill.backbones.cfg_weights import check_tensors, read_weights
 from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.weights import read_state_dict
-from posedistill.errors import CheckpointError, RecipeError, describe
+from posedistill.errors import RecipeError, describe
 
-BATCH_NORM_EPS: Final = 1e-4
-LEAK: Final = 0.1
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -178,15 +178,7 @@ def start_tensors(path: str | Path, cfg: Cfg) -> dict[str, Tensor]:
     if Path(path).suffix == ".weights" or ".conv." in Path(path).name:
         _, arrays = read_weights(path, cfg, start=True)
         return {name: torch.from_numpy(values) for name, values in arrays.items()}
-    tensors = {key: value for key, value in read_state_dict(path).items() if not key.endswith("num_batches_tracked")}
-    layers = layer_tensors(cfg)
-    shapes = {name: shape for layer in layers for name, shape in layer.shapes.items()}
-    wrong = [name for name, shape in shapes.items() if name not in tensors or tuple(tensors[name].shape) != shape]
-    if tensors.keys() == shapes.keys() and set(wrong) <= layers[-1].shapes.keys():
-        return {name: value for name, value in tensors.items() if name not in wrong}
-    unknown = len(tensors.keys() - shapes.keys())
-    found = f"{len(wrong)} tensors missing or of another shape ({', '.join(wrong[:3])}), {unknown} unknown"
-    raise CheckpointError(describe(path, "pretrained", found, f"the {len(shapes)} tensors of {cfg.name}"))
+    return check_tensors(path, cfg, read_state_dict(path), start=True)
 
 
 def _sources(layer: Layer) -> tuple[int, ...]:

@@ -3,11 +3,11 @@
 import logging
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,19 @@ from posedistill.backbones.cfg_layers import Convolutional
 from posedistill.errors import CheckpointError, describe
 from posedistill.files import write_file
 
-Tensors = Mapping[str, NDArray[np.float32]]
+Array = NDArray[np.float32]
+
+
+class HasShape(Protocol):
+    """A tensor of numpy or torch."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Sides."""
+        ...
+
+
+Shaped = TypeVar("Shaped", bound=HasShape)
 _log = logging.getLogger(__name__)
 _OLD, _NEW = struct.Struct("<iiii"), struct.Struct("<iiiQ")
 _NORMALISED: Final = ("bn.bias", "bn.weight", "bn.running_mean", "bn.running_var")
@@ -79,7 +91,7 @@ def _tensors(cfg: Cfg, index: int, layer: Convolutional) -> LayerTensors:
     return LayerTensors(index, {f"layers.{index}.{name}": shape for name, shape in shapes.items()})
 
 
-def read_weights(path: str | Path, cfg: Cfg, start: bool = False) -> tuple[Header, dict[str, NDArray[np.float32]]]:
+def read_weights(path: str | Path, cfg: Cfg, start: bool = False) -> tuple[Header, dict[str, Array]]:
     """The header of a file and its tensors by name, which must be those of ``cfg``.
 
     Args:
@@ -107,6 +119,26 @@ def read_weights(path: str | Path, cfg: Cfg, start: bool = False) -> tuple[Heade
     return header, tensors
 
 
+def check_tensors(path: str | Path, cfg: Cfg, tensors: Mapping[str, Shaped], start: bool = False) -> dict[str, Shaped]:
+    """The tensors of a file that are those of ``cfg``, without counters of batches.
+
+    Args:
+        start: the last layer may have other filters, and is then left out.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape.
+    """
+    layers = layer_tensors(cfg)
+    shapes = {name: shape for layer in layers for name, shape in layer.shapes.items()}
+    found = {name: values for name, values in tensors.items() if not name.endswith("num_batches_tracked")}
+    wrong = [name for name, shape in shapes.items() if name not in found or tuple(found[name].shape) != shape]
+    unknown = [name for name in found if name not in shapes]
+    if unknown or set(wrong) - (layers[-1].shapes.keys() if start and layers else set()):
+        told = f"{len(wrong)} tensors missing or of another shape {wrong[:3]}, {len(unknown)} unknown {unknown[:3]}"
+        raise CheckpointError(describe(path, "tensors", told, f"the {len(shapes)} tensors of {cfg.name}"))
+    return {name: values for name, values in found.items() if name not in wrong}
+
+
 def write_weights(path: str | Path, cfg: Cfg, header: Header, tensors: Mapping[str, Any]) -> None:
     """Write a network's tensors (numpy or torch, on the CPU) as Darknet reads them; what was read comes out the same.
 
@@ -118,7 +150,7 @@ def write_weights(path: str | Path, cfg: Cfg, header: Header, tensors: Mapping[s
     write_file(Path(path), header.to_bytes() + body, CheckpointError)
 
 
-def _read(path: Path) -> tuple[Header, NDArray[np.float32]]:
+def _read(path: Path) -> tuple[Header, Array]:
     """Header and all numbers."""
     try:
         data = path.read_bytes()
@@ -176,7 +208,7 @@ def _why(count: int, total: int, filters: int, layers: list[LayerTensors], ends:
     return f"{total - count} too few: it ends within layer {cut}"
 
 
-def _cut(numbers: NDArray[np.float32], layers: list[LayerTensors]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _cut(numbers: Array, layers: list[LayerTensors]) -> Iterator[tuple[str, Array]]:
     offset = 0
     for layer in layers:
         for name, shape in layer.shapes.items():
