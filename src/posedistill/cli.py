@@ -391,6 +391,25 @@ def label(
     print(f"{report}; in {out}")
 
 
+@data_app.command()
+def anchors(
+    folder: Annotated[Path, typer.Argument(help="BOP folder with models and ground truth.")],
+    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "train",
+    obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Anchors.")] = 5,
+    columns: Annotated[int, typer.Option(min=1, help="Cells across a picture: its width over the stride.")] = 13,
+    rows: Annotated[int, typer.Option(min=1, help="Cells down a picture.")] = 13,
+) -> None:
+    """Find the anchors of a single-shot network: the typical sizes of objects in pictures, in cells."""
+    from posedistill.data.anchors import dataset_boxes, fit_anchors
+    from posedistill.data.formats.bop import BopDataset
+
+    boxes = dataset_boxes(BopDataset(folder, split, obj_ids=obj or None), columns, rows)
+    found = fit_anchors(boxes, count)
+    print(f"anchors: {found}")
+    print(f"mean overlap (IoU) of {len(boxes)} boxes with the most similar of {count}: {found.iou:.3f}")
+
+
 def _train(recipe: Any, stage: str, seed: int) -> None:
     from posedistill.recipe.stages import Stage
     from posedistill.tasks.registry import open_task
