@@ -146,8 +146,8 @@ def test_votes_without_cells_are_refused(predictions: Pair, batch: Batch) -> Non
 def test_cells_of_other_things_are_refused(predictions: Pair, batch: Batch) -> None:
     student, teacher = predictions
     cells = all_of(teacher.cells)
-    cells.values = cells.values[:, :, :7]
-    with pytest.raises(RecipeError, match=r"\[4, 40, 8, 2\], teacher cells \[4, 50, 7, 2\]"):
+    cells.values = cells.values[:, :, :6]
+    with pytest.raises(RecipeError, match=r"\[4, 40, 8, 2\], teacher cells \[4, 50, 6, 2\]"):
         match(form="response")(student, teacher, batch)
 
 
@@ -195,7 +195,7 @@ def test_response_in_the_published_form_is_a_mean_over_images(predictions: Pair,
     ours, theirs = all_of(student.cells), all_of(teacher.cells)
     origins = torch.full((4, 2), 0.5)
     same = counterparts(ours, theirs)
-    expected = single_shot_loss(ours, same, batch.targets["keypoints"] / 256, origins, 256)
+    expected = single_shot_loss(ours, same, batch.targets["keypoints"] / 256, origins, (256, 256))
     loss = match(form="response", faithful=True)
     torch.testing.assert_close(loss(student, teacher, batch), expected.mean())
     trusted = match("score", form="response", faithful=True)

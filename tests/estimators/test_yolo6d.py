@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from posedistill.backbones.cfg_network import CfgOutputs
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.base import Prepared
 from posedistill.decode.yolo6d import YOLO6DDecoder
+from posedistill.errors import RecipeError
 from posedistill.estimators.views import place_of_cells
-from posedistill.estimators.yolo6d import YOLO6D, Outputs, YOLO6DSettings, true_points
+from posedistill.estimators.yolo6d import YOLO6D, YOLO6DNetwork, YOLO6DSettings, true_points
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.rotations import random_rotations
@@ -129,12 +131,12 @@ def perfect(estimator: YOLO6D, batch: Batch) -> Tensor:
 
 
 class Knowing(torch.nn.Module):
-    def __init__(self, region: Tensor, like: torch.nn.Module) -> None:
+    def __init__(self, region: Tensor, like: YOLO6DNetwork) -> None:
         super().__init__()
         self.region, self.stride, self.channels = region, like.stride, 32
 
-    def outputs(self, images: Tensor) -> Outputs:
-        return Outputs(self.region, {self.stride: self.region})
+    def outputs(self, images: Tensor) -> CfgOutputs:
+        return CfgOutputs(self.region, {self.stride: self.region})
 
 
 def test_the_decoder_recovers_the_poses_of_perfect_outputs(objects: Objects) -> None:
@@ -195,3 +197,22 @@ def test_the_network_gives_what_the_decoder_takes(objects: Objects) -> None:
     decoder = estimator.build_decoder()
     (region,) = estimator.network(torch.zeros(1, *decoder.inputs["images"]))
     assert region.shape[1:] == decoder.outputs["region"]
+
+
+def test_the_published_student_has_its_published_size(objects: Objects) -> None:
+    estimator = build(objects(), backbone="yolo_lite_bn").eval()
+    assert sum(weight.numel() for weight in estimator.network.parameters()) == 545_956
+    (region,) = estimator.network(torch.zeros(1, 3, *SIZE))
+    assert region.shape == (1, 20, 3, 4)
+
+
+def test_a_cfg_looks_at_pictures_in_0_to_1(objects: Objects) -> None:
+    estimator = build(objects(), backbone="yolo_lite_bn").eval()
+    pixels, mean, std = torch.rand(1, 3, *SIZE), torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    (region,) = estimator.network((pixels - mean[:, None, None]) / std[:, None, None])
+    torch.testing.assert_close(region, estimator.network.grid(pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_pictures_that_no_grid_divides_are_refused(objects: Objects) -> None:
+    with pytest.raises(RecipeError, match=r"'data.picture.size': found \[100, 128\], expected .* stride, 16"):
+        YOLO6D(objects(), YOLO6DSettings(backbone="darknet_tiny_q"), (100, 128))

@@ -105,8 +105,8 @@ class Distiller(nn.Module):
     trains multiplies it by ``weight``. No gradient reaches the teacher. Parameters a subclass makes in ``prepare``
     (adapters, projectors) are trained with the student's and saved in its checkpoints; its buffers are saved too.
 
-    Votes, regressions, logits, trust and poses are per instance, feature maps and embeddings per picture. A loss that
-    mixes both indexes the pictures' side by ``batch.picture``; relations and contrasts want one instance a picture.
+    Votes, embeddings, regressions, logits, trust and poses are per instance, feature maps per picture. A loss that
+    mixes both indexes the pictures' side by ``batch.picture``.
     """
 
     Settings: ClassVar[type[BaseModel]]
@@ -155,7 +155,7 @@ def build_distiller(spec: DistillSpec, offers_student: frozenset[str], offers_te
 
 
 def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[Votes, Votes]:
-    """The votes of both sides, the teacher's detached.
+    """The votes of both sides for the same keypoints, the teacher's detached.
 
     Raises:
         RecipeError: a side has no votes, or they are votes of different things.
@@ -163,13 +163,28 @@ def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[V
     if student.votes is None or teacher.votes is None:
         side = "student" if student.votes is None else "teacher"
         raise RecipeError(describe("recipe", f"distill.{name}", f"a {side} prediction without votes", "votes"))
-    ours, theirs = student.votes.values, teacher.votes.values.detach()
-    if ours.shape[0] != theirs.shape[0] or ours.shape[2:] != theirs.shape[2:]:
-        found = f"student votes {list(ours.shape)}, teacher votes {list(theirs.shape)}"
+    ours, theirs = same_keypoints(student.votes, teacher.votes)
+    if len(ours.values) != len(theirs.values) or ours.values.shape[2:] != theirs.values.shape[2:]:
+        found = f"student votes {list(ours.values.shape)}, teacher votes {list(theirs.values.shape)}"
         expected = "equal counts of images, keypoints and dimensions ([B, N, K, D])"
         raise RecipeError(describe("recipe", f"distill.{name}", found, expected))
-    votes = teacher.votes
-    return student.votes, Votes(theirs, votes.weights.detach(), votes.mask, votes.cells)
+    return ours, Votes(theirs.values.detach(), theirs.weights.detach(), theirs.mask, theirs.cells)
+
+
+def same_keypoints(ours: Votes, theirs: Votes) -> tuple[Votes, Votes]:
+    """Votes of both sides without the centre of the box, where only one side has it in front of the other keypoints.
+
+    >>> import torch
+    >>> nine, eight = (Votes(torch.zeros(1, 2, k, 2), torch.ones(1, 2), torch.ones(1, 2)) for k in (9, 8))
+    >>> [tuple(votes.values.shape) for votes in same_keypoints(nine, eight)]
+    [(1, 2, 8, 2), (1, 2, 8, 2)]
+    """
+    more = ours.values.shape[2] - theirs.values.shape[2]
+    return (_without_first(ours) if more == 1 else ours), (_without_first(theirs) if more == -1 else theirs)
+
+
+def _without_first(votes: Votes) -> Votes:
+    return Votes(votes.values[:, :, 1:], votes.weights, votes.mask, votes.cells)
 
 
 def mean_over(values: Tensor, counted: Tensor) -> Tensor:

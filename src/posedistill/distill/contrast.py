@@ -135,7 +135,7 @@ class Contrast(Distiller):
             else:
                 scores = anchors @ keys.T / self.temperature()
                 losses = nce(scores.diagonal(), scores, self._batch_weights(batch))
-            return (losses * image_trust(self.trust, teacher, batch)).mean()
+            return (losses * image_trust(self.trust, teacher, batch)).sum() / max(len(losses), 1)
 
     def _batch_weights(self, batch: Batch) -> Tensor:
         """``[B, B]`` how much each picture of the batch counts as another's negative."""

@@ -17,7 +17,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill.base import Distiller, DistillSpec, Example, FormSettings, listed, mean_over, paired_votes
+from posedistill.distill.base import (
+    Distiller,
+    DistillSpec,
+    Example,
+    FormSettings,
+    listed,
+    mean_over,
+    paired_votes,
+    same_keypoints,
+)
 from posedistill.distill.functional.response import (
     Gate,
     Norm,
@@ -27,7 +36,7 @@ from posedistill.distill.functional.response import (
     logit,
     single_shot_loss,
 )
-from posedistill.distill.trust import annotated_keypoints, image_trust, projected_origins, trust_weights, weighted_mean
+from posedistill.distill.trust import annotated_keypoints, image_trust, projected_centers, trust_weights, weighted_mean
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction, Votes
 
@@ -142,7 +151,7 @@ class Match(Distiller):
 
     def _same_cell(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         ours, _ = paired_votes(self.name, student, teacher)
-        same = counterparts(ours, teacher.cells)
+        ours, same = _same_cells(ours, teacher.cells)
         position, score, targets = self._cells(ours, same, batch)
         losses = self.settings.position_weight * position * targets + self.settings.score_weight * score
         return mean_over((losses * self._trust(teacher, same, batch)).flatten(), same.mask.flatten())
@@ -150,11 +159,11 @@ class Match(Distiller):
     def _response(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         if student.cells is None:
             raise _unfit("a student prediction without cells", "the votes of every cell")
-        ours, same = student.cells, counterparts(student.cells, teacher.cells)
+        ours, same = _same_cells(student.cells, teacher.cells)
         counted = same.mask.any(1)
         if self.settings.faithful:
-            truth, origins = annotated_keypoints(batch, same), projected_origins(batch)
-            losses = single_shot_loss(ours, same, truth, origins, batch.images.shape[-1])
+            truth, centers = annotated_keypoints(batch, same), projected_centers(batch)
+            losses = single_shot_loss(ours, same, truth, centers, (batch.images.shape[2], batch.images.shape[3]))
             return mean_over(losses * image_trust(self.trust, teacher, batch), counted)
         position, score, targets = self._cells(ours, same, batch)
         trust = self._trust(teacher, same, batch)
@@ -247,6 +256,13 @@ class Match(Distiller):
             found = f"mask {self.settings.mask} {_shape(mask)} for logits {name} of positions {_shape(bits)}"
             raise _unfit(found, "a teacher's head of one channel at the same positions", ".mask")
         return mask.detach().float().sigmoid()[:, 0]
+
+
+def _same_cells(ours: Votes, cells: Votes | None) -> tuple[Votes, Votes]:
+    """A student's votes for the keypoints that the teacher has too, and the teacher's of the same cells."""
+    if cells is not None:
+        ours, cells = same_keypoints(ours, cells)
+    return ours, counterparts(ours, cells)
 
 
 def counterparts(votes: Votes, cells: Votes | None) -> Votes:

@@ -113,7 +113,7 @@ class Relate(Distiller):
         As published both are learned, and free to agree on a constant. By default the teacher's is a fixed projection,
         random and orthogonal, which keeps its relations about as they are.
         """
-        stages = self._stages(example.student, example.teacher)
+        stages = self._stages(example.student, example.teacher, example.batch)
         if self.settings.form != "correlation_congruence":
             return
         for ours, theirs in stages:
@@ -127,7 +127,7 @@ class Relate(Distiller):
         """The loss; 0 where the batch is too small to hold a relation."""
         settings = self.settings
         with torch.autocast(batch.images.device.type, enabled=False):
-            stages = self._stages(student, teacher)
+            stages = self._stages(student, teacher, batch)
             trust = image_trust(self.trust, teacher, batch)
             # Choosing rows waits for the device, once a step; a slice does not.
             kept = trust > 0 if settings.trusted_only else slice(None)
@@ -172,7 +172,7 @@ class Relate(Distiller):
         temperature = None if settings.profile == "sckd-pub" else settings.temperature or 1.0
         return relations.self_cross(ours, theirs, poses.labels, poses.predicted, temperature)
 
-    def _stages(self, student: Prediction, teacher: Prediction) -> list[tuple[Tensor, Tensor]]:
+    def _stages(self, student: Prediction, teacher: Prediction, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """``[B, D]`` features of both sides, stage by stage.
 
         Raises:
@@ -181,8 +181,8 @@ class Relate(Distiller):
         alone = self.settings.form in TEACHERLESS
         stages = []
         for name, other in self._names(student, teacher):
-            ours = self._view("student", student, name)
-            theirs = (ours if alone else self._view("teacher", teacher, other)).detach()
+            ours = self._view("student", student, name, batch)
+            theirs = (ours if alone else self._view("teacher", teacher, other, batch)).detach()
             if len(ours) != len(theirs):
                 found = f"student {list(ours.shape)}, teacher {list(theirs.shape)}"
                 raise RecipeError(describe("recipe", f"distill.{self.name}", found, "features of the same images"))
@@ -197,8 +197,9 @@ class Relate(Distiller):
             layers, teacher = layers if layers == "all" else tuple(layers), student
         return list(paired_layers(layers, student.features, teacher.features, self.name).items())
 
-    def _view(self, side: str, prediction: Prediction, name: str) -> Tensor:
-        view = prediction.features[name] if name else prediction.embedding
+    def _view(self, side: str, prediction: Prediction, name: str, batch: Batch) -> Tensor:
+        """``[I, D]``; instances in one picture share its maps."""
+        view = prediction.features[name][batch.picture] if name else prediction.embedding
         if view is None:
             expected = f"a {side} with an embedding, or options.layers"
             raise RecipeError(describe("recipe", f"distill.{self.name}.layers", "none, and no embedding", expected))

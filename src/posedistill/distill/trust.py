@@ -149,10 +149,10 @@ def top_probability(logits: dict[str, Tensor]) -> Tensor:
 
 
 def annotated_keypoints(batch: Batch, votes: Votes) -> Tensor:
-    """``[B, K, 2]`` what votes should say by the annotation, in crop sides.
+    """``[B, K, 2]`` what votes should say by the annotation, in picture widths.
 
-    One keypoint more than the batch has is the projection of the object's origin, in front of the others, as
-    single-shot networks learn it.
+    One keypoint more than the batch has is the centre of the object's box, in front of the others, as single-shot
+    networks learn it.
 
     Raises:
         RecipeError: the votes are not for the batch's keypoints.
@@ -160,7 +160,7 @@ def annotated_keypoints(batch: Batch, votes: Votes) -> Tensor:
     truth = batch.target("keypoints", "distill: annotated keypoints") / batch.images.shape[-1]
     keypoints, dimensions = votes.values.shape[2:]
     if dimensions == 2 and keypoints == truth.shape[1] + 1:
-        return torch.cat([projected_origins(batch)[:, None], truth], 1)
+        return torch.cat([projected_centers(batch)[:, None], truth], 1)
     if (keypoints, dimensions) != truth.shape[1:]:
         found = f"teacher votes {list(votes.values.shape)}"
         expected = f"[B, N, {truth.shape[1]}, {truth.shape[2]}], votes for the annotated keypoints"
@@ -168,9 +168,10 @@ def annotated_keypoints(batch: Batch, votes: Votes) -> Tensor:
     return truth
 
 
-def projected_origins(batch: Batch) -> Tensor:
-    """``[B, 2]`` where the origin of each object appears, in crop sides."""
-    points = (batch.cameras() @ batch.t[:, :, None]).squeeze(2)
+def projected_centers(batch: Batch) -> Tensor:
+    """``[B, 2]`` where the centre of each object's box appears, in picture widths."""
+    center = batch.target("keypoints3d", "distill: annotated keypoints").mean(1)
+    points = (batch.cameras() @ (batch.R @ center[:, :, None] + batch.t[:, :, None])).squeeze(2)
     return points[:, :2] / points[:, 2:].clamp(min=1e-6) / batch.images.shape[-1]
 
 

@@ -5,15 +5,18 @@ Felix et al., "Squeezed Deep 6DoF Object Detection Using Knowledge Distillation"
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from posedistill.backbones import build_backbone
+from posedistill.backbones.cfg_library import SHIPPED
+from posedistill.backbones.cfg_network import CfgNetwork, CfgOutputs, pose_network, unit_images
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.yolo6d import YOLO6DDecoding
+from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.region import (
     BORDER,
@@ -52,9 +55,11 @@ class YOLO6DSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backbone: str = "darknet_tiny_h"
+    backbone: str = "yolo_lite_bn"
+    """``yolo_pose``, ``tiny_yolo``, ``yolo_lite``, ``yolo_lite_bn``, ``cfg:FILE``, or any other backbone, on whose
+    coarsest map the head is put."""
     pretrained: Path | None = None
-    """Weights that the network starts from; random ones without."""
+    """Weights to start from: of a ``.cfg`` Darknet's ``.weights``, whole or in part; random ones without."""
     anchors: tuple[tuple[float, float], ...] = ()
     """Widths and heights in cells; each has a predictor of its own in every cell. None: one predictor a cell."""
     pretrain: float = Field(default=0.0, ge=0, lt=1)
@@ -89,25 +94,8 @@ class YOLO6DSettings(BaseModel):
         return YOLO6DDecoding(score_threshold=self.score_threshold, vote=self.vote)
 
 
-class Outputs(NamedTuple):
-    """The region map ``[P, A * (2 K + 1 + C), rows, columns]``, and the backbone's maps by their strides."""
-
-    region: Tensor
-    features: dict[int, Tensor]
-
-
-class Grid(Protocol):
-    """A network that ends in a region map, of cells of ``stride`` pixels."""
-
-    stride: int
-
-    def outputs(self, images: Tensor) -> Outputs:
-        """Of pictures ``[P, 3, H, W]``."""
-        ...
-
-
 class HeadedBackbone(nn.Module):
-    """Any backbone with a region head on its coarsest map."""
+    """Any backbone with a region head on its coarsest map, which gives what the network of a ``.cfg`` gives."""
 
     def __init__(self, backbone: str, pretrained: Path | None, channels: int) -> None:
         super().__init__()
@@ -115,10 +103,10 @@ class HeadedBackbone(nn.Module):
         self.stride = max(self.backbone.channels)
         self.head = nn.Conv2d(self.backbone.channels[self.stride], channels, 1)
 
-    def outputs(self, images: Tensor) -> Outputs:
-        """See :class:`Grid`."""
+    def outputs(self, images: Tensor) -> CfgOutputs:
+        """The region map, and the backbone's maps, of pictures ``[P, 3, H, W]``."""
         maps = self.backbone(images)
-        return Outputs(self.head(maps[self.stride]), maps)
+        return CfgOutputs(self.head(maps[self.stride]), maps)
 
 
 class YOLO6DNetwork(nn.Module):
@@ -127,17 +115,23 @@ class YOLO6DNetwork(nn.Module):
     def __init__(self, settings: YOLO6DSettings, classes: int) -> None:
         super().__init__()
         self.anchors = max(len(settings.anchors), 1)
-        channels = self.anchors * (2 * POINTS + 1 + classes)
-        self.grid = HeadedBackbone(settings.backbone, settings.pretrained, channels)
+        name, pretrained = settings.backbone, settings.pretrained
+        self.from_cfg = name in SHIPPED or name.startswith("cfg:")
+        self.grid: CfgNetwork | HeadedBackbone
+        if self.from_cfg:
+            cfg, anchors = name.removeprefix("cfg:").strip(), settings.anchors
+            self.grid = pose_network(cfg, classes=classes, keypoints=POINTS, anchors=anchors, pretrained=pretrained)
+        else:
+            self.grid = HeadedBackbone(name, pretrained, self.anchors * (2 * POINTS + 1 + classes))
         self.stride = self.grid.stride
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Pictures ``[P, 3, H, W]``, normalised, to the region map; float32 under autocast too."""
-        return (self.outputs(images).region.float(),)
+        """Pictures ``[P, 3, H, W]``, normalised, to the region map ``[P, A * (19 + C), rows, columns]``, float32."""
+        return (self.outputs(images).head.float(),)
 
-    def outputs(self, images: Tensor) -> Outputs:
+    def outputs(self, images: Tensor) -> CfgOutputs:
         """The same pass with the maps behind it."""
-        return self.grid.outputs(images)
+        return self.grid.outputs(unit_images(images) if self.from_cfg else images)
 
 
 class YOLO6D(Estimator):
@@ -159,6 +153,9 @@ class YOLO6D(Estimator):
         self.objects, self.settings = objects, settings
         self.size = (size, size) if isinstance(size, int) else size
         self.network = YOLO6DNetwork(settings, len(objects))
+        if any(length % self.network.stride for length in self.size):
+            expected = f"a height and width that the network's stride, {self.network.stride}, divides"
+            raise RecipeError(describe("recipe", "data.picture.size", list(self.size), expected))
 
     def record(self) -> dict[str, Any]:
         """Objects, size of the pictures, the grid, and how cells are chosen."""
@@ -171,7 +168,7 @@ class YOLO6D(Estimator):
         ``heads``: points ``[P, N, 9, 2]`` cells, confidence ``[P, N]`` and classes ``[P, N, C]`` logits.
         """
         outputs = self.network.outputs(batch.images)
-        region = read_region(outputs.region, len(self.objects))
+        region = read_region(outputs.head, len(self.objects))
         heads = {"points": region.points, "confidence": region.confidence, "classes": region.classes}
         cells = self._cells(region, batch)
         own = self.training and self.settings.student_votes == "own"
@@ -261,7 +258,7 @@ class YOLO6D(Estimator):
         top = keys.topk(min(MOST_VOTES, keys.shape[1]), 1)
         return _chosen(cells, top.indices, top.values > self.settings.score_threshold)
 
-    def _embedding(self, outputs: Outputs, batch: Batch) -> Tensor:
+    def _embedding(self, outputs: CfgOutputs, batch: Batch) -> Tensor:
         """``[I, D]`` what the coarsest map holds in an instance's own cell (or the nearest to it) and around."""
         deepest = outputs.features[max(outputs.features)]
         stride = batch.images.shape[-1] // deepest.shape[-1]

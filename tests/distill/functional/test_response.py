@@ -160,14 +160,20 @@ def test_confidence_has_its_golden_values(reach: int) -> None:
 def test_the_cell_of_the_origin_is_responsible() -> None:
     ids = cell_ids(SIDE // GRID, GRID, GRID).expand(4, -1)
     origins = torch.tensor([[0.5, 0.5], [0.99, 0.01], [-3.0, 0.5], [2.0, 2.0]])
-    found = responsible_cells(ids, origins, SIDE).nonzero().tolist()
+    found = responsible_cells(ids, origins, (SIDE, SIDE)).nonzero().tolist()
     # Row 6 and column 6 of the published example; out of sight, the border's cell.
     assert found == [[0, 6 * 13 + 6], [1, 12], [2, 6 * 13], [3, 13 * 13 - 1]]
 
 
+def test_a_picture_that_is_not_square_ends_at_its_own_border() -> None:
+    ids = cell_ids(32, 3, 4).expand(2, -1)  # 96 x 128 pixels
+    found = responsible_cells(ids, torch.tensor([[0.3, 0.9], [0.3, 0.5]]), (96, 128)).nonzero().tolist()
+    assert found == [[0, 2 * 4 + 1], [1, 2 * 4 + 1]]
+
+
 def test_each_level_has_its_responsible_cell() -> None:
     ids = torch.cat([cell_ids(8, 4, 4), cell_ids(16, 2, 2)]).expand(1, -1)
-    found = responsible_cells(ids, torch.tensor([[0.6, 0.2]]), 32).nonzero()[:, 1]
+    found = responsible_cells(ids, torch.tensor([[0.6, 0.2]]), (32, 32)).nonzero()[:, 1]
     assert found.tolist() == [2, 17]
 
 
@@ -177,7 +183,7 @@ def test_confidence_weighs_five_in_the_responsible_cell() -> None:
     for cell, expected in ((6 * 13 + 6, 1.6), (0, 0.032)):
         student.weights[:] = teacher.weights[:] = 0.5
         student.weights[0, cell], teacher.weights[0, cell] = 0.2, 1.0
-        assert single_shot_loss(student, teacher, FAR, CENTER, SIDE).item() == pytest.approx(expected, rel=1e-5)
+        assert single_shot_loss(student, teacher, FAR, CENTER, (SIDE, SIDE)).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_cell_that_is_already_good_is_not_asked_to_be_unsure() -> None:
@@ -186,9 +192,9 @@ def test_a_cell_that_is_already_good_is_not_asked_to_be_unsure() -> None:
     teacher.weights[0, 0] = 0.1
     student.values[0, 0] = truth[0]
     student.values[0, 0, :, 0] += 16.98 / 640 * 1.01
-    assert single_shot_loss(student, teacher, truth, CENTER, SIDE).item() == pytest.approx(0.032, rel=1e-5)
+    assert single_shot_loss(student, teacher, truth, CENTER, (SIDE, SIDE)).item() == pytest.approx(0.032, rel=1e-5)
     student.values[0, 0, :, 0] -= 16.98 / 640 * 0.02
-    assert single_shot_loss(student, teacher, truth, CENTER, SIDE).item() == 0
+    assert single_shot_loss(student, teacher, truth, CENTER, (SIDE, SIDE)).item() == 0
     assert CONFIDENCE_REACH * 640 == 80
 
 
@@ -197,7 +203,7 @@ def test_each_coordinate_learns_its_own_of_the_teacher_in_cells() -> None:
     channels = torch.arange(18.0).view(9, 2)
     student, teacher = grid(torch.zeros(())), grid(channels)
     student.values.requires_grad_()
-    loss = single_shot_loss(student, teacher, FAR, CENTER, SIDE)
+    loss = single_shot_loss(student, teacher, FAR, CENTER, (SIDE, SIDE))
     (gradient,) = torch.autograd.grad(loss.sum(), student.values)
     responsible = 6 * 13 + 6
     torch.testing.assert_close(gradient[0, responsible], -channels * GRID**2)
@@ -211,19 +217,19 @@ def test_coordinates_count_in_cells_of_their_level() -> None:
     ids = torch.cat([cell_ids(8, 4, 4), cell_ids(16, 2, 2)]).expand(1, -1)
     teacher = Votes(torch.full((1, 20, 9, 2), 5.0), torch.full((1, 20), 0.5), torch.ones(1, 20, dtype=torch.bool), ids)
     student = Votes(teacher.values + 0.1, teacher.weights, teacher.mask, ids)
-    loss = single_shot_loss(student, teacher, FAR, CENTER, 32)
+    loss = single_shot_loss(student, teacher, FAR, CENTER, (32, 32))
     assert loss.item() == pytest.approx(18 * (0.4**2 + 0.2**2) / 2, rel=1e-4)
 
 
 def test_equal_grids_cost_nothing_and_masked_cells_may_hold_anything() -> None:
     student, teacher = grid(torch.rand(9, 2), 0.3), grid(torch.rand(9, 2), 0.3)
-    assert single_shot_loss(teacher, teacher, FAR, CENTER, SIDE).item() == 0
+    assert single_shot_loss(teacher, teacher, FAR, CENTER, (SIDE, SIDE)).item() == 0
     teacher.mask[:] = False
     for votes in (student, teacher):
         votes.values[:] = torch.nan
         votes.weights[:] = torch.nan
     student.values.requires_grad_()
     student.weights.requires_grad_()
-    loss = single_shot_loss(student, teacher, FAR, CENTER, SIDE)
+    loss = single_shot_loss(student, teacher, FAR, CENTER, (SIDE, SIDE))
     gradients = torch.autograd.grad(loss.sum(), (student.values, student.weights))
     assert loss.item() == 0 and all((gradient == 0).all() for gradient in gradients)

@@ -14,7 +14,7 @@ from posedistill.errors import RecipeError, describe
 class Batch:
     """``P`` pictures and the ``I`` annotated instances in them.
 
-    Votes, trust and poses are per instance, feature maps and embeddings per picture. In crops and in photographs of
+    Votes, trust, embeddings and poses are per instance, feature maps per picture. In crops and in photographs of
     scenes the two are the same rows; what mixes both indexes the pictures' side by ``picture``.
 
     Attributes:

@@ -25,7 +25,7 @@ SILENCED_ABOVE = 0.6
 CONFIDENCE_REACH = 80 / 640
 """Distance at which the published confidence is nothing, in image widths."""
 BORDER = 0.999
-"""An origin out of sight belongs to the cell at the border, as the published labels do."""
+"""A centre out of sight belongs to the cell at the border, as the published labels do."""
 
 
 def residuals(student: Tensor, teacher: Tensor, norm: Norm, beta: float) -> Tensor:
@@ -111,37 +111,38 @@ def logit(probabilities: Tensor) -> Tensor:
     return probabilities.float().clamp(1e-6, 1 - 1e-6).logit()
 
 
-def responsible_cells(cells: Tensor, origins: Tensor, side: int) -> Tensor:
-    """``[B, N]`` bool: the cell of each level that holds the object's projected origin.
+def responsible_cells(cells: Tensor, centers: Tensor, shape: tuple[int, int]) -> Tensor:
+    """``[B, N]`` bool: the cell of each level that holds the projected centre of the object's box.
 
     Args:
         cells: ``[B, N]`` ids as ``cell_ids`` numbers them.
-        origins: ``[B, 2]`` in crop sides. side: of the crop in pixels.
+        centers: ``[B, 2]`` in picture widths. shape: height and width of the picture in pixels.
     """
     stride, row, column = place_of_cells(cells)
-    x, y = (side * origins.float().clamp(0, BORDER)).unbind(-1)
+    limits = BORDER * centers.new_tensor([shape[1], shape[0]]).float()
+    x, y = (shape[1] * centers.float()).clamp(min=0).minimum(limits).unbind(-1)
     return (column == (x[:, None] / stride).floor()) & (row == (y[:, None] / stride).floor())
 
 
-def single_shot_loss(student: Votes, teacher: Votes, truth: Tensor, origins: Tensor, side: int) -> Tensor:
+def single_shot_loss(student: Votes, teacher: Votes, truth: Tensor, centers: Tensor, shape: tuple[int, int]) -> Tensor:
     """``[B]``: the published distillation of a single-shot head (Felix et al.), a sum over the cells of an image.
 
-    Coordinates are imitated in the cell that holds the object's origin alone, in units of cells and as half squares.
+    Coordinates are imitated in the cell that holds the object's centre alone, in units of cells and as half squares.
     Confidences are imitated in all cells: with weight 5 in that one, 0 where the student's votes already are good
     (their confidence function against ``truth`` passes 0.6), 0.1 elsewhere. ``truth`` selects and weighs: nothing is
     learned from it.
 
     Args:
         student: votes of cells. teacher: those of the same cells, masked where it has none.
-        truth: ``[B, K, 2]`` annotated keypoints, origins: ``[B, 2]`` projected origins, both in crop sides.
-        side: of the crop in pixels.
+        truth: ``[B, K, 2]`` annotated keypoints, centers: ``[B, 2]`` projected centres, both in picture widths.
+        shape: height and width of the picture in pixels.
     """
     if student.cells is None:
         raise ValueError("votes without cells")
     x, y = (votes.values.float().where(teacher.mask[..., None, None], 0) for votes in (student, teacher))
     scores, targets = (votes.weights.float().where(teacher.mask, 0) for votes in (student, teacher))
-    per_side = side / place_of_cells(student.cells)[0]
-    responsible = responsible_cells(student.cells, origins, side)
+    per_side = shape[1] / place_of_cells(student.cells)[0]
+    responsible = responsible_cells(student.cells, centers, shape)
     squares = ((x - y.detach()) * per_side[..., None, None]).square().sum((2, 3))
     with torch.no_grad():
         quality = confidence((x - truth[:, None]).norm(dim=-1), CONFIDENCE_REACH).mean(-1)
