@@ -329,3 +329,19 @@ def test_votes_far_apart_stay_finite_whatever_fills_the_padding():
     value.sum().backward()
     assert torch.isfinite(value).all() and value.min() > -1e-4
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_padding_far_from_all_votes_changes_nothing(dtype: torch.dtype) -> None:
+    """Votes of a whole picture: some a few objects away, padding in the corner; its sums overflow."""
+    for seed in range(40):
+        rng = torch.Generator().manual_seed(seed)
+        x = 3 * torch.rand(1, 1, 2, generator=rng) + 0.1 * torch.randn(1, 9, 2, generator=rng)
+        y, a, b = (torch.rand(1, *shape, generator=rng).to(dtype) for shape in ((24, 2), (9,), (24,)))
+        a[:, 6:] = 0
+        problem = (x.to(dtype), a / a.sum(), 2.5 * y, b / b.sum())
+        padded = divergence(*problem, x_mask=a > 0, blur=0.02, reach=0.3)
+        without = divergence(
+            x[:, :6].to(dtype), *(part[:, :6] for part in problem[1:2]), *problem[2:], blur=0.02, reach=0.3
+        )
+        torch.testing.assert_close(padded, without, atol=1e-4, rtol=1e-3)

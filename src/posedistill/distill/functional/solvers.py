@@ -193,15 +193,17 @@ def _iterate(
     kernel = cost.neg_().add_(f.mT).add_(g).mul_(1 / eps).clamp_(-largest, largest).exp_()
     kernel_t = kernel.mT.contiguous()
     pull_f, pull_g = (damping - 1) / eps * f, (damping - 1) / eps * g
+    # Sums of a padded or given-up point may vanish or overflow, and relaxation would make NaN of infinity.
+    finite = torch.finfo(cost.dtype).tiny, torch.finfo(cost.dtype).max
     u, v, scaled_b = torch.zeros_like(f), torch.zeros_like(g), b
     for step in range(iterations):
         weight = relaxation if step < iterations - 2 else 1.0
         if step == iterations - 2:
             shift = _shift(f + eps * u, g + eps * v, a, b, rho).div_(eps)
             u, v, scaled_b = u + shift, v - shift, scaled_b * shift.neg().exp_()
-        target = torch.sub(pull_f, scaled_b.bmm(kernel_t).log_(), alpha=damping)
+        target = torch.sub(pull_f, scaled_b.bmm(kernel_t).clamp_(*finite).log_(), alpha=damping)
         scaled_a = u.lerp_(target, weight).clamp_(-largest, largest).exp().mul_(a)
-        target = torch.sub(pull_g, scaled_a.bmm(kernel).log_(), alpha=damping)
+        target = torch.sub(pull_g, scaled_a.bmm(kernel).clamp_(*finite).log_(), alpha=damping)
         scaled_b = v.lerp_(target, weight).clamp_(-largest, largest).exp().mul_(b)
     f, g = f + eps * u, g + eps * v
     # The last half step made the columns right; the rows tell how far it is to the fixed point.
