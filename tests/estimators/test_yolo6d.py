@@ -208,7 +208,11 @@ def test_the_published_student_has_its_published_size(objects: Objects) -> None:
 
 def test_a_cfg_looks_at_pictures_in_0_to_1(objects: Objects) -> None:
     estimator = build(objects(), backbone="yolo_lite_bn").eval()
-    pixels, mean, std = torch.rand(1, 3, *SIZE), torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels, mean, std = (
+        torch.rand(1, 3, *SIZE),
+        torch.tensor([0.485, 0.456, 0.406]),
+        torch.tensor([0.229, 0.224, 0.225]),
+    )
     (region,) = estimator.network((pixels - mean[:, None, None]) / std[:, None, None])
     torch.testing.assert_close(region, estimator.network.grid(pixels), atol=1e-4, rtol=1e-4)
 

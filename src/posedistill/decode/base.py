@@ -50,7 +50,8 @@ class Prepared:
         inputs: the network's inputs by name, all of as many rows as there are pictures to look at.
         K: ``[p, 3, 3]`` intrinsics of the cameras of those pictures.
         rotation: ``[p, 3, 3]`` from the camera of the image to each of theirs (``R`` becomes ``rotation @ R``).
-        labels: ``[n]`` int64, as requested. boxes: ``[n, 4]``. scores: ``[n]``.
+        labels: ``[n]`` int64, as requested. boxes: ``[n, 4]``, scores: ``[n]``, or none in whole pictures.
+        picture: ``[n]`` int64, in which of the pictures each label is; in the first one where None.
     """
 
     inputs: Arrays
@@ -59,13 +60,28 @@ class Prepared:
     labels: NDArray[np.int64]
     boxes: Array
     scores: Array
+    picture: NDArray[np.int64] | None = None
 
     @classmethod
-    def of_pictures(cls, inputs: Arrays, K: Array) -> "Prepared":
-        """Pictures that are as the network wants them, ``K`` ``[p, 3, 3]`` theirs; poses are in their own cameras."""
+    def of_pictures(
+        cls,
+        inputs: Arrays,
+        K: Array,
+        labels: NDArray[np.int64] | None = None,
+        picture: NDArray[np.int64] | None = None,
+    ) -> "Prepared":
+        """Pictures that are as the network wants them, ``K`` ``[p, 3, 3]`` theirs; poses are in their own cameras.
+
+        ``labels`` say what is known to be in them; by default nothing is.
+        """
         count = len(K)
-        turn, labels = np.tile(np.eye(3), (count, 1, 1)), np.empty(0, np.int64)
-        return cls(inputs, K, turn, labels, np.zeros((count, 4)), np.ones(count))
+        turn = np.tile(np.eye(3), (count, 1, 1))
+        labels = np.empty(0, np.int64) if labels is None else labels
+        return cls(inputs, K, turn, labels, np.zeros((count, 4)), np.ones(count), picture)
+
+    def labels_in(self, picture: int) -> NDArray[np.int64]:
+        """Those of one of the pictures."""
+        return self.labels[(np.zeros_like(self.labels) if self.picture is None else self.picture) == picture]
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))

@@ -10,13 +10,14 @@ from posedistill.decode.base import Arrays, Pose, Prepared, Readers, Request, To
 from posedistill.decode.crops import check_request
 from posedistill.decode.objects import ObjectDecoder
 from posedistill.decode.wdrnet import sigmoid
-from posedistill.geometry.cameras import Array, project, scaled_camera
+from posedistill.geometry.cameras import Array, picture_cameras, project
 from posedistill.geometry.draw import Image
 from posedistill.geometry.pnp import PnPResult, solve_pnp
-from posedistill.geometry.warp import warp
+from posedistill.geometry.warp import affine_maps, warp
 
 POINTS = 9
 """The centre of an object's box and its eight corners."""
+NO_BOXES: Array = np.empty((0, 4))
 _MOST = 512
 """Votes of a picture that are looked at, the surest: an untrained network is sure of everything."""
 Indices = NDArray[np.int64]
@@ -208,24 +209,21 @@ class YOLO6DDecoder(ObjectDecoder):
             DataError: the image or camera is impossible, there is no camera, or an id is none of the network's.
         """
         K = np.asarray(self.camera_of(request), dtype=np.float64)
-        check_request(request.image, K, np.empty((0, 4)), ())
+        check_request(request.image, K, NO_BOXES, ())
         self.classes_of(request.labels)
-        (height, width), (rows, columns) = request.image.shape[:2], self.size
-        x, y = width / columns, height / rows
-        maps = np.array([[[x, 0.0, (x - 1) / 2], [0.0, y, (y - 1) / 2]]])
-        picture = warp([request.image], maps, np.empty((1, rows, columns, 3), np.uint8))[0]
-        images = np.empty((1, 3, rows, columns), dtype=np.float32)
-        self.normalise(picture, out=images[0])
-        labels = np.array(sorted(set(request.labels)), dtype=np.int64)
-        camera = scaled_camera(K, (width, height), (columns, rows))[None]
-        none = np.empty((len(labels), 4))
-        return Prepared({"images": images}, camera, np.eye(3)[None], labels, none, np.ones(len(labels)))
+        cameras = picture_cameras(K[None], np.array([request.image.shape[:2]]), self.size)
+        picture = np.empty((1, *self.size, 3), np.uint8)
+        warp([request.image], affine_maps(cameras.homography), picture)
+        images = np.empty((1, 3, *self.size), dtype=np.float32)
+        self.normalise(picture[0], out=images[0])
+        labels = np.array(request.labels, dtype=np.int64)
+        return Prepared({"images": images}, cameras.K, cameras.rotation, labels, NO_BOXES, np.ones(len(labels)))
 
     def decode(self, outputs: Arrays, prepared: Prepared) -> list[Pose]:
         """Poses in the cameras of the images, the surest first; ``row`` is that of the picture."""
         found = []
         for row, region in enumerate(outputs["region"]):
-            for pose in self.decode_picture(region, prepared.K[row], prepared.labels):
+            for pose in self.decode_picture(region, prepared.K[row], prepared.labels_in(row)):
                 back = prepared.rotation[row].T
                 found.append(Pose(back @ pose.R, back @ pose.t, pose.label, pose.score, row=row))
         return found

@@ -65,6 +65,15 @@ def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) 
     return queries
 
 
+def whole_pictures(dataset: BopDataset, objects: ObjectTable) -> list[FrameQuery]:
+    """Every test frame, with the objects that are in it, as often as they are; no boxes."""
+    queries = []
+    for frame, counts in _targets_by_frame(dataset, objects):
+        labels = [obj_id for obj_id, count in counts.items() for _ in range(count)]
+        queries.append(FrameQuery.of_picture(frame, labels))
+    return queries
+
+
 def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections: Path | None) -> list[FrameQuery]:
     """The boxes of one of the two named modes, ``gt`` or ``detector``; they are never mixed."""
     if boxes == "gt":
@@ -105,16 +114,31 @@ def evaluate_file(
     if metres_per_unit is not None:
         expected = "none: BOP folders are in millimetres"
         raise DataError(describe("--metres-per-unit", "option", metres_per_unit, expected))
-    objects = of_objects(predictor.decoder).objects
+    decoder = of_objects(predictor.decoder)
+    objects = decoder.objects
+    if decoder.whole_pictures:
+        boxes = _no_boxes(decoder.family, boxes, detections)
     opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
     models = load_scoring_models(opened)  # before hours of estimating, for a mesh may be missing
     if note := trained_on(opened, predictor.record.frames) or unlisted(opened, frames, predictor.record.frames):
         console.print(f"[yellow]{note}", highlight=False)
-    estimates = estimate(predictor, boxes_for(opened, objects, boxes, detections))
+    sought = (
+        whole_pictures(opened, objects) if decoder.whole_pictures else boxes_for(opened, objects, boxes, detections)
+    )
+    estimates = estimate(predictor, sought)
     if csv is not None:
         estimates.to_bop_csv(csv)
     about = {"legacy_diameters": legacy_diameters, "boxes": boxes, "source": csv or "estimates"}
     return _report_objects(estimates, opened, models, json_path, **about)
+
+
+def _no_boxes(family: str, boxes: str, detections: Path | None) -> str:
+    """What is said of the boxes of a family that takes none; ``DataError`` where some are asked for."""
+    if boxes != "gt" or detections is not None:
+        raise DataError(
+            describe("--boxes", "option", boxes, f"none: {family} finds objects in whole pictures by itself")
+        )
+    return "none"
 
 
 def _evaluate_scene(

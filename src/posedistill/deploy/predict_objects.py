@@ -41,7 +41,8 @@ class ObjectPresenter(Presenter):
     Args:
         predictor: the loaded model.
         boxes: as ``parse_boxes`` gives them; of those by image, objects that the model does not know are passed over.
-            None searches the whole image for every object of ``obj_ids`` (``locate``).
+            None searches the whole image for every object of ``obj_ids`` (``locate``); a network that looks at whole
+            pictures finds them itself, and takes no boxes.
         K: ``[3, 3]`` of all images. None takes the model's default camera, scaled to the image, and says so.
         obj_ids: what to search for without boxes; default: all objects of the model.
     """
@@ -56,6 +57,9 @@ class ObjectPresenter(Presenter):
         obj_ids: Sequence[int] | None = None,
     ) -> None:
         self.predictor, self.decoder = predictor, of_objects(predictor.decoder)
+        if self.decoder.whole_pictures and boxes is not None:
+            expected = f"none: {self.decoder.family} finds objects in whole pictures by itself"
+            raise DataError(describe("--box, --detections", "boxes", "some", expected))
         self.boxes, self.K, self.obj_ids = boxes, K, obj_ids
         self._told: set[tuple[int, ...]] = set()
 
@@ -75,6 +79,9 @@ class ObjectPresenter(Presenter):
             rows = np.array([box.xywh for box in boxes]).reshape(-1, 4)
             return self.predictor.predict(image, K, rows, [box.obj_id for box in boxes])
         searched = known if self.obj_ids is None else self.obj_ids
+        if self.decoder.whole_pictures:
+            self.decoder.classes_of(searched)
+            return [pose for pose in self.predictor.predict(image, K) if pose.label in searched]
         found = [locate(self.predictor, image, K, obj_id, threshold=LOCATE_THRESHOLD) for obj_id in searched]
         return [pose for pose in found if pose is not None]
 

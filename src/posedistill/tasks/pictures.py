@@ -11,6 +11,7 @@ import torch
 from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.loading.picture_view import PictureView
 from posedistill.deploy.estimate import FrameQuery
+from posedistill.deploy.evaluate import whole_pictures
 from posedistill.metrics import Evaluation
 from posedistill.poses import Poses
 from posedistill.tasks.base import Rows, Validate
@@ -29,11 +30,7 @@ class PicturesTask(ObjectsTask):
     @cached_property
     def queries(self) -> Sequence[FrameQuery]:
         """The test frames, each with the objects that are sought in it; no boxes."""
-        sought: dict[tuple[int, int], list[int]] = {}
-        for target in self.test_set.dataset.targets():
-            if target.obj_id in self.data.objects:
-                sought.setdefault((target.scene_id, target.im_id), []).extend([target.obj_id] * target.inst_count)
-        return [FrameQuery.of_picture(self.test_set.dataset.frame(*ids), labels) for ids, labels in sought.items()]
+        return whole_pictures(self.test_set.dataset, self.objects)
 
     @cached_property
     def others(self) -> Rows:

@@ -70,7 +70,8 @@ class Validation:
         for batch in self.batches:
             known = {"images": batch.images, "classes": batch.label}
             inputs = {name: known[name].cpu().numpy() for name in decoder.inputs}
-            poses = decoder.decode(run(inputs), Prepared.of_pictures(inputs, _numpy(batch.K)))
+            sought = (np.array(self.task.objects.obj_ids or (-1,))[batch.label.cpu()], batch.picture.cpu().numpy())
+            poses = decoder.decode(run(inputs), Prepared.of_pictures(inputs, _numpy(batch.K), *sought))
             for row, pose in zip(self.assign(poses, batch), poses, strict=True):
                 if row >= 0:
                     R[start + row], t[start + row] = pose.R, pose.t

@@ -1,0 +1,89 @@
+"""A whole run of a family that looks at whole pictures: drawn frames, small networks, a few steps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from posedistill.data.formats.bop import BopDataset
+from posedistill.data.images import read_image
+from posedistill.deploy.evaluate import evaluate_file
+from posedistill.deploy.predict import predict_images
+from posedistill.deploy.predict_objects import Box, ObjectPresenter
+from posedistill.errors import DataError
+from posedistill.poses import Poses
+from posedistill.recipe.recipe import load_recipe
+from posedistill.runtime.predictor import Predictor
+from posedistill.training.run import run
+
+NETWORK = {"backbone": "darknet_tiny_q", "score_threshold": 0.0}
+
+
+@pytest.fixture(scope="module")
+def folder(drawn_data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has ended. Read-only."""
+    root = tmp_path_factory.mktemp("pictures")
+    schedule = {"steps": 6, "batch_size": 4, "precision": "float32", "validate_every": 3, "validation_crops": 4}
+    recipe = {
+        "name": "pictures",
+        "data": drawn_data | {"picture": {"size": [96, 128], "resolutions": [96, 128]}},
+        "teacher": {"family": "yolo6d", "settings": {"backbone": "darknet_tiny_h"} | NETWORK},
+        "student": {"family": "yolo6d", "settings": NETWORK | {"pretrain": 0.2}},
+        "distill": [
+            {"name": "align", "trust": "score"},
+            {"name": "match", "options": {"form": "response", "faithful": True}, "weight": 0.1},
+            {"name": "feature", "options": {"layers": ["p4"]}},
+            {"name": "relate"},
+        ],
+        "train": schedule | {"checkpoint_every": 3, "log_every": 1, "lr": 1e-3},
+        "runs": str(root / "runs"),
+    }
+    path = root / "pictures.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    run(load_recipe(path))
+    return root / "runs" / "pictures"
+
+
+def test_every_stage_is_trained_measured_and_shipped(folder: Path) -> None:
+    steps = [json.loads(line) for line in (folder / "student/seed0/metrics.jsonl").read_text().splitlines()]
+    assert "loss/confidence" not in steps[0] and any("loss/confidence" in entry for entry in steps)
+    steps = [json.loads(line) for line in (folder / "distilled/seed0/metrics.jsonl").read_text().splitlines()]
+    assert {f"loss/{name}" for name in ("points", "classes", "align", "match", "feature", "relate")} <= steps[0].keys()
+    records = {entry["stage"]: entry for entry in json.loads((folder / "evaluation.json").read_text())}
+    assert records.keys() == {"teacher", "student", "distilled", "exported"}
+    assert all(entry["boxes"] == "none" and entry["targets"] == 6 for entry in records.values())
+    assert (folder / "report.html").exists() and (folder / "bench.json").exists()
+    parity = json.loads((folder / "model.parity.json").read_text())
+    assert parity["outputs"]["points (px)"] < 0.05
+
+
+def test_the_file_is_scored_as_in_the_run(folder: Path, bop: Path, tmp_path: Path) -> None:
+    csv = tmp_path / "again.csv"
+    found = evaluate_file(folder / "model.onnx", bop, "test", None, "gt", None, csv, None)
+    records = {entry["stage"]: entry for entry in json.loads((folder / "evaluation.json").read_text())}
+    assert found.boxes == "none" and found.targets == records["exported"]["targets"]
+    np.testing.assert_allclose(Poses.from_bop_csv(csv).t, Poses.from_bop_csv(folder / "results.csv").t, atol=1e-3)
+
+
+def test_a_model_of_whole_pictures_takes_no_boxes(folder: Path, bop: Path) -> None:
+    with pytest.raises(DataError, match="--boxes: 'option': found detector, expected none: yolo6d finds objects"):
+        evaluate_file(folder / "model.onnx", bop, "test", None, "detector", None, None, None)
+    with pytest.raises(DataError, match="'boxes': found some, expected none: yolo6d"):
+        ObjectPresenter(Predictor.from_onnx(folder / "model.onnx"), [Box(1, (0, 0, 9, 9))])
+
+
+def test_predict_looks_for_all_objects_in_one_pass(folder: Path, bop: Path, tmp_path: Path) -> None:
+    predictor = Predictor.from_onnx(folder / "model.onnx")
+    path = BopDataset(bop, split="test").frames[0].rgb
+    calls = []
+    network = predictor.run
+    predictor.run = lambda arrays: (calls.append(arrays), network(arrays))[1]
+    found = predict_images(ObjectPresenter(predictor), [path], tmp_path)
+    assert len(calls) == 1 and {pose.label for pose in found[0].poses} <= {1, 2}
+    only = predict_images(ObjectPresenter(predictor, obj_ids=[2]), [path])
+    assert [pose.label for pose in only[0].poses] == [pose.label for pose in found[0].poses if pose.label == 2]
+    assert (tmp_path / "results.csv").exists() and read_image(tmp_path / f"{path.stem}.png").shape == (120, 160, 3)
+    with pytest.raises(DataError, match="7"):
+        predict_images(ObjectPresenter(predictor, obj_ids=[7]), [path])
