@@ -120,3 +120,20 @@ def test_masks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mask.png: 'mask': found no pixel set, expected at least one"):
         read_mask(path)
     assert not read_mask(path, allow_empty=True).any()
+
+
+def test_masks_with_soft_edges_are_cut_in_the_middle(tmp_path: Path) -> None:
+    """What a jpg makes of two values, and anti-aliased edges, are no fault; nor are masks of 0 and 1."""
+    disc = cv2.circle(np.zeros((60, 80), np.uint8), (40, 30), 20, 255, -1)
+    for name, image in (("a.jpg", disc), ("b.png", cv2.GaussianBlur(disc, (0, 0), 0.8)), ("c.png", disc // 255)):
+        cv2.imwrite(str(tmp_path / name), image)
+        assert np.mean(read_mask(tmp_path / name) != (disc > 0)) < 0.01
+
+
+def test_masks_that_are_not_binary(tmp_path: Path) -> None:
+    path = tmp_path / "depth.png"
+    cv2.imwrite(str(path), np.tile(np.arange(80, dtype=np.uint8) * 3, (60, 1)))
+    with pytest.raises(
+        DataError, match=r"'mask': found 80 values up to 237, \d+ pixels of which are neither low nor high"
+    ):
+        read_mask(path)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from posedistill.data.formats.bop import BopDataset
+from posedistill.data.formats.label_writer import write_labels
 from posedistill.data.loading.loader import Loader
 from posedistill.errors import DataError, RecipeError
 from posedistill.tasks.registry import open_task
@@ -84,3 +86,20 @@ def test_backgrounds_that_are_not_there(recipe, tmp_path):
 def test_prepared_data_does_not_change(recipe):
     with pytest.raises(dataclasses.FrozenInstanceError):
         open_task(recipe()).training_set.train = np.arange(3)
+
+
+def test_label_folders_train_as_bop_folders_do(recipe, bop, tmp_path, capsys):
+    """The same frames, split and poses; what no file states is told."""
+    data = write_labels(BopDataset(bop, "train"), tmp_path / "boxes").data
+    text = data.read_text()
+    data.write_text("".join(line + "\n" for line in text.splitlines() if not line.startswith("diam1 ")))
+    labelled = open_task(recipe(f"data.train=[{{labels: {data}}}]", f"data.test={{source: {{labels: {data}}}}}"))
+    plain = open_task(recipe())
+    assert (labelled.training_set.validation == plain.training_set.validation).all()
+    np.testing.assert_allclose(labelled.training_set.poses.t, plain.training_set.poses.t, atol=1e-5)
+    assert "no diameter of obj_000001.ply is stated" in capsys.readouterr().err.replace("\n", " ")
+    assert labelled.training_frames["boxes.data/train"].shape == (8, 2)
+    assert (
+        len(labelled.queries) == 8
+        and labelled.score(labelled.training_set.poses.select(slice(0, 0))).dataset == "boxes.data/train"
+    )

@@ -42,6 +42,8 @@ class FaultKind(StrEnum):
     NO_POSE = "image without a pose"
     SPLIT = "split that names what is not there"
     CAMERA_MODEL = "damaged or unusable camera model"
+    DATA_FILE = "damaged .data file"
+    LABEL = "label that cannot be read"
     SCENE_FILE = "missing or damaged file of the scene"
 
 

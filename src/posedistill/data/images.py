@@ -14,6 +14,8 @@ from posedistill.files import write_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
+MOST_BETWEEN = 0.25
+"""Grey pixels of a mask, as a share of its set ones: soft edges of small objects stay below it."""
 JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
@@ -100,12 +102,21 @@ def read_depth_image(path: Path, depth_scale: float) -> NDArray[np.float32]:
 def read_mask(path: Path, allow_empty: bool = False) -> NDArray[np.bool_]:
     """Read a mask, bool ``[H, W]``: True where the file is not 0.
 
+    Soft edges, and what a jpg makes of two values, are cut at half of the largest.
+
     Raises:
-        DataError: as :func:`read_image`, or no pixel is set and ``allow_empty`` is False (the mask of an instance
-            that nothing is seen of is rightly empty; anywhere else an empty mask is a fault).
+        DataError: as :func:`read_image`; values of which many are neither nought nor the largest; or no pixel is set
+            and ``allow_empty`` is False (the mask of an instance that nothing is seen of is rightly empty; anywhere
+            else an empty mask is a fault).
     """
     raw = decode(path)
-    mask: NDArray[np.bool_] = (raw.reshape(*raw.shape[:2], -1)[..., :3] != 0).any(axis=2)
+    values = raw.reshape(*raw.shape[:2], -1)[..., :3].max(axis=2)
+    largest = int(values.max(initial=0))
+    mask: NDArray[np.bool_] = values > largest // 2
+    between = int(np.count_nonzero((values > largest / 4) & (values < largest * 3 / 4)))
+    if between > MOST_BETWEEN * int(np.count_nonzero(mask)):
+        found = f"{len(np.unique(values))} values up to {largest}, {between} pixels of which are neither low nor high"
+        raise DataError(describe(path, "mask", found, "two values, such as 0 and 255"))
     if not allow_empty and not mask.any():
         raise DataError(describe(path, "mask", "no pixel set", "at least one"))
     return mask

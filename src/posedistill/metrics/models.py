@@ -7,7 +7,7 @@ from typing import Any
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.meshes import Mesh, hull_corners, load_mesh
+from posedistill.geometry.meshes import Mesh, hull_corners
 from posedistill.geometry.symmetries import symmetry_transforms
 from posedistill.metrics.vsd import DepthCaster
 
@@ -55,6 +55,6 @@ def load_scoring_models(dataset: BopDataset, obj_ids: Collection[int] | None = N
     chosen = sorted({target.obj_id for target in dataset.targets()} if obj_ids is None else set(obj_ids))
     infos = {obj_id: dataset.models_info[obj_id] for obj_id in dataset.objects(chosen).obj_ids}
     return {
-        obj_id: ScoringModel.from_mesh(load_mesh(dataset.mesh_path(obj_id, eval=True), looks=False), info)
+        obj_id: ScoringModel.from_mesh(dataset.mesh(obj_id, eval=True, looks=False), info)
         for obj_id, info in infos.items()
     }

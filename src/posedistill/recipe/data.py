@@ -31,6 +31,14 @@ class BopSource(Settings):
     silent: ClassVar[frozenset[str]] = frozenset({"poses", "min_score", "ignore_unknown"})
 
 
+class LabelSource(Settings):
+    """Frames of folders with 21-number labels (YOLO6D), as a .data file names them."""
+
+    labels: Path = Field(description="The .data file.")
+    split: str = Field("train", description="Its list: train, valid, or of several objects valid5.")
+    ids: dict[int, int] | None = Field(None, description="Object id of each class of the labels; default: class + 1.")
+
+
 class RenderSource(Settings):
     """Frames rendered from CAD models: a folder of meshes, or ``code`` for the objects made in code."""
 
@@ -41,19 +49,24 @@ class RenderSource(Settings):
     settings: RenderSettings = RenderSettings()
 
 
-KINDS = ("as bop", "as render", "as scene", "as objects")
+KINDS = ("as bop", "as render", "as scene", "as objects", "as labels")
 """Which of several sections a mapping stands for; pydantic puts these words into the place of a fault."""
 
 
 def _source_kind(source: Any) -> str:
-    is_bop = "bop" in source if isinstance(source, dict) else isinstance(source, BopSource)
-    return KINDS[0] if is_bop else KINDS[1]
+    for kind, key, settings in ((KINDS[0], "bop", BopSource), (KINDS[4], "labels", LabelSource)):
+        if key in source if isinstance(source, dict) else isinstance(source, settings):
+            return kind
+    return KINDS[1]
 
 
 Source = Annotated[
-    Annotated[BopSource, Tag(KINDS[0])] | Annotated[RenderSource, Tag(KINDS[1])], Discriminator(_source_kind)
+    Annotated[BopSource, Tag(KINDS[0])]
+    | Annotated[LabelSource, Tag(KINDS[4])]
+    | Annotated[RenderSource, Tag(KINDS[1])],
+    Discriminator(_source_kind),
 ]
-"""A source that says ``bop`` is read, any other is rendered: a mistake in one is not explained by the other's keys."""
+"""Told by ``bop`` or ``labels``, any other is rendered: a mistake in one is not explained by another's keys."""
 
 
 class TestSource(Settings):

@@ -17,6 +17,7 @@ from posedistill.estimators.registry import FAMILIES
 from posedistill.files import read_text
 from posedistill.recipe.data import KINDS, Data
 from posedistill.recipe.data import BopSource as BopSource
+from posedistill.recipe.data import LabelSource as LabelSource
 from posedistill.recipe.data import RenderSource as RenderSource
 from posedistill.recipe.networks import NetworkSettings as NetworkSettings
 from posedistill.recipe.networks import Settings as Settings

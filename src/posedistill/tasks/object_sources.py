@@ -1,4 +1,4 @@
-"""Sources of a recipe's frames: BOP folders, BOP folders under a csv's poses, and renders of CAD models."""
+"""Sources of a recipe's frames: BOP folders, these under a csv's poses, label folders, renders of CAD models."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.bop_models import EVAL_FOLDERS, load_models_info, mesh_path
+from posedistill.data.formats.label_dataset import LabelDataset
 from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
 from posedistill.data.render.label import label_dataset
@@ -17,7 +18,7 @@ from posedistill.errors import DataError, RecipeError, describe, expectation
 from posedistill.files import exclusive, read_text
 from posedistill.geometry.meshes import READERS, load_mesh
 from posedistill.log import console, progress_bar
-from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint
+from posedistill.recipe.recipe import BopSource, LabelSource, RenderSource, fingerprint
 
 CODE = Path("code")
 """The ``models`` of a render source that stands for the objects made in code."""
@@ -26,9 +27,11 @@ SPLIT = "train_render"
 
 
 def open_source(
-    source: BopSource | RenderSource, objects: list[int], cache: Path, obj_ids: list[int] | None = None
+    source: BopSource | LabelSource | RenderSource, objects: list[int], cache: Path, obj_ids: list[int] | None = None
 ) -> BopDataset:
     """A source as a BOP data set; a render source is rendered first, or found in the cache.
+
+    What a source of labels does not state, and was measured or assumed instead, is told on the terminal.
 
     ``obj_ids`` keeps the annotations of these objects alone, as a test split wants it. In training all annotations
     stay: other objects are foreground that hides the learned ones.
@@ -37,6 +40,11 @@ def open_source(
         return BopDataset(_labelled(source, source.poses, cache), split=source.split, obj_ids=obj_ids)
     if isinstance(source, BopSource):
         return BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames, obj_ids=obj_ids)
+    if isinstance(source, LabelSource):
+        labelled = LabelDataset(source.labels, source.split, obj_ids, source.ids)
+        for note in labelled.notes:
+            console.print(f"[yellow]{note}", highlight=False)
+        return labelled
     rendered = source.objects or objects
     made_from = origin(_meshes(source, rendered), _models_info(source), source.settings, source.seed)
     root = cache / f"render-{fingerprint(source.model_dump(mode='json'), made_from)}"

@@ -24,7 +24,6 @@ from posedistill.deploy.evaluate import boxes_for
 from posedistill.deploy.shapes import coarse_shape
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array, Camera
-from posedistill.geometry.meshes import load_mesh
 from posedistill.geometry.objects import ObjectTable
 from posedistill.metrics import Evaluation, find_cases, load_scoring_models, score_estimates
 from posedistill.metrics.models import ScoringModel
@@ -82,11 +81,12 @@ class ObjectsTask(Task[TestFrames]):
 
     @cached_property
     def training_frames(self) -> Frames:
-        """Of BOP folders: those that show a learned object."""
+        """Of BOP and label folders: those that show a learned object."""
         found: dict[str, list[tuple[int, int]]] = {}
         for source, dataset in zip(self.data.train, self.sources, strict=True):
-            if isinstance(source, BopSource):
-                rows = found.setdefault(f"{source.bop.resolve().name}/{source.split}", [])
+            if not isinstance(source, RenderSource):
+                folder = source.bop if isinstance(source, BopSource) else source.labels
+                rows = found.setdefault(f"{folder.resolve().name}/{source.split}", [])
                 rows += [(frame.scene_id, frame.im_id) for frame in self._learned(dataset).frames]
         return {name: np.unique(rows, axis=0) for name, rows in found.items()}
 
@@ -141,7 +141,7 @@ class ObjectsTask(Task[TestFrames]):
     def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
         """The network as it is; the first test frame's camera stands for images that come without one."""
         dataset = self.test_set.dataset
-        meshes = [load_mesh(dataset.mesh_path(obj_id), looks=False) for obj_id in estimator.objects.obj_ids if shapes]
+        meshes = [dataset.mesh(obj_id, looks=False) for obj_id in estimator.objects.obj_ids if shapes]
         surfaces = tuple(coarse_shape(mesh.vertices, mesh.faces) for mesh in meshes)
         return estimator.network, estimator.build_decoder(camera=self._camera, shapes=surfaces)
 

@@ -1,11 +1,13 @@
 """check_dataset: reports every fault of a data set, with counts, file names and an overlay picture."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from posedistill.data.check.labels import open_labels
 from posedistill.data.check.objects import open_objects
 from posedistill.data.check.report import CheckReport
 from posedistill.data.check.scenes import open_scenes
-from posedistill.data.check.walk import Progress, choose, walk
+from posedistill.data.check.walk import Contents, Progress, choose, walk
 from posedistill.data.formats.open_scene import scene_format
 from posedistill.errors import DataError, describe
 
@@ -17,13 +19,15 @@ def check_dataset(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Check a data set in the BOP format, or a scene in any known one, and report every fault instead of the first.
+    """Check a data set, and report every fault instead of the first.
+
+    ``root`` is a folder in the BOP format, the .data file of label folders, or a scene in any known format.
 
     Annotations are checked whole; images, depth and masks are decoded, and compared with the projected models.
 
     Args:
-        split: the folder of scenes of a BOP data set, all where None; of a scene train, test or all (whatever is there,
-            whether a split names it or not), train and test where None.
+        split: the folder of scenes of a BOP data set, or a list of a .data file, all where None; of a scene train, test
+            or all (whatever is there, whether a split names it or not), train and test where None.
         overlay: write a picture (png or jpg): frames with the projected models, or where the cameras stand and some of
             their photographs; those with a fault come first.
         limit: decode the files of so many frames alone, spread evenly; all where None.
@@ -36,10 +40,17 @@ def check_dataset(
     if limit is not None and limit < 1:  # the report would say that there are no faults
         raise DataError(describe(root, "limit", limit, "at least 1 frame to decode"))
     report = CheckReport(root)
-    contents = (open_objects if scene_format(root) is None else open_scenes)(root, split, report)
+    contents = _opener(root)(root, split, report)
     report.splits = contents.summaries
     flagged = [*walk(contents, report, limit, progress), *contents.flagged]
     if overlay is not None and contents.pictures:
         report.overlay = Path(overlay)
         contents.draw(choose(contents.pictures, flagged, contents.tiles), flagged, report.overlay)
     return report
+
+
+def _opener(root: Path) -> Callable[[Path, str | None, CheckReport], Contents]:
+    """What reads a data set for checking, by its format."""
+    if root.suffix == ".data":
+        return open_labels
+    return open_objects if scene_format(root) is None else open_scenes

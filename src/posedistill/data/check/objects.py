@@ -36,7 +36,7 @@ def open_objects(root: Path, split: str | None, report: CheckReport) -> Contents
         for scene in scenes[name]
         for frame in scene.frames()
     ]
-    summaries = {name: _summarise(scenes[name]) for name in splits}
+    summaries = {name: summarise(scenes[name]) for name in splits}
     return Contents(
         summaries, pictures, lambda shown, _, path: draw_objects(shown, models.models, path), tiles=SHEET_TILES
     )
@@ -105,7 +105,7 @@ def _check_target(path: Path, target: Target, frame: Frame, report: CheckReport)
         report.add(fault(FaultKind.TARGET, path, key, found, f"{count} as annotated"))
 
 
-def _summarise(scenes: list[Scene]) -> Summary:
+def summarise(scenes: list[Scene]) -> Summary:
     """Counts of frames, of objects, and of their visible shares in tenths 0-0.1, ..., 0.9-1 where these are known."""
     tables = [scene.annotations for scene in scenes if scene.annotations is not None]
     instances = Counter(obj_id for table in tables for obj_id in table.obj_ids.tolist())

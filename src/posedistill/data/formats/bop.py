@@ -25,6 +25,7 @@ from posedistill.data.images import read_depth_image
 from posedistill.errors import DataError, describe
 from posedistill.files import kept, read_text
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.meshes import Mesh, load_mesh
 from posedistill.geometry.objects import ObjectTable
 
 __all__ = ["BopDataset", "Detection", "Frame", "Instance", "Target", "read_depth", "read_detections"]
@@ -76,6 +77,12 @@ class BopDataset:
             ``models_info.json``.
     """
 
+    root: Path
+    split: str
+    obj_ids: tuple[int, ...] | None
+    scenes: list[Scene]
+    frames: list[Frame]
+
     def __init__(
         self,
         root: str | Path,
@@ -84,19 +91,22 @@ class BopDataset:
         frames: str | Path | None = None,
         obj_ids: Collection[int] | None = None,
     ) -> None:
-        self.root = Path(root)
-        self.split = split
-        self.obj_ids = None if obj_ids is None else tuple(obj_ids)
-        self.scenes: list[Scene] = [load_scene(folder) for folder in scene_folders(self.root / split, scenes)]
-        if obj_ids is not None:
-            self.scenes = [scene.with_objects(obj_ids) for scene in self.scenes]
-        self.frames: list[Frame] = [frame for scene in self.scenes for frame in scene.frames()]
+        root = Path(root)
+        self._hold(root, split, [load_scene(folder) for folder in scene_folders(root / split, scenes)], obj_ids)
         if frames is not None:
             path = Path(frames)
             self.frames = _listed_frames(path if path.exists() else self.root / path, self.frames)
         self._is_part = scenes is not None or frames is not None
         if find_models(self.root, EVAL_FOLDERS) is not None:
             require_objects(self.models_info, self._annotated_objects(), self._models_info_path)
+
+    def _hold(self, root: Path, split: str, scenes: list[Scene], obj_ids: Collection[int] | None) -> None:
+        """Take scenes that have been read, of whatever format, with the instances of the chosen objects."""
+        self.root, self.split = root, split
+        self.obj_ids = None if obj_ids is None else tuple(obj_ids)
+        self.scenes = scenes if obj_ids is None else [scene.with_objects(obj_ids) for scene in scenes]
+        self.frames = [frame for scene in self.scenes for frame in scene.frames()]
+        self._is_part = False
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -123,6 +133,14 @@ class BopDataset:
             DataError: no such file.
         """
         return mesh_path(self.eval_models_dir if eval else self.models_dir, obj_id)
+
+    def mesh(self, obj_id: int, eval: bool = False, looks: bool = True) -> Mesh:
+        """The mesh of an object in mm; ``looks``: whether colours and textures count, see ``load_mesh``.
+
+        Raises:
+            DataError: a missing or damaged file.
+        """
+        return load_mesh(self.mesh_path(obj_id, eval), looks)
 
     def objects(self, obj_ids: Collection[int] | None = None) -> ObjectTable:
         """The object table of these objects; by default of those the data set was opened with, or of all models."""

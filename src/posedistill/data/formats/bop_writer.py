@@ -131,7 +131,7 @@ class BopWriter:
         for key, name in SCENE_FILES.items():
             merged = load_keyed_json(scene / name) if (scene / name).exists() else {}
             merged.update({im_id: annotation[key] for im_id, annotation in added.items()})
-            write_file(scene / name, _one_line_each(sorted(merged.items())))
+            write_file(scene / name, one_line_each(sorted(merged.items())))
             count = len(merged)
         shutil.rmtree(scene / SHARDS, ignore_errors=True)
         for leftover in scene.glob("*/.*.part"):  # of killed writers
@@ -172,7 +172,7 @@ def write_models(
         for obj_id, mesh in meshes.items():
             save_ply(mesh, partial / f"obj_{obj_id:06d}.ply")
         names = [path.name for path in partial.iterdir()]  # textures lie beside their meshes
-        write_file(partial / "models_info.json", _one_line_each(table))
+        write_file(partial / "models_info.json", one_line_each(table))
         target.mkdir(exist_ok=True)
         for name in [*names, "models_info.json"]:
             (partial / name).replace(target / name)
@@ -242,6 +242,6 @@ def mask_box(mask: NDArray) -> list[int]:
     return [int(v) for v in (columns[0], rows[0], columns[-1] - columns[0], rows[-1] - rows[0])]
 
 
-def _one_line_each(items: Iterable[tuple[int, Any]]) -> str:
+def one_line_each(items: Iterable[tuple[int, Any]]) -> str:
     """A json object with one line an entry, as BOP files are laid out."""
     return "{\n" + ",\n".join(f'  "{key}": {json.dumps(value)}' for key, value in items) + "\n}"

@@ -16,7 +16,6 @@ from posedistill.data.packs.build import FrameSource
 from posedistill.errors import DataError, describe
 from posedistill.files import file_state
 from posedistill.geometry.cameras import Array, pixel_box, project
-from posedistill.geometry.meshes import load_mesh
 
 OTHER = 255
 """Id of foreground that is no training object: distractors, objects outside the recipe."""
@@ -140,7 +139,7 @@ class ObjectFrames(FrameSource):
         """``[V, 2]`` projections of the model's vertices."""
         with self._lock:
             if instance.obj_id not in self._vertices:
-                mesh = load_mesh(self.dataset.mesh_path(instance.obj_id), looks=False)
+                mesh = self.dataset.mesh(instance.obj_id, looks=False)
                 self._vertices[instance.obj_id] = mesh.vertices
         return project(self._vertices[instance.obj_id], instance.R, instance.t, frame.K)
 

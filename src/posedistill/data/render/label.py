@@ -4,7 +4,7 @@ The result is a BOP folder like any other: images linked, ``scene_gt.json`` with
 ray-cast from the models, where nearer objects hide the farther ones.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from posedistill.data.render.dataset import claim
 from posedistill.data.render.raycast import Model, build_model, cast, compose, pixel_rays
 from posedistill.errors import DataError, describe
 from posedistill.files import link_file
-from posedistill.geometry.meshes import Mesh, load_mesh
+from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.rotations import mean_rotation
 from posedistill.poses import Poses
 
@@ -99,7 +99,7 @@ def label_dataset(
         found = f"no pose of score {min_score} or more for any of {len(dataset.frames)} images"
         raise DataError(describe(csv, "rows", found, "poses of these images"))
     obj_ids = np.unique(best.obj_id).tolist()
-    meshes = {obj_id: load_mesh(dataset.mesh_path(obj_id), looks=False) for obj_id in obj_ids}
+    meshes = {obj_id: dataset.mesh(obj_id, looks=False) for obj_id in obj_ids}
     _claim(out, dataset, csv, min_score, meshes)
     models = {obj_id: build_model(mesh, obj_id, ambient_rays=0) for obj_id, mesh in meshes.items()}
     _write(dataset, best, rows, models, out, progress)
@@ -143,7 +143,7 @@ def _write(
         if not writer.has_frame(frame.scene_id, frame.im_id):
             # Rotations were rounded on their way through the csv.
             poses = [(int(table.obj_id[row]), mean_rotation(table.R[row][None]), table.t[row]) for row in members]
-            masks, visible = _masks(frame, poses, models)
+            masks, visible = cast_masks(frame, poses, models)
             scores = table.score[members].tolist()
             writer.add_frame(frame.scene_id, frame.im_id, frame.rgb, frame.K, poses, None, masks, visible, scores)
         if progress is not None:
@@ -153,8 +153,8 @@ def _write(
     _link_models(dataset, out)
 
 
-def _masks(
-    frame: Frame, poses: list[Pose], models: dict[int, Model]
+def cast_masks(
+    frame: Frame, poses: Sequence[Pose], models: Mapping[int, Model]
 ) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
     """The silhouettes of the posed models, and what of each no nearer one hides."""
     width, height = image_size(frame.rgb)
