@@ -20,9 +20,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from bench_crops import HEIGHT, WIDTH, make_dataset, rate
 from PIL import Image
 
+from bench_crops import HEIGHT, WIDTH, make_dataset, rate
 from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.images import write_image
 from posedistill.data.loading.loader import Loader
