@@ -98,6 +98,20 @@ def test_the_printed_table(name: str, table: str) -> None:
     assert layer_table(read_cfg(name)) == TITLE + table
 
 
+@pytest.mark.parametrize(
+    ("name", "giga"), [("yolo_pose", 14.662), ("tiny_yolo", 3.467), ("yolo_lite", 0.823), ("yolo_lite_bn", 0.823)]
+)
+def test_multiplications(name: str, giga: float) -> None:
+    cfg = read_cfg(name)
+    kernels = [
+        (layer.size**2 * cfg.inputs(index).channels, cfg.outputs[index])
+        for index, layer in enumerate(cfg.layers)
+        if isinstance(layer, Convolutional)
+    ]
+    total = sum(kernel * output.width * output.height * output.channels for kernel, output in kernels)
+    assert round(total / 1e9, 3) == giga
+
+
 def test_the_published_student_is_read_as_it_is(real_cfg: Path) -> None:
     cfg = read_cfg(real_cfg)
     assert layer_table(cfg) == TITLE + YOLO_LITE

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from posedistill.backbones import build_backbone
+from posedistill.backbones import build_backbone, build_trunk
 from posedistill.backbones.cfg import parse_cfg, read_cfg, with_head
 from posedistill.backbones.cfg_library import MULTI_ANCHORS
 from posedistill.backbones.cfg_network import CfgBackbone, CfgNetwork, pose_network, space_to_depth, unit_images
@@ -249,6 +249,20 @@ def test_any_cfg_is_a_backbone(tmp_path: Path) -> None:
     (tmp_path / "fine.cfg").write_text(NET + CONV)
     with pytest.raises(RecipeError, match=r"fine.cfg: 'backbone': found maps of stride 1, expected 8 or coarser"):
         build_backbone(f"cfg:{tmp_path / 'fine.cfg'}")
+
+
+@pytest.mark.parametrize(("name", "levels"), [("yolo_lite_bn", ["p3", "p4", "p5"]), ("cfg:FILE@16", ["p3", "p4"])])
+def test_trunks_by_name(name: str, levels: list[str], tmp_path: Path) -> None:
+    (tmp_path / "own.cfg").write_text(read_cfg("yolo_lite").text)
+    name = name.replace("FILE", str(tmp_path / "own.cfg"))
+    trunk, backbone = build_trunk(name).eval(), build_backbone(name).eval()
+    backbone.load_state_dict(trunk.backbone.state_dict())
+    images = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        (features, pooled), maps = trunk(images), backbone(images)
+    assert list(features) == list(trunk.channels) == levels and pooled.shape == (2, trunk.width)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(features.values(), maps.values(), strict=True))
+    torch.testing.assert_close(pooled, maps[max(maps)].mean((2, 3)))
 
 
 def test_the_exporter_of_estimators_takes_it() -> None:

@@ -290,8 +290,9 @@ def test_decoder_and_estimator_mean_the_same(kind: str) -> None:
     np.testing.assert_allclose(found.centers, prediction.heads["position"], atol=1e-4)
 
 
-def test_the_exported_network_gives_the_same(tmp_path) -> None:
-    network = fitted(make(rotation="quaternion")).network.eval()
+@pytest.mark.parametrize("backbone", [SMALL, "yolo_lite_bn", "yolo_lite@16"])
+def test_the_exported_network_gives_the_same(backbone: str, tmp_path) -> None:
+    network = fitted(make(rotation="quaternion", backbone=backbone)).network.eval()
     path = tmp_path / "posenet.onnx"
     shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
     torch.onnx.export(

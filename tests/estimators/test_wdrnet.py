@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.wdrnet import decode, select_cells
+from posedistill.deploy.export import check_parity, export_onnx
 from posedistill.errors import RecipeError
 from posedistill.estimators.losses import focal_loss, line_of_sight_loss
 from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.views import VIEWS, Prediction
 from posedistill.estimators.wdrnet import WDRNet, WDRNetNetwork, WDRNetSettings
+from posedistill.geometry.cameras import Camera
 from posedistill.geometry.objects import ObjectTable
 
 Objects = Callable[..., ObjectTable]
@@ -260,6 +263,17 @@ def test_every_parameter_learns(objects: Objects, batch: Batches) -> None:
         estimator, crops = make(objects(), head=head), batch(2, 64)
         sum(estimator.loss(estimator(crops, generator()), crops).values()).backward()
         assert [name for name, p in estimator.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("backbone", ["yolo_lite", "yolo_lite_bn"])
+def test_darknets_networks_are_backbones(objects: Objects, batch: Batches, backbone: str, tmp_path: Path) -> None:
+    estimator, crops = make(objects(), backbone=backbone, strides=(8, 16, 32)), batch(2, 64)
+    sum(estimator.loss(estimator(crops, generator()), crops).values()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in estimator.network.backbone.parameters())
+    camera = Camera(crops.K[0].double().numpy(), 64, 64)
+    decoder = estimator.build_decoder(camera=camera, names=tuple(map(str, estimator.objects.obj_ids)))
+    path = export_onnx(estimator.network, tmp_path / "model.onnx", decoder)
+    assert check_parity(estimator.network, path).rows > 0
 
 
 def test_grids_are_not_in_the_state_dict(objects: Objects) -> None:

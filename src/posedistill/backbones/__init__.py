@@ -5,14 +5,15 @@ from functools import partial
 from pathlib import Path
 
 from posedistill.backbones.cfg_library import SHIPPED
-from posedistill.backbones.cfg_network import CfgBackbone
+from posedistill.backbones.cfg_network import CfgBackbone, CfgTrunk
 from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny
 from posedistill.backbones.fpn import FeaturePyramid
 from posedistill.backbones.timm_backbone import TimmBackbone
+from posedistill.backbones.timm_trunk import TimmTrunk
 from posedistill.backbones.weights import canonical_key, load_pretrained
 
-__all__ = ["DarkNet", "FeaturePyramid", "TimmBackbone", "build_backbone", "load_pretrained"]
+__all__ = ["DarkNet", "FeaturePyramid", "TimmBackbone", "build_backbone", "build_trunk", "load_pretrained"]
 
 _DARKNETS: dict[str, Callable[[], DarkNet]] = {
     "darknet53": darknet53,
@@ -43,7 +44,7 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet |
         CheckpointError: the file is damaged or belongs to another network.
     """
     own, cut = split_cut(name)
-    if own in SHIPPED or own.startswith("cfg:"):
+    if _is_cfg(own):
         return CfgBackbone(name.removeprefix("cfg:").strip(), pretrained)
     if own not in _DARKNETS:
         return TimmBackbone(name.removeprefix("timm:"), pretrained, known=(*_DARKNETS, *SHIPPED))
@@ -55,3 +56,27 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet |
     if pretrained is not None:
         load_pretrained(network, pretrained, lambda key: key.startswith("output.") or canonical_key(key) in keys)
     return network
+
+
+def build_trunk(name: str, pretrained: str | Path | None = None) -> CfgTrunk | TimmTrunk:
+    """A network up to its pooled features, with the maps on the way there.
+
+    Args:
+        name: a network of a ``.cfg`` (see :func:`build_backbone`), or any timm model that gives feature maps.
+            ``NAME@STRIDE`` keeps its first layers. pretrained: as for :func:`build_backbone`.
+
+    Returns:
+        A module with ``channels`` (name of a map -> channels) and ``width``, which turns images ``[B, 3, H, W]`` into
+        maps by name and pooled features ``[B, width]``.
+
+    Raises:
+        RecipeError: the name is unknown, or the timm model gives no usable maps.
+        CheckpointError: the file is damaged or belongs to another network.
+    """
+    if _is_cfg(split_cut(name)[0]):
+        return CfgTrunk(name.removeprefix("cfg:").strip(), pretrained)
+    return TimmTrunk(name, pretrained)
+
+
+def _is_cfg(name: str) -> bool:
+    return name in SHIPPED or name.startswith("cfg:")

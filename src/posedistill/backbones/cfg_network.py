@@ -125,6 +125,28 @@ class CfgBackbone(nn.Module):
         return self.net.outputs(unit_images(images)).features
 
 
+class CfgTrunk(nn.Module):
+    """A :class:`CfgBackbone` whose last map is averaged to one vector, as families that regress a pose want it.
+
+    Attributes:
+        channels: name of each map (``p3`` for stride 8, ...) -> its channels, fine to coarse.
+        width: of the pooled features.
+    """
+
+    def __init__(self, source: str | Path, pretrained: str | Path | None = None) -> None:
+        """Raises as :class:`CfgBackbone`."""
+        super().__init__()
+        self.backbone = CfgBackbone(source, pretrained)
+        strides = self.backbone.channels
+        self.channels = {f"p{stride.bit_length() - 1}": count for stride, count in strides.items()}
+        self.width = strides[max(strides)]
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """``[B, 3, H, W]``, ImageNet-normalised -> maps ``[B, C, H / stride, W / stride]``, and ``[B, width]``."""
+        maps = self.backbone(images)
+        return dict(zip(self.channels, maps.values(), strict=True)), maps[max(maps)].mean(dim=(2, 3))
+
+
 def pose_network(
     cfg: str | Path,
     *,
@@ -155,8 +177,9 @@ def pose_network(
 
 def unit_images(images: Tensor) -> Tensor:
     """ImageNet-normalised ``[B, 3, H, W]``, as every batch has them -> RGB in 0..1."""
-    mean, std = (torch.tensor(values, device=images.device, dtype=images.dtype) for values in (_MEAN, _STD))
-    return images * std[:, None, None] + mean[:, None, None]
+    # By numbers, as tensors made here would have to be copied to the device in every step.
+    channels = zip(images.unbind(1), _MEAN, _STD, strict=True)
+    return torch.stack([channel * std + mean for channel, mean, std in channels], dim=1)
 
 
 def space_to_depth(x: Tensor, stride: int) -> Tensor:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from posedistill.backbones.timm_trunk import POOLED, TimmTrunk
+from posedistill.backbones import build_trunk
+from posedistill.backbones.timm_trunk import POOLED
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.posenet import ROTATION_SIZES
 from posedistill.estimators.base import Estimator
@@ -133,7 +134,7 @@ class PoseNetNetwork(nn.Module):
 
     def __init__(self, settings: PoseNetSettings) -> None:
         super().__init__()
-        self.trunk = TimmTrunk(settings.backbone, settings.pretrained)
+        self.trunk = build_trunk(settings.backbone, settings.pretrained)
         self.head = PoseHead(self.trunk.width, settings)
         self.is_quaternion = settings.rotation == "quaternion"
         self.register_buffer("center", torch.zeros(3))
