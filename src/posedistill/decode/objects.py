@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, check
+from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, check, floats
 from posedistill.decode.crops import check_request, cut, scan_boxes
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, crop_cameras
@@ -135,11 +135,14 @@ class CropDecoder(ObjectDecoder):
 
     Attributes:
         crop_size: side of the crop, pixels. pad: side of the crop over the longer side of the object's box.
+        distance: by class, what the distance of a pose is multiplied with along its line of sight, as calibrated on
+            frames that the network did not learn from; empty for distances as they are.
     """
 
     readers: ClassVar[Readers] = {**ObjectDecoder.readers, "crop_size": int, "pad": float}
     crop_size: int
     pad: float = 1.5
+    distance: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
@@ -147,7 +150,21 @@ class CropDecoder(ObjectDecoder):
         check(
             ("crop_size", self.crop_size, "a positive number of pixels", self.crop_size > 0),
             ("pad", self.pad, "a positive factor", self.pad > 0),
+            ("distance", self.distance, f"{len(self.objects)} positive factors", self._distances_fit()),
         )
+
+    def _distances_fit(self) -> bool:
+        positive = all(0 < factor < np.inf for factor in self.distance)
+        return not self.distance or (len(self.distance) == len(self.objects) and positive)
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """The objects, their shapes, and the factors on their distances where there are any."""
+        return super().tables() | ({"distance": np.array(self.distance)} if self.distance else {})
+
+    @classmethod
+    def fields_of(cls, tables: Arrays) -> dict[str, Any]:
+        """What ``tables`` gave; files of before there were factors have none."""
+        return {**super().fields_of(tables), "distance": floats(tables.get("distance", ()))}
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
@@ -192,7 +209,8 @@ class CropDecoder(ObjectDecoder):
             if found is None:
                 continue
             back, (x, y, w, h) = prepared.rotation[row].T, prepared.boxes[row].tolist()
+            t = found.t * (self.distance[index] if self.distance else 1.0)
             score = found.score * float(prepared.scores[row])
             label = self.objects.obj_ids[index]
-            poses.append(Pose(back @ found.R, back @ found.t, label, score, (x, y, w, h), row))
+            poses.append(Pose(back @ found.R, back @ t, label, score, (x, y, w, h), row))
         return poses

@@ -1,5 +1,6 @@
 """What every pose family has in common: the Estimator, and how its network may be wrapped to be shipped."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,8 +35,16 @@ class Estimator(nn.Module):
     """Name of the family in ``posedistill.decode`` that turns the network's outputs into poses."""
     network: nn.Module
     objects: ObjectTable
+    calibrates: bool = False
+    """Whether the distances of its poses are calibrated once its weights are finished."""
+    calibration: Mapping[str, Any]
+    """What its decoder must know that only finished weights tell, by the decoder's fields."""
     progress: float = 0.0
     """Share of the training that is done; told before each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calibration = {}
 
     def check_targets(self, provided: frozenset[str]) -> None:
         """Refuse batches that lack what the loss needs.
@@ -66,7 +75,7 @@ class Estimator(nn.Module):
 
     def build_decoder(self, **known: Any) -> Decoder:
         """Its decoder; ``known`` are the fields that the data tell rather than the network."""
-        return DECODERS[self.decoder](**self.record(), **known)
+        return DECODERS[self.decoder](**self.record(), **self.calibration, **known)
 
 
 class MeanSubtracted(nn.Module):

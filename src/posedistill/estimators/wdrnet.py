@@ -42,7 +42,8 @@ class WDRNetSettings(BaseModel):
     in every crop, and the votes, the harder half, send a few times the score's gradient into the shared layers.
 
     ``faithful`` gives the published form instead: losses summed over the batch, the score loss over the channels of
-    all classes, and at inference budgets normalised over five levels even where the network has four.
+    all classes, at inference budgets normalised over five levels even where the network has four, and distances as PnP
+    gives them, not calibrated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -178,6 +179,7 @@ class WDRNet(Estimator):
         self.objects = objects
         self.settings = settings
         self.crop_size = crop_size
+        self.calibrates = not settings.faithful
         self.network = WDRNetNetwork(len(objects), settings, crop_size)
         cells = self.network.cells
         pixels = torch.as_tensor(cells.centers).clamp(max=crop_size - 1).long()

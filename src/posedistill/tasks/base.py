@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -135,6 +135,10 @@ class Task(ABC, Generic[Test]):
     @abstractmethod
     def validation(self, device: torch.device, count: int) -> Validate:
         """What chooses the weights that are kept, on at most ``count`` pictures."""
+
+    def calibration(self, estimator: Estimator) -> tuple[dict[str, Any], str]:
+        """What finished weights tell a decoder about their poses, by its fields (plain JSON), and the same in words."""
+        raise NotImplementedError
 
     @abstractmethod
     def score(self, poses: Poses | None) -> Evaluation:

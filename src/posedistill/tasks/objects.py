@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Unpack, cast
+from typing import Any, ClassVar, Unpack, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint
 from posedistill.report.cases import Case, save_cases
 from posedistill.runtime.record import Frames
 from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
+from posedistill.tasks.distances import calibrate_distances
 from posedistill.tasks.object_sources import backdrops, open_source
 from posedistill.tasks.object_teachers import best_poses, csv_poses
 from posedistill.tasks.validation import Validation, keypoint_scores
@@ -115,6 +116,15 @@ class ObjectsTask(Task[TestFrames]):
         rows = drawn(self.training_set, count, self.data.shares, np.random.default_rng(seed))
         loader = self.loader(rows, seed=seed, device=device, batch_size=min(64, len(rows)), augment=False)
         return Validation(self, loader, lambda found, batches: keypoint_scores(found, batches, self.objects))
+
+    def calibration(self, estimator: Estimator) -> tuple[dict[str, Any], str]:
+        """Distances, by real frames where any were trained on, else by renders."""
+        data, own = self.training_set, [isinstance(source, BopSource) for source in self.data.train]
+        real = np.repeat(own, [len(pack) for pack in data.packs])
+        real = real if real[data.validation].any() else ~real
+        return calibrate_distances(
+            self, estimator, data.train[real[data.train]], data.validation[real[data.validation]]
+        )
 
     def score(self, poses: Poses | None) -> Evaluation:
         """BOP's scores, and ADD(-S)."""

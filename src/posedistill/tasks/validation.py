@@ -63,6 +63,10 @@ class Validation:
 
     def __call__(self, estimator: Estimator) -> dict[str, float]:
         """Score the estimator's weights as they are."""
+        return self.score(self.poses(estimator), self.batches)
+
+    def poses(self, estimator: Estimator) -> Poses:
+        """The poses that the estimator's weights give, a row an instance."""
         decoder = self.task.decoder(estimator)
         run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)  # pictures are prepared
         R, t = np.full((sum(map(len, self.batches)), 3, 3), np.nan), np.full((sum(map(len, self.batches)), 3), np.nan)
@@ -76,7 +80,7 @@ class Validation:
                 if row >= 0:
                     R[start + row], t[start + row] = pose.R, pose.t
             start += len(batch)
-        return self.score(Poses.of_cameras(R, t), self.batches)
+        return Poses.of_cameras(R, t)
 
 
 def keypoint_scores(found: Poses, batches: Sequence[Batch], objects: ObjectTable) -> dict[str, float]:

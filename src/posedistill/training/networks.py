@@ -7,10 +7,11 @@ from posedistill.errors import CheckpointError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import ObjectTable
+from posedistill.log import console
 from posedistill.recipe.recipe import NetworkSettings, Recipe
 from posedistill.recipe.stages import Stage
-from posedistill.tasks.base import SELECT
-from posedistill.training.checkpoints import load_strictly, load_tensors
+from posedistill.tasks.base import SELECT, Task
+from posedistill.training.checkpoints import load_strictly, load_tensors, save_tensors
 
 
 def build_network(recipe: Recipe, network: NetworkSettings, objects: ObjectTable) -> Estimator:
@@ -33,6 +34,20 @@ def load_network(stage: Stage, objects: ObjectTable) -> tuple[Estimator, dict[st
 def validation_score(stage: Stage) -> float:
     """The validation score, in 0..1, of the weights that a finished stage has kept."""
     return float(load_tensors(stage.weights, names=())[1]["scores"][SELECT])
+
+
+def calibrate_network(task: Task[Any], stage: Stage) -> None:
+    """Add to a stage's weights what the task finds out about the poses they give, for the decoder; says it in a line.
+
+    The weights are those that validation has kept; what they are calibrated by is told with them.
+    """
+    estimator, metadata = load_network(stage, task.objects)
+    if not estimator.calibrates:
+        return
+    estimator.calibration = {}
+    calibration, told = task.calibration(estimator)
+    console.print(f"{stage.title}: {told}")
+    save_tensors(stage.weights, estimator.state_dict(), metadata | {"calibration": calibration})
 
 
 def load_members(stage: Stage, objects: ObjectTable) -> list[Estimator]:
@@ -60,4 +75,5 @@ def load_weights(
     if known is not None and known != wanted:  # their order is the order of the classes
         raise CheckpointError(describe(path, "objects", f"a network of objects {known}", f"{wanted}, as in the recipe"))
     load_strictly(estimator, tensors, path)
+    estimator.calibration = metadata.get("calibration", {})
     return estimator.eval(), metadata

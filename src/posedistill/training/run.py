@@ -26,7 +26,7 @@ from posedistill.tasks.registry import open_task
 from posedistill.training.evaluate import bench_run, draw_cases, evaluate_run, export_run
 from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.loop import train
-from posedistill.training.networks import build_network
+from posedistill.training.networks import build_network, calibrate_network
 from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
 from posedistill.training.step import make_fabric
 from posedistill.training.teaching.build import build_teaching, check_networks
@@ -112,6 +112,7 @@ def train_stage(task: Task[Any], stage: Stage) -> Path:
         title=stage.title,
     )
     if fabric.is_global_zero:
+        calibrate_network(task, stage)
         seconds = time.perf_counter() - started
         write_file(stage.done, json.dumps({"signature": stage.signature, "seconds": seconds}), TrainingError)
         write_environment(recipe.folder, {stage.title: seconds})

@@ -1,0 +1,86 @@
+"""Distances are calibrated where that helps on crops the network has not learned from."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from posedistill.tasks.distances import helpful_shift
+from posedistill.tasks.objects import ObjectsTask
+from posedistill.tasks.registry import open_task
+from posedistill.tasks.validation import Validation
+
+SHRUNK = 0.97
+
+
+@pytest.fixture
+def task(recipe) -> ObjectsTask:
+    """With as many instances held back as there are to learn from."""
+    opened = open_task(recipe())
+    data = opened.training_set
+    opened.training_set = dataclasses.replace(data, train=np.arange(0, 16), validation=np.arange(16)[::-1].copy())
+    return opened
+
+
+@pytest.fixture
+def shrinking(network, monkeypatch):
+    """``shrinking(task, change)``: an estimator whose votes lie about the middle of the true ones, too close."""
+
+    def make(task, change=SHRUNK):
+        estimator, rows = network(), (task.training_set.train, np.sort(task.training_set.validation))
+        loaders = [task.loader(own, seed=0, device="cpu", batch_size=16, augment=False) for own in rows]
+        left = iter([loader.batch(0) for loader in loaders])
+
+        def forward(images, classes):
+            batch = next(left)
+            assert torch.equal(images, batch.images)
+            keypoints = batch.targets["keypoints"]
+            middle = batch.K @ batch.t[:, :, None]
+            middle = (middle[:, :2] / middle[:, 2:]).transpose(1, 2)
+            votes = middle + change * (keypoints - middle)
+            return torch.full((len(batch), len(estimator.network.cells)), 3.0), votes[:, None].expand(
+                -1, len(estimator.network.cells), -1, -1
+            )
+
+        monkeypatch.setattr(estimator.network, "forward", forward)
+        return estimator
+
+    return make
+
+
+def test_shrunken_votes_are_brought_back_to_the_true_distance(task, shrinking):
+    calibration, told = task.calibration(shrinking(task))
+    assert calibration["distance"] == pytest.approx([SHRUNK, SHRUNK], abs=0.004)
+    assert "object 1" in told and "they were +3." in told and "and are +0.0 % off" in told.replace("-0.0", "+0.0")
+
+
+def test_the_calibrated_decoder_gives_the_true_distance(task, shrinking):
+    batch = task.loader(np.arange(16), seed=0, device="cpu", batch_size=16, augment=False).batch(0)
+    for calibration, wanted in (({}, 1 / SHRUNK), ({"distance": [SHRUNK, SHRUNK]}, 1.0)):
+        estimator = shrinking(task)
+        estimator.calibration = calibration
+        loader = task.loader(np.arange(16), seed=0, device="cpu", batch_size=16, augment=False)
+        found = Validation(task, loader, lambda *_: {}).poses(estimator)
+        ratio = np.linalg.norm(found.t, axis=1) / batch.t.norm(dim=1).numpy()
+        assert np.median(ratio) == pytest.approx(wanted, abs=0.003)
+
+
+def test_too_few_crops_leave_the_distances_as_they_are(recipe, network):
+    task = open_task(recipe())
+    calibration, told = task.calibration(network())
+    assert calibration == {"distance": [1.0, 1.0]} and "held back" in told
+
+
+@pytest.mark.parametrize(
+    ("learned", "held", "shift"),
+    [
+        ([0.02] * 9, [0.01, 0.02, 0.03, 0.02, 0.02], 0.02),
+        ([0.02] * 9, [-0.01, 0.0, 0.01, 0.0, 0.0], 0.0),  # what was learned by heart is no measure of the rest
+        ([0.02] * 9, [0.02] * 4, 0.0),
+        ([0.02] * 4, [0.02] * 9, 0.0),
+        ([0.02] * 9 + [5.0], [0.02] * 9 + [-7.0], 0.02),
+    ],
+)
+def test_a_shift_must_help(learned, held, shift):
+    assert helpful_shift(np.array(learned), np.array(held)) == shift
