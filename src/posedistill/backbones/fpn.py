@@ -48,6 +48,17 @@ class FeaturePyramid(nn.Module):
             levels.append(x)
         return dict(zip(self.strides, levels, strict=True))
 
+    def purpose(self, layer: str) -> str:
+        """A layer's name with its stride in place of its number, the same in pyramids of other strides.
+
+        >>> FeaturePyramid({8: 4, 16: 8}, (16, 32), 32).purpose("pyramid.inner_blocks.0.0")
+        'inner_blocks@16.0'
+        """
+        block, number, *rest = layer.removeprefix("pyramid.").split(".")
+        strides = [stride for stride in self.strides if stride > self.deepest] if block == "extra" else self.merged
+        kind = "first_extra" if layer == "extra.0" else block  # alone on a map of the backbone
+        return ".".join([f"{kind}@{strides[int(number)]}", *rest])
+
 
 def _check_strides(channels: dict[int, int], strides: Sequence[int]) -> None:
     """Every wanted stride is the double of the one before, and the first can be reached from the backbone."""

@@ -60,6 +60,11 @@ class Variant:
         """The stage of a run that trains it."""
         return "student" if self.alone else "distilled"
 
+    @property
+    def untaught(self) -> bool:
+        """Whether it has nothing of the teacher: no losses, and no layers."""
+        return self.alone and self.recipe.student.inherit is None
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -124,7 +129,8 @@ def load_comparison(
 ) -> Comparison:
     """Read comparison files, or plain recipes of which each becomes a variant named after it.
 
-    Without a student alone among the variants one is added, as the baseline.
+    Without a student alone among the variants one is added, as the baseline; one that inherits does not count, unless
+    all do.
 
     Args:
         overrides: ``key=value`` of the comparison (``name=again sweep.steps=200``), all others of the base recipe.
@@ -156,9 +162,11 @@ def load_comparison(
             variants[variant.name] = variant
     if base is None:
         raise RecipeError(describe("compare", "recipes", "none", "recipes or comparison files"))
-    variants = variants if any(variant.alone for variant in variants.values()) else _with_student(base, variants)
+    inherits = base.student.inherit is not None
+    if not any(variant.untaught or (variant.alone and inherits) for variant in variants.values()):
+        variants = _with_student(base, variants)
     settings = settings or _settings({"recipe": str(paths[0]), "variants": {base.name: {}}}, paths[0], about)
-    alone = next(variant.name for variant in variants.values() if variant.alone)
+    alone = min(variants.values(), key=lambda variant: (not variant.untaught, not variant.alone)).name
     chosen = baseline or settings.baseline or alone
     if chosen not in variants:
         raise RecipeError(describe(paths[0], "baseline", repr(chosen), f"one of {', '.join(variants)}"))
@@ -210,7 +218,8 @@ def _variant(name: str, change: dict[str, Any], base: Recipe, path: Path) -> Var
 
 def _with_student(base: Recipe, variants: dict[str, Variant]) -> dict[str, Variant]:
     if "student" in variants:
-        raise RecipeError(describe("compare", "variants.student", "losses", "none (distill: []), or another name"))
+        expected = "none of either (distill: []), or another name"
+        raise RecipeError(describe("compare", "variants.student", "losses or layers of the teacher", expected))
     return {"student": Variant("student", base, alone=True), **variants}
 
 

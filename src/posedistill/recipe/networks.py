@@ -77,6 +77,15 @@ class NetworkSettings(Settings):
         return self
 
 
+class StudentSettings(NetworkSettings):
+    """What learns: the network that is trained alone and under the teacher, and what both trainings begin with."""
+
+    inherit: Literal["teacher", "narrowed_teacher"] | None = Field(
+        None, description="Begin with the layers shared with the teacher; narrowed: also the wider ones', in part."
+    )
+    silent: ClassVar[frozenset[str]] = frozenset({"inherit"})
+
+
 class TeacherSettings(NetworkSettings):
     """What teaches: a network, trained or finished; several finished ones; or a csv of poses that anybody made."""
 

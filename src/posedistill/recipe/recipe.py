@@ -21,6 +21,7 @@ from posedistill.recipe.data import LabelSource as LabelSource
 from posedistill.recipe.data import RenderSource as RenderSource
 from posedistill.recipe.networks import NetworkSettings as NetworkSettings
 from posedistill.recipe.networks import Settings as Settings
+from posedistill.recipe.networks import StudentSettings as StudentSettings
 from posedistill.recipe.networks import TeacherSettings as TeacherSettings
 from posedistill.recipe.networks import TrainSettings as TrainSettings
 
@@ -36,7 +37,7 @@ class Recipe(Settings):
     seeds: int = Field(1, ge=1, description="How many seeds of student and distilled are trained: seed, seed + 1, ...")
     data: Data
     teacher: TeacherSettings
-    student: NetworkSettings
+    student: StudentSettings
     distill: list[DistillSpec] = Field(min_length=1)
     first_phase: float = Field(0.5, gt=0, lt=1, description="Share of the steps for losses with phase: first.")
     train: TrainSettings = TrainSettings()
@@ -105,6 +106,17 @@ class Recipe(Settings):
     def input_size(self) -> int | tuple[int, int]:
         """Of its networks, pixels: a side, or of whole pictures height and width."""
         return self.data.input_size(self.view)
+
+    @model_validator(mode="after")
+    def _something_to_inherit(self) -> "Recipe":
+        if self.student.inherit is not None:
+            if not self.teacher.is_network:
+                found = "teacher.csv" if self.teacher.csv is not None else "teacher.ensemble"
+                raise ValueError(f"found student.inherit with {found}, expected one network to inherit layers from")
+            if self.teacher.family != self.student.family:
+                found = f"a teacher of the family {self.teacher.family}"
+                raise ValueError(f"found student.inherit with {found}, expected {self.student.family}, the student's")
+        return self
 
     @property
     def folder(self) -> Path:

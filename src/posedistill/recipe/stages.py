@@ -1,5 +1,6 @@
 """The three trainings of a recipe: what each is made from, and where it lives in ``runs/<name>/``."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,18 @@ class Stage:
     def given(self) -> bool:
         """Whether nothing is left to train: the recipe names a finished teacher."""
         return self.name == "teacher" and bool(self.recipe.teacher.files)
+
+    @property
+    def inherits(self) -> bool:
+        """Whether it begins with layers of the teacher."""
+        return self.name != "teacher" and self.recipe.student.inherit is not None
+
+    @property
+    def origin(self) -> str:
+        """What a finished teacher's weights come from: what trains it, or the contents of the recipe's file."""
+        if not self.given:
+            return fingerprint(self.signature)
+        return hashlib.sha256(self.weights.read_bytes()).hexdigest()[:12] if self.weights.is_file() else "no file"
 
     @property
     def is_network(self) -> bool:
@@ -90,6 +103,8 @@ class Stage:
             if recipe.switch:
                 signature["first_phase"] = recipe.first_phase
             signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json", exclude=_STORING))
+        if self.inherits:
+            signature["inherited"] = teacher_of(recipe).origin
         return signature
 
 

@@ -15,7 +15,9 @@ from lightning_fabric import Fabric
 from posedistill.data.loading.loader import Loader
 from posedistill.errors import TrainingError
 from posedistill.estimators.base import Estimator
+from posedistill.estimators.inherit import inherit
 from posedistill.files import write_file
+from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage, students_of, teacher_of
@@ -26,7 +28,7 @@ from posedistill.tasks.registry import open_task
 from posedistill.training.evaluate import bench_run, draw_cases, evaluate_run, export_run
 from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.loop import train
-from posedistill.training.networks import build_network, calibrate_network
+from posedistill.training.networks import build_network, calibrate_network, load_network
 from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
 from posedistill.training.step import make_fabric
 from posedistill.training.teaching.build import build_teaching, check_networks
@@ -98,6 +100,8 @@ def train_stage(task: Task[Any], stage: Stage) -> Path:
         return stage.weights
     fabric = make_fabric(settings.precision)
     estimator, teaching, batches = set_up(task, stage, fabric)
+    if stage.inherits and not (stage.folder / "last.safetensors").exists():
+        begin_with_teacher(stage, estimator, task.objects)
     started = time.perf_counter()
     train(
         fabric,
@@ -118,6 +122,14 @@ def train_stage(task: Task[Any], stage: Stage) -> Path:
         write_environment(recipe.folder, {stage.title: seconds})
     fabric.barrier()  # the next stage of every process reads what the first has written
     return stage.weights
+
+
+def begin_with_teacher(stage: Stage, student: Estimator, objects: ObjectTable) -> None:
+    """Give an untrained student the layers of its finished teacher, and note which in ``inherited.json``."""
+    teacher, _ = load_network(teacher_of(stage.recipe), objects)
+    taken = inherit(student, teacher, stage.recipe.student.inherit == "narrowed_teacher")
+    console.print(f"{stage.title}: begins with layers of its teacher: {taken}", highlight=False)
+    taken.write(stage.folder / "inherited.json")
 
 
 def set_up(task: Task[Any], stage: Stage, fabric: Fabric) -> tuple[Estimator, Teaching | None, Loader]:

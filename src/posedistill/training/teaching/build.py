@@ -11,6 +11,7 @@ from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
+from posedistill.estimators.inherit import inherit
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.data import TESTED
 from posedistill.recipe.recipe import Recipe, fingerprint
@@ -112,12 +113,14 @@ def check_networks(recipe: Recipe, objects: ObjectTable, teacher: Teacher | None
         The losses.
 
     Raises:
-        RecipeError: settings a family does not have, a loss that needs views that are not on offer, or views of both
-            sides that the loss cannot compare, as votes for other keypoints.
+        RecipeError: settings a family does not have, a loss that needs views that are not on offer, views of both
+            sides that the loss cannot compare, as votes for other keypoints, or a student that has nothing to inherit.
         CheckpointError: as :func:`teacher_so_far`.
     """
     student = build_network(recipe, recipe.student, objects)
     teacher = teacher or teacher_so_far(recipe, objects)
+    if isinstance(teacher, NetworkTeacher) and recipe.student.inherit is not None:
+        inherit(student, teacher.estimator, recipe.student.inherit == "narrowed_teacher")
     distillers = build_distillers(recipe, student.offers, teacher.offers)
     check_losses(distillers, student, teacher, recipe.input_size)
     return distillers
