@@ -20,6 +20,7 @@ from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.metrics import Evaluation, ScoringModel, find_cases, load_scoring_models, score_estimates
 from posedistill.metrics.relocalisation import constant_pose, nearest_position, score_cameras
+from posedistill.metrics.single_shot import score_single_shot
 from posedistill.poses import Poses
 from posedistill.report.score_table import score_tables
 from posedistill.runtime.predictor import Predictor
@@ -244,6 +245,8 @@ def _report_objects(
     estimates: Poses, dataset: BopDataset, models: Mapping[int, ScoringModel], json_path: Path | None, **options: Any
 ) -> Evaluation:
     scores = score_estimates(estimates, dataset, models=models, **options)
+    if options.get("boxes") == "none":
+        scores = scores.beside(score_single_shot(estimates, dataset, models))
     cases = [] if json_path is None else find_cases(estimates, dataset, models=models)
     return _report(scores, json_path, cases=[case.to_dict() for case in cases])
 

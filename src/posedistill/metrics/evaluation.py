@@ -219,6 +219,15 @@ class Evaluation:
         finite = {name: value for name, value in scores.items() if np.isfinite(value)}
         return cls(tuple(outcomes), finite, named, names, targets=targets, **about)
 
+    def beside(self, other: "Evaluation") -> "Evaluation":
+        """The same with the metrics of another one, of the same poses and targets, after its own."""
+        return replace(
+            self,
+            metrics=(*self.metrics, *other.metrics),
+            scores=self.scores | other.scores,
+            outcomes=self.outcomes | other.outcomes,
+        )
+
     def led_by(self, name: str) -> "Evaluation":
         """The same with one metric as the headline, as ``AR`` with the boxes of a detector."""
         led = [replace(m, level="main") if m.level == "headline" else m for m in self.metrics if m.name != name]

@@ -13,6 +13,7 @@ from posedistill.data.loading.picture_view import PictureView
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import whole_pictures
 from posedistill.metrics import Evaluation
+from posedistill.metrics.single_shot import score_single_shot
 from posedistill.poses import Poses
 from posedistill.tasks.base import Rows, Validate
 from posedistill.tasks.objects import ObjectsTask, drawn
@@ -60,5 +61,8 @@ class PicturesTask(ObjectsTask):
         )
 
     def score(self, poses: Poses | None) -> Evaluation:
-        """BOP's scores, and ADD(-S); no boxes were given."""
-        return replace(super().score(poses), boxes="none")
+        """BOP's scores, ADD(-S), and the figures that such families are published with; no boxes were given."""
+        found = replace(super().score(poses), boxes="none")
+        if poses is None:
+            return found
+        return found.beside(score_single_shot(poses, self.test_set.dataset, self.test_set.models))

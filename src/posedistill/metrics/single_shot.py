@@ -1,0 +1,122 @@
+"""The figures that single-shot pose was published with, as its code computes them, beside the strict scores.
+
+Tekin, Sinha and Fua, CVPR 2018, and Felix et al., IJCNN 2020. They differ from ``score_estimates`` in that thresholds
+themselves still pass, symmetries count for nothing (ADD also of symmetric objects, poses compared with the one that is
+annotated), and the angle is the arccosine of an unclipped trace, NaN next to the identity: such a pose fails 5 cm 5
+degrees. The diameter is that of the mesh. The published truth is the pose that PnP gives of labels, which is the
+annotated one as far as labels have digits.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from posedistill.data.formats.bop import BopDataset
+from posedistill.geometry.cameras import Array, project
+from posedistill.geometry.objects import box_corners
+from posedistill.metrics.evaluation import Evaluation, Metric
+from posedistill.metrics.matching import Candidates, find_candidates
+from posedistill.metrics.models import ScoringModel, load_scoring_models
+from posedistill.metrics.pair_errors import pair_diameters
+from posedistill.metrics.pose_errors import add, add_s, reprojection, translation_error
+from posedistill.poses import Poses
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("add_s_0.1d", "ADD-S 0.1 d", level="detail"),
+        Metric("corner_px", "median corner error", "px", "median", "lower", "detail"),
+        Metric("published_proj_5px", "2D proj. 5 px, published", level="detail"),
+        Metric("published_add_0.1d", "ADD 0.1 d, published", level="detail"),
+        Metric("published_cmdeg_5_5", "5 cm 5°, published", level="detail"),
+        Metric("published_px", "mean pixel error, published", "px", "mean", "lower", "detail"),
+        Metric("published_vertex_mm", "mean vertex error, published", "mm", "mean", "lower", "detail"),
+    )
+}
+"""The two strict ones look at all instances with their symmetries; a mean over instances of which one is missed is none."""
+
+
+def score_single_shot(
+    estimates: Poses, dataset: BopDataset, models: Mapping[int, ScoringModel] | None = None
+) -> Evaluation:
+    """ADD-S, the error of the corners of boxes, and the published figures, of the same targets as ``score_estimates``.
+
+    The corner error is that of the box of the estimated pose, centre and corners, in pixels of the image.
+    """
+    candidates = find_candidates(estimates, dataset)
+    models = load_scoring_models(dataset) if models is None else models
+    errors = published_errors(estimates, candidates, models)
+    diameters, pairs = pair_diameters(candidates, models), candidates.nearest(errors["add"])
+    close = np.maximum(errors["translation"] / 50, errors["rotation"] / 5)
+    outcomes = {
+        "add_s_0.1d": candidates.hits(errors["add_s"] / diameters, np.array([0.1]))[:, 0].astype(float),
+        "corner_px": _of_instances(errors["corners"], candidates.nearest(errors["corners"])),
+        "published_proj_5px": _passed(candidates, errors["reprojection"], 5.0),
+        "published_add_0.1d": _passed(candidates, errors["add"] / diameters, 0.1),
+        "published_cmdeg_5_5": _passed(candidates, close, 1.0),
+        "published_px": _of_instances(errors["reprojection"], pairs),
+        "published_vertex_mm": _of_instances(errors["add"], pairs),
+    }
+    return Evaluation.of(
+        {METRICS[name]: values for name, values in outcomes.items()}, candidates.truths.obj_id.tolist()
+    )
+
+
+def published_errors(estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel]) -> dict[str, Array]:
+    """Of every pair, each ``[P]``: ``add``, ``add_s`` and ``translation`` in mm, ``reprojection`` and ``corners`` in
+    pixels, ``rotation`` in degrees (infinite where the published arccosine is NaN).
+
+    ``corners`` are compared with those of the nearest equivalent true pose, the rest with the annotated one.
+    """
+    truths = candidates.truths
+    names = ("add", "add_s", "translation", "rotation", "reprojection", "corners")
+    errors = {name: np.full(len(candidates.gt), np.inf) for name in names}
+    obj_ids = truths.obj_id[candidates.gt]
+    for obj_id in np.unique(obj_ids).tolist():
+        pairs, model = np.flatnonzero(obj_ids == obj_id), models[obj_id]
+        e, g, points = candidates.est[pairs], candidates.gt[pairs], model.mesh.vertices
+        poses = (estimates.R[e], estimates.t[e], truths.R[g], truths.t[g])
+        errors["add"][pairs], errors["add_s"][pairs] = add(*poses, points), add_s(*poses, points)
+        errors["translation"][pairs] = translation_error(poses[1], poses[3])
+        errors["rotation"][pairs] = _unclipped_angle(poses[0], poses[2])
+        errors["reprojection"][pairs] = reprojection(*poses, points, truths.K[g])
+        errors["corners"][pairs] = corner_errors(*poses, points, model.symmetries, truths.K[g])
+    return errors
+
+
+def corner_errors(
+    R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, symmetries: Array, K: Array
+) -> Array:
+    """``[N]`` mean distance of the projected centre and corners of the model's box in pixels; of all equivalent true
+    poses the least. A pose with corners behind the camera has the error inf.
+
+    >>> pose, K = (np.eye(3)[None], np.array([[0.0, 0.0, 1000.0]])), np.diag([500.0, 500.0, 1.0])[None]
+    >>> moved = (pose[0], pose[1] + [2.0, 0.0, 0.0])
+    >>> corner_errors(*moved, *pose, np.array([[-1.0, -1, 0], [1, 1, 0]]), np.eye(4)[None], K)
+    array([1.])
+    """
+    corners = box_corners(points.min(axis=0), points.max(axis=0))
+    box = np.concatenate([corners.mean(axis=0, keepdims=True), corners])
+    turned = box @ np.swapaxes(symmetries[:, :3, :3], 1, 2) + symmetries[:, None, :3, 3]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        estimated = project(box, R_est, t_est, K)
+        true = project(turned, R_gt[:, None], t_gt[:, None], K[:, None])
+        errors: Array = np.linalg.norm(true - estimated[:, None], axis=-1).mean(axis=-1).min(axis=-1)
+    behind = (box @ R_est[:, 2, :, None] + t_est[:, None, 2:]).min(axis=(1, 2)) <= 0
+    return np.where(behind, np.inf, errors)
+
+
+def _unclipped_angle(R_est: Array, R_gt: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        angles = np.degrees(np.arccos((np.einsum("nij,nij->n", R_gt, R_est) - 1) / 2))
+    return np.where(np.isnan(angles), np.inf, angles)
+
+
+def _passed(candidates: Candidates, errors: Array, limit: float) -> Array:
+    """``[M]`` 1 where an instance is found within the limit or on it."""
+    return candidates.hits(errors, np.array([np.nextafter(limit, np.inf)]))[:, 0].astype(float)
+
+
+def _of_instances(errors: Array, pairs: Array) -> Array:
+    """``[M]`` error of the pair that stands for each instance, infinite for none."""
+    return np.where(pairs >= 0, np.append(errors, np.inf)[pairs], np.inf)
