@@ -57,7 +57,7 @@ def test_a_rotation_next_to_the_truth_fails_the_unclipped_angle():
 
 
 def test_a_known_shift(dataset, frames):
-    found = score_single_shot(moved(frames, lambda R, t: (R, t + [6.0, 0, 0])), dataset)
+    found = score_single_shot(moved(frames, lambda R, t: (R, t + np.array([6.0, 0, 0]))), dataset)
     np.testing.assert_allclose(found.outcomes["published_vertex_mm"], 6.0, atol=1e-6)
     expected = [0.1 * INFOS[int(label)]["diameter"] > 6.0 for label in found.labels]
     assert found.outcomes["published_add_0.1d"].astype(bool).tolist() == expected

@@ -10,6 +10,7 @@ annotated one as far as labels have digits.
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.geometry.cameras import Array, project
@@ -33,7 +34,7 @@ METRICS = {
         Metric("published_vertex_mm", "mean vertex error, published", "mm", "mean", "lower", "detail"),
     )
 }
-"""The two strict ones look at all instances with their symmetries; a mean over instances of which one is missed is none."""
+"""The first two know symmetries. Of instances of which one is missed there is no mean error."""
 
 
 def score_single_shot(
@@ -117,6 +118,6 @@ def _passed(candidates: Candidates, errors: Array, limit: float) -> Array:
     return candidates.hits(errors, np.array([np.nextafter(limit, np.inf)]))[:, 0].astype(float)
 
 
-def _of_instances(errors: Array, pairs: Array) -> Array:
-    """``[M]`` error of the pair that stands for each instance, infinite for none."""
-    return np.where(pairs >= 0, np.append(errors, np.inf)[pairs], np.inf)
+def _of_instances(errors: Array, pairs: NDArray[np.int64]) -> Array:
+    """``[M]`` error of the pair that stands for each instance, infinite for none (-1)."""
+    return np.append(errors, np.inf)[pairs]
