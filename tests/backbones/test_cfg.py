@@ -1,8 +1,11 @@
 """The tables are those that Darknet prints of the published networks."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from posedistill.backbones.cfg import (
     feature_layers,
@@ -227,6 +230,8 @@ REGION = "[region]\nanchors=\nclasses=1\ncoords=18\nnum=1\n"
         (expand("[maxpool]\nsize=128\nstride=128\n"), "found an output of .*expected a picture larger than 32 x 64"),
         (expand("[reorg]\nstride=3\n"), "'stride': found 3, expected a divisor of the map's 32 x 64"),
         (expand("[upsample]\nstride=2\n"), "'stride': found 2, expected a divisor of the map's stride, 1"),
+        (expand(CONV, "[shortcut]\nfrom=0,0\n"), "'from': found 2 indices, expected the index of one layer"),
+        (expand(CONV, "[shortcut]\n"), "'from': found 0 indices"),
         (expand("[dropout]\nprobability=1\n"), "'probability': found 1.0"),
         (expand("[dropout]\nprobability=nan\n"), "'probability': found 'nan'"),
         (
@@ -241,6 +246,29 @@ REGION = "[region]\nanchors=\nclasses=1\ncoords=18\nnum=1\n"
 def test_faults_are_told_with_their_line(text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_cfg(text, "net.cfg")
+
+
+def test_a_head_that_is_no_convolution(tmp_path: Path) -> None:
+    cfg = parse_cfg(expand(CONV.replace("4", "20"), "[dropout]\n", REGION), "net.cfg")
+    with pytest.raises(
+        RecipeError, match=r"net.cfg, line 10: '\[dropout\]': found 20 channels of a layer that is none"
+    ):
+        with_head(cfg, 2, 9)
+
+
+WORDS = st.sampled_from(
+    ["0", "-1", "9" * 500, "1e999", "nan", "", "1,2", "-3,99", "leaky", "[route]", "[net]", "=", "#", "\x00"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 200), WORDS, st.sampled_from(["value", "line", "cut"]))
+def test_whatever_a_text_holds_is_read_or_refused(place: int, word: str, how: str) -> None:
+    lines = read_cfg("yolo_pose").text.splitlines()
+    lines[place] = f"{lines[place].partition('=')[0]}={word}" if how == "value" else word
+    with contextlib.suppress(RecipeError):
+        cfg = parse_cfg("\n".join(lines[: place + 1] if how == "cut" else lines))
+        assert layer_table(cfg) and feature_layers(without_head(cfg)) is not None
 
 
 def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:

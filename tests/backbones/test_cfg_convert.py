@@ -152,6 +152,16 @@ def test_a_converted_file_starts_a_network(weights: Path, tmp_path: Path) -> Non
         assert torch.equal(network(images), randomised(EVERY_LAYER)(images))
 
 
+def test_a_trained_networks_checkpoint_becomes_darknets_weights(weights: Path, tmp_path: Path) -> None:
+    """In which the names of all tensors begin with where the network is in its estimator."""
+    states = {f"network.grid.{name}": value for name, value in randomised(EVERY_LAYER).state_dict().items()}
+    save_file(states, tmp_path / "model.safetensors")
+    convert(tmp_path / "model.safetensors", tmp_path / "x.weights", weights.with_suffix(".cfg"))
+    assert (tmp_path / "x.weights").read_bytes()[16:] == weights.read_bytes()[20:]
+    network = pose_network(weights.with_suffix(".cfg"), pretrained=tmp_path / "model.safetensors")
+    assert torch.equal(network.layers[0].conv.weight, states["network.grid.layers.0.conv.weight"])
+
+
 def test_a_state_dict_needs_a_cfg(tmp_path: Path) -> None:
     save_file(randomised(EVERY_LAYER).state_dict(), tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"x.safetensors: 'darknet_cfg': found none in the file, expected --cfg"):

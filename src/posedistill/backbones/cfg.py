@@ -113,10 +113,11 @@ def with_head(cfg: Cfg, classes: int, keypoints: int, anchors: Sequence[tuple[fl
     Raises:
         RecipeError: the network does not end in a convolution and a region.
     """
-    num = max(1, len(anchors))
+    num, before = max(1, len(anchors)), cfg.region.channels
     *_, convolution, region = sections = split_sections(cfg.text, cfg.name)
-    if cfg.region.channels != cfg.outputs[-2].channels or convolution.name != "convolutional":
-        raise convolution.error(f"[{convolution.name}]", "the layer before [region]", "[convolutional]")
+    if convolution.name != "convolutional":
+        found = f"{before} channels of a layer that is none"
+        raise convolution.error(f"[{convolution.name}]", found, "[convolutional] before [region]")
     written = ", ".join(f"{side:.7g}" for anchor in anchors for side in anchor)
     region.values |= {"anchors": written, "num": f"{num}", "classes": f"{classes}", "coords": f"{2 * keypoints}"}
     convolution.values["filters"] = f"{num * (2 * keypoints + 1 + classes)}"

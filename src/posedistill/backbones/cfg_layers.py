@@ -189,8 +189,10 @@ def _route(section: Section, _: Map, outputs: Sequence[Map]) -> Built:
 
 
 def _shortcut(section: Section, before: Map, outputs: Sequence[Map]) -> Built:
-    [index] = section.integers("from")[:1] or [0]
-    source = _source(section, "from", index, outputs)
+    indices = section.integers("from")
+    if len(indices) != 1:
+        raise section.error("from", f"{len(indices)} indices", "the index of one layer")
+    source = _source(section, "from", indices[0], outputs)
     if outputs[source] != before:
         raise section.error("from", f"layer {source} of {outputs[source]}", f"one of {before}, as the layer before")
     return Shortcut(source, section.text("activation", "linear", ACTIVATIONS)), before

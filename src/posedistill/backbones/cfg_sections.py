@@ -63,7 +63,7 @@ class Section:
             numbers = [kind(word) for word in words]
         except ValueError:
             raise self.error(key, repr(self.values[key]), expected) from None
-        if not all(math.isfinite(number) for number in numbers):
+        if not all(-math.inf < number < math.inf for number in numbers):
             raise self.error(key, repr(self.values[key]), expected)
         return numbers
 

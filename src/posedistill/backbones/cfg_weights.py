@@ -120,7 +120,7 @@ def read_weights(path: str | Path, cfg: Cfg, start: bool = False) -> tuple[Heade
 
 
 def check_tensors(path: str | Path, cfg: Cfg, tensors: Mapping[str, Shaped], start: bool = False) -> dict[str, Shaped]:
-    """The tensors of a file that are those of ``cfg``, without counters of batches.
+    """The tensors of a file that are those of ``cfg``, without counters of batches and without a prefix of all names.
 
     Args:
         start: the last layer may have other filters, and is then left out.
@@ -130,7 +130,12 @@ def check_tensors(path: str | Path, cfg: Cfg, tensors: Mapping[str, Shaped], sta
     """
     layers = layer_tensors(cfg)
     shapes = {name: shape for layer in layers for name, shape in layer.shapes.items()}
-    found = {name: values for name, values in tensors.items() if not name.endswith("num_batches_tracked")}
+    prefix = next(iter(tensors), "").partition("layers.")[0]  # an estimator's, in a checkpoint
+    found = {
+        name.removeprefix(prefix): values
+        for name, values in tensors.items()
+        if not name.endswith("num_batches_tracked")
+    }
     wrong = [name for name, shape in shapes.items() if name not in found or tuple(found[name].shape) != shape]
     unknown = [name for name in found if name not in shapes]
     if unknown or set(wrong) - (layers[-1].shapes.keys() if start and layers else set()):
