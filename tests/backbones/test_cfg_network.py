@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnxruntime
 import pytest
@@ -12,6 +13,7 @@ from posedistill.backbones.cfg import parse_cfg, read_cfg, with_head
 from posedistill.backbones.cfg_library import MULTI_ANCHORS
 from posedistill.backbones.cfg_network import CfgBackbone, CfgNetwork, pose_network, space_to_depth, unit_images
 from posedistill.backbones.cfg_weights import Header, write_weights
+from posedistill.data.images import read_image
 from posedistill.deploy.export import trace
 from posedistill.errors import CheckpointError, RecipeError
 
@@ -205,14 +207,23 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         pose_network("yolo_lite", pretrained=tmp_path / "x.safetensors")
 
 
-def test_the_published_student_sees_something(real_cfg: Path) -> None:
-    """Its deepest map of a photograph-like picture is alive and finite, and differs from an untrained network's."""
-    network = pose_network(real_cfg, pretrained=real_cfg.with_suffix(".weights")).eval()
-    ramp = torch.linspace(0, 1, 96)
-    images = torch.stack([ramp.expand(96, 96), ramp[:, None].expand(96, 96), torch.full((96, 96), 0.5)])[None]
+def test_the_published_student_finds_people_in_photographs(real_cfg: Path) -> None:
+    """Its weights are a detector's for the 20 classes of VOC, of which ``person`` is number 14."""
+    voc = real_cfg.read_text().replace("filters=20", "filters=125").replace("coords=18", "coords=4")
+    voc = (
+        voc.replace("num=1", "num=5")
+        .replace("classes=1", "classes=20")
+        .replace("= 0.1067, 0.9223", "=" + "1," * 9 + "1")
+    )
+    network = CfgNetwork(parse_cfg(voc)).eval()
+    network.load(real_cfg.with_suffix(".weights"))
+    image = read_image(real_cfg.parents[1] / "backgrounds/285036.jpg")  # two firemen
+    pixels = torch.from_numpy(cv2.resize(image, (224, 224))).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
-        features = network.outputs(images).features
-    assert 0.05 < features[32].std() < 5 and features[32].isfinite().all()
+        boxes = network(pixels)[0].view(5, 25, 7, 7)
+    scores = boxes[:, 4:5].sigmoid() * boxes[:, 5:].softmax(1)
+    best = int(scores.argmax())
+    assert np.unravel_index(best, scores.shape)[1] == 14 and scores.max() > 0.95
 
 
 def normalised(images: Tensor) -> Tensor:
