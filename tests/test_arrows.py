@@ -64,7 +64,7 @@ def test_arrows(room):
 def test_losses_know_no_estimator():
     for path in (SOURCE / "distill").rglob("*.py"):
         families = {module for module in imported(path) if module.startswith("posedistill.estimators")}
-        assert families <= {"posedistill.estimators.views"}, path
+        assert families <= {"posedistill.estimators.views", "posedistill.estimators.contrast"}, path
 
 
 def test_tasks_and_training_know_no_family():
@@ -73,8 +73,9 @@ def test_tasks_and_training_know_no_family():
         assert {module for module in imported(path) if module.startswith("posedistill.estimators")} <= rooms, path
 
 
-def test_views_know_no_family():
-    assert not [module for module in imported(SOURCE / "estimators/views.py") if module.startswith("posedistill")]
+@pytest.mark.parametrize("name", ["views", "contrast"])
+def test_what_losses_share_with_estimators_knows_no_family(name):
+    assert not [module for module in imported(SOURCE / f"estimators/{name}.py") if module.startswith("posedistill")]
 
 
 @pytest.mark.parametrize(

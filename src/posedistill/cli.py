@@ -222,13 +222,14 @@ def predict(
     obj: Annotated[list[int] | None, typer.Option(help="Object id to search for; default: all.")] = None,
     threads: Threads = 0,
 ) -> None:
-    """Find objects in photographs, or tell where a camera stood. Needs no PyTorch.
+    """Find objects in photographs, tell where a camera stood, or how a thing is turned. Needs no PyTorch.
 
     A model of objects writes overlays with axes, box and contour, and a BOP csv; without boxes the whole image is
     searched, which is slower and misses more than a detector. A model of a scene writes poses.csv and a picture of the
-    trajectory.
+    trajectory, one of categories poses.csv of what fills each picture.
     """
     from posedistill.deploy.predict import Presenter, predict_images
+    from posedistill.deploy.predict_category import CategoryPresenter
     from posedistill.deploy.predict_objects import ObjectPresenter, parse_boxes, parse_camera
     from posedistill.deploy.predict_scene import ScenePresenter
     from posedistill.runtime import Predictor
@@ -240,8 +241,11 @@ def predict(
     else:
         options = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
         if given := [option for option, value in options.items() if value]:
-            raise PoseDistillError(f"{', '.join(given)}: found a model of a scene, expected one of objects")
-        presenter = ScenePresenter(predictor)
+            kind = "a scene" if predictor.decoder.task == "scene" else predictor.decoder.task
+            raise PoseDistillError(f"{', '.join(given)}: found a model of {kind}, expected one of objects")
+        presenter = (
+            CategoryPresenter(predictor) if predictor.decoder.task == "categories" else ScenePresenter(predictor)
+        )
     found = predict_images(presenter, images, out)
     for entry in found:
         print("\n".join(presenter.in_words(entry)), end="\n" if entry.poses else "")

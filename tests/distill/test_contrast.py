@@ -10,8 +10,9 @@ from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
 from posedistill.distill import DistillSpec, Example, build_distiller
-from posedistill.distill.contrast import Contrast, Weighting, crd_nce, nce, negative_weights, pose_distances, unit
+from posedistill.distill.contrast import Contrast, crd_nce, pose_distances
 from posedistill.errors import RecipeError
+from posedistill.estimators.contrast import Weighting, nce, negative_weights, unit
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.rotations import random_rotations
 

@@ -2,12 +2,23 @@
 
 from posedistill.decode.base import Decoder, Pose, Prepared, Request
 from posedistill.decode.posenet import PoseNetDecoder
+from posedistill.decode.viewpoint import ViewpointDecoder
 from posedistill.decode.wdrnet import WDRNetDecoder
 from posedistill.decode.yolo6d import YOLO6DDecoder
 
-__all__ = ["DECODERS", "Decoder", "Pose", "PoseNetDecoder", "Prepared", "Request", "WDRNetDecoder", "YOLO6DDecoder"]
+__all__ = [
+    "DECODERS",
+    "Decoder",
+    "Pose",
+    "PoseNetDecoder",
+    "Prepared",
+    "Request",
+    "ViewpointDecoder",
+    "WDRNetDecoder",
+    "YOLO6DDecoder",
+]
 
 DECODERS: dict[str, type[Decoder]] = {
-    decoder.family: decoder for decoder in (PoseNetDecoder, WDRNetDecoder, YOLO6DDecoder)
+    decoder.family: decoder for decoder in (PoseNetDecoder, ViewpointDecoder, WDRNetDecoder, YOLO6DDecoder)
 }
 """The decoders by the name of their family."""

@@ -22,13 +22,11 @@ from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_
 from posedistill.distill.functional.kernels import rotation_distances
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
+from posedistill.estimators.contrast import Weighting, nce, negative_weights, unit
 from posedistill.estimators.views import Prediction
 
-Weighting = Literal["linear", "sqrt", "square", "sin", "sinsin"]
 COLDEST, WARMEST = 0.02, 0.5
 """Limits of a learned temperature."""
-LEAST_WEIGHT = 1e-3
-"""A negative that counts for less is left out."""
 
 _COMMON = {"form", "temperature", "learn_temperature"}
 _BY_POSE = {"teacher_side", "weighting", "degrees_per_unit"}
@@ -188,33 +186,15 @@ class Contrast(Distiller):
         return ours.float(), theirs.detach().float()
 
     def _degrees_per_unit(self, batch: Batch) -> Tensor:
-        of_objects, given = "diameters" in batch.targets, self.settings.degrees_per_unit
-        if not of_objects and self.settings.weighting in ("sin", "sinsin"):
+        of_scene = "diameters" not in batch.targets and bool(batch.t.any())  # a category has no translation
+        given = self.settings.degrees_per_unit
+        if of_scene and self.settings.weighting in ("sin", "sinsin"):
             expected = "linear, sqrt or square for scenes, where the farthest camera would not count"
             raise RecipeError(describe("recipe", f"distill.{self.name}.weighting", self.settings.weighting, expected))
-        if of_objects or given is not None or len(batch) < 2:
+        if not of_scene or given is not None or len(batch) < 2:
             return batch.t.new_tensor(given or 0.0)
         median = functional.pdist(batch.camera_centers().float()).median()
         return torch.where(median > 0, 90 / median, 0)
-
-
-def nce(positive: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
-    """Negative log of the positive's share: ``-ln(e^p / (e^p + sum_j w_j e^(n_j)))`` for each anchor.
-
-    Van den Oord et al. 2018 (InfoNCE), with weighted negatives as in PoseContrast (Xiao et al. 2021). Weights enter as
-    logarithms, so that no exponential overflows at any temperature.
-
-    Args:
-        positive: ``[B]``, negatives: ``[B, K]`` similarities over temperature. weights: ``[B, K]``, 0 leaves out.
-
-    Returns:
-        ``[B]``, at least 0; 0 where nothing is left to compare with.
-
-    >>> nce(torch.tensor([0.0]), torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]])).exp()
-    tensor([3.])
-    """
-    logits = negatives + weights.log().masked_fill(weights < LEAST_WEIGHT, -math.inf)
-    return torch.cat([positive[:, None], logits], dim=1).logsumexp(1) - positive
 
 
 def crd_nce(positive: Tensor, negatives: Tensor, others: Tensor, count: int) -> Tensor:
@@ -259,22 +239,6 @@ def pose_distances(R: Tensor, centers: Tensor, other_R: Tensor, other_centers: T
     angles = rotation_distances(R.double(), other_R.double()).rad2deg()
     lengths = torch.cdist(centers.double(), other_centers.double(), compute_mode="donot_use_mm_for_euclid_dist")
     return torch.hypot(angles, degrees * lengths).clamp(max=180).float()
-
-
-def negative_weights(distances: Tensor, weighting: Weighting) -> Tensor:
-    """Weights in 0..1 of negatives whose poses are so many degrees off (3DAug-Pose's five choices).
-
-    >>> negative_weights(torch.tensor([0.0, 45.0, 180.0]), "linear")
-    tensor([0.0000, 0.2500, 1.0000])
-    """
-    share, sine = distances / 180, torch.deg2rad(distances).sin().abs()
-    weights = {"linear": share, "sqrt": share.sqrt(), "square": share**2, "sin": sine, "sinsin": sine**2}
-    return weights[weighting]
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """``[N, D]`` of length 1; a vector of zeros stays one, with a gradient that is finite."""
-    return functional.normalize(vectors, dim=1, eps=1e-6)
 
 
 def _warmth_of(temperature: float) -> Tensor:

@@ -26,7 +26,8 @@ class Estimator(nn.Module):
     task: ClassVar[str] = "objects"
     """What it is measured by: poses of ``objects``, or of cameras in a ``scene``."""
     view: ClassVar[str] = "crop"
-    """What it looks at: a ``crop`` of one object, a whole ``picture`` with all objects in it, or a ``scene``."""
+    """What it looks at: a ``crop`` of one object, a whole ``picture`` with all objects in it, a ``scene``, or a crop of
+    a thing of a ``category``."""
     offers: ClassVar[frozenset[str]] = frozenset()
     """The views (of ``VIEWS``) that this family's Prediction carries."""
     targets: ClassVar[frozenset[str]] = frozenset()

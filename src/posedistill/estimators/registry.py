@@ -8,13 +8,24 @@ from pydantic import BaseModel, ValidationError
 from posedistill.errors import RecipeError
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.posenet import PoseNet, PoseNetSettings
+from posedistill.estimators.viewpoint import Viewpoint, ViewpointSettings
 from posedistill.estimators.wdrnet import WDRNet, WDRNetSettings
 from posedistill.estimators.yolo6d import YOLO6D, YOLO6DSettings
 from posedistill.geometry.objects import ObjectTable
 
-FAMILIES: dict[str, type[Estimator]] = {"posenet": PoseNet, "wdrnet": WDRNet, "yolo6d": YOLO6D}
+FAMILIES: dict[str, type[Estimator]] = {
+    "posenet": PoseNet,
+    "viewpoint": Viewpoint,
+    "wdrnet": WDRNet,
+    "yolo6d": YOLO6D,
+}
 """The estimators by their name in a recipe."""
-SETTINGS: dict[str, type[BaseModel]] = {"posenet": PoseNetSettings, "wdrnet": WDRNetSettings, "yolo6d": YOLO6DSettings}
+SETTINGS: dict[str, type[BaseModel]] = {
+    "posenet": PoseNetSettings,
+    "viewpoint": ViewpointSettings,
+    "wdrnet": WDRNetSettings,
+    "yolo6d": YOLO6DSettings,
+}
 """The settings of each family, by its name in a recipe."""
 
 

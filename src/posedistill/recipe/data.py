@@ -1,20 +1,22 @@
-"""The data sections of a recipe: crops of objects, or photographs of a scene."""
+"""The data sections of a recipe: crops of objects, photographs of a scene, or things of named categories."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from posedistill.data.formats.categories import OBJECTNET_NOVEL, PASCAL_NOVEL
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.picture_view import PictureSettings
 from posedistill.data.loading.scene_view import ViewSettings
 from posedistill.data.render.dataset import RenderSettings
+from posedistill.geometry.viewpoint import Symmetry
 from posedistill.recipe.networks import Settings as Settings
 
 Boxes = Literal["gt", "detector"]
 
 
-TESTED = {"test", "test_split"}
+TESTED = {"test", "test_split", "measured"}
 """Fields of the data that training never reads: another test leaves what is trained as it is."""
 
 
@@ -49,7 +51,7 @@ class RenderSource(Settings):
     settings: RenderSettings = RenderSettings()
 
 
-KINDS = ("as bop", "as render", "as scene", "as objects", "as labels")
+KINDS = ("as bop", "as render", "as scene", "as objects", "as labels", "as categories")
 """Which of several sections a mapping stands for; pydantic puts these words into the place of a fault."""
 
 
@@ -155,12 +157,64 @@ class SceneSettings(Settings):
         return self.crop if isinstance(self.crop, int) else min(self.crop)
 
 
+class CategorySettings(Settings):
+    """Pictures of things of named categories, in which networks learn how a thing is turned."""
+
+    task: ClassVar[str] = "categories"
+    annotations: Path = Field(description="Folder or file of annotated viewpoints: see docs/data.md.")
+    test: Path | None = Field(None, description="Folder or file whose split val is measured; default: the same.")
+    categories: list[str] | None = Field(None, min_length=1, description="Learned categories; default: all.")
+    novel: list[str] | Literal["objectnet", "pascal"] | None = Field(
+        None, description="Categories that nothing is trained on: a list, or those that the field holds out."
+    )
+    measured: list[str] | None = Field(None, description="Categories of the test; default: the novel ones, else all.")
+    clean: bool = Field(False, description="Train on whole, unhidden objects with keypoints alone.")
+    shots: int | None = Field(None, ge=1, description="Objects of each category that train; default: all.")
+    shot_seed: int = Field(0, description="Of the draw of shots; teacher and student share it.")
+    listed: Path | None = Field(None, description="Text file of the objects that train, one a line, as shots.txt.")
+    shapes: Path | None = Field(None, description="Folder of point clouds or CAD models, for teachers that see them.")
+    shapenet_frame: bool = Field(False, description="Shapes have ShapeNet's axes: y up, the front towards -x.")
+    stand_ins: bool = Field(False, description="Where a thing's own shape is missing, take one of its category.")
+    points: int = Field(2500, ge=8, description="Of a cloud, that a network sees.")
+    turn_frames: float = Field(0.0, ge=0, le=180, description="Largest turn of a shape's own frame, degrees.")
+    symmetries: dict[str, Symmetry] = Field({}, description="Categories that look the same when turned upright.")
+    crop_size: int = Field(224, ge=32, multiple_of=32)
+    pad: float = Field(1.1, ge=1, le=2, description="Side of a crop over the longer side of its box.")
+    flip: float = Field(0.5, ge=0, le=1, description="Probability of a mirrored crop.")
+    augment: AugmentSettings = AugmentSettings(shift=0.1, scale=0.1, turn=15.0, occlusion=0.2, background=0.0)
+    validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training pictures kept for model selection.")
+
+    @model_validator(mode="after")
+    def _one_choice_of_rows(self) -> "CategorySettings":
+        if self.shots is not None and self.listed is not None:
+            raise ValueError("found shots and listed, expected one of them: a list is a draw")
+        if self.shapes is None and (given := [key for key in ("stand_ins", "turn_frames") if getattr(self, key)]):
+            raise ValueError(f"found {' and '.join(given)} without shapes, expected shapes: DIR")
+        return self
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """Categories that nothing is trained on."""
+        known = {"objectnet": OBJECTNET_NOVEL, "pascal": PASCAL_NOVEL}
+        return known[self.novel] if isinstance(self.novel, str) else frozenset(self.novel or ())
+
+    def input_size(self, view: str) -> int:
+        """Side of the network's square input, pixels."""
+        return self.crop_size
+
+
 def _data_kind(data: Any) -> str:
-    is_scene = "scene" in data if isinstance(data, dict) else hasattr(data, "scene")
-    return KINDS[2] if is_scene else KINDS[3]
+    is_dict = isinstance(data, dict)
+    for key, kind in (("scene", KINDS[2]), ("annotations", KINDS[5])):
+        if key in data if is_dict else hasattr(data, key):
+            return kind
+    return KINDS[3]
 
 
 Data = Annotated[
-    Annotated[SceneSettings, Tag(KINDS[2])] | Annotated[DataSettings, Tag(KINDS[3])], Discriminator(_data_kind)
+    Annotated[SceneSettings, Tag(KINDS[2])]
+    | Annotated[CategorySettings, Tag(KINDS[5])]
+    | Annotated[DataSettings, Tag(KINDS[3])],
+    Discriminator(_data_kind),
 ]
-"""Data that says ``scene`` is photographs, any other is crops of objects."""
+"""Data that says ``scene`` is photographs, ``annotations`` things of categories, any other is crops of objects."""

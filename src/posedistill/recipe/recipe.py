@@ -79,11 +79,12 @@ class Recipe(Settings):
                 continue
             if FAMILIES[network.family].task != task:
                 fitting = sorted(family for family, estimator in FAMILIES.items() if estimator.task == task)
-                learned = {"objects": "the poses of objects", "scene": "the poses of cameras"}[task]
+                learned = {"objects": "poses of objects", "scene": "poses of cameras", "categories": "viewpoints"}[task]
                 wanted = f"{' or '.join(fitting)}, which learns {learned}, as data asks"
                 raise ValueError(f"found {place}.family {network.family}, expected {wanted}")
-        if task == "scene" and self.teacher.csv is not None:
-            raise ValueError("found teacher.csv with data.scene, expected a network: a BOP csv holds poses of objects")
+        if task != "objects" and self.teacher.csv is not None:
+            expected = "a network: a BOP csv holds poses of objects"
+            raise ValueError(f"found teacher.csv with data of a {task}, expected {expected}")
         return self
 
     @model_validator(mode="after")
@@ -99,7 +100,7 @@ class Recipe(Settings):
 
     @property
     def view(self) -> str:
-        """What its networks look at: a ``crop``, a whole ``picture`` or a ``scene``."""
+        """What its networks look at: a ``crop``, a whole ``picture``, a ``scene`` or a ``category``."""
         return FAMILIES[self.student.family].view
 
     @property

@@ -1,14 +1,20 @@
-"""Which task a recipe asks for: the one point where crops, whole pictures and scenes part."""
+"""Which task a recipe asks for: the one point where crops, whole pictures, scenes and categories part."""
 
 from typing import Any
 
 from posedistill.recipe.recipe import Recipe
 from posedistill.tasks.base import Task
+from posedistill.tasks.categories import CategoriesTask
 from posedistill.tasks.objects import ObjectsTask
 from posedistill.tasks.pictures import PicturesTask
 from posedistill.tasks.scene import SceneTask
 
-TASKS: dict[str, type[Task[Any]]] = {"crop": ObjectsTask, "picture": PicturesTask, "scene": SceneTask}
+TASKS: dict[str, type[Task[Any]]] = {
+    "crop": ObjectsTask,
+    "picture": PicturesTask,
+    "scene": SceneTask,
+    "category": CategoriesTask,
+}
 """The tasks by what the families that learn them look at (``Estimator.view``)."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from posedistill.data.loading.batch import Batch
@@ -20,6 +21,7 @@ from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import ObjectTable
 from posedistill.metrics.relocalisation import orientation_errors, position_errors
+from posedistill.metrics.viewpoint import viewpoint_errors
 from posedistill.poses import Poses
 from posedistill.tasks.base import SELECT, Task
 
@@ -31,6 +33,8 @@ POSITION = (0.01, 10.0)
 """Likewise of a position, in spreads of the training positions."""
 ORIENTATION = (0.1, 180.0)
 """Likewise of a rotation, degrees."""
+VIEWPOINT = (1.0, 180.0)
+"""Likewise of a category's rotation, which nobody annotates to a degree."""
 
 
 Assign = Callable[[Sequence[Pose], Batch], Sequence[int]]
@@ -72,10 +76,12 @@ class Validation:
         R, t = np.full((sum(map(len, self.batches)), 3, 3), np.nan), np.full((sum(map(len, self.batches)), 3), np.nan)
         start = 0
         for batch in self.batches:
-            known = {"images": batch.images, "classes": batch.label}
+            known = {"images": batch.images, "classes": batch.label, **batch.targets}
             inputs = {name: known[name].cpu().numpy() for name in decoder.inputs}
-            sought = (np.array(self.task.objects.obj_ids or (-1,))[batch.label.cpu()], batch.picture.cpu().numpy())
-            poses = decoder.decode(run(inputs), Prepared.of_pictures(inputs, _numpy(batch.K), *sought))
+            ids = self.task.objects.obj_ids
+            sought = np.array(ids)[batch.label.cpu()] if ids else None
+            prepared = Prepared.of_pictures(inputs, _numpy(batch.K), sought, batch.picture.cpu().numpy())
+            poses = decoder.decode(run(inputs), prepared)
             for row, pose in zip(self.assign(poses, batch), poses, strict=True):
                 if row >= 0:
                     R[start + row], t[start + row] = pose.R, pose.t
@@ -137,6 +143,17 @@ def camera_scores(found: Poses, batches: Sequence[Batch], spread: float) -> dict
         SELECT: float(scores.mean() / 2),
         "val/median_position": float(np.median(metres)),
         "val/median_orientation": float(np.median(degrees)),
+    }
+
+
+def viewpoint_scores(found: Poses, batches: Sequence[Batch], orders: NDArray[np.int64]) -> dict[str, float]:
+    """By the angle to the nearest equivalent pose; ``orders`` ``[S]`` of each label: see ``nearest_equivalent``."""
+    labels = torch.cat([batch.label for batch in batches]).cpu().numpy()
+    degrees = viewpoint_errors(found, _joined(batches, "R"), orders[labels])
+    return {
+        SELECT: float(log_area(degrees, *VIEWPOINT).mean()),
+        "val/acc_30": float(np.mean(degrees <= 30)),
+        "val/median_error": float(np.median(degrees)),
     }
 
 

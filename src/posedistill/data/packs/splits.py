@@ -35,6 +35,22 @@ def hold_out_frames(packs: Sequence[Pack], share: float, seed: int) -> HeldOut:
     return HeldOut(np.concatenate(train), np.concatenate(validation))
 
 
+def hold_out_pictures(images: Sequence[str], share: float, seed: int) -> HeldOut:
+    """Split objects by whole photographs drawn at random: what is in one picture stays together.
+
+    Args:
+        images: the photograph of each object. share: of the photographs that is held back, at least one of two.
+
+    >>> held = hold_out_pictures(["a", "b", "a", "c"], share=0.3, seed=0)
+    >>> len(held.train) + len(held.validation), len(held.validation) in (1, 2)
+    (4, True)
+    """
+    names, photograph = np.unique(np.asarray(images), return_inverse=True)
+    count = min(max(round(share * len(names)), 1), len(names) - 1)
+    held = np.isin(photograph, np.random.default_rng(seed).permutation(len(names))[:count])
+    return HeldOut(np.flatnonzero(~held), np.flatnonzero(held))
+
+
 def hold_out_blocks(sequences: Sequence[str], share: float, seed: int, blocks: int = 3, gap: int = 5) -> HeldOut:
     """Split frames into training and validation blocks: neighbours in time are near-duplicates and stay together.
 

@@ -143,7 +143,7 @@ def check_losses(
 
 
 def noise_batch(objects: ObjectTable, size: int | tuple[int, int], count: int = 2) -> Batch:
-    """Pictures of noise, one of each object as far as they go, or (without objects) of a scene.
+    """Pictures of noise, one of each object as far as they go, or (without objects) of a scene or a shape.
 
     ``size``: a side, or height and width.
 
@@ -156,7 +156,8 @@ def noise_batch(objects: ObjectTable, size: int | tuple[int, int], count: int = 
     K = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]]).repeat(count, 1, 1)
     R, ids = torch.eye(3).repeat(count, 1, 1), torch.arange(count)
     if not len(objects):
-        return Batch.single(images, K, R, torch.zeros(count, 3), ids)
+        shapes = {"clouds": torch.randn(count, 16, 3), "frames": torch.zeros(count)}
+        return Batch.single(images, K, R, torch.zeros(count, 3), ids, **shapes)
     label = ids % len(objects)
     keypoints3d = torch.as_tensor(objects.keypoints, dtype=torch.float32)[label]
     diameters = torch.as_tensor(objects.diameters, dtype=torch.float32)[label]

@@ -1,0 +1,190 @@
+"""Viewpoint of a category: bins of three angles and offsets within them -> the rotation of what a crop shows. Numpy.
+
+The form is that of PoseFromShape, PoseContrast and 3DAug-Pose: logits over bins of azimuth, elevation and in-plane
+rotation (as ``geometry.viewpoint.label_angles`` has them), and an offset for each bin. ``published`` bins begin at 0,
+so that the most frequent views, upright and seen from the front, lie on their edges; ``centred`` bins have them in the
+middle, reach over their edges, and are read together with their neighbours.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, Tolerance, check
+from posedistill.decode.crops import check_request, cut
+from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Array, crop_cameras
+from posedistill.geometry.draw import Image
+from posedistill.geometry.viewpoint import labelled_viewpoint, viewpoint_rotation
+
+Grid = Literal["centred", "published"]
+ANGLES = ("azimuth", "elevation", "inplane")
+REACH = 0.75
+"""How far an offset leads from the middle of a centred bin, in bins; neighbours overlap."""
+_SPANS = {"azimuth": 360.0, "elevation": 180.0, "inplane": 360.0}
+
+
+def bin_counts(grid: Grid, size: float) -> dict[str, int]:
+    """Bins of each angle; a centred grid has elevation bins about both poles.
+
+    >>> bin_counts("published", 15.0), bin_counts("centred", 15.0)["elevation"]
+    ({'azimuth': 24, 'elevation': 12, 'inplane': 24}, 13)
+    """
+    counts = {name: round(span / size) for name, span in _SPANS.items()}
+    return counts if grid == "published" else counts | {"elevation": counts["elevation"] + 1}
+
+
+def decode_angle(logits: Array, offsets: Array, grid: Grid, size: float, *, circular: bool) -> Array:
+    """``[B]`` degrees of ``[B, K]`` logits and raw offsets, within the angle's span.
+
+    ``published``: ``size (k + 1/2 + tanh(o_k) / 2)`` of the best bin k. ``centred``: the mean of ``size (j + 3/4
+    tanh(o_j))`` over the best bin and its neighbours, weighted by their probabilities.
+    """
+    logits, offsets = np.asarray(logits, dtype=np.float64), np.tanh(np.asarray(offsets, dtype=np.float64))
+    rows, best, count = np.arange(len(logits)), logits.argmax(axis=1), logits.shape[1]
+    span = size * count if circular else 180.0
+    if grid == "published":
+        return np.asarray(size * (best + 0.5 + offsets[rows, best] / 2) % span)
+    steps = np.array([-1, 0, 1])
+    bins = best[:, None] + steps
+    known = np.ones(bins.shape, dtype=bool) if circular else (bins >= 0) & (bins < count)
+    bins = np.where(known, bins % count, 0)
+    weights = np.exp(logits[rows[:, None], bins] - logits.max(axis=1, keepdims=True)) * known
+    places = size * (best[:, None] + steps + REACH * offsets[rows[:, None], bins])
+    angle = (weights * places).sum(axis=1) / weights.sum(axis=1)
+    return np.asarray(angle % span if circular else np.clip(angle, 0.0, span))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ViewpointDecoder(Decoder):
+    """Crops of categories in; logits and offsets of three angles out.
+
+    A request's labels are places in ``names``; a network that looks at the picture alone asks for none.
+
+    Attributes:
+        crop_size: side of the crop, pixels. pad: side of the crop over the longer side of the box.
+        grid: where bins begin. bin_size: degrees.
+        names: what each label is, as ``category/shape``.
+        clouds: ``[S, P, 3]`` a point cloud for each label, of networks that look at shapes; else none.
+    """
+
+    family: ClassVar[str] = "viewpoint"
+    task: ClassVar[str] = "categories"
+    tolerance: ClassVar[Tolerance] = Tolerance(degrees=0.1)
+    readers: ClassVar[Readers] = {
+        **Decoder.readers,
+        "crop_size": int,
+        "pad": float,
+        "grid": str,
+        "bin_size": float,
+        "names": lambda value: tuple(str(item) for item in value),
+    }
+    crop_size: int
+    pad: float = 1.1
+    grid: Grid = "centred"
+    bin_size: float = 15.0
+    names: tuple[str, ...] = ()
+    clouds: Array = field(default_factory=lambda: np.zeros((0, 0, 3)))
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        super().__post_init__()
+        whole = self.bin_size > 0 and (180 / self.bin_size).is_integer()
+        fits = self.clouds.ndim == 3 and self.clouds.shape[2] == 3 and len(self.clouds) in (0, len(self.names))
+        check(
+            ("crop_size", self.crop_size, "a positive number of pixels", self.crop_size > 0),
+            ("pad", self.pad, "a positive factor", self.pad > 0),
+            ("grid", self.grid, "centred or published", self.grid in ("centred", "published")),
+            ("bin_size", self.bin_size, "degrees that divide 180", whole),
+            ("clouds", self.clouds.shape, f"[{len(self.names)}, points, 3], one for each name", fits),
+        )
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """The clouds."""
+        return {"clouds": self.clouds.astype(np.float32)} if len(self.clouds) else {}
+
+    @classmethod
+    def fields_of(cls, tables: Arrays) -> dict[str, Any]:
+        """The clouds, if any."""
+        return {"clouds": np.asarray(tables["clouds"], dtype=np.float64)} if "clouds" in tables else {}
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Crops, normalised RGB; and clouds, where the network looks at shapes."""
+        shapes: dict[str, tuple[int, ...]] = {"clouds": self.clouds.shape[1:]} if len(self.clouds) else {}
+        return {"images": (3, self.crop_size, self.crop_size), **shapes}
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Logits of each angle, then offsets of each."""
+        counts = bin_counts(self.grid, self.bin_size)
+        return {f"{name}{kind}": (counts[name],) for kind in ("", "_offset") for name in ANGLES}
+
+    def prepare(self, request: Request) -> Prepared:
+        """Cut one square crop for each box, or one of the whole picture where no box is given.
+
+        Raises:
+            DataError: the image or a box is impossible, or a label is none of the network's and it looks at shapes.
+        """
+        image, boxes = request.image, np.asarray(request.boxes, dtype=np.float64).reshape(-1, 4)
+        labels, scores = np.asarray(request.labels, dtype=np.int64), request.scores
+        if not len(boxes) and isinstance(image, np.ndarray) and image.ndim == 3:
+            boxes, scores = np.array([[0.0, 0.0, image.shape[1], image.shape[0]]]), None
+            labels = labels if len(labels) else np.array([-1])
+        K = np.eye(3)  # nothing is known of the camera, nor asked
+        check_request(image, K, boxes, labels.tolist())
+        centers, sides = boxes[:, :2] + boxes[:, 2:] / 2, self.pad * boxes[:, 2:].max(axis=1, initial=0.0)
+        size = self.crop_size
+        cameras = crop_cameras(np.tile(K, (len(boxes), 1, 1)), centers, sides, size)
+        border = 255 * np.array(self.mean, dtype=np.float32)
+        crops = np.empty((len(boxes), 3, size, size), dtype=np.float32)
+        for crop, homography in zip(crops, cameras.homography, strict=True):
+            self.normalise(cut(image, homography, size, border), out=crop)
+        inputs = {"images": crops} | ({"clouds": self._clouds_of(labels)} if len(self.clouds) else {})
+        scores = np.ones(len(boxes)) if scores is None else np.asarray(scores, dtype=np.float64)
+        return Prepared(inputs, cameras.K, cameras.rotation, labels, boxes, scores)
+
+    def _clouds_of(self, labels: np.ndarray) -> np.ndarray:
+        wrong = labels[(labels < 0) | (labels >= len(self.clouds))]
+        if len(wrong):
+            expected = f"one of the {len(self.names)} shapes that the model knows: it looks at shapes too"
+            raise DataError(describe("request", "labels", wrong[0], expected))
+        return self.clouds[labels].astype(np.float32)
+
+    def decode(self, outputs: Arrays, prepared: Prepared) -> list[Pose]:
+        """Rotations of what the crops show; the score is the product of the best bins' probabilities."""
+        R, scores = viewpoint_rotation(labelled_viewpoint(self.angles(outputs))), self._scores(outputs)
+        labels = prepared.labels.tolist() or [-1] * len(R)
+        poses = []
+        for row, (x, y, w, h) in enumerate(prepared.boxes.tolist()):
+            score = float(scores[row] * prepared.scores[row])
+            poses.append(Pose(R[row], np.full(3, np.nan), labels[row], score, (x, y, w, h), row))
+        return poses
+
+    def angles(self, outputs: Arrays) -> Array:
+        """``[B, 3]`` label angles of the network's outputs."""
+        decoded = [
+            decode_angle(
+                outputs[name], outputs[f"{name}_offset"], self.grid, self.bin_size, circular=name != "elevation"
+            )
+            for name in ANGLES
+        ]
+        return np.stack(decoded, axis=1)
+
+    def _scores(self, outputs: Arrays) -> Array:
+        shares = [np.exp(outputs[name] - outputs[name].max(axis=1, keepdims=True)).sum(axis=1) for name in ANGLES]
+        return np.asarray(1 / np.prod(shares, axis=0))
+
+    def shift(self, ours: Pose, theirs: Pose) -> float:
+        """None: there are no positions."""
+        return 0.0
+
+    def example(self, rows: int = 1, image: Image | None = None, seed: int = 0) -> list[Request]:
+        """One request of boxes about the image's middle, of each label in turn."""
+        if image is None:
+            image = np.random.default_rng(seed).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+        height, width = image.shape[:2]
+        side = min(width, height) / 2
+        boxes = np.tile([(width - side) / 2, (height - side) / 2, side, side], (rows, 1))
+        return [Request(image, None, boxes, [row % max(len(self.names), 1) for row in range(rows)])]

@@ -1,0 +1,47 @@
+"""InfoNCE and how much its negatives count, pure: what a family's own loss and the losses of ``distill`` share."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Weighting = Literal["linear", "sqrt", "square", "sin", "sinsin"]
+LEAST_WEIGHT = 1e-3
+"""A negative that counts for less is left out."""
+
+
+def nce(positive: Tensor, negatives: Tensor, weights: Tensor) -> Tensor:
+    """Negative log of the positive's share: ``-ln(e^p / (e^p + sum_j w_j e^(n_j)))`` for each anchor.
+
+    Van den Oord et al. 2018 (InfoNCE), with weighted negatives as in PoseContrast (Xiao et al. 2021). Weights enter as
+    logarithms, so that no exponential overflows at any temperature.
+
+    Args:
+        positive: ``[B]``, negatives: ``[B, K]`` similarities over temperature. weights: ``[B, K]``, 0 leaves out.
+
+    Returns:
+        ``[B]``, at least 0; 0 where nothing is left to compare with.
+
+    >>> nce(torch.tensor([0.0]), torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]])).exp()
+    tensor([3.])
+    """
+    logits = negatives + weights.log().masked_fill(weights < LEAST_WEIGHT, -math.inf)
+    return torch.cat([positive[:, None], logits], dim=1).logsumexp(1) - positive
+
+
+def negative_weights(distances: Tensor, weighting: Weighting) -> Tensor:
+    """Weights in 0..1 of negatives whose poses are so many degrees off (3DAug-Pose's five choices).
+
+    >>> negative_weights(torch.tensor([0.0, 45.0, 180.0]), "linear")
+    tensor([0.0000, 0.2500, 1.0000])
+    """
+    share, sine = distances / 180, torch.deg2rad(distances).sin().abs()
+    weights = {"linear": share, "sqrt": share.sqrt(), "square": share**2, "sin": sine, "sinsin": sine**2}
+    return weights[weighting]
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """``[N, D]`` of length 1; a vector of zeros stays one, with a gradient that is finite."""
+    return functional.normalize(vectors, dim=1, eps=1e-6)

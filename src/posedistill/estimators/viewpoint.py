@@ -1,0 +1,307 @@
+"""Viewpoint: one network for all categories tells how the thing in a crop is turned; a teacher sees its shape too.
+
+Xiao et al., "Pose from Shape", BMVC 2019 (bins, offsets, a shape as second input); Xiao et al., "PoseContrast", 3DV
+2021 (contrast weighted by pose); Liu et al., "3D-Augmented Contrastive Knowledge Distillation for Image-based Object
+Pose Estimation", ICMR 2022: the teacher's image feature is drawn to the feature of image and shape together, and the
+student, which sees the image alone, to the teacher's image feature.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from posedistill.backbones.pointnet import PointNet
+from posedistill.backbones.timm_trunk import POOLED, TimmTrunk
+from posedistill.data.loading.batch import Batch
+from posedistill.decode import Decoder
+from posedistill.decode.viewpoint import ANGLES, Grid, bin_counts
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.contrast import nce, negative_weights, unit
+from posedistill.estimators.rotations import geodesic_angle
+from posedistill.estimators.viewpoint_losses import bin_losses, decoded_angle, labels_of_rotations, rotations_of_labels
+from posedistill.estimators.views import Prediction
+from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+
+
+class ViewpointSettings(BaseModel):
+    """The network and its losses.
+
+    ``faithful`` is what the published code computes: bins that begin at 0 with hard targets, weights drawn so narrowly
+    that both networks begin from nothing, a contrast that counts its positive twice and pulls at both sides, and
+    offsets and embedding offered as logits (which they are not) for the published distillation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = "resnet18"
+    """Any timm model that gives feature maps."""
+    pretrained: Path | None = None
+    """State dict of the backbone; random weights without one."""
+    shape: Literal["none", "cloud"] = "none"
+    """``cloud``: the network sees a point cloud of the thing beside its picture, and is a teacher's."""
+    features: int = Field(default=1024, ge=1)
+    """Width of the image feature; published: 1024 with shapes, 2048 without."""
+    shape_features: int = Field(default=1024, ge=1)
+    """``cloud``: width of the shape's feature."""
+    width: int = Field(default=200, ge=1)
+    """Of the vector that angles are read from, and of the embedding; hidden layers are 4 and 2 times as wide."""
+    bin_size: float = Field(default=15.0, gt=0)
+    """Degrees; they divide 180."""
+    faithful: bool = False
+    contrast: float = Field(default=0.5, ge=0)
+    """``cloud``: weight of the contrast between image feature and fused feature; 0 leaves it out."""
+    temperature: float = Field(default=0.1, ge=0.01, le=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    """``cloud``: of the fused feature within the contrast, in training."""
+    turned_frames: bool = False
+    """``cloud``: learn poses from shapes whose own frame is turned (``data.turn_frames``), as PoseFromShape does, so
+    that the frame must be read from the shape. The contrast sees the shape as it is, for no picture tells the frame."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ViewpointSettings":
+        if not (180 / self.bin_size).is_integer():
+            raise ValueError(f"found bin_size {self.bin_size:g}, expected degrees that divide 180")
+        if self.turned_frames and self.shape == "none":
+            raise ValueError("found turned_frames without shapes, expected shape: cloud")
+        return self
+
+    @property
+    def grid(self) -> Grid:
+        """Where bins begin."""
+        return "published" if self.faithful else "centred"
+
+
+class NetworkOutputs(NamedTuple):
+    """All that one pass of the network gives; ``forward`` hands out the first two."""
+
+    logits: dict[str, Tensor]
+    """Of each of ``ANGLES``, ``[B, bins]``."""
+    offsets: dict[str, Tensor]
+    """Likewise, before their tanh."""
+    pose_feature: Tensor
+    """``[B, width]`` what the angles are read from: with shapes, the feature of both."""
+    embedding: Tensor
+    """``[B, width]`` of the image alone."""
+    features: dict[str, Tensor]
+
+
+def _layers(*widths: int, last: type[nn.Module] | None = nn.ReLU, norm_last: bool = True) -> nn.Sequential:
+    """Linear layers with batch norm and ReLU between; after the last, batch norm and ``last``, or nothing at all."""
+    layers: list[nn.Module] = []
+    for place, (before, after) in enumerate(itertools.pairwise(widths), start=1):
+        layers.append(nn.Linear(before, after))
+        is_last = place == len(widths) - 1
+        layers += [nn.BatchNorm1d(after)] if norm_last or not is_last else []
+        layers += [nn.ReLU()] if not is_last else ([last()] if last is not None else [])
+    return nn.Sequential(*layers)
+
+
+class PoseHead(nn.Module):
+    """Six linear maps of one vector: logits and offsets of each angle."""
+
+    def __init__(self, width: int, settings: ViewpointSettings) -> None:
+        super().__init__()
+        counts = bin_counts(settings.grid, settings.bin_size)
+        self.logits = nn.ModuleDict({name: nn.Linear(width, counts[name]) for name in ANGLES})
+        self.offsets = nn.ModuleDict({name: nn.Linear(width, counts[name]) for name in ANGLES})
+        for name, weights in self.named_parameters():
+            nn.init.normal_(weights, std=0.01) if name.endswith("weight") else nn.init.zeros_(weights)
+
+    def forward(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """``[B, width]`` -> logits and offsets ``[B, bins]`` by angle."""
+        logits, offsets = ({name: heads[name](x) for name in ANGLES} for heads in (self.logits, self.offsets))
+        return logits, offsets
+
+
+class ViewpointNetwork(nn.Module):
+    """The part of the estimator that is exported: of a crop (and a cloud), logits and offsets."""
+
+    def __init__(self, settings: ViewpointSettings) -> None:
+        super().__init__()
+        width, features = settings.width, settings.features
+        self.trunk = TimmTrunk(settings.backbone, settings.pretrained)
+        self.image = nn.Linear(self.trunk.width, features)
+        self.shape: PointNet | None = None
+        hidden = (4 * width, 2 * width, width)
+        if settings.shape == "cloud":
+            self.shape = PointNet(settings.shape_features)
+            fused = features + settings.shape_features
+            self.fusion = _layers(fused, fused, fused // 2, fused // 4, width, last=nn.Tanh, norm_last=False)
+            self.projector = _layers(features, *hidden, last=None, norm_last=False)
+        else:
+            self.fusion = _layers(features, *hidden)
+            self.projector = _layers(width, width, width, last=None, norm_last=False)
+        self.head = PoseHead(width, settings)
+        if settings.faithful:
+            self.apply(published_start)
+
+    def forward(self, images: Tensor, clouds: Tensor | None = None) -> tuple[Tensor, ...]:
+        """``[B, 3, H, W]`` crops (and ``[B, P, 3]`` clouds) -> logits of each angle, then offsets of each, float32."""
+        outputs = self.outputs(images, clouds)
+        return (*outputs.logits.values(), *outputs.offsets.values())
+
+    def outputs(self, images: Tensor, clouds: Tensor | None = None) -> NetworkOutputs:
+        """The same pass with everything a training step may use."""
+        maps, pooled = self.trunk(images)
+        maps[POOLED] = pooled[:, :, None, None]
+        seen = self.image(pooled)
+        x = self.fused(seen, clouds)
+        logits, offsets = self.head(x)
+        embedding = self.projector(x if self.shape is None else seen)
+        return NetworkOutputs(logits, offsets, x, embedding, maps)
+
+    def fused(self, seen: Tensor, clouds: Tensor | None) -> Tensor:
+        """``[B, width]`` of the image feature ``[B, features]`` and, where the network looks at it, the shape."""
+        if self.shape is None:
+            return self.fusion(seen)  # type: ignore[no-any-return]
+        assert clouds is not None
+        return self.fusion(torch.cat([self.shape(clouds), seen], 1))  # type: ignore[no-any-return]
+
+
+def published_start(layer: nn.Module) -> None:
+    """Initialise as the published code does, layer by layer: ImageNet weights and the like are overwritten."""
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, a=0.2)
+    elif isinstance(layer, nn.Linear):
+        nn.init.normal_(layer.weight, std=0.001)
+        nn.init.zeros_(layer.bias)
+
+
+class Viewpoint(Estimator):
+    """The estimator around :class:`ViewpointNetwork`.
+
+    Its ``regression`` view is the decoded rotation, row by row; its ``embedding`` is of the image alone.
+    """
+
+    task: ClassVar[str] = "categories"
+    view: ClassVar[str] = "category"
+    offers: ClassVar[frozenset[str]] = frozenset({"features", "embedding", "regression", "logits"})
+    decoder: ClassVar[str] = "viewpoint"
+    network: ViewpointNetwork
+
+    def __init__(self, objects: ObjectTable | None, settings: ViewpointSettings, crop_size: int) -> None:
+        """Neither ``objects`` nor ``crop_size`` is looked at: one network knows all categories, at any size."""
+        super().__init__()
+        self.objects = NO_OBJECTS
+        self.settings = settings
+        self.network = ViewpointNetwork(settings)
+        if settings.shape == "cloud":
+            frames = {"frames"} if settings.turned_frames else set()
+            self.targets = frozenset({"clouds"} | frames)  # type: ignore[misc]
+
+    def record(self) -> dict[str, Any]:
+        """What its bins mean."""
+        return {"grid": self.settings.grid, "bin_size": self.settings.bin_size}
+
+    def build_decoder(self, **known: Any) -> Decoder:
+        """Its decoder, with the clouds of shapes only where the network looks at them."""
+        if self.settings.shape == "none":
+            known.pop("clouds", None)
+        return super().build_decoder(**known)
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
+        """Predict on a batch; in train mode ``generator`` drives the dropout within the contrast.
+
+        ``heads``: logits and offsets by the names of the decoder's outputs; with shapes ``fused`` ``[B, width]``, the
+        feature of image and shape.
+        """
+        clouds = batch.target("clouds", "shape: cloud") if self.settings.shape == "cloud" else None
+        outputs = self.network.outputs(batch.images, clouds)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            heads = {**outputs.logits, **{f"{name}_offset": value for name, value in outputs.offsets.items()}}
+            rotations = rotations_of_labels(self._angles(outputs))
+            logits = dict(outputs.logits)
+            if self.settings.faithful:
+                logits |= {name: heads[name] for name in heads if name not in logits} | {"embedding": outputs.embedding}
+            prediction = Prediction(
+                dict(heads),
+                features=outputs.features,
+                embedding=outputs.embedding,
+                regression=rotations.flatten(1),
+                regression_truth=batch.R.flatten(1),
+                logits=logits,
+            )
+        if clouds is not None:
+            prediction.heads["fused"] = self._dropped(outputs.pose_feature, generator)
+            if self.training and self.settings.turned_frames:
+                prediction.heads |= self._reframed(outputs, clouds, batch)
+        return prediction
+
+    def _angles(self, outputs: NetworkOutputs) -> Tensor:
+        """``[B, 3]`` label angles."""
+        settings = self.settings
+        decoded = [
+            decoded_angle(
+                outputs.logits[name],
+                outputs.offsets[name],
+                settings.grid,
+                settings.bin_size,
+                circular=name != "elevation",
+            )
+            for name in ANGLES
+        ]
+        return torch.stack(decoded, 1)
+
+    def _dropped(self, fused: Tensor, generator: torch.Generator | None) -> Tensor:
+        rate = self.settings.dropout
+        if not self.training or rate == 0:
+            return fused
+        kept = torch.rand(fused.shape, generator=generator, device=fused.device) >= rate
+        return fused * kept / (1 - rate)
+
+    def _reframed(self, outputs: NetworkOutputs, clouds: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """What the heads say of shapes whose frame is turned: a second pass of shape and fusion alone."""
+        turn = torch.deg2rad(batch.target("frames", "turned_frames: true"))[:, None]
+        x, y, z = clouds.unbind(2)
+        turned = torch.stack([turn.cos() * x - turn.sin() * y, turn.sin() * x + turn.cos() * y, z], 2)
+        seen = self.network.image(outputs.features[POOLED].flatten(1))
+        logits, offsets = self.network.head(self.network.fused(seen, turned))
+        return {**logits, **{f"{name}_offset": value for name, value in offsets.items()}}
+
+    def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """``bins``, ``offset``, and with shapes ``contrast``: means over the batch.
+
+        ``bins`` is the sum of three cross-entropies, ``offset`` the mean of three smooth L1 losses, as published.
+        """
+        settings, heads = self.settings, prediction.heads
+        labels = labels_of_rotations(batch.R)
+        if self.training and settings.turned_frames:
+            labels[:, 0] = (labels[:, 0] - batch.target("frames", "turned_frames: true")) % 360
+        bins, offsets = zip(
+            *(
+                bin_losses(
+                    heads[name],
+                    heads[f"{name}_offset"],
+                    labels[:, place],
+                    settings.bin_size,
+                    settings.grid,
+                    circular=name != "elevation",
+                )
+                for place, name in enumerate(ANGLES)
+            ),
+            strict=True,
+        )
+        terms = {"bins": torch.stack(bins).sum(0).mean(), "offset": torch.stack(offsets).mean()}
+        if "fused" in heads and settings.contrast > 0:
+            terms["contrast"] = settings.contrast * self._contrast(prediction, batch)
+        return terms
+
+    def _contrast(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """The image's embedding against the fused features of the batch.
+
+        Others count the more the farther their poses are, and the fused side is left where it is; ``faithful``: all
+        others alike, the positive once more among them, and both sides move.
+        """
+        assert prediction.embedding is not None
+        fused = prediction.heads["fused"].float()
+        fused = fused if self.settings.faithful else fused.detach()
+        scores = unit(prediction.embedding.float()) @ unit(fused).T / self.settings.temperature
+        if self.settings.faithful:
+            return nce(scores.diagonal(), scores, torch.ones_like(scores)).mean()
+        degrees = geodesic_angle(batch.R[:, None], batch.R[None]).rad2deg()
+        weights = negative_weights(degrees, "linear").fill_diagonal_(0)
+        return nce(scores.diagonal(), scores, weights).mean()

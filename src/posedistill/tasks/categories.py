@@ -1,0 +1,282 @@
+"""The task of categories: pictures of things of named kinds, and how each thing is turned before the camera."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import ClassVar, NamedTuple, Unpack, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from posedistill.data.formats.categories import ROUND, AnnotatedView, CategoryDataset
+from posedistill.data.formats.clouds import ShapeFolder, read_cloud
+from posedistill.data.formats.viewpoint import open_categories
+from posedistill.data.images import image_size
+from posedistill.data.loading.batch import Batch
+from posedistill.data.loading.category_view import CategoryView
+from posedistill.data.loading.loader import Loader, LoaderOptions
+from posedistill.data.packs.category_frames import ROOM, CategoryFrames, checked_box
+from posedistill.data.packs.splits import hold_out_pictures
+from posedistill.decode import Decoder
+from posedistill.deploy.estimate import FrameQuery
+from posedistill.errors import DataError, RecipeError, describe
+from posedistill.estimators.base import Estimator
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+from posedistill.geometry.rotations import mean_rotation
+from posedistill.geometry.viewpoint import ORDERS, from_shapenet
+from posedistill.log import progress_bar
+from posedistill.metrics.evaluation import Evaluation
+from posedistill.metrics.relocalisation import nearest_training_pose
+from posedistill.metrics.viewpoint import most_frequent_viewpoint, random_viewpoints, score_viewpoints
+from posedistill.poses import Poses
+from posedistill.recipe.data import CategorySettings
+from posedistill.recipe.recipe import fingerprint
+from posedistill.runtime.record import Frames
+from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
+from posedistill.tasks.validation import Validation, viewpoint_scores
+
+
+class Kind(NamedTuple):
+    """What a label stands for: a category, and the shape that its things are shown beside (empty without shapes)."""
+
+    category: str
+    shape: str
+
+
+class CategoriesTask(Task[CategoryDataset]):
+    """How is the thing turned?"""
+
+    objects: ObjectTable = NO_OBJECTS
+    baseline_notes: ClassVar[Mapping[str, str]] = {
+        "most frequent": "the densest training viewpoint",
+        "nearest image": "retrieval by the teacher's embedding",
+        "uniform": "any rotation: a mark, no method",
+    }
+
+    @property
+    def data(self) -> CategorySettings:
+        """The recipe's data section."""
+        return cast(CategorySettings, self.recipe.data)  # as the registry of tasks sees to
+
+    @cached_property
+    def annotated(self) -> CategoryDataset:
+        """All that the annotations hold."""
+        return open_categories(self.data.annotations)
+
+    @cached_property
+    def learned(self) -> CategoryDataset:
+        """What trains and validates: the objects of the split ``train``, of learned categories, or the few of a draw.
+
+        A draw is written to ``shots.txt`` in the run's folder.
+
+        Raises:
+            DataError: a category without an object, fewer objects than shots.
+            RecipeError: every category is held out.
+        """
+        data, found = self.data, self.annotated.of_split("train", clean=self.data.clean)
+        wanted = set(data.categories or found.categories) - data.held_out
+        if not wanted:
+            raise RecipeError(describe("recipe", "data.novel", "every category", "some to train on"))
+        found = found.of_categories(wanted)
+        if data.listed is not None:
+            return found.listed(data.listed)
+        if data.shots is None:
+            return found
+        drawn = found.few(data.shots, data.shot_seed)
+        drawn.write_list(self.recipe.folder / "shots.txt")
+        return drawn
+
+    @cached_property
+    def test_set(self) -> CategoryDataset:
+        """The clean objects of the split ``val``, of the measured categories.
+
+        Raises:
+            DataError: none, or a box beyond its picture.
+        """
+        data, held_out = self.data, self.data.held_out
+        found = self.annotated if data.test is None else open_categories(data.test)
+        found = found.of_split("val", clean=True)
+        if data.measured or held_out:
+            found = found.of_categories(data.measured or held_out & set(found.categories) or held_out)
+        for view in found:
+            if view.box is not None:
+                checked_box(view, image_size(view.image))
+        return found
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        """What the labels stand for: those of training, then those of the test alone, whose shapes are seen too."""
+        learned, measured = ({self._kind(view) for view in views} for views in (self.learned, self.test_set))
+        return [*sorted(learned), *sorted(measured - learned)]
+
+    @cached_property
+    def _shapes(self) -> ShapeFolder | None:
+        return None if self.data.shapes is None else ShapeFolder(self.data.shapes)
+
+    def _kind(self, view: AnnotatedView) -> Kind:
+        """The category and the shape of an object: its own, or where the recipe allows it one of its category."""
+        folder = self._shapes
+        if folder is None:
+            return Kind(view.category, "")
+        if folder.find(view.category, view.shape) is not None:
+            return Kind(view.category, view.shape)
+        others = folder.of_category(view.category)
+        if self.data.stand_ins and others:
+            return Kind(view.category, others[zlib.crc32(view.shape.encode()) % len(others)])
+        found = f"no shape {view.shape!r} of category {view.category}, of {view.image.name}"
+        expected = "a cloud or CAD model" + ("" if self.data.stand_ins else ", or stand_ins: true in the recipe's data")
+        raise DataError(describe(folder.folder, "shapes", found, expected))
+
+    @cached_property
+    def clouds(self) -> Array | None:
+        """``[S, N, 3]`` of each label; None where the recipe names no shapes."""
+        if self._shapes is None:
+            return None
+        paths = [self._shapes.find(*kind) for kind in self.kinds]
+        clouds = np.stack([read_cloud(path, max(5000, self.data.points)) for path in paths if path is not None])
+        return from_shapenet(clouds) if self.data.shapenet_frame else clouds
+
+    @cached_property
+    def orders(self) -> NDArray[np.int64]:
+        """``[S]`` how many turns of each label look the same; 0 for all.
+
+        Raises:
+            RecipeError: a symmetry is stated of no category here.
+        """
+        stated = self.data.symmetries
+        if unknown := sorted(set(stated) - {kind.category for kind in self.kinds}):
+            known = ", ".join(sorted({kind.category for kind in self.kinds}))
+            raise RecipeError(describe("recipe", "data.symmetries", ", ".join(unknown), f"categories: {known}"))
+        return np.array([ORDERS[stated.get(kind.category, "none")] for kind in self.kinds])
+
+    @cached_property
+    def training_set(self) -> TrainingSet:
+        """Windows of the learned objects, decoded or found in the cache; split by whole photographs.
+
+        Raises:
+            DataError: any fault of the data. RecipeError: nothing is left to validate on.
+        """
+        data, learned = self.data, self.learned
+        places = {kind: label for label, kind in enumerate(self.kinds)}
+        labels = [places[self._kind(view)] for view in learned]
+        side = round(ROOM * data.crop_size)
+        about = fingerprint(str(data.annotations.resolve()), side, data.pad, learned.names)
+        pack = self.decoded(CategoryFrames(learned, labels, side, data.pad), f"categories-{about}")
+        held = hold_out_pictures(pack.images, data.validation, self.recipe.seed)
+        if not len(held.validation) or not len(held.train):
+            found, expected = f"{data.validation} of {len(pack)} objects", "at least one to train and one to validate"
+            raise RecipeError(describe("recipe", "data.validation", found, expected))
+        return TrainingSet([pack], *held)
+
+    @property
+    def training_frames(self) -> Frames:
+        """The objects, by their names in the data set's folder."""
+        return {self.learned.root.resolve().name: np.array(self.learned.names)}
+
+    @cached_property
+    def queries(self) -> Sequence[FrameQuery]:
+        """Each test object in its box."""
+        places = {kind: label for label, kind in enumerate(self.kinds)}
+        found = []
+        for view, name in zip(self.test_set, self.test_set.names, strict=True):
+            left, upper, right, lower = view.box or (0.0, 0.0, *image_size(view.image))
+            box = np.array([[left, upper, right - left, lower - upper]])
+            label = [places[self._kind(view)]]
+            found.append(FrameQuery(view.image, name=name, boxes=box, labels=label, scores=np.ones(1)))
+        return found
+
+    def loader(self, rows: Rows, **options: Unpack[LoaderOptions]) -> Loader:
+        """Crops of some of the objects."""
+        return Loader(self._view(rows), **options)
+
+    def _view(self, rows: Rows) -> CategoryView:
+        data = self.data
+        return CategoryView(
+            self.training_set.packs[0],
+            data.augment,
+            data.flip,
+            data.crop_size,
+            data.pad,
+            self.orders,
+            self.clouds,
+            data.points,
+            data.turn_frames,
+            np.array([kind.category in ROUND for kind in self.kinds]),
+            rows,
+        )
+
+    def validation(self, device: torch.device, count: int) -> Validate:
+        """Angles of the held-out objects, evenly thinned to ``count``."""
+        rows = self.training_set.validation
+        loader = self._plain(rows[:: -(-len(rows) // count)], device)
+        return Validation(self, loader, lambda found, batches: viewpoint_scores(found, batches, self.orders))
+
+    def _plain(self, rows: Rows, device: torch.device) -> Loader:
+        """A loader of crops that are not varied."""
+        return self.loader(rows, seed=self.recipe.seed, device=device, batch_size=min(32, len(rows)), augment=False)
+
+    def score(self, poses: Poses | None) -> Evaluation:
+        """Accuracies and medians, means over categories; up to the symmetries that the recipe states."""
+        test, data = self.test_set, self.data
+        name = f"{test.root.resolve().name}/val"
+        if poses is None:
+            return Evaluation(dataset=name)
+        orders = np.array([ORDERS[data.symmetries.get(category, "none")] for category in test.category])
+        return score_viewpoints(poses, test.R, test.category, orders, dataset=name)
+
+    def baselines(self, teacher: Estimator | None) -> Mapping[str, Poses]:
+        """The most frequent viewpoint, the training picture most alike to the teacher, and a uniform guess."""
+        learned, count = self.learned, len(self.test_set)
+        sizes = {category: learned.category.count(category) for category in learned.categories}
+        weights = np.array([1 / sizes[category] for category in learned.category])
+        frequent = most_frequent_viewpoint(learned.R, weights)
+        found = {"most frequent": Poses.of_cameras(np.tile(frequent, (count, 1, 1)))}
+        if teacher is not None:
+            theirs, ours = self._embeddings(teacher)
+            found["nearest image"] = nearest_training_pose(ours, theirs, self.training_set.poses)
+        return found | {"uniform": random_viewpoints(count, self.recipe.seed)}
+
+    @torch.no_grad()
+    def _embeddings(self, teacher: Estimator) -> tuple[np.ndarray, np.ndarray]:
+        """``[M, D], [N, D]`` what a network makes of training and test crops."""
+        device, decoder = next(teacher.parameters()).device, self.decoder(teacher)
+        loader = self._plain(self.training_set.train, device)
+        first = loader.batch(0).select(slice(0, 1))
+        theirs = [_embedding(teacher, loader.batch(step)) for step in range(loader.steps)]
+        ours = []
+        with progress_bar() as bar:
+            task = bar.add_task("retrieve", total=len(self.queries), note="")
+            for query in self.queries:
+                inputs = decoder.prepare(query.request()).inputs
+                targets = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
+                images = targets.pop("images")
+                ours.append(_embedding(teacher, Batch.single(images, first.K, first.R, first.t, first.ids, **targets)))
+                bar.advance(task)
+        return np.concatenate(theirs), np.concatenate(ours)
+
+    def joined(self, tables: Sequence[Poses]) -> Poses:
+        """The mean of all members' rotations; their times added."""
+        R = np.stack([mean_rotation(np.stack(turns)) for turns in zip(*(table.R for table in tables), strict=True)])
+        seconds = np.sum([table.seconds for table in tables], axis=0)
+        return Poses.of_cameras(R, name=tables[0].name, seconds=seconds)
+
+    def about_test(self, poses: Poses) -> bool:
+        """By the names of the objects."""
+        return tuple(poses.name) == self.test_set.names
+
+    def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
+        """The network as it is; a decoder of one that sees shapes knows those of training and test."""
+        data = self.data
+        clouds = np.zeros((0, 0, 3)) if self.clouds is None else self.clouds[:, : data.points]
+        names = tuple("/".join(filter(None, kind)) for kind in self.kinds)
+        known = {"crop_size": data.crop_size, "pad": data.pad, "names": names, "clouds": clouds}
+        return estimator.network, estimator.build_decoder(**known)
+
+
+def _embedding(estimator: Estimator, batch: Batch) -> np.ndarray:
+    """``[B, D]`` of a network in eval mode."""
+    embedding = estimator.eval()(batch).embedding
+    return embedding.float().cpu().numpy()  # type: ignore[no-any-return]

@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tests.data.category_writer import write_categories
+
+from posedistill.errors import DataError, RecipeError
+from posedistill.geometry.viewpoint import viewpoint_rotation
+from posedistill.poses import Poses
+from posedistill.recipe.recipe import load_recipe
+from posedistill.runtime import Predictor
+from posedistill.tasks.categories import Kind
+from posedistill.tasks.registry import open_task
+from posedistill.training.run import run
+
+NETWORK = {"backbone": "test_resnet", "width": 16, "features": 32}
+ALL = ("brick", "slab", "tower")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write_categories(tmp_path_factory.mktemp("made") / "set", count=12, categories=ALL)
+
+
+@pytest.fixture
+def recipe_of(made, tmp_path):
+    """``recipe_of(annotations=..., ...)``: a recipe over the made data, whose ``data`` has these keys too."""
+
+    def make(**data):
+        network = {"family": "viewpoint", "settings": NETWORK}
+        shown = data.get("shapes")
+        raw = {
+            "name": "run",
+            "runs": str(tmp_path),
+            "data": {"annotations": str(made), "crop_size": 32, "points": 16, **data},
+            "teacher": network | {"settings": NETWORK | ({"shape": "cloud", "shape_features": 32} if shown else {})},
+            "student": network,
+            "distill": [
+                {"name": "match", "options": {"form": "logits"}, "trust": {"by": "error", "limit": 1.0}},
+                {"name": "contrast", "options": {"form": "crd", "negatives": 8, "weighting": "sin"}},
+            ],
+            "train": {"steps": 4, "batch_size": 4, "validate_every": 2, "precision": "float32"},
+        }
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(raw))
+        return load_recipe(path)
+
+    return make
+
+
+def test_splits_and_labels(recipe_of, made):
+    task = open_task(recipe_of(shapes=str(made / "shapes")))
+    assert len(task.learned) == 27 and len(task.test_set) == 9
+    assert task.kinds == [Kind(category, "1") for category in ALL]
+    assert task.clouds.shape == (3, 5000, 3)
+    found = task.training_set
+    assert len(found.train) + len(found.validation) == 27
+    batch = task.loader(found.train, seed=0, device="cpu", batch_size=4).batch(0)
+    assert batch.targets["clouds"].shape == (4, 16, 3)
+    assert [query.name for query in task.queries] == list(task.test_set.names)
+
+
+def test_novel_categories_are_measured_and_never_trained_on(recipe_of):
+    task = open_task(recipe_of(novel=["slab"]))
+    assert task.learned.categories == ("brick", "tower") and task.test_set.categories == ("slab",)
+    assert [kind.category for kind in task.kinds] == ["brick", "tower", "slab"]  # those of training keep their numbers
+    with pytest.raises(RecipeError, match=r"data\.novel.*every category"):
+        _ = open_task(recipe_of(novel=list(ALL))).learned
+    with pytest.raises(DataError, match=r"no object of chair"):
+        _ = open_task(recipe_of(categories=["brick", "chair"])).learned
+    with pytest.raises(DataError, match=r"no object of .*bed"):
+        _ = open_task(recipe_of(novel="objectnet")).test_set
+
+
+def test_shots_are_written_down_and_can_be_taken_up(recipe_of, tmp_path):
+    first = open_task(recipe_of(shots=3, shot_seed=5)).learned
+    assert len(first) == 9
+    listed = tmp_path / "run" / "shots.txt"
+    assert listed.read_text().splitlines() == list(first.names)
+    assert open_task(recipe_of(listed=str(listed))).learned.names == first.names
+    with pytest.raises(DataError, match=r"shots of brick.*9 objects.*at least 10"):
+        _ = open_task(recipe_of(shots=10)).learned
+    with pytest.raises(RecipeError, match=r"shots and listed"):
+        recipe_of(shots=3, listed=str(listed))
+
+
+def test_missing_shapes_are_named_or_stood_in_for(recipe_of, made, tmp_path):
+    shapes = tmp_path / "shapes"
+    for category in ALL:
+        (shapes / category).mkdir(parents=True)
+        np.save(shapes / category / "other.npy", np.random.default_rng(0).normal(size=(20, 3)))
+    with pytest.raises(DataError, match=r"no shape '1' of category brick, of brick000\.png.*stand_ins: true"):
+        _ = open_task(recipe_of(shapes=str(shapes))).kinds
+    assert open_task(recipe_of(shapes=str(shapes), stand_ins=True)).kinds == [Kind(name, "other") for name in ALL]
+    with pytest.raises(RecipeError, match=r"stand_ins without shapes"):
+        recipe_of(stand_ins=True)
+
+
+def test_symmetries_are_of_known_categories(recipe_of):
+    assert open_task(recipe_of(symmetries={"tower": "quarter"})).orders.tolist() == [1, 1, 4]
+    with pytest.raises(RecipeError, match=r"data\.symmetries.*found cone.*brick, slab, tower"):
+        _ = open_task(recipe_of(symmetries={"cone": "full"})).orders
+    with pytest.raises(RecipeError, match=r"symmetries\.tower"):
+        recipe_of(symmetries={"tower": "third"})
+
+
+def test_scores_and_baselines(recipe_of):
+    task = open_task(recipe_of(symmetries={"tower": "half"}))
+    test = task.test_set
+    perfect = Poses.of_cameras(test.R, name=test.names)
+    assert task.score(perfect).scores["acc_30"] == 1.0 and task.about_test(perfect)
+    turned = np.add(test.viewpoint, [180.0, 0.0, 0.0])
+    halves = task.score(Poses.of_cameras(viewpoint_rotation(turned)))
+    assert halves.scores["acc_30"] == pytest.approx(1 / 3)
+    assert halves.by_label(halves.metrics[0])["tower"] == 1.0
+    baselines = task.baselines(None)
+    assert set(baselines) == {"most frequent", "uniform"} and all(len(poses) == 9 for poses in baselines.values())
+    assert task.score(None).dataset == "set/val"
+
+
+def test_other_families_and_data_do_not_meet(recipe_of, tmp_path):
+    recipe_of()
+    raw = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    raw["student"] = {"family": "posenet"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=r"student\.family posenet, expected viewpoint, which learns viewpoints"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_teacher_of_shapes_needs_them(recipe_of):
+    recipe = recipe_of(shapes="none")
+    raw = recipe.model_copy(update={"data": recipe.data.model_copy(update={"shapes": None})})
+    with pytest.raises(RecipeError, match=r"family: viewpoint.*the targets clouds"):
+        run(raw)
+
+
+def test_a_whole_run_ships_a_student_that_needs_no_shape(recipe_of, made, tmp_path):
+    torch.set_num_threads(1)
+    recipe = recipe_of(shapes=str(made / "shapes"))
+    run(recipe)
+    records = {record["stage"]: record for record in json.loads((tmp_path / "run/evaluation.json").read_text())}
+    networks = {"teacher", "student", "distilled", "exported"}
+    assert set(records) == networks | {"most frequent", "nearest image", "uniform"}
+    assert all(np.isfinite(records[stage]["scores"]["median_deg"]) for stage in records)
+    assert records["exported"]["scores"] == pytest.approx(records["distilled"]["scores"], abs=1e-3)
+    assert (tmp_path / "run/report.html").is_file()
+    predictor = Predictor.from_onnx(tmp_path / "run/model.onnx")
+    assert list(predictor.decoder.inputs) == ["images"] and predictor.decoder.names[0] == "brick/1"
+    (pose,) = predictor.predict(np.zeros((40, 60, 3), np.uint8))
+    assert pose.R.shape == (3, 3) and np.isnan(pose.t).all()
+    assert Poses.read(tmp_path / "run/results.csv").name.tolist() == list(open_task(recipe).test_set.names)
