@@ -56,6 +56,26 @@ def test_noisy_and_wild_votes_give_a_near_pose_with_fewer_inliers() -> None:
     assert 0.3 < pose.score < 0.6
 
 
+def test_noise_of_a_small_network_is_no_outlier() -> None:
+    """Votes 4 px off, as a small network's are: the published 5 px leave PnP with those that happen to agree."""
+    logits, rng = logits_with((0.5, 0.6, 0.7, 0.8)), np.random.default_rng(0)
+    spread = {}
+    for threshold in (0.02, WDRNetDecoding().threshold):
+        found = [
+            decode(
+                logits,
+                project(KEYPOINTS, R, T, K) + rng.normal(scale=4.0, size=(len(LAYOUT), 8, 2)),
+                LAYOUT,
+                K,
+                KEYPOINTS,
+                WDRNetDecoding(threshold=threshold),
+            )
+            for _ in range(60)
+        ]
+        spread[threshold] = np.std([np.log(pose.t[2] / T[2]) for pose in found if pose is not None])
+    assert spread[0.05] < 0.8 * spread[0.02]
+
+
 def test_selection_follows_the_budget_of_the_object_s_size() -> None:
     votes = np.zeros((len(LAYOUT), 8, 2))
     votes[:, 0] = (171.0, 40.0)

@@ -110,6 +110,12 @@ def test_votes_are_the_drawn_cells_in_crop_sides(objects: Objects, batch: Batche
     (votes.values.sum() + votes.weights.sum()).backward()  # both sides of the transport learn
 
 
+def test_faithful_is_the_published_decoding(objects: Objects) -> None:
+    published, ours = (make(objects(), faithful=faithful) for faithful in (True, False))
+    assert (published.settings.decoding().threshold, published.calibrates) == (0.02, False)
+    assert (ours.settings.decoding().threshold, ours.calibrates) == (0.05, True)
+
+
 def test_labels_follow_the_visible_mask(objects: Objects, batch: Batches) -> None:
     estimator, crops = make(objects()), batch(2, 64)
     labels = estimator(crops, generator()).heads["labels"]

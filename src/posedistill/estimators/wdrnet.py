@@ -42,8 +42,8 @@ class WDRNetSettings(BaseModel):
     in every crop, and the votes, the harder half, send a few times the score's gradient into the shared layers.
 
     ``faithful`` gives the published form instead: losses summed over the batch, the score loss over the channels of
-    all classes, at inference budgets normalised over five levels even where the network has four, and distances as PnP
-    gives them, not calibrated.
+    all classes, and at inference budgets normalised over five levels even where the network has four, PnP that takes
+    votes 5 px off (of 256) for outliers, and distances as it gives them, not calibrated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +86,7 @@ class WDRNetSettings(BaseModel):
             cells=self.positives,
             score_threshold=self.score_threshold,
             scale_lambda=self.scale_lambda,
+            threshold=0.02 if self.faithful else WDRNetDecoding.threshold,
             faithful=self.faithful,
         )
 
