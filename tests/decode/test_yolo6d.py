@@ -221,3 +221,21 @@ def test_values_that_cannot_be_are_refused(key: str, changed: dict[str, object])
 def test_requests_that_cannot_be_met_are_refused(told: str, request_: Request) -> None:
     with pytest.raises(DataError, match=told):
         make_decoder().prepare(request_)
+
+
+def test_a_picture_of_the_votes_shows_sure_cells_and_corners() -> None:
+    decoder, image = make_decoder(1, (416, 544)), np.full((480, 640, 3), 90, np.uint8)
+    prepared = decoder.prepare(Request(image, K))
+    R, t = np.eye(3), np.array([100.0, 0.0, 800.0])
+    region = draw(decoder, [(0, R, t)], prepared.K[0])
+    drawn = decoder.explain(image, {"region": region}, prepared)
+    assert drawn.shape == image.shape and (image == 90).all()
+    changed = (drawn != 90).any(axis=2)
+    for x, y in project(decoder.objects.keypoints[0], R, t, K).round().astype(int):
+        assert changed[y, x], "a corner's vote"
+    x, y = project(np.zeros((1, 3)), R, t, K)[0]
+    cell = int(y // (480 / 13)), int(x // (640 / 17))
+    rows, columns = (
+        slice(int(c * size) + 1, int((c + 1) * size)) for c, size in zip(cell, (480 / 13, 640 / 17), strict=True)
+    )
+    assert changed[rows, columns].mean() > 0.9 and not changed[:100, :100].any()

@@ -55,6 +55,10 @@ def test_every_stage_is_trained_measured_and_shipped(folder: Path) -> None:
     assert records.keys() == {"teacher", "student", "distilled", "exported"}
     assert all(entry["boxes"] == "none" and entry["targets"] == 6 for entry in records.values())
     assert (folder / "report.html").exists() and (folder / "bench.json").exists()
+    for name in ("teacher", "exported"):
+        votes = sorted((folder / "cases").glob(f"{name}_votes_*.jpg"))
+        assert len(votes) == 3 and read_image(votes[0]).shape == (120, 160, 3)
+    assert "confidence of each cell" in (folder / "report.html").read_text()
     parity = json.loads((folder / "model.parity.json").read_text())
     assert parity["outputs"]["points (px)"] < 0.05
 

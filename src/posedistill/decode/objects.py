@@ -106,6 +106,10 @@ class ObjectDecoder(Decoder):
         """``[n, 4]`` boxes in which to look for an object that may be anywhere in an image of this size."""
         return np.array([[0.0, 0.0, width, height]])
 
+    def explain(self, image: Image, outputs: Arrays, prepared: Prepared) -> Image | None:
+        """What the network says of an image, drawn over it; None where a family has no picture of it."""
+        return None
+
     def classes_of(self, labels: Sequence[int]) -> np.ndarray:
         """``[n]`` int64 class indices of object ids; ``DataError`` for one that is none of them."""
         try:

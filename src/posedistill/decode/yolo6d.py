@@ -10,8 +10,9 @@ from posedistill.decode.base import Arrays, Pose, Prepared, Readers, Request, To
 from posedistill.decode.crops import check_request
 from posedistill.decode.objects import ObjectDecoder
 from posedistill.decode.wdrnet import sigmoid
-from posedistill.geometry.cameras import Array, picture_cameras, project
-from posedistill.geometry.draw import Image
+from posedistill.geometry.cameras import Array, picture_cameras, project, scaled_camera
+from posedistill.geometry.draw import Image, color_of, draw_pose
+from posedistill.geometry.draw_votes import draw_confidence, draw_votes
 from posedistill.geometry.pnp import PnPResult, solve_pnp
 from posedistill.geometry.warp import affine_maps, warp
 
@@ -257,6 +258,24 @@ class YOLO6DDecoder(ObjectDecoder):
                 score = float(votes.scores[best]) * pose.score
                 poses.append(Pose(pose.R, pose.t, self.objects.obj_ids[index], score))
         return sorted(poses, key=lambda pose: -pose.score)
+
+    def explain(self, image: Image, outputs: Arrays, prepared: Prepared) -> Image:
+        """How sure each cell is, what the cells behind each pose vote for, and the poses with box and axes."""
+        region = outputs["region"][0]
+        votes = self.votes_of(region, prepared.labels)
+        found = find_objects(votes, self.decoding.same, around=self.decoding.vote == "neighbourhood")
+        confidence = sigmoid(region.reshape(self.anchors, -1, *region.shape[1:])[:, 2 * POINTS]).max(axis=0)
+        canvas = draw_confidence(image, confidence)
+        scale = np.array(image.shape[1::-1]) / np.array(self.size[::-1])
+        for best, weights in zip(found.best, found.weights, strict=True):
+            points = (self.stride * votes.points[weights > 0] + 0.5) * scale - 0.5
+            draw_votes(canvas, points, weights[weights > 0], color_of(int(votes.classes[best])))
+        for pose in self.decode(outputs, prepared):
+            K = scaled_camera(prepared.K[0], (self.size[1], self.size[0]), (image.shape[1], image.shape[0]))
+            index = self.objects.index(pose.label)
+            label = f"{self.name(pose.label)} {pose.score:.2f}"
+            canvas = draw_pose(canvas, pose.R, pose.t, K, self.objects.keypoints[index], color_of(index), label)
+        return canvas
 
     def example(self, rows: int = 1, image: Image | None = None, seed: int = 0) -> list[Request]:
         """The same picture ``rows`` times, with nothing said of what is in it."""

@@ -90,6 +90,21 @@ def save_cases(folder: str | Path, stage: str, items: Sequence[Case], count: int
     return pictures
 
 
+def save_votes(folder: str | Path, stage: str, pictures: Sequence[tuple[Image, str]]) -> list[Path]:
+    """Write what a network says of some photographs, with a caption each, replacing those of an earlier call."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{stage}_votes_*"):
+        old.unlink()
+    paths = [folder / f"{stage}_votes_{rank:02d}.jpg" for rank in range(len(pictures))]
+    for rank, (path, (picture, caption)) in enumerate(zip(paths, pictures, strict=True)):
+        write_image(path, picture, _JPEG)
+        write_file(
+            path.with_suffix(".json"), json.dumps({"stage": stage, "kind": "votes", "rank": rank, "caption": caption})
+        )
+    return paths
+
+
 def draw_case(case: Case, side: int = 400) -> Image:
     """``[side, side, 3]`` RGB: the surroundings of the object with both boxes and the axes of the predicted pose.
 

@@ -24,6 +24,7 @@ from posedistill.log import progress_bar
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, fingerprint
+from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
 
 Rows = NDArray[np.int64]
@@ -174,3 +175,6 @@ class Task(ABC, Generic[Test]):
 
     def draw(self, poses: Poses, name: str, folder: Path) -> None:
         """Draw the best and the worst poses into ``folder``, where the task draws any."""
+
+    def draw_votes(self, predictor: Predictor, name: str, folder: Path) -> None:
+        """Draw what a network says of some test frames into ``folder``, where there is a picture of that."""

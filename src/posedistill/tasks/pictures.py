@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -10,15 +11,20 @@ import torch
 
 from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.loading.picture_view import PictureView
+from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import whole_pictures
 from posedistill.metrics import Evaluation
 from posedistill.metrics.single_shot import score_single_shot
 from posedistill.poses import Poses
+from posedistill.report.cases import save_votes
+from posedistill.runtime.predictor import Predictor
 from posedistill.tasks.base import Rows, Validate
 from posedistill.tasks.objects import ObjectsTask, drawn
 from posedistill.tasks.validation import Validation, assign_in_pictures, keypoint_scores
 
+DRAWN = 4
+"""Test frames on which votes are drawn."""
 VALIDATED = 16
 """Pictures that a network in validation sees at a time."""
 
@@ -66,3 +72,15 @@ class PicturesTask(ObjectsTask):
         if poses is None:
             return found
         return found.beside(score_single_shot(poses, self.test_set.dataset, self.test_set.models))
+
+    def draw_votes(self, predictor: Predictor, name: str, folder: Path) -> None:
+        """Confidences of cells and the votes behind each pose, over a few photographs."""
+        decoder, pictures = of_objects(predictor.decoder), []
+        for query in self.queries[:: -(-len(self.queries) // DRAWN)]:
+            request = query.request()
+            prepared = decoder.prepare(request)
+            drawn = decoder.explain(request.image, predictor.outputs_of([prepared])[0], prepared)
+            if drawn is not None:
+                caption = f"scene {query.scene_id}, image {query.im_id}: confidence of each cell, votes, poses"
+                pictures.append((drawn, caption))
+        save_votes(folder, name, pictures)

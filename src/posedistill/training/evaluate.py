@@ -129,12 +129,15 @@ def bench_run(task: Task[Any]) -> None:
 
 
 def draw_cases(task: Task[Any]) -> None:
-    """Draw the best and the worst poses of teacher and exported student on the test frames."""
+    """Draw the best and the worst poses of teacher and exported student on the test frames, and what they rest on."""
     folder = task.recipe.folder
     for name, place in {"teacher": teacher_of(task.recipe).folder, "exported": folder}.items():
         csv = place / "results.csv"
         if csv.exists():  # a teacher's csv may say nothing of the test frames
             task.draw(Poses.read(csv), name, folder / "cases")
+    for name, file in {"teacher": folder / "teacher.onnx", "exported": folder / "model.onnx"}.items():
+        if file.exists():
+            task.draw_votes(Predictor.from_onnx(file), name, folder / "cases")
 
 
 def _poses(task: Task[Any], csv: Path, made_from: Sequence[Path], make: Callable[[], Poses | None]) -> Poses | None:
