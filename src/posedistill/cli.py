@@ -46,6 +46,9 @@ Scenes = Annotated[list[int] | None, typer.Option(help="Scene number; default: a
 FrameList = Annotated[Path | None, typer.Option(help="Text file with one image id a line.")]
 Detections = Annotated[Path | None, typer.Option(help="BOP json of detections.")]
 LegacyDiameters = Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")]
+Detection = Annotated[
+    bool, typer.Option(help="Score 6D detection instead (BOP-24): average precision of all estimates, no targets told.")
+]
 ScoresFile = Annotated[Path | None, typer.Option(help="Where to write the scores.")]
 Threads = Annotated[int, typer.Option(help="Processor threads; 0 for all.")]
 
@@ -122,9 +125,13 @@ def evaluate(
         float | None,
         typer.Option(help="Of a scene reconstructed without a scale, as in training."),
     ] = None,
+    detection: Detection = False,
     threads: Threads = 0,
 ) -> None:
-    """Measure a run or an exported file on its own test data, or on any BOP folder or scene."""
+    """Measure a run or an exported file on its own test data, or on any BOP folder or scene.
+
+    With --detection it estimates a pose in every box of --detections.
+    """
     from posedistill.deploy.evaluate import evaluate_file
 
     if model.is_dir() and dataset is None:
@@ -139,6 +146,7 @@ def evaluate(
         about: dict[str, Any] = {"--split": split != "test", "--scene": scene, "--frames": frames, "--csv": csv}
         about |= {"--boxes": boxes != "gt", "--detections": detections, "--json": json, "--threads": threads}
         about |= {"--legacy-diameters": legacy_diameters, "--metres-per-unit": metres_per_unit}
+        about |= {"--detection": detection}
         if given := [option for option, value in about.items() if value]:
             raise PoseDistillError(f"{', '.join(given)}: a run is measured as its recipe says, or on a --dataset")
         evaluate_run(open_task(recipe_of(model)))
@@ -148,8 +156,18 @@ def evaluate(
         return
     if dataset is None:
         raise PoseDistillError("--dataset: found nothing, expected a BOP folder or scene (a file knows no test data)")
+    file = model / "model.onnx" if model.is_dir() else model
+    if detection:
+        from posedistill.deploy.detection import detect_file
+
+        if legacy_diameters or metres_per_unit is not None:
+            raise PoseDistillError(
+                "--detection: found --legacy-diameters or --metres-per-unit beside it, expected neither"
+            )
+        detect_file(file, dataset, split, frames, detections, csv, json, scenes=scene or None, threads=threads)
+        return
     evaluate_file(
-        model / "model.onnx" if model.is_dir() else model,
+        file,
         dataset,
         split,
         frames,
@@ -174,9 +192,18 @@ def score(
     json: ScoresFile = None,
     vsd: Annotated[bool, typer.Option(help="Also VSD (needs depth images).")] = False,
     legacy_diameters: LegacyDiameters = False,
+    detection: Detection = False,
 ) -> None:
     """Score anybody's BOP csv: average recall over MSSD, MSPD (and VSD), and ADD(-S), per object."""
     from posedistill.deploy.evaluate import score_csv
+
+    if detection:
+        from posedistill.deploy.detection import detect_csv
+
+        if vsd or legacy_diameters:
+            raise PoseDistillError("--detection: found --vsd or --legacy-diameters beside it, expected neither")
+        detect_csv(results, dataset, split, frames, json, scene or None)
+        return
 
     score_csv(results, dataset, split, frames, json, vsd=vsd, legacy_diameters=legacy_diameters, scenes=scene or None)
 

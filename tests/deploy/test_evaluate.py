@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from posedistill.cli import app
 from posedistill.data.formats.bop import BopDataset
 from posedistill.decode import WDRNetDecoder
+from posedistill.deploy.detection import detect_csv, detect_file, every_box
 from posedistill.deploy.estimate import estimate
 from posedistill.deploy.evaluate import boxes_for, evaluate_file, open_bop, score_csv
-from posedistill.errors import DataError
+from posedistill.errors import DataError, PoseDistillError
 from posedistill.geometry.cameras import project
 from posedistill.metrics import find_cases, score_estimates
 from posedistill.poses import Poses
@@ -373,3 +374,38 @@ def test_the_light_install_predicts_and_benches_and_names_what_scores_need(model
         assert done.returncode == 0, done.stderr
     done = run_without(TRAIN_ONLY, "evaluate", model, "--dataset", bop)
     assert done.returncode == 2 and "trimesh is missing: pip install 'posedistill[train]'" in done.stderr
+
+
+def test_every_box_of_a_detector_counts_for_detection(model, bop, dataset, decoder, tmp_path, capsys):
+    """A file that always answers finds object 1 in one image, and sees it in every other box too."""
+    boxes = detections_file(tmp_path, [*true_boxes(dataset), (0, 1, 0.2, [5.0, 5.0, 20.0, 20.0])])
+    queries = every_box(dataset, decoder.objects, boxes)
+    assert [entry.labels for entry in queries] == [[1, 2, 1], [1, 2], [1, 2]]
+    csv, scores = tmp_path / "results.csv", tmp_path / "scores.json"
+    found = detect_file(model, bop, "test", None, boxes, csv, scores, threads=1)
+    assert (found.images, found.instances, found.estimates) == (3, 6, 7)
+    content = json.loads(scores.read_text())
+    assert content["scores"] == found.scores and 0 < found.scores["AP"] < 0.5
+    assert set(content["objects"]) == {"1", "2"} and set(content["intervals"]) == set(found.scores)
+    text = capsys.readouterr().err
+    assert "6D detection" in text and "AP everywhere" in text
+    again = detect_csv(csv, bop, "test", None, None, None)
+    assert again.scores == pytest.approx(found.scores)
+
+
+def test_detection_needs_a_detector(model, bop):
+    with pytest.raises(DataError, match="--detections: 'detections': found no file, expected a BOP json: true boxes"):
+        detect_file(model, bop, "test", None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["score", "r.csv", "--vsd"],
+        ["evaluate", "m.onnx", "--legacy-diameters"],
+        ["score", "r.csv", "--legacy-diameters"],
+    ],
+)
+def test_detection_is_scored_alone(words, tmp_path):
+    result = CliRunner().invoke(app, [*words, "--dataset", str(tmp_path), "--detection"])
+    assert isinstance(result.exception, PoseDistillError) and "--detection: found" in str(result.exception)

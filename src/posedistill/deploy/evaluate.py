@@ -48,21 +48,32 @@ def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQ
 
 def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[FrameQuery]:
     """The best-scored detections of each target object, as many as the target has instances; no ground truth."""
-    by_image: dict[tuple[int, int], list[Detection]] = {}
-    read, left_out = read_detections(detections)
-    if left_out:
-        print(f"posedistill: {detections}: {left_out}", file=sys.stderr)
-    for detection in read:
-        by_image.setdefault((detection.scene_id, detection.im_id), []).append(detection)
+    by_image = detections_by_image(detections)
     queries = []
     for frame, counts in _targets_by_frame(dataset, objects):
-        seen = sorted(by_image.get((frame.scene_id, frame.im_id), []), key=lambda d: -d.score)
+        seen = by_image.get((frame.scene_id, frame.im_id), [])
         chosen = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
         columns = ([d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen])
         queries.append(FrameQuery.of_objects(frame, *columns))
+    return some_boxes(queries, detections, by_image)
+
+
+def detections_by_image(path: Path) -> dict[tuple[int, int], list[Detection]]:
+    """The detections of a BOP json by (scene_id, im_id), the surest first; what cannot be used is told."""
+    by_image: dict[tuple[int, int], list[Detection]] = {}
+    read, left_out = read_detections(path)
+    if left_out:
+        print(f"posedistill: {path}: {left_out}", file=sys.stderr)
+    for detection in sorted(read, key=lambda d: -d.score):
+        by_image.setdefault((detection.scene_id, detection.im_id), []).append(detection)
+    return by_image
+
+
+def some_boxes(queries: list[FrameQuery], path: Path, found: Mapping[Any, list[Detection]]) -> list[FrameQuery]:
+    """The queries; ``DataError`` where the detections of a file gave none of them a box."""
     if not any(len(entry.boxes) for entry in queries):
-        found = f"{len(read)} usable ones, none for the test images and objects"
-        raise DataError(describe(detections, "detections", found, "some"))
+        told = f"{sum(map(len, found.values()))} usable ones, none for the test images and objects"
+        raise DataError(describe(path, "detections", told, "some"))
     return queries
 
 

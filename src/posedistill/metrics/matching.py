@@ -163,12 +163,21 @@ def find_candidates(estimates: Poses, dataset: BopDataset) -> Candidates:
         if other != target:
             found = f"{target} and {other}"
             raise DataError(describe(dataset.root / dataset.split, "targets", found, "each object of an image once"))
+    return pair_up(estimates, dataset, targets, np.array([target.inst_count for target in targets]))
+
+
+def pair_up(estimates: Poses, dataset: BopDataset, targets: Sequence[Target], limits: NDArray[np.int64]) -> Candidates:
+    """Pair estimates with targets, each object of an image once; of each target the ``limits[g]`` surest estimates.
+
+    Raises:
+        DataError: a target's image with fewer annotated instances than the target asks for.
+    """
+    keys = {(target.scene_id, target.im_id, target.obj_id): group for group, target in enumerate(targets)}
     truths, groups = _collect_truths(dataset, targets)
     est_keys = zip(estimates.scene_id.tolist(), estimates.im_id.tolist(), estimates.obj_id.tolist(), strict=True)
     est_groups = np.fromiter((keys.get(key, -1) for key in est_keys), dtype=np.int64, count=len(estimates))
     est_groups[~estimates.found] = -1
     surest_first = np.argsort(-estimates.score, kind="stable")  # equal scores keep the order of the file
-    limits = np.array([target.inst_count for target in targets])
     est_rows = _padded(est_groups, surest_first, limits)
     gt_rows = _padded(groups, np.arange(len(truths)), np.full(len(targets), len(truths)))
     group, rank, slot = np.nonzero((est_rows >= 0)[:, :, None] & (gt_rows >= 0)[:, None, :])

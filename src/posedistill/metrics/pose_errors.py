@@ -4,7 +4,7 @@ All functions take ``R_est [N, 3, 3], t_est [N, 3], R_gt [N, 3, 3], t_gt [N, 3]`
 Points are the model's vertices, all of them: no draw of lots, hence no noise from run to run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,13 @@ def mssd(R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, sy
             the distance is a convex function of the point.
         symmetries: ``[S, 4, 4]``, see ``symmetry_transforms``.
     """
-    return _largest_distances(R_est, t_est, R_gt, t_gt, points, symmetries).min(axis=1, initial=np.inf)
+    equivalents = equivalent_poses(R_gt, t_gt, symmetries)
+
+    def largest(rows: Index, candidates: Index, chosen: Array) -> Array:
+        R, t = (values[rows, candidates] for values in equivalents)
+        return _largest_of(R_est[rows] - R, t_est[rows] - t, chosen)
+
+    return _smallest(largest, len(R_est), len(symmetries), points)
 
 
 def nearest_equivalent(
@@ -102,30 +108,69 @@ def nearest_equivalent(
 def mspd(R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, symmetries: Array, K: Array) -> Array:
     """Maximum symmetry-aware projection distance, pixels (Hodan et al., BOP 2020).
 
-    Where there are many symmetries, a few extreme points bound each from below first, and only those that may still
-    win are measured on all points; the result is the exact one.
-
     Args:
         points: ``[V, 3]``, all vertices. symmetries: ``[S, 4, 4]``. K: ``[N, 3, 3]``.
 
     Returns:
         ``[N]``; inf or nan never win, a pose with points behind the camera has the error inf.
     """
-    count = len(R_est)
     rotations, translations = equivalent_poses(R_gt, t_gt, symmetries)
     P_est = K @ np.concatenate([R_est, t_est[..., None]], axis=-1)
     P_gt = K[:, None] @ np.concatenate([rotations, translations[..., None]], axis=-1)
-    rows, candidates = np.divmod(np.arange(count * len(symmetries)), len(symmetries))
-    errors = np.full(count, np.inf)
-    if len(symmetries) > _FEW_SYMMETRIES and count:
-        bounds = _largest_pixel_distances(P_est, P_gt, rows, candidates, _extreme_points(points)).reshape(count, -1)
-        first = bounds.argmin(axis=1)
-        errors = _largest_pixel_distances(P_est, P_gt, np.arange(count), first, points)
-        bounds[np.arange(count), first] = np.inf
-        rows, candidates = np.nonzero(bounds < errors[:, None])
-    np.minimum.at(errors, rows, _largest_pixel_distances(P_est, P_gt, rows, candidates, points))
+
+    def largest(rows: Index, candidates: Index, chosen: Array) -> Array:
+        return _largest_pixel_distances(P_est, P_gt, rows, candidates, chosen)
+
+    errors = _smallest(largest, len(R_est), len(symmetries), points)
     errors[~_in_front(R_est, t_est, points)] = np.inf
     return errors
+
+
+def bounded_mssd(
+    R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, symmetries: Array, limit: float
+) -> Array:
+    """``mssd``, and inf where one point inside the hull shows that it is ``limit`` mm or more: quick for far pairs."""
+    near = np.flatnonzero(_largest_distances(R_est, t_est, R_gt, t_gt, _middle(points), symmetries).min(axis=1) < limit)
+    errors = np.full(len(R_est), np.inf)
+    errors[near] = mssd(R_est[near], t_est[near], R_gt[near], t_gt[near], points, symmetries)
+    return errors
+
+
+def bounded_mspd(
+    R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, symmetries: Array, K: Array, limit: Array
+) -> Array:
+    """``mspd``, and inf where one vertex shows that it is ``limit`` ``[N]`` pixels or more: quick for far pairs."""
+    vertex = points[np.linalg.norm(points - _middle(points), axis=1).argmin()][None]
+    near = np.flatnonzero(mspd(R_est, t_est, R_gt, t_gt, vertex, symmetries, K) < limit)
+    errors = np.full(len(R_est), np.inf)
+    errors[near] = mspd(R_est[near], t_est[near], R_gt[near], t_gt[near], points, symmetries, K[near])
+    return errors
+
+
+def _smallest(largest: Callable[[Index, Index, Array], Array], count: int, symmetries: int, points: Array) -> Array:
+    """``[N]`` smallest over the symmetries of the largest error over the points, exactly.
+
+    Where there are many symmetries, a few extreme points bound each from below first, and only those that may still
+    win are measured on all points.
+
+    Args:
+        largest: of rows ``[M]``, symmetries ``[M]`` and some points, the largest error over these points ``[M]``.
+    """
+    rows, candidates = np.divmod(np.arange(count * symmetries), symmetries)
+    errors = np.full(count, np.inf)
+    if symmetries > _FEW_SYMMETRIES and count:
+        bounds = largest(rows, candidates, _extreme_points(points)).reshape(count, -1)
+        first = bounds.argmin(axis=1)
+        errors = largest(np.arange(count), first, points)
+        bounds[np.arange(count), first] = np.inf
+        rows, candidates = np.nonzero(bounds < errors[:, None])
+    np.minimum.at(errors, rows, largest(rows, candidates, points))
+    return errors
+
+
+def _middle(points: Array) -> Array:
+    """``[1, 3]`` mean of the points."""
+    return points.mean(axis=0, keepdims=True)
 
 
 def _chunks(count: int, per_row: int) -> Iterator[slice]:
@@ -146,10 +191,15 @@ def _largest_distances(R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, poi
     rotations, translations = equivalent_poses(R_gt, t_gt, symmetries)
     M = (R_est[:, None] - rotations).reshape(-1, 3, 3)
     offset = (t_est[:, None] - translations).reshape(-1, 3)
+    return _largest_of(M, offset, points).reshape(len(R_est), len(symmetries))
+
+
+def _largest_of(M: Array, offset: Array, points: Array) -> Array:
+    """``[n]`` largest ``|M x + offset|`` over the points."""
     largest = np.empty(len(M))
     for rows in _chunks(len(M), len(points)):
         largest[rows] = _squared_distances(M[rows], offset[rows], points).max(axis=-1)
-    return np.sqrt(largest).reshape(len(R_est), len(symmetries))
+    return np.sqrt(largest)
 
 
 def _largest_pixel_distances(P_est: Array, P_gt: Array, rows: Index, candidates: Index, points: Array) -> Array:

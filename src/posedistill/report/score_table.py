@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from posedistill.metrics.detection import DetectionScores
 from posedistill.metrics.evaluation import Evaluation, Metric, describe_units
 from posedistill.report.cells import Cell, Table
 from posedistill.report.error_tables import error_tables
@@ -16,6 +17,34 @@ def score_tables(evaluation: Evaluation, baselines: Mapping[str, Evaluation] | N
     tables = [_scores(evaluation, baselines or {}), _by_label(evaluation), _spread(evaluation)]
     tables += error_tables(evaluation)
     return [table for table in tables if table.rows]
+
+
+def detection_tables(found: DetectionScores) -> list[Table]:
+    """Average precision with intervals, and by object."""
+    note = (
+        f"{found.images} images, {found.instances} visible instances, {found.estimates} estimates; {found.left_out} "
+        "others are left out (beyond the 100 surest of an image, of other images or objects). Intervals: images "
+        "resampled. AP as BOP-24 has it passes over estimates of objects that an image does not show; AP everywhere "
+        "counts them as false."
+    )
+    rows = []
+    for name, ends in found.intervals().items():
+        metric = Metric(name, name.replace("_", " "))
+        span = f"[{metric.text(ends.low)}, {metric.text(ends.high)}]"
+        rows.append([Cell(metric.label), Cell(metric.quantity(ends.value)), Cell(span)])
+    tables = [Table("6D detection", ["metric", "score", "95 % interval"], rows, [note])]
+    if len(found.objects) > 1:
+        columns = [Metric(name, name.replace("_", " ")) for name in found.scores]
+        by_object = [
+            [
+                Cell(str(obj_id)),
+                Cell(str(found.objects[obj_id].instances.sum())),
+                *(Cell(m.text(s[m.name])) for m in columns),
+            ]
+            for obj_id, s in found.by_object().items()
+        ]
+        tables.append(Table("", ["object", "instances", *(m.label for m in columns)], by_object, ["Scores in %."]))
+    return tables
 
 
 def _scores(evaluation: Evaluation, baselines: Mapping[str, Evaluation]) -> Table:

@@ -175,6 +175,16 @@ class BopDataset:
             and (self.obj_ids is None or target.obj_id in self.obj_ids)
         ]
 
+    def target_images(self) -> list[tuple[int, int]]:
+        """(scene_id, im_id) of the images in which anything may be sought, where no targets are told (BOP-24).
+
+        Those that a target file of the split names, else every frame; restricted to the chosen scenes and frames.
+        """
+        found = self._target_file
+        named = None if found is None else found if isinstance(found, set) else {(t.scene_id, t.im_id) for t in found}
+        images = [(frame.scene_id, frame.im_id) for frame in self.frames]
+        return images if named is None else [image for image in images if image in named]
+
     @property
     def has_target_file(self) -> bool:
         """Whether a file of the data set lists what to estimate in this split."""

@@ -1,0 +1,72 @@
+"""6D detection of a csv or of an exported file: every estimate counts, no target is told (BOP-24)."""
+
+import json
+from pathlib import Path
+
+from posedistill.data.formats.bop import BopDataset
+from posedistill.decode.objects import of_objects
+from posedistill.deploy.estimate import FrameQuery, estimate
+from posedistill.deploy.evaluate import detections_by_image, open_bop, some_boxes
+from posedistill.errors import DataError, describe
+from posedistill.files import write_file
+from posedistill.geometry.objects import ObjectTable
+from posedistill.log import console
+from posedistill.metrics.detection import ESTIMATES_PER_IMAGE, DetectionScores, score_detections
+from posedistill.poses import Poses
+from posedistill.report.score_table import detection_tables
+from posedistill.runtime.predictor import Predictor
+
+
+def detect_csv(
+    results: Path, dataset: Path, split: str, frames: Path | None, json_path: Path | None, scenes: list[int] | None
+) -> DetectionScores:
+    """Score anybody's BOP csv and print the tables."""
+    estimates = Poses.from_bop_csv(results)
+    return _report(estimates, open_bop(dataset, split, frames, None, scenes), json_path)
+
+
+def detect_file(
+    model: Path,
+    dataset: Path,
+    split: str,
+    frames: Path | None,
+    detections: Path | None,
+    csv: Path | None,
+    json_path: Path | None,
+    *,
+    scenes: list[int] | None = None,
+    threads: int = 0,
+) -> DetectionScores:
+    """Estimate a pose in each box of a detector, whatever the images show, and score them all."""
+    if detections is None:
+        expected = "a BOP json: true boxes tell which objects an image shows, which detection must find out"
+        raise DataError(describe("--detections", "detections", "no file", expected))
+    predictor = Predictor.from_onnx(model, threads=threads or None)
+    objects = of_objects(predictor.decoder).objects
+    opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
+    estimates = estimate(predictor, every_box(opened, objects, detections))
+    if csv is not None:
+        estimates.to_bop_csv(csv)
+    return _report(estimates, opened, json_path)
+
+
+def every_box(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[FrameQuery]:
+    """Of each image the surest detections of the objects, 100 at most."""
+    by_image, queries = detections_by_image(detections), []
+    for image in dataset.target_images():
+        chosen = [found for found in by_image.get(image, []) if found.obj_id in objects.obj_ids][:ESTIMATES_PER_IMAGE]
+        columns = ([d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen])
+        queries.append(FrameQuery.of_objects(dataset.frame(*image), *columns))
+    return some_boxes(queries, detections, by_image)
+
+
+def _report(estimates: Poses, dataset: BopDataset, json_path: Path | None) -> DetectionScores:
+    found = score_detections(estimates, dataset)
+    if json_path is not None:
+        intervals = {name: [ends.low, ends.high] for name, ends in found.intervals().items()}
+        counts = {name: getattr(found, name) for name in ("images", "instances", "estimates", "left_out")}
+        content = {"task": "detection", "dataset": f"{dataset.root.name}/{dataset.split}", **counts}
+        content |= {"scores": found.scores, "intervals": intervals, "objects": found.by_object()}
+        write_file(json_path, json.dumps(content, indent=1))
+    console.print(*detection_tables(found))
+    return found
