@@ -72,7 +72,7 @@ def test_all_commands_are_there():
         "quantise",
         "convert",
     ]
-    assert set(commands()) == {*expected, "data render", "data check", "data label", "data anchors"}
+    assert set(commands()) == {*expected, "data render", "data check", "data label", "data convert", "data anchors"}
 
 
 @pytest.mark.parametrize("name", commands())

@@ -8,6 +8,22 @@ import typer
 import typer.core
 
 from posedistill import __version__
+from posedistill.cli_data import data_app
+from posedistill.cli_options import (
+    Detection,
+    Detections,
+    FrameList,
+    LegacyDiameters,
+    Model,
+    Overrides,
+    RecipeFile,
+    RunFolder,
+    Scenes,
+    ScoresFile,
+    Seed,
+    Split,
+    Threads,
+)
 from posedistill.errors import PoseDistillError
 
 
@@ -30,27 +46,7 @@ app = typer.Typer(
     help="Make a large 6-DoF pose estimator small: train a teacher, distil a student, measure both, ship the student.",
     epilog="Start with: posedistill run recipes/quickstart.yaml",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Render training images, check a data set.")
 app.add_typer(data_app, name="data")
-
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Any field of the recipe: train.steps=2000 student.settings.backbone=darknet_tiny"),
-]
-Seed = Annotated[int, typer.Option(help="Seed of this network; default: the recipe's.", show_default=False)]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")]
-Model = Annotated[Path, typer.Argument(help="An exported model.onnx.")]
-Split = Annotated[str, typer.Option(help="Split folder in the BOP folder.")]
-Scenes = Annotated[list[int] | None, typer.Option(help="Scene number; default: all.")]
-FrameList = Annotated[Path | None, typer.Option(help="Text file with one image id a line.")]
-Detections = Annotated[Path | None, typer.Option(help="BOP json of detections.")]
-LegacyDiameters = Annotated[bool, typer.Option(help="LINEMOD diameters of older papers.")]
-Detection = Annotated[
-    bool, typer.Option(help="Score 6D detection instead (BOP-24): average precision of all estimates, no targets told.")
-]
-ScoresFile = Annotated[Path | None, typer.Option(help="Where to write the scores.")]
-Threads = Annotated[int, typer.Option(help="Processor threads; 0 for all.")]
 
 
 @app.command()
@@ -340,105 +336,6 @@ def convert(
     network, told = convert_weights(source, target, cfg)
     print(layer_table(network))
     print(f"{target}: {told}")
-
-
-@data_app.command()
-def render(
-    models: Annotated[Path, typer.Argument(help="Folder of obj_XXXXXX meshes (.ply, .obj, .glb), or 'code'.")],
-    out: Annotated[Path, typer.Argument(help="BOP folder to write.")],
-    count: Annotated[int, typer.Option(help="Images.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Another seed, other images.")] = 0,
-    obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="key=value of the render settings, e.g. distance=[400,900] backgrounds=photos"),
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0 for all cores.")] = 0,
-) -> None:
-    """Render a BOP training set from CAD by ray casting: no OpenGL, all cores, resumable."""
-    from posedistill.tasks.object_sources import render_folder
-
-    report = render_folder(models, out, count, seed, obj or None, settings or [], workers or None)
-    preview = f"preview: {out / 'train_render_preview.jpg'}"
-    if not report.images:
-        print(f"nothing to render: {out} holds {count} images or more; {preview}")
-        return
-    print(
-        f"{report.images} images in {report.seconds:.0f} s: {report.images_per_second:.1f} images/s, "
-        f"{report.images_per_second_per_core:.1f} per core; {preview}"
-    )
-    if report.too_small:
-        print(f"{report.too_small} pictures are too small for backgrounds and were left out")
-
-
-@data_app.command()
-def check(
-    folder: Annotated[Path, typer.Argument(help="BOP folder, or a scene with camera poses in any known format.")],
-    split: Annotated[str | None, typer.Option(help="Split; default: all of them together.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Look at this many frames only.")] = None,
-    overlay: Annotated[Path, typer.Option(help="Where to draw a sample of frames.")] = Path("check.jpg"),
-) -> None:
-    """Report every fault of a data set: files, poses, units, boxes, masks, with counts and names; 1 if there is any."""
-    from posedistill.data.check.dataset import check_dataset
-    from posedistill.log import console, progress_bar
-
-    with progress_bar() as bar:
-        task = bar.add_task("check", total=None, note=str(folder))
-        report = check_dataset(
-            folder, split, overlay, limit, lambda done, total: bar.update(task, completed=done, total=total)
-        )
-    report.render(console)
-    if not report.ok:
-        sys.exit(1)
-
-
-@data_app.command()
-def label(
-    folder: Annotated[Path, typer.Argument(help="BOP folder: images, cameras, models. It needs no ground truth.")],
-    csv: Annotated[Path, typer.Option(help="Poses of any estimator: scene_id,im_id,obj_id,score,R,t,time.")],
-    out: Annotated[Path, typer.Option(help="BOP folder to write; images are linked.")],
-    split: Split = "test",
-    scene: Scenes = None,
-    frames: FrameList = None,
-    min_score: Annotated[float, typer.Option(help="Leave out poses below this score.")] = 0.0,
-    ignore_unknown: Annotated[bool, typer.Option(help="Leave out poses of unknown images and objects.")] = False,
-) -> None:
-    """Label images with the poses of a BOP csv: a data set to train on, its scores kept as trust."""
-    from posedistill.data.formats.bop import BopDataset
-    from posedistill.data.render.label import label_dataset
-    from posedistill.log import progress_bar
-
-    dataset = BopDataset(folder, split, scenes=scene or None, frames=frames)
-    with progress_bar() as bar:
-        task = bar.add_task("label", total=None, note=str(out))
-        report = label_dataset(
-            dataset,
-            csv,
-            out,
-            min_score=min_score,
-            ignore_unknown=ignore_unknown,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    print(f"{report}; in {out}")
-
-
-@data_app.command()
-def anchors(
-    folder: Annotated[Path, typer.Argument(help="BOP folder with models and ground truth.")],
-    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "train",
-    obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Anchors.")] = 5,
-    columns: Annotated[int, typer.Option(min=1, help="Cells across a picture: its width over the stride.")] = 13,
-    rows: Annotated[int, typer.Option(min=1, help="Cells down a picture.")] = 13,
-) -> None:
-    """Find the anchors of a single-shot network: the typical sizes of objects in pictures, in cells."""
-    from posedistill.data.anchors import dataset_boxes, fit_anchors
-    from posedistill.data.formats.bop import BopDataset
-
-    boxes = dataset_boxes(BopDataset(folder, split, obj_ids=obj or None), columns, rows)
-    found = fit_anchors(boxes, count)
-    print(f"anchors: {found}")
-    print(f"mean overlap (IoU) of {len(boxes)} boxes with the most similar of {count}: {found.iou:.3f}")
 
 
 def _train(recipe: Any, stage: str, seed: int) -> None:

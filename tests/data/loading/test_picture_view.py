@@ -1,7 +1,6 @@
 """Whole pictures with all their instances: the camera, what is in them, what chance does, and how they are batched."""
 
 import colorsys
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from tests.data.loading.made_packs import HEIGHT, WIDTH, make_pack, same, tensor
 
 from posedistill.data.loading.loader import Loader
 from posedistill.data.loading.picture_view import PictureSettings, PictureView, shown_share
-from posedistill.data.loading.pixels import MEAN, STD, Group, change_hsv
+from posedistill.data.loading.pixels import MEAN, STD, Group, change_hsv, hsv_by_opencv, hsv_by_torch
 from posedistill.errors import RecipeError
 from posedistill.geometry.cameras import picture_cameras, project, scaled_camera
 
@@ -206,21 +205,30 @@ class TestChance:
         again = load(pack, objects, PictureSettings(size=64), seed=9, augment=False)
         assert all(torch.equal(x, y) for x, y in zip(tensors(loader.batch(0)), tensors(again.batch(0)), strict=True))
 
-    def test_hue_saturation_and_value(self):
-        """Against the standard library, pixel by pixel."""
+    @pytest.mark.parametrize("change", [hsv_by_torch, hsv_by_opencv])
+    def test_hue_saturation_and_value(self, change):
+        """Against the standard library, pixel by pixel, each picture by its own amounts."""
         rng = np.random.default_rng(0)
-        colours = np.concatenate(
-            [rng.random((200, 3)), rng.random((20, 1)).repeat(3, 1), np.eye(3), [[0, 0, 0], [1, 1, 1]]]
-        )
+        plain = [np.eye(3), np.zeros((1, 3)), np.ones((1, 3)), rng.random((20, 1)).repeat(3, 1)]
+        colours = np.concatenate([rng.random((200, 3)), *plain])
         x = torch.tensor(colours, dtype=torch.float32).T.reshape(1, 3, 1, -1).repeat(2, 1, 1, 1)
-        values = {"hue": torch.tensor([-0.15]), "saturation": torch.tensor([1.4]), "value": torch.tensor([0.8])}
-        before = copy.deepcopy(x)
-        change_hsv(x, Group(torch.tensor([1]), values))
-        expected = []
-        for h, s, v in (colorsys.rgb_to_hsv(*colour) for colour in colours):
-            expected.append(colorsys.hsv_to_rgb((h - 0.15) % 1, min(1.4 * s, 1), min(0.8 * v, 1)))
-        np.testing.assert_allclose(x[1, :, 0].T, expected, atol=1e-5)
-        assert torch.equal(x[0], before[0])
+        amounts = [(-0.15, 1.4, 0.8), (0.3, 0.5, 1.3)]
+        columns = torch.tensor(amounts).T
+        values = dict(zip(("hue", "saturation", "value"), columns, strict=True))
+        changed = change(x, values)
+        for row, (hue, saturation, value) in enumerate(amounts):
+            hsv = (colorsys.rgb_to_hsv(*colour) for colour in colours)
+            moved = [((h + hue) % 1, min(saturation * s, 1), min(value * v, 1)) for h, s, v in hsv]
+            np.testing.assert_allclose(changed[row, :, 0].T, [colorsys.hsv_to_rgb(*each) for each in moved], atol=1e-5)
+
+    def test_colours_of_chosen_pictures_change(self):
+        x = torch.rand(2, 3, 4, 5)
+        before = x.clone()
+        change_hsv(
+            x,
+            Group(torch.tensor([1]), {"hue": torch.tensor([0.2]), "saturation": torch.ones(1), "value": torch.ones(1)}),
+        )
+        assert torch.equal(x[0], before[0]) and not torch.allclose(x[1], before[1], atol=0.05)
 
 
 class TestSettings:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -188,24 +190,41 @@ def recolour(x: Tensor, group: Group) -> None:
 
 def change_hsv(x: Tensor, group: Group) -> None:
     """Turn the ``hue`` (in whole turns) and multiply ``saturation`` and ``value`` of hue, saturation and value."""
+    change = hsv_by_opencv if x.device.type == "cpu" else hsv_by_torch  # three times as fast, on a processor
+    _on_rows(x, group.rows, lambda images: change(images.clamp_(0, 1), group.values))
 
-    def change(images: Tensor) -> Tensor:
-        images = images.clamp_(0, 1)
-        value, spread = images.amax(1), images.amax(1) - images.amin(1)
-        red, green, blue = images.unbind(1)
-        inverse = 1 / spread.clamp(min=1e-8)
-        hue = torch.where(value == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
-        hue = torch.where(value == red, (green - blue) * inverse, hue)  # in sixths of a turn
-        hue += 6 * group.values["hue"][:, None, None]
-        saturation = (spread / value.clamp(min=1e-8)).mul_(group.values["saturation"][:, None, None]).clamp_(max=1)
-        value = (value * group.values["value"][:, None, None]).clamp_(max=1)
-        chroma = saturation.mul_(value)
-        for channel, shift in enumerate((5, 3, 1)):
-            place = (hue + shift).remainder_(6)
-            images[:, channel] = value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)
-        return images
 
-    _on_rows(x, group.rows, change)
+def hsv_by_torch(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """:func:`change_hsv` of planes ``[r, 3, H, W]`` in 0..1, in place, on any device."""
+    factors = {name: factor[:, None, None] for name, factor in values.items()}
+    value, spread = images.amax(1), images.amax(1) - images.amin(1)
+    red, green, blue = images.unbind(1)
+    inverse = 1 / spread.clamp(min=1e-8)
+    hue = torch.where(value == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
+    hue = torch.where(value == red, (green - blue) * inverse, hue)  # in sixths of a turn
+    hue += 6 * factors["hue"]
+    saturation = (spread / value.clamp(min=1e-8)).mul_(factors["saturation"]).clamp_(max=1)
+    value = (value * factors["value"]).clamp_(max=1)
+    chroma = saturation.mul_(value)
+    for channel, shift in enumerate((5, 3, 1)):
+        place = (hue + shift).remainder_(6)
+        images[:, channel] = value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)
+    return images
+
+
+def hsv_by_opencv(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """:func:`change_hsv` of planes ``[r, 3, H, W]`` in 0..1 on a processor, one below the other."""
+    count, _, height, width = images.shape
+    rows = images.permute(0, 2, 3, 1).contiguous().numpy().reshape(count * height, width, 3)
+    hsv = cv2.cvtColor(rows, cv2.COLOR_RGB2HSV).reshape(count, height, width, 3)  # hue in degrees
+    hue, saturation, value = (values[name].numpy()[:, None, None] for name in ("hue", "saturation", "value"))
+    hsv[..., 0] += 360 * hue % 360
+    hsv[..., 0] -= 360 * (hsv[..., 0] >= 360)
+    hsv[..., 1] *= saturation
+    hsv[..., 2] *= value
+    np.minimum(hsv[..., 1:], 1, out=hsv[..., 1:])
+    rgb = cv2.cvtColor(hsv.reshape(count * height, width, 3), cv2.COLOR_HSV2RGB)
+    return torch.from_numpy(rgb.reshape(count, height, width, 3)).permute(0, 3, 1, 2)
 
 
 def curve(x: Tensor, group: Group) -> None:

@@ -1,0 +1,152 @@
+"""The commands ``posedistill data ...``. Heavy imports happen inside them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posedistill.cli_options import FrameList, Scenes, Split
+from posedistill.errors import PoseDistillError
+
+data_app = typer.Typer(no_args_is_help=True, help="Render, check, label and convert data sets.")
+
+
+@data_app.command()
+def render(
+    models: Annotated[Path, typer.Argument(help="Folder of obj_XXXXXX meshes (.ply, .obj, .glb), or 'code'.")],
+    out: Annotated[Path, typer.Argument(help="BOP folder to write.")],
+    count: Annotated[int, typer.Option(help="Images.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed, other images.")] = 0,
+    obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value of the render settings, e.g. distance=[400,900] backgrounds=photos"),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for all cores.")] = 0,
+) -> None:
+    """Render a BOP training set from CAD by ray casting: no OpenGL, all cores, resumable."""
+    from posedistill.tasks.object_sources import render_folder
+
+    report = render_folder(models, out, count, seed, obj or None, settings or [], workers or None)
+    preview = f"preview: {out / 'train_render_preview.jpg'}"
+    if not report.images:
+        print(f"nothing to render: {out} holds {count} images or more; {preview}")
+        return
+    print(
+        f"{report.images} images in {report.seconds:.0f} s: {report.images_per_second:.1f} images/s, "
+        f"{report.images_per_second_per_core:.1f} per core; {preview}"
+    )
+    if report.too_small:
+        print(f"{report.too_small} pictures are too small for backgrounds and were left out")
+
+
+@data_app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="BOP folder, .data file, or scene in any known format.")],
+    split: Annotated[str | None, typer.Option(help="Split; default: all of them together.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Look at this many frames only.")] = None,
+    overlay: Annotated[Path, typer.Option(help="Where to draw a sample of frames.")] = Path("check.jpg"),
+) -> None:
+    """Report every fault of a data set: files, poses, units, boxes, masks, with counts and names; 1 if there is any."""
+    from posedistill.data.check.dataset import check_dataset
+    from posedistill.log import console, progress_bar
+
+    with progress_bar() as bar:
+        task = bar.add_task("check", total=None, note=str(folder))
+        report = check_dataset(
+            folder, split, overlay, limit, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    report.render(console)
+    if not report.ok:
+        sys.exit(1)
+
+
+@data_app.command()
+def label(
+    folder: Annotated[Path, typer.Argument(help="BOP folder: images, cameras, models. It needs no ground truth.")],
+    csv: Annotated[Path, typer.Option(help="Poses of any estimator: scene_id,im_id,obj_id,score,R,t,time.")],
+    out: Annotated[Path, typer.Option(help="BOP folder to write; images are linked.")],
+    split: Split = "test",
+    scene: Scenes = None,
+    frames: FrameList = None,
+    min_score: Annotated[float, typer.Option(help="Leave out poses below this score.")] = 0.0,
+    ignore_unknown: Annotated[bool, typer.Option(help="Leave out poses of unknown images and objects.")] = False,
+) -> None:
+    """Label images with the poses of a BOP csv: a data set to train on, its scores kept as trust."""
+    from posedistill.data.formats.bop import BopDataset
+    from posedistill.data.render.label import label_dataset
+    from posedistill.log import progress_bar
+
+    dataset = BopDataset(folder, split, scenes=scene or None, frames=frames)
+    with progress_bar() as bar:
+        task = bar.add_task("label", total=None, note=str(out))
+        report = label_dataset(
+            dataset,
+            csv,
+            out,
+            min_score=min_score,
+            ignore_unknown=ignore_unknown,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print(f"{report}; in {out}")
+
+
+@data_app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="BOP folder, or the .data file of label folders.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; images are linked.")],
+    split: Annotated[str, typer.Option(help="What is read: folder of scenes, or list of the .data file.")] = "train",
+    to: Annotated[str | None, typer.Option(help="Split that is written; default: train or valid, or as read.")] = None,
+    scene: Scenes = None,
+    frames: FrameList = None,
+    obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
+) -> None:
+    """Write a BOP folder as 21-number labels with a .data file (YOLO6D), or such labels as a BOP folder.
+
+    Called again for another split, it adds to the folder.
+    """
+    from posedistill.data.formats.bop import BopDataset
+    from posedistill.data.formats.label_dataset import LabelDataset
+    from posedistill.data.formats.label_writer import write_labels
+    from posedistill.data.render.from_labels import write_bop
+    from posedistill.log import progress_bar
+
+    with progress_bar() as bar:
+        task = bar.add_task("convert", total=None, note=str(out))
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if source.suffix != ".data":
+            dataset = BopDataset(source, split, scenes=scene or None, frames=frames)
+            written = write_labels(
+                dataset, out, to or ("train" if split.startswith("train") else "valid"), obj, progress=told
+            )
+            words = f"{written}; in {written.data}"
+        elif scene or frames:
+            raise PoseDistillError("--scene, --frames: a .data file names its frames by its lists")
+        else:
+            labels = LabelDataset(source, split, obj_ids=obj or None)
+            count = write_bop(labels, out, to or split, told)
+            words = "\n".join([*labels.notes, f"{count} frames; in {out / (to or split)}"])
+    print(words)
+
+
+@data_app.command()
+def anchors(
+    folder: Annotated[Path, typer.Argument(help="BOP folder with models and ground truth.")],
+    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "train",
+    obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Anchors.")] = 5,
+    columns: Annotated[int, typer.Option(min=1, help="Cells across a picture: its width over the stride.")] = 13,
+    rows: Annotated[int, typer.Option(min=1, help="Cells down a picture.")] = 13,
+) -> None:
+    """Find the anchors of a single-shot network: the typical sizes of objects in pictures, in cells."""
+    from posedistill.data.anchors import dataset_boxes, fit_anchors
+    from posedistill.data.formats.bop import BopDataset
+
+    boxes = dataset_boxes(BopDataset(folder, split, obj_ids=obj or None), columns, rows)
+    found = fit_anchors(boxes, count)
+    print(f"anchors: {found}")
+    print(f"mean overlap (IoU) of {len(boxes)} boxes with the most similar of {count}: {found.iou:.3f}")
