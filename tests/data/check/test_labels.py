@@ -25,7 +25,7 @@ def test_sound_folders(data, tmp_path):
 
 
 def test_every_fault_is_told(data):
-    folder = data.parent / "000001"
+    folder = data.parent / "train/000001"
     (folder / "labels/000004.txt").write_text("0 0.5\n")
     (folder / "labels/000005.txt").unlink()
     gradient = np.tile(np.arange(200, dtype=np.uint8), (160, 1))

@@ -50,7 +50,7 @@ def without(path: Path, *keys: str) -> None:
 
 def rewrite(data: Path, edit) -> None:
     """Change the lines of every label file."""
-    for path in (data.parent / "000001/labels").iterdir():
+    for path in (data.parent / "train/000001/labels").iterdir():
         path.write_text("".join(f"{edit(line.split())}\n" for line in path.read_text().splitlines()))
 
 
@@ -80,7 +80,7 @@ class TestReading:
         np.testing.assert_allclose(found.objects().diameters, truth.objects().diameters, rtol=1e-9)
 
     def test_poses_from_the_points(self, both, bop):
-        shutil.rmtree(both.parent / "000001/poses")
+        shutil.rmtree(both.parent / "train/000001/poses")
         found = LabelDataset(both)
         mm, degrees = largest_errors(found, BopDataset(bop, "train"))
         assert mm < 0.1 and degrees < 0.05
@@ -89,8 +89,8 @@ class TestReading:
     def test_poses_that_lines_state(self, one, bop):
         """Rotation vector and metres after the intrinsics of the picture."""
         truth = {frame.im_id: frame for frame in BopDataset(bop, "train").frames}
-        shutil.rmtree(one.parent / "000001/poses")
-        for path in (one.parent / "000001/labels").iterdir():
+        shutil.rmtree(one.parent / "train/000001/poses")
+        for path in (one.parent / "train/000001/labels").iterdir():
             frame = truth[int(path.stem)]
             K, each = frame.K, frame.instances[0]
             more = [
@@ -129,7 +129,7 @@ class TestReading:
         found, truth = LabelDataset(both).frames[0], BopDataset(bop, "train").frames[0]
         for ours, theirs in zip(found.instances, truth.instances, strict=True):
             np.testing.assert_array_equal(read_mask(ours.mask_visib), read_mask(theirs.mask_visib))
-        for path in (both.parent / "000001/mask").glob("*_*.png"):
+        for path in (both.parent / "train/000001/mask").glob("*_*.png"):
             path.unlink()
         assert all(instance.mask_visib is None for instance in LabelDataset(both).frames[0].instances)
 
@@ -139,7 +139,7 @@ class TestReading:
         assert LabelDataset(both).targets()[0].inst_count == 1
 
     def test_empty_files_are_annotated_frames_of_nothing(self, one):
-        (one.parent / "000001/labels/000003.txt").write_text("")
+        (one.parent / "train/000001/labels/000003.txt").write_text("")
         frame = LabelDataset(one).frame(1, 3)
         assert frame.is_annotated and not frame.instances
 
@@ -158,7 +158,7 @@ class TestReading:
             return " ".join([words[0], *other.ravel(), *words[19:]])
 
         rewrite(one, turned)
-        shutil.rmtree(one.parent / "000001/poses")
+        shutil.rmtree(one.parent / "train/000001/poses")
         found = LabelDataset(one)
         assert "in the order of OCCLUSION" in found.notes[0]
         assert largest_errors(found, BopDataset(bop, "train"), (1,))[0] < 0.1
@@ -179,7 +179,7 @@ class TestWhatIsNotStated:
     def test_intrinsics_of_linemod(self, one):
         """The original's constants, where pictures have LINEMOD's size; the labels tell that they do not fit."""
         without(one, "fx", "fy", "u0", "v0", "width", "height")
-        for path in (one.parent / "000001/JPEGImages").iterdir():
+        for path in (one.parent / "train/000001/JPEGImages").iterdir():
             path.unlink()
             write_image(path, np.zeros((480, 640, 3), np.uint8))
         faults: list[Fault] = []
@@ -188,7 +188,7 @@ class TestWhatIsNotStated:
 
     def test_images_of_another_size(self, one, bop):
         """Intrinsics are scaled with them: the labels are relative, and poses stay as they are."""
-        for path in (one.parent / "000001/JPEGImages").iterdir():
+        for path in (one.parent / "train/000001/JPEGImages").iterdir():
             image = cv2.imread(str(path))
             path.unlink()
             write_image(path, cv2.resize(image, None, fx=2, fy=2)[..., ::-1])
@@ -244,26 +244,26 @@ class TestDamage:
 
     def test_labels_that_no_pose_explains(self, one):
         """Here the focal length in y is wrong; no mesh, camera or order of corners would do."""
-        shutil.rmtree(one.parent / "000001/poses")
+        shutil.rmtree(one.parent / "train/000001/poses")
         rewrite(one, lambda words: " ".join([*words[:2], str(0.6 * float(words[2])), *words[3:]]))
         with pytest.raises(DataError, match=r"'points': found labels that miss the best poses by \d+.* px"):
             LabelDataset(one)
 
     def test_one_label_that_no_pose_explains(self, one):
-        path = one.parent / "000001/labels/000002.txt"
+        path = one.parent / "train/000001/labels/000002.txt"
         words = path.read_text().split()
         path.write_text(" ".join([*words[:3], "0.9", "0.1", *words[5:]]))
         with pytest.raises(DataError, match=r"000002.txt: 'line 1': found points that no pose explains, \d+"):
             LabelDataset(one)
 
     def test_a_class_without_a_mesh(self, both, one):
-        path = both.parent / "000001/labels/000002.txt"
+        path = both.parent / "train/000001/labels/000002.txt"
         path.write_text("7" + path.read_text()[1:])
         with pytest.raises(
             DataError, match=r"'class': found \d+ \(1 labels\), expected \[0, 1\], of which it names a mesh"
         ):
             LabelDataset(both)
-        path = one.parent / "000001/labels/000002.txt"
+        path = one.parent / "train/000001/labels/000002.txt"
         path.write_text("3" + path.read_text()[1:])
         with pytest.raises(DataError, match=r"'class': found 3 \(1 labels\), expected \[0\]"):
             LabelDataset(one)
@@ -275,8 +275,8 @@ class TestDamage:
             LabelDataset(one).mesh_path(9)
 
     def test_reading_goes_on_where_faults_are_collected(self, one):
-        (one.parent / "000001/labels/000001.txt").write_text("1 2 3\n")
-        (one.parent / "000001/labels/000004.txt").unlink()
+        (one.parent / "train/000001/labels/000001.txt").write_text("1 2 3\n")
+        (one.parent / "train/000001/labels/000004.txt").unlink()
         faults: list[Fault] = []
         found = LabelDataset(one, on_fault=faults.append)
         assert sorted(fault.file.name for fault in faults) == ["000001.txt", "000004.txt"]
@@ -285,8 +285,8 @@ class TestDamage:
 
 class TestWriting:
     def test_what_is_written(self, one):
-        folder = one.parent / "000001"
-        assert (one.parent / "train.txt").read_text().splitlines()[0] == "000001/JPEGImages/000000.png"
+        folder = one.parent / "train/000001"
+        assert (one.parent / "train.txt").read_text().splitlines()[0] == "train/000001/JPEGImages/000000.png"
         words = (folder / "labels/000000.txt").read_text().split()
         assert len(words) == 21 and words[0] == "0" and (folder / "mask/0000.png").exists()
 
@@ -323,7 +323,7 @@ class TestWriting:
     def test_there_and_back(self, both, bop, tmp_path, stated):
         """BOP -> labels -> BOP, with and without the files of poses."""
         if not stated:
-            shutil.rmtree(both.parent / "000001/poses")
+            shutil.rmtree(both.parent / "train/000001/poses")
         write_bop(LabelDataset(both), tmp_path / "back", "train")
         found, truth = BopDataset(tmp_path / "back", "train"), BopDataset(bop, "train")
         mm, degrees = largest_errors(found, truth)

@@ -48,7 +48,7 @@ def write_labels(
     min_visible: float = 0.1,
     progress: Progress | None = None,
 ) -> LabelCounts:
-    """Write frames as ``out/SCENE/JPEGImages``, ``labels``, ``mask`` and ``poses``; images are linked.
+    """Write frames as ``out/SPLIT/SCENE/JPEGImages``, ``labels``, ``mask`` and ``poses``; images are linked.
 
     The list ``out/SPLIT.txt`` goes into ``out/NAME.data``, named after the folder, beside the lists that it has
     already. Classes are object ids less 1. Of frames whose cameras differ from the first one's, the labels state them.
@@ -74,7 +74,7 @@ def write_labels(
             continue
         camera = frame.K, image_size(frame.rgb)
         common = common or camera
-        images.append(_write_frame(out, frame, shown, points, camera, common))
+        images.append(_write_frame(out / split / f"{frame.scene_id:06d}", frame, shown, points, camera, common))
         counts["empty" if not shown else "frames"] += 1
         counts["instances"] += len(shown)
         if progress is not None:
@@ -94,7 +94,7 @@ def write_labels(
 
 
 def _write_frame(
-    out: Path,
+    folder: Path,
     frame: Frame,
     shown: Sequence[Instance],
     points: Mapping[int, Array],
@@ -102,7 +102,7 @@ def _write_frame(
     common: tuple[Array, Size],
 ) -> Path:
     """Link an image and write its labels, poses and masks; the image's new path."""
-    folder, stem = out / f"{frame.scene_id:06d}", f"{frame.im_id:06d}"
+    stem = f"{frame.im_id:06d}"
     image = folder / "JPEGImages" / f"{stem}{frame.rgb.suffix}"
     link_file(frame.rgb, image)
     (K, size), (usual, usual_size) = camera, common
