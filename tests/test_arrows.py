@@ -23,7 +23,7 @@ ALLOWED = {
     "distill": {"geometry", "data", "estimators"},
     "report": {"geometry", "data", "metrics"},
     "deploy": {"geometry", "decode", "data", "runtime", "metrics", "report"},
-    "recipe": {"geometry", "data", "estimators", "distill"},
+    "recipe": {"geometry", "backbones", "data", "estimators", "distill"},
     "tasks": {
         *{"geometry", "decode", "data", "runtime", "metrics", "estimators", "report", "deploy", "recipe"},
     },

@@ -72,7 +72,16 @@ def test_all_commands_are_there():
         "quantise",
         "convert",
     ]
-    assert set(commands()) == {*expected, "data render", "data check", "data label", "data convert", "data anchors"}
+    assert set(commands()) == {
+        *expected,
+        "data render",
+        "data check",
+        "data label",
+        "data convert",
+        "data anchors",
+        "yolo6d train",
+        "yolo6d valid",
+    }
 
 
 @pytest.mark.parametrize("name", commands())

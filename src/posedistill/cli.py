@@ -24,6 +24,7 @@ from posedistill.cli_options import (
     Split,
     Threads,
 )
+from posedistill.cli_yolo6d import yolo6d_app
 from posedistill.errors import PoseDistillError
 
 
@@ -47,6 +48,7 @@ app = typer.Typer(
     epilog="Start with: posedistill run recipes/quickstart.yaml",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(yolo6d_app, name="yolo6d")
 
 
 @app.command()

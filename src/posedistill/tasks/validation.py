@@ -79,7 +79,7 @@ class Validation:
             known = {"images": batch.images, "classes": batch.label, **batch.targets}
             inputs = {name: known[name].cpu().numpy() for name in decoder.inputs}
             ids = self.task.objects.obj_ids
-            sought = np.array(ids)[batch.label.cpu()] if ids else None
+            sought = np.array(ids)[batch.label.cpu().numpy()] if ids else None
             prepared = Prepared.of_pictures(inputs, _numpy(batch.K), sought, batch.picture.cpu().numpy())
             poses = decoder.decode(run(inputs), prepared)
             for row, pose in zip(self.assign(poses, batch), poses, strict=True):

@@ -1,0 +1,115 @@
+"""Recipes out of the files of single-shot pose's repositories: a .data file, and the .cfg of a network."""
+
+from pathlib import Path
+from typing import Any
+
+from posedistill.backbones.cfg import read_cfg
+from posedistill.backbones.cfg_sections import Section, split_sections
+from posedistill.backbones.cfg_weights import read_weights
+from posedistill.data.formats.label_dataset import LabelDataset
+from posedistill.data.formats.labels import resolved
+from posedistill.data.loading.picture_view import PictureSettings
+
+EPOCHS, PRETRAIN_EPOCHS = 500, 15
+"""Of the published trainer, where the .cfg and the command line say nothing."""
+BACKGROUNDS = "VOCdevkit/VOC2012/JPEGImages"
+"""Where that repository looks for photographs."""
+
+
+def training_recipe(
+    datacfg: Path,
+    modelcfg: Path,
+    init: Path | None = None,
+    pretrain_epochs: int | None = None,
+    backgrounds: Path | None = None,
+    runs: Path = Path("runs"),
+    faithful: bool = False,
+) -> dict[str, Any]:
+    """The sections of the recipe that trains a network of a .cfg file as a student without a teacher.
+
+    Sizes, rate, epochs and anchors are the .cfg's, lists and objects those of the .data file. The model is selected on
+    frames held back from the training list, and the list ``valid`` is for measuring alone.
+
+    Args:
+        init: weights to start from, Darknet's or a state dict. pretrain_epochs: in which points are learned alone.
+        backgrounds: folder of photographs; that of the original, where it is there, by default.
+        faithful: the published losses, augmentation and resolutions in the place of the corrected ones.
+
+    Raises:
+        RecipeError, DataError: a fault in one of the files.
+    """
+    net, dataset = _net(modelcfg), LabelDataset(datacfg, "train")
+    batch, epochs = net.integer("batch", 8), net.integer("max_epochs", EPOCHS)
+    epoch = -(-len(dataset) // batch)
+    size = [net.integer(side, 416) for side in ("height", "width")]
+    picture = PictureSettings.faithful(size=size, resolutions="published") if faithful else PictureSettings(size=size)
+    network = network_section(modelcfg, faithful)
+    network["settings"]["pretrain"] = (PRETRAIN_EPOCHS if pretrain_epochs is None else pretrain_epochs) / epochs
+    if init is not None:
+        network["pretrained"] = str(init)
+    photographs = backgrounds or resolved(BACKGROUNDS, datacfg)
+    return {
+        "name": datacfg.stem,
+        "data": {
+            "objects": list(dataset.objects().obj_ids),
+            "train": [{"labels": str(datacfg), "split": "train"}],
+            "test": {"source": {"labels": str(datacfg), "split": "valid"}},
+            "backgrounds": str(photographs) if photographs.is_dir() else None,
+            "picture": picture.model_dump(mode="json"),
+        },
+        "teacher": network,
+        "student": network,
+        "distill": [{"name": "match", "options": {"form": "response"}}],
+        "train": {
+            "steps": epochs * epoch,
+            "batch_size": batch,
+            "lr": net.number("learning_rate", 1e-3),
+            "validate_every": 10 * epoch,
+            "checkpoint_every": 10 * epoch,
+        },
+        "runs": str(runs),
+    }
+
+
+def validation_recipe(datacfg: Path, modelcfg: Path, checkpoint: Path, runs: Path = Path("runs")) -> dict[str, Any]:
+    """The sections of the recipe that measures finished weights on the list ``valid``; nothing is trained.
+
+    Raises:
+        RecipeError, DataError: a fault in one of the files.
+    """
+    net, source = _net(modelcfg), {"labels": str(datacfg), "split": "valid"}
+    network = network_section(modelcfg)
+    return {
+        "name": f"{datacfg.stem}-valid",
+        "data": {
+            "objects": list(LabelDataset(datacfg, "valid").objects().obj_ids),
+            "train": [source],
+            "test": {"source": source},
+            "picture": {"size": [net.integer(side, 416) for side in ("height", "width")]},
+        },
+        "teacher": network | {"checkpoint": str(checkpoint)},
+        "student": network,
+        "distill": [{"name": "match", "options": {"form": "response"}}],
+        "runs": str(runs),
+    }
+
+
+def network_section(modelcfg: Path, faithful: bool = False) -> dict[str, Any]:
+    """The section of a network: the .cfg, with the anchors of its head where it has several."""
+    cfg = read_cfg(modelcfg)
+    anchors = [list(pair) for pair in cfg.region.anchors] if cfg.region.num > 1 else []
+    return {"family": "yolo6d", "settings": {"backbone": f"cfg:{modelcfg}", "anchors": anchors, "faithful": faithful}}
+
+
+def require_whole(weights: Path, modelcfg: Path) -> None:
+    """Refuse Darknet weights that are not all of a network's.
+
+    Raises:
+        CheckpointError: too short, too long, or of another network.
+    """
+    read_weights(weights, read_cfg(modelcfg))
+
+
+def _net(modelcfg: Path) -> Section:
+    """The section ``[net]``, which holds the schedule."""
+    return split_sections(read_cfg(modelcfg).text, str(modelcfg))[0]

@@ -1,0 +1,96 @@
+"""The commands of single-shot pose's repositories: their files become a recipe, which is written, told and run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from posedistill.files import write_file
+from posedistill.geometry.objects import ObjectTable
+from posedistill.log import console
+from posedistill.metrics.evaluation import Evaluation
+from posedistill.recipe.published import network_section, require_whole, training_recipe, validation_recipe
+from posedistill.recipe.recipe import Recipe, load_recipe
+from posedistill.recipe.stages import Stage
+from posedistill.report.score_table import score_tables
+from posedistill.tasks.base import Task
+from posedistill.tasks.registry import open_task
+from posedistill.training.checkpoints import save_tensors
+from posedistill.training.evaluate import measure_stage
+from posedistill.training.networks import build_network
+from posedistill.training.run import train_stage
+
+
+def train_published(
+    datacfg: Path,
+    modelcfg: Path,
+    init: Path | None,
+    *,
+    teacher: tuple[Path, Path] | None = None,
+    overrides: Sequence[str] = (),
+    **options: Any,
+) -> Path:
+    """Train a network of a .cfg on the labels of a .data file; returns the weights.
+
+    Args:
+        teacher: .cfg and weights of a finished network, under which the student learns besides.
+        overrides: ``key=value`` for any field of the recipe. options: see ``training_recipe``.
+
+    Raises:
+        PoseDistillError: whatever is wrong with the files, the recipe or the training.
+    """
+    raw = training_recipe(datacfg, modelcfg, init, **options)
+    if teacher is not None:
+        raw["teacher"] = network_section(teacher[0]) | {"checkpoint": str(_checkpoint(teacher[1], Path(raw["runs"])))}
+    path = _write(raw)
+    recipe, name = load_recipe(path, overrides), "student" if teacher is None else "distilled"
+    words = " ".join(
+        ["distill" if teacher else "train", str(path), *overrides, *([] if teacher else ["--network student"])]
+    )
+    console.print(f"recipe: {path}; the same: posedistill {words}", highlight=False, soft_wrap=True)
+    task = open_task(recipe)
+    if teacher is not None:
+        _finish(recipe, task.objects, *teacher)
+    weights = train_stage(task, Stage(recipe, name, recipe.seed))
+    console.print(f"weights: {weights}", highlight=False, soft_wrap=True)
+    return weights
+
+
+def valid_published(datacfg: Path, modelcfg: Path, weights: Path, runs: Path = Path("runs")) -> Evaluation:
+    """Measure weights of a .cfg on the list ``valid`` of a .data file, and print the tables.
+
+    Raises:
+        PoseDistillError: whatever is wrong with the files.
+    """
+    path = _write(validation_recipe(datacfg, modelcfg, _checkpoint(weights, runs), runs))
+    console.print(f"recipe: {path}", highlight=False, soft_wrap=True)
+    recipe = load_recipe(path)
+    task: Task[Any] = open_task(recipe)
+    _finish(recipe, task.objects, modelcfg, weights)
+    found = measure_stage(task, Stage(recipe, "teacher", recipe.seed))
+    console.print(*score_tables(found))
+    return found
+
+
+def _write(raw: dict[str, Any]) -> Path:
+    """The recipe as a file beside the runs."""
+    path = Path(raw["runs"]) / f"{raw['name']}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, yaml.safe_dump(raw, sort_keys=False))
+    return path
+
+
+def _checkpoint(weights: Path, runs: Path) -> Path:
+    """The checkpoint that weights are, or (Darknet's) are to become."""
+    return weights if weights.suffix == ".safetensors" else runs / "weights" / f"{weights.stem}.safetensors"
+
+
+def _finish(recipe: Recipe, objects: ObjectTable, modelcfg: Path, weights: Path) -> None:
+    """Make the checkpoint of the recipe's teacher out of Darknet's weights, which must hold all of its layers."""
+    network = recipe.teacher
+    if network.checkpoint is None or weights.suffix == ".safetensors":
+        return
+    require_whole(weights, modelcfg)
+    estimator = build_network(recipe, network.model_copy(update={"pretrained": weights, "checkpoint": None}), objects)
+    save_tensors(network.checkpoint, estimator.state_dict(), {"objects": list(objects.obj_ids)})

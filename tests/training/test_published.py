@@ -1,0 +1,113 @@
+"""The commands of single-shot pose's repositories: recipes out of .data and .cfg files, run as any recipe."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from posedistill import cli
+from posedistill.backbones.cfg import read_cfg
+from posedistill.backbones.cfg_library import shipped_text
+from posedistill.backbones.cfg_network import CfgNetwork
+from posedistill.backbones.cfg_weights import Header, write_weights
+from posedistill.data.formats.bop import BopDataset
+from posedistill.data.formats.label_writer import write_labels
+from posedistill.errors import CheckpointError, DataError, RecipeError
+from posedistill.recipe.published import training_recipe
+from posedistill.recipe.recipe import load_recipe
+from posedistill.training.published import train_published, valid_published
+
+SHORT = ["train.steps=2", "train.batch_size=2", "train.precision=float32", "train.validation_crops=2"]
+
+
+@pytest.fixture
+def datacfg(bop, tmp_path) -> Path:
+    write_labels(BopDataset(bop, "test"), tmp_path / "box", split="valid", obj_ids=[1])
+    return write_labels(BopDataset(bop, "train"), tmp_path / "box", obj_ids=[1]).data
+
+
+@pytest.fixture
+def modelcfg(tmp_path) -> Path:
+    """YOLO-LITE for pictures of 96 x 64."""
+    text = shipped_text("yolo_lite_bn").replace("width=416", "width=96\nbatch=4\nmax_epochs=30\nlearning_rate=0.002")
+    path = tmp_path / "lite.cfg"
+    path.write_text(text.replace("height=416", "height=64"))
+    return path
+
+
+@pytest.fixture
+def weightfile(modelcfg, tmp_path) -> Path:
+    """Darknet's weights of that network, untrained."""
+    network = CfgNetwork(read_cfg(modelcfg))
+    path = tmp_path / "model.weights"
+    write_weights(path, network.cfg, Header(0, 1, 0, 0), network.state_dict())
+    return path
+
+
+def recipe_of(raw, tmp_path, *overrides):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return load_recipe(path, overrides)
+
+
+def test_what_the_recipe_says(datacfg, modelcfg, weightfile, tmp_path):
+    recipe = recipe_of(training_recipe(datacfg, modelcfg, weightfile, pretrain_epochs=6), tmp_path)
+    assert recipe.name == "box" and recipe.view == "picture" and recipe.input_size == (64, 96)
+    assert recipe.student.settings["pretrain"] == pytest.approx(6 / 30)
+    assert recipe.train.steps == 30 * 2 and recipe.train.batch_size == 4 and recipe.train.lr == 0.002
+    assert recipe.student.pretrained == weightfile and recipe.data.picture.resolutions is None
+    faithful = recipe_of(training_recipe(datacfg, modelcfg, faithful=True), tmp_path)
+    assert faithful.data.picture.resolutions == "published" and faithful.student.settings["faithful"]
+
+
+def test_backgrounds_of_the_original(datacfg, modelcfg, tmp_path):
+    assert training_recipe(datacfg, modelcfg)["data"]["backgrounds"] is None
+    folder = tmp_path / "VOCdevkit/VOC2012/JPEGImages"
+    folder.mkdir(parents=True)
+    assert training_recipe(datacfg, modelcfg)["data"]["backgrounds"] == str(folder)
+
+
+def test_train_then_valid(datacfg, modelcfg, weightfile, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    weights = train_published(datacfg, modelcfg, weightfile, overrides=SHORT, runs=runs)
+    told = capsys.readouterr().err
+    assert (
+        weights.exists()
+        and f"recipe: {runs}/box.yaml; the same: posedistill train {runs}/box.yaml train.steps=2" in told
+    )
+    found = valid_published(datacfg, modelcfg, weights, runs)
+    assert found.targets == 3 and found.dataset == "box.data/valid" and found.boxes == "none"
+
+
+def test_valid_of_darknet_s_weights(datacfg, modelcfg, weightfile, tmp_path):
+    assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs").targets == 3
+    weightfile.write_bytes(weightfile.read_bytes()[:-4000])
+    (tmp_path / "runs/weights/model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model.weights"):
+        valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs")
+
+
+def test_a_teacher_in_the_original_s_files(datacfg, modelcfg, weightfile, tmp_path):
+    weights = train_published(
+        datacfg, modelcfg, None, teacher=(modelcfg, weightfile), overrides=SHORT, runs=tmp_path / "runs"
+    )
+    assert weights.parent.parent.name == "distilled" and weights.exists()
+
+
+def test_the_options_of_the_original(datacfg, modelcfg, weightfile, tmp_path):
+    files = ["--datacfg", str(datacfg), "--modelcfg", str(modelcfg), "--backupdir", str(tmp_path / "runs")]
+    more = ["--initweightfile", str(weightfile), "--pretrain_num_epochs", "3"]
+    done = CliRunner().invoke(cli.app, ["yolo6d", "train", *files, *more, *SHORT])
+    assert done.exit_code == 0, done.exception
+    done = CliRunner().invoke(cli.app, ["yolo6d", "valid", *files, "--weightfile", str(weightfile)])
+    assert done.exit_code == 0, done.exception
+    refused = CliRunner().invoke(cli.app, ["yolo6d", "train", *files, "--distiled", "1"])
+    assert "found no teacher, expected --teachercfg FILE" in str(refused.exception)
+
+
+def test_missing_files_are_named(datacfg, modelcfg, tmp_path):
+    with pytest.raises(DataError, match=r"no\.data"):
+        training_recipe(tmp_path / "no.data", modelcfg)
+    with pytest.raises(RecipeError, match=r"no\.cfg"):
+        training_recipe(datacfg, tmp_path / "no.cfg")
