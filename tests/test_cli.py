@@ -68,6 +68,7 @@ def test_all_commands_are_there():
         "export",
         "report",
         "predict",
+        "threshold",
         "bench",
         "quantise",
         "convert",

@@ -245,13 +245,20 @@ def predict(
     detections: Detections = None,
     camera: Annotated[str, typer.Option(help="fx,fy,cx,cy in pixels; default: the model's camera.")] = "",
     obj: Annotated[list[int] | None, typer.Option(help="Object id to search for; default: all.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Report no pose of a lower score; default of a search: the model's."),
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder of obj_XXXXXX meshes to draw contours of; default: those in the model.")
+    ] = None,
     threads: Threads = 0,
 ) -> None:
     """Find objects in photographs, tell where a camera stood, or how a thing is turned. Needs no PyTorch.
 
-    A model of objects writes overlays with axes, box and contour, and a BOP csv; without boxes the whole image is
-    searched, which is slower and misses more than a detector. A model of a scene writes poses.csv and a picture of the
-    trajectory, one of categories poses.csv of what fills each picture.
+    A model of objects writes overlays with axes and box, a contour where it holds a surface or --models has a mesh,
+    and a BOP csv; without boxes the whole image is searched, which is slower and misses more than a detector. A model
+    of a scene writes poses.csv and a picture of the trajectory, one of categories poses.csv of what fills each picture.
     """
     from posedistill.deploy.predict import Presenter, predict_images
     from posedistill.deploy.predict_category import CategoryPresenter
@@ -262,9 +269,10 @@ def predict(
     predictor = Predictor.from_onnx(model, threads=threads or None)
     if predictor.decoder.task == "objects":
         boxes, K = parse_boxes(box, detections), parse_camera(camera)
-        presenter: Presenter = ObjectPresenter(predictor, boxes, K, obj or None)
+        presenter: Presenter = ObjectPresenter(predictor, boxes, K, obj or None, threshold, models)
     else:
-        options = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
+        options: dict[str, Any] = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
+        options |= {"--threshold": threshold, "--models": models}
         if given := [option for option, value in options.items() if value]:
             kind = "a scene" if predictor.decoder.task == "scene" else predictor.decoder.task
             raise PoseDistillError(f"{', '.join(given)}: found a model of {kind}, expected one of objects")
@@ -276,6 +284,25 @@ def predict(
         print("\n".join(presenter.in_words(entry)), end="\n" if entry.poses else "")
     count = sum(len(entry.poses) for entry in found)
     print(f"{count} pose{'s' * (count != 1)}; {presenter.writes} in {out}")
+
+
+@app.command()
+def threshold(
+    model: Annotated[Path, typer.Argument(help="An exported model.onnx of objects; the threshold is stored in it.")],
+    negatives: Annotated[Path, typer.Option(help="Folder of photographs that show none of its objects.")],
+    dataset: Annotated[Path, typer.Option(help="BOP folder of frames that show them; no test frames.")],
+    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "train",
+    scene: Scenes = None,
+    frames: FrameList = None,
+    threads: Threads = 0,
+) -> None:
+    """Choose the score under which predict reports nothing, on photographs of your own.
+
+    `run` does this for the models that it exports, on validation frames and on data.negatives.
+    """
+    from posedistill.deploy.threshold import threshold_of_file
+
+    print(threshold_of_file(model, negatives, dataset, split, scene or None, frames, threads or None))
 
 
 @app.command()

@@ -74,7 +74,7 @@ def test_no_camera_anywhere(predictor, photos):
 
 def test_no_boxes_searches_the_image(predictor, photos, monkeypatch):
     searched = []
-    search = "posedistill.deploy.predict_objects.locate"
+    search = "posedistill.deploy.predict_objects.search"
     monkeypatch.setattr(search, lambda predictor, image, K, obj_id, **_: searched.append(obj_id))
     assert found_in(predictor, photos[:1], None, K) == [] and searched == [6, 9]
     searched.clear()

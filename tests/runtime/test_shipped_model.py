@@ -8,8 +8,11 @@ import pytest
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
+from posedistill.decode.objects import of_objects
+from posedistill.deploy.threshold import camera_of
 from posedistill.geometry.cameras import project
 from posedistill.runtime import Predictor, locate
+from posedistill.runtime.search import search
 
 MODEL = Path(__file__).parents[2] / "models" / "linemod_cat.onnx"
 DATA = os.environ.get("POSEDISTILL_DATA")
@@ -24,6 +27,8 @@ def test_it_carries_all_the_runtime_needs(predictor: Predictor):
     decoder = predictor.decoder
     assert decoder.objects.obj_ids == (6,) and decoder.camera is not None and predictor.record.parameters == 688_894
     assert decoder.shapes == (), "the meshes of LINEMOD are not ours to pass on"
+    stated = predictor.record.threshold
+    assert stated is not None and 0.3 < stated.score < 0.4 and stated.kept > 0.95 and stated.false <= 0.05
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     poses = predictor.predict(noise, decoder.camera.K, np.array([[200.0, 150.0, 90.0, 80.0]]), [6])
     assert all(pose.score < 0.3 for pose in poses)
@@ -46,3 +51,15 @@ def test_it_finds_the_cat_with_and_without_a_box(predictor: Predictor):
         found += np.linalg.norm(project(corners, searched.R, searched.t, frame.K) - pixels, axis=1).mean() < 20
     assert np.median(errors) < 6.0
     assert found >= len(frames) - 1
+
+
+@pytest.mark.skipif(not DATA, reason="POSEDISTILL_DATA does not name the folder of real data")
+def test_it_finds_no_cat_where_there_is_none(predictor: Predictor):
+    """In photographs that its threshold was not chosen on: every second one from the second."""
+    photographs = sorted((Path(str(DATA)) / "backgrounds").glob("*.jpg"))[1:16:2]
+    stated = predictor.record.threshold
+    assert stated is not None
+    for path in photographs:
+        image = read_image(path)
+        pose = search(predictor, image, camera_of(of_objects(predictor.decoder), image), 6)
+        assert pose is None or pose.score < stated.score, path

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,9 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.label_writer import write_labels
 from posedistill.data.loading.loader import Loader
 from posedistill.errors import DataError, RecipeError
+from posedistill.recipe.stages import Stage
+from posedistill.runtime.threshold import Threshold
+from posedistill.tasks import objects as objects_task
 from posedistill.tasks.registry import open_task
 
 
@@ -103,3 +107,55 @@ def test_label_folders_train_as_bop_folders_do(recipe, bop, tmp_path, capsys):
         len(labelled.queries) == 8
         and labelled.score(labelled.training_set.poses.select(slice(0, 0))).dataset == "boxes.data/train"
     )
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a threshold is chosen on, in place of searching."""
+    calls = []
+
+    def choose(predictor, shown, photographs, source):
+        calls.append((list(shown), photographs, source))
+        return Threshold(0.4, 1.0, 0.0, 4, 1, source)
+
+    monkeypatch.setattr(objects_task, "threshold_of", choose)
+    return calls
+
+
+def photograph(folder):
+    folder.mkdir()
+    cv2.imwrite(str(folder / "street.png"), np.zeros((20, 30, 3), np.uint8))
+    return folder
+
+
+def test_a_threshold_is_chosen_on_frames_held_back_and_photographs(recipe, tmp_path, asked):
+    task = open_task(recipe(f"data.negatives={photograph(tmp_path / 'streets')}"))
+    assert task.threshold(None).score == 0.4
+    ((shown, photographs, source),) = asked
+    assert [path.name for path in photographs] == ["street.png"] and source == "validation frames, streets"
+    pack = task.training_set.packs[0]
+    held = set(pack.instances.frame[task.training_set.validation].tolist())
+    assert len(shown) == len(task.training_set.validation) == 4
+    for item in shown:
+        frame = next(f for f in held if (pack.frames[f, ..., :3] == item.image).all())
+        rows = (pack.instances.frame == frame) & (pack.instances.obj_id == item.obj_id)
+        np.testing.assert_array_equal(item.R, pack.instances.R[rows])
+        np.testing.assert_array_equal(item.K, pack.K[frame])
+
+
+def test_the_photographs_of_the_backgrounds_stand_in_for_negatives(recipe, tmp_path, asked):
+    folder = photograph(tmp_path / "photos")
+    assert open_task(recipe(f"data.backgrounds={folder}")).threshold(None) is not None
+    assert asked[0][2] == "validation frames, photos"
+
+
+def test_without_photographs_there_is_no_threshold(recipe, asked, capsys):
+    assert open_task(recipe()).threshold(None) is None and not asked
+    assert "no score threshold: data.negatives names no folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_negatives_leave_what_is_trained_as_it_is(recipe):
+    """Other photographs change no stage's signature, and the key is not written where it is not set."""
+    plain, other = recipe(), recipe("data.negatives=/streets")
+    assert Stage(plain, "student", 0).signature == Stage(other, "student", 0).signature
+    assert "negatives" not in plain.data.model_dump() and other.data.model_dump(mode="json")["negatives"] == "/streets"

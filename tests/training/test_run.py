@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.training.helpers import load, train
+from tests.training.helpers import export, load, train
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
@@ -18,6 +18,8 @@ from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
 from posedistill.recipe.stages import Stage
 from posedistill.runtime.predictor import Predictor
+from posedistill.runtime.threshold import Threshold
+from posedistill.tasks.objects import ObjectsTask
 from posedistill.tasks.registry import open_task
 from posedistill.training import evaluate
 from posedistill.training import run as running
@@ -200,6 +202,14 @@ def test_only_what_is_missing_is_made_again(
         return
     assert metadata["scores"] == weights[1]["scores"]  # the same seed, the same network
     assert all(torch.equal(value, weights[0][name]) for name, value in tensors.items())
+
+
+def test_an_exported_file_states_its_score_threshold(copied: Path, tmp_path: Path, monkeypatch, capsys):
+    chosen = Threshold(0.4, 0.9, 0.1, 10, 20, "made")
+    monkeypatch.setattr(ObjectsTask, "threshold", lambda self, predictor: chosen)
+    export(load_recipe(copied), "student", tmp_path / "stated.onnx")
+    assert Predictor.from_onnx(tmp_path / "stated.onnx").record.threshold == chosen
+    assert "score threshold 0.40: keeps 90 % of 10 objects" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_interrupted_stage_goes_on(copied: Path, folder: Path, monkeypatch):

@@ -37,14 +37,23 @@ def detect_file(
     scenes: list[int] | None = None,
     threads: int = 0,
 ) -> DetectionScores:
-    """Estimate a pose in each box of a detector, whatever the images show, and score them all."""
-    if detections is None:
+    """Estimate a pose in each box of a detector, or all poses in whole pictures, and score them all.
+
+    Nothing tells which objects an image shows.
+    """
+    predictor = Predictor.from_onnx(model, threads=threads or None)
+    decoder = of_objects(predictor.decoder)
+    if decoder.whole_pictures and detections is not None:
+        raise DataError(describe("--detections", "detections", "a file", f"none: {decoder.family} needs no boxes"))
+    if not decoder.whole_pictures and detections is None:
         expected = "a BOP json: true boxes tell which objects an image shows, which detection must find out"
         raise DataError(describe("--detections", "detections", "no file", expected))
-    predictor = Predictor.from_onnx(model, threads=threads or None)
-    objects = of_objects(predictor.decoder).objects
-    opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
-    estimates = estimate(predictor, every_box(opened, objects, detections))
+    opened = open_bop(dataset, split, frames, decoder.objects.obj_ids, scenes)
+    if detections is None:
+        queries = [FrameQuery.of_objects(opened.frame(*image), [], [], []) for image in opened.target_images()]
+    else:
+        queries = every_box(opened, decoder.objects, detections)
+    estimates = estimate(predictor, queries)
     if csv is not None:
         estimates.to_bop_csv(csv)
     return _report(estimates, opened, json_path)

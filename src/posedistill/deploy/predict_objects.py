@@ -9,18 +9,21 @@ from typing import ClassVar
 import numpy as np
 
 from posedistill.data.formats.bop import read_detections
+from posedistill.data.formats.bop_models import mesh_path
 from posedistill.decode.base import Pose
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery, table_of
 from posedistill.deploy.predict import Found, Presenter, image_id_of
+from posedistill.deploy.shapes import coarse_shape
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image, color_of, draw_pose
+from posedistill.geometry.draw import Image, Shape, color_of, draw_pose
+from posedistill.geometry.meshes import load_mesh
 from posedistill.runtime.predictor import Predictor
-from posedistill.runtime.search import locate
+from posedistill.runtime.search import search
 
 LOCATE_THRESHOLD = 0.1
-"""Score under which a search of the whole image reports nothing."""
+"""Score under which a search reports nothing, where the model's file states none."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class ObjectPresenter(Presenter):
             pictures finds them itself, and takes no boxes.
         K: ``[3, 3]`` of all images. None takes the model's default camera, scaled to the image, and says so.
         obj_ids: what to search for without boxes; default: all objects of the model.
+        threshold: score under which nothing is reported. By default a search asks the model's own, and poses in given
+            boxes are all reported.
+        models: folder of meshes whose contours are drawn; default: the surfaces in the file, where it has any.
     """
 
     writes: ClassVar[str] = "overlays and results.csv"
@@ -55,12 +61,16 @@ class ObjectPresenter(Presenter):
         boxes: Boxes | None = None,
         K: Array | None = None,
         obj_ids: Sequence[int] | None = None,
+        threshold: float | None = None,
+        models: Path | None = None,
     ) -> None:
         self.predictor, self.decoder = predictor, of_objects(predictor.decoder)
         if self.decoder.whole_pictures and boxes is not None:
             expected = f"none: {self.decoder.family} finds objects in whole pictures by itself"
             raise DataError(describe("--box, --detections", "boxes", "some", expected))
         self.boxes, self.K, self.obj_ids = boxes, K, obj_ids
+        self.threshold = self._threshold(threshold)
+        self.shapes = {} if models is None else {i: read_shape(models, i) for i in self.decoder.objects.obj_ids}
         self._told: set[tuple[int, ...]] = set()
 
     def check(self, images: Sequence[Path]) -> None:
@@ -70,7 +80,10 @@ class ObjectPresenter(Presenter):
             raise DataError(describe("detections", "scene_id, image_id", "none of these images", f"some of {ids[:5]}"))
 
     def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
-        """Poses in the boxes, or of every wanted object anywhere in the image."""
+        """Poses in the boxes, or of every wanted object anywhere in the image, that score high enough."""
+        return [pose for pose in self._all_poses(image, image_id) if not pose.score < self.threshold]
+
+    def _all_poses(self, image: Image, image_id: tuple[int, int]) -> list[Pose]:
         K, known = self.camera(image), self.decoder.objects.obj_ids
         boxes = self.boxes
         if isinstance(boxes, Mapping):
@@ -82,8 +95,17 @@ class ObjectPresenter(Presenter):
         if self.decoder.whole_pictures:
             self.decoder.classes_of(searched)
             return [pose for pose in self.predictor.predict(image, K) if pose.label in searched]
-        found = [locate(self.predictor, image, K, obj_id, threshold=LOCATE_THRESHOLD) for obj_id in searched]
+        found = [search(self.predictor, image, K, obj_id) for obj_id in searched]
         return [pose for pose in found if pose is not None]
+
+    def _threshold(self, given: float | None) -> float:
+        """The score that poses must reach; of a search it is told where it comes from."""
+        if given is not None or self.boxes is not None:
+            return 0.0 if given is None else given
+        own = self.predictor.record.threshold
+        without = f"score threshold {LOCATE_THRESHOLD}: the file states none; --threshold takes another"
+        print(f"posedistill: {own or without}", file=sys.stderr)
+        return LOCATE_THRESHOLD if own is None else own.score
 
     def camera(self, image: Image) -> Array:
         """``K`` of an image: the given one, or the model's, which is told once for each size of image.
@@ -110,7 +132,7 @@ class ObjectPresenter(Presenter):
         for pose in sorted(poses, key=lambda pose: -pose.t[2]):
             index = decoder.objects.index(pose.label)
             label = f"{decoder.name(pose.label)} {pose.score:.2f}"
-            corners, shape = decoder.objects.keypoints[index], decoder.shape(pose.label)
+            corners, shape = decoder.objects.keypoints[index], self.shapes.get(pose.label, decoder.shape(pose.label))
             image = draw_pose(image, pose.R, pose.t, K, corners, color_of(index), label, shape)
         return image
 
@@ -130,6 +152,12 @@ class ObjectPresenter(Presenter):
             f"at ({', '.join(f'{value:.0f}' for value in pose.t)}) mm"
             for pose in found.poses
         ]
+
+
+def read_shape(models: Path, obj_id: int) -> Shape:
+    """The coarse surface of an object's mesh in a folder; ``DataError`` where it is missing or damaged."""
+    mesh = load_mesh(mesh_path(models, obj_id), looks=False)
+    return coarse_shape(mesh.vertices, mesh.faces)
 
 
 def parse_boxes(texts: Sequence[str] | None, detections: Path | None) -> Boxes | None:

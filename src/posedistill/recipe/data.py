@@ -16,7 +16,7 @@ from posedistill.recipe.networks import Settings as Settings
 Boxes = Literal["gt", "detector"]
 
 
-TESTED = {"test", "test_split", "measured"}
+TESTED = {"test", "test_split", "measured", "negatives"}
 """Fields of the data that training never reads: another test leaves what is trained as it is."""
 
 
@@ -96,10 +96,14 @@ class DataSettings(Settings):
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
     crop_size: int = Field(256, ge=32, multiple_of=32, description="Of families that look at crops.")
     backgrounds: Path | None = None
+    negatives: Path | None = Field(
+        None,
+        description="Folder of photographs without the objects, for the score threshold; default: the backgrounds.",
+    )
     augment: AugmentSettings = AugmentSettings()
     picture: PictureSettings = Field(PictureSettings(), description="Of families that look at whole pictures.")
     min_visible: float = Field(0.1, ge=0, le=1)
-    silent: ClassVar[frozenset[str]] = frozenset({"picture"})
+    silent: ClassVar[frozenset[str]] = frozenset({"picture", "negatives"})
 
     @model_validator(mode="after")
     def _one_share_a_source(self) -> "DataSettings":

@@ -19,6 +19,7 @@ from posedistill import __version__
 from posedistill.decode import DECODERS
 from posedistill.decode.base import Decoder, Readers, RecordFault, check, read_section
 from posedistill.errors import CheckpointError, describe
+from posedistill.runtime.threshold import Threshold
 
 PROPERTY, TABLES = "posedistill", "posedistill_tables"
 """Keys of the ONNX ``metadata_props`` that hold the JSON text and the tables."""
@@ -37,6 +38,7 @@ class Record:
         training: what the network was trained on, for whoever finds the file. parameters: of the network.
         version: of the posedistill that wrote the file.
         frames: the real ones that the network was trained on (renders are in nobody's test); None where it is unknown.
+        threshold: under which score a search for objects reports nothing; None where nobody chose one.
     """
 
     decoder: Decoder
@@ -44,6 +46,7 @@ class Record:
     parameters: int = 0
     version: str = __version__
     frames: Frames | None = None
+    threshold: Threshold | None = None
 
     def to_properties(self) -> dict[str, str]:
         """As texts for the metadata of a model; ``from_properties`` gives the same record back."""
@@ -61,6 +64,8 @@ class Record:
         if self.frames is not None:
             content["frames"] = list(self.frames)
             tables = tables | {_table_of(name): frames for name, frames in self.frames.items()}
+        if self.threshold is not None:
+            content["threshold"] = self.threshold.to_json()
         packed = io.BytesIO()
         np.savez_compressed(packed, **tables)  # type: ignore[arg-type]
         return {PROPERTY: json.dumps(content), TABLES: base64.b64encode(packed.getvalue()).decode("ascii")}
@@ -89,7 +94,7 @@ class Record:
         found = content.pop("format", None)
         expected = f"{FORMAT} (this is posedistill {__version__}); posedistill export RUN_FOLDER writes it anew"
         check(("format", found, expected, found == FORMAT))
-        values = read_section({"frames": None} | content, _READERS)
+        values = read_section({"frames": None, "threshold": None} | content, _READERS)
         if values["family"] not in DECODERS:
             raise RecordFault("family", values["family"], f"one of {sorted(DECODERS)}")
         tables = _unpack(packed)
@@ -97,7 +102,8 @@ class Record:
         for key, ours in (("inputs", decoder.inputs), ("outputs", decoder.outputs)):
             check((key, values[key], f"{ours}, as its section says", values[key] == ours))
         frames = None if values["frames"] is None else {name: _frames(tables, name) for name in values["frames"]}
-        return cls(decoder, values["training"], values["parameters"], values["version"], frames)
+        about = (values["training"], values["parameters"], values["version"])
+        return cls(decoder, *about, frames, values["threshold"])
 
 
 def open_session(path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None) -> Any:
@@ -163,6 +169,7 @@ _READERS: Readers = {
     "version": str,
     "section": _object,
     "frames": lambda value: None if value is None else [str(name) for name in value],
+    "threshold": lambda value: None if value is None else Threshold.from_json(_object(value)),
 }
 
 

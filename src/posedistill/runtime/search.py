@@ -40,6 +40,17 @@ def locate(
     return None if best is None else replace(best, seconds=time.perf_counter() - start)
 
 
+def search(predictor: Predictor, image: Image, K: Array, obj_id: int) -> Pose | None:
+    """The surest pose of an object anywhere in an image, whatever its score; None where there is none at all.
+
+    A network that looks at whole pictures is asked once, any other by ``locate``.
+    """
+    if not of_objects(predictor.decoder).whole_pictures:
+        return locate(predictor, image, K, obj_id)
+    poses = [pose for pose in predictor.predict(image, K) if pose.label == obj_id]
+    return max(poses, key=lambda pose: pose.score, default=None)
+
+
 def box_of_pose(R: Array, t: Array, corners: Array, K: Array, shape: Sequence[int]) -> Array | None:
     """(x, y, w, h) of a pose's projected corners ``[8, 3]``; None where they lie behind the camera or off the image."""
     if (corners @ R[2] + t[2]).min() <= 0:

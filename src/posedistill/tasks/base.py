@@ -26,6 +26,7 @@ from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, fingerprint
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
+from posedistill.runtime.threshold import Threshold
 
 Rows = NDArray[np.int64]
 Validate = Callable[[Estimator], dict[str, float]]
@@ -172,6 +173,10 @@ class Task(ABC, Generic[Test]):
     def decoder(self, estimator: Estimator) -> Decoder:
         """What turns the network's outputs into poses; it asks nothing of the test frames."""
         return self.deployed(estimator)[1]
+
+    def threshold(self, predictor: Predictor) -> Threshold | None:
+        """The score under which a search by an exported model reports nothing; None where there is nothing to ask."""
+        return None
 
     def draw(self, poses: Poses, name: str, folder: Path) -> None:
         """Draw the best and the worst poses into ``folder``, where the task draws any."""

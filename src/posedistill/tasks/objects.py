@@ -22,16 +22,20 @@ from posedistill.decode import Decoder
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import boxes_for
 from posedistill.deploy.shapes import coarse_shape
+from posedistill.deploy.threshold import SEARCHES, Shown, photographs_in, threshold_of
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array, Camera
 from posedistill.geometry.objects import ObjectTable
+from posedistill.log import console
 from posedistill.metrics import Evaluation, find_cases, load_scoring_models, score_estimates
 from posedistill.metrics.models import ScoringModel
 from posedistill.poses import Poses
 from posedistill.recipe.data import DataSettings
 from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint
 from posedistill.report.cases import Case, save_cases
+from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
+from posedistill.runtime.threshold import Threshold
 from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
 from posedistill.tasks.distances import calibrate_distances
 from posedistill.tasks.object_sources import backdrops, open_source
@@ -165,6 +169,29 @@ class ObjectsTask(Task[TestFrames]):
         height, width = read_image(frame.rgb).shape[:2]
         return Camera(frame.K, width, height)
 
+    def threshold(self, predictor: Predictor) -> Threshold | None:
+        """Chosen on validation frames (real ones where there are any) and on photographs without the objects."""
+        folder = self.data.negatives or self.data.backgrounds or _render_backgrounds(self.data)
+        if folder is None:
+            console.print("no score threshold: data.negatives names no folder of photographs without the objects")
+            return None
+        return threshold_of(predictor, self._held_back(), photographs_in(folder), f"validation frames, {folder.name}")
+
+    def _held_back(self) -> Iterator[Shown]:
+        """Validation pictures with all poses of one of their objects, of real frames where any are held back."""
+        packs, rows = self.training_set.packs, self.training_set.validation
+        starts = np.cumsum([0, *(len(pack) for pack in packs)])
+        pack_of = np.searchsorted(starts, rows, side="right") - 1
+        real = np.array([not isinstance(source, RenderSource) for source in self.data.train])[pack_of]
+        chosen = np.flatnonzero(real) if real.any() else np.arange(len(rows))
+        for place in np.random.default_rng(self.recipe.seed).permutation(chosen)[:SEARCHES].tolist():
+            pack, row = packs[pack_of[place]], rows[place] - starts[pack_of[place]]
+            table, frame, obj_id = pack.instances, pack.instances.frame[row], int(pack.instances.obj_id[row])
+            own = (table.frame == frame) & (table.obj_id == obj_id)
+            height, width = pack.sizes[frame]
+            image = np.ascontiguousarray(pack.frames[frame, :height, :width, :3])
+            yield Shown(image, pack.K[frame], obj_id, table.R[own], table.t[own])
+
     def draw(self, poses: Poses, name: str, folder: Path) -> None:
         """Contours over photographs."""
         save_cases(folder, name, list(self._cases(poses)))
@@ -192,6 +219,12 @@ class ObjectsTask(Task[TestFrames]):
             R_gt, t_gt = _nearest_truth(frame, case.obj_id, R, t, self.objects.symmetries[index])
             about = (case.add, "mm", case.obj_id, case.scene_id, case.im_id)
             yield Case(frame.rgb, frame.K, self.objects.keypoints[index], R_gt, t_gt, R, t, *about)
+
+
+def _render_backgrounds(data: DataSettings) -> Path | None:
+    """The photographs behind the first renders that have any."""
+    folders = [source.settings.backgrounds for source in data.train if isinstance(source, RenderSource)]
+    return next((folder for folder in folders if folder is not None), None)
 
 
 def drawn(data: TrainingSet, count: int, shares: list[float] | None, rng: np.random.Generator) -> Rows:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from posedistill.deploy.bench import bench
 from posedistill.deploy.estimate import estimate
 from posedistill.deploy.export import check_parity, example_inputs, export_onnx, torch_predictor
+from posedistill.deploy.threshold import store_threshold
 from posedistill.errors import TrainingError
 from posedistill.estimators.base import Estimator
 from posedistill.files import fresh, write_file
@@ -95,10 +96,12 @@ def export_run(task: Task[Any]) -> None:
     _write_records(task, [*kept, exported.to_dict()])
 
 
-def export_stage(task: Task[Any], stage: Stage, path: Path, shapes: bool = True) -> dict[str, Any]:
+def export_stage(
+    task: Task[Any], stage: Stage, path: Path, shapes: bool = True, threshold: bool = True
+) -> dict[str, Any]:
     """Write one network as ONNX and check on test frames that the file gives the same; returns by how much.
 
-    ``shapes``: whether surfaces of objects are put into the file.
+    ``shapes``: whether surfaces of objects are put into the file. ``threshold``: whether a score threshold is chosen.
     """
     estimator, trained = load_network(stage, task.objects)
     training = f"{stage.recipe.name}: {stage.name}, seed {stage.seed}, step {trained['step']}"
@@ -108,6 +111,9 @@ def export_stage(task: Task[Any], stage: Stage, path: Path, shapes: bool = True)
     parity = check_parity(network, path, [query.request() for query in sought[:PARITY_FRAMES]])
     console.print(f"exported {path}: {parity}")
     write_file(path.with_suffix(".parity.json"), json.dumps(asdict(parity)), TrainingError)
+    if threshold and (chosen := task.threshold(Predictor.from_onnx(path))) is not None:
+        store_threshold(path, chosen)
+        console.print(f"{path}: {chosen}", highlight=False)
     return asdict(parity)
 
 
@@ -118,7 +124,7 @@ def bench_run(task: Task[Any]) -> None:
         return
     files = {"exported": folder / "model.onnx"}
     if teacher.is_network:
-        export_stage(task, teacher, folder / "teacher.onnx", shapes=False)
+        export_stage(task, teacher, folder / "teacher.onnx", shapes=False, threshold=False)
         files = {"teacher": folder / "teacher.onnx"} | files
     results = []
     for name, path in files.items():
