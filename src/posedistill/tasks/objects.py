@@ -37,7 +37,7 @@ from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
 from posedistill.runtime.threshold import Threshold
 from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
-from posedistill.tasks.distances import calibrate_distances
+from posedistill.tasks.distances import SUREST, calibrate_distances
 from posedistill.tasks.object_sources import backdrops, open_source
 from posedistill.tasks.object_teachers import best_poses, csv_poses
 from posedistill.tasks.validation import Validation, keypoint_scores
@@ -125,7 +125,8 @@ class ObjectsTask(Task[TestFrames]):
         """Distances, by real frames where any were trained on, else by renders."""
         data, own = self.training_set, [isinstance(source, BopSource) for source in self.data.train]
         real = np.repeat(own, [len(pack) for pack in data.packs])
-        real = real if real[data.validation].any() else ~real
+        if not real[data.validation].any():
+            return calibrate_distances(self, estimator, data.train, data.validation, SUREST)
         return calibrate_distances(
             self, estimator, data.train[real[data.train]], data.validation[real[data.validation]]
         )

@@ -74,7 +74,7 @@ class Validation:
         decoder = self.task.decoder(estimator)
         run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)  # pictures are prepared
         R, t = np.full((sum(map(len, self.batches)), 3, 3), np.nan), np.full((sum(map(len, self.batches)), 3), np.nan)
-        start = 0
+        score, start = np.full(len(R), np.nan), 0
         for batch in self.batches:
             known = {"images": batch.images, "classes": batch.label, **batch.targets}
             inputs = {name: known[name].cpu().numpy() for name in decoder.inputs}
@@ -84,9 +84,9 @@ class Validation:
             poses = decoder.decode(run(inputs), prepared)
             for row, pose in zip(self.assign(poses, batch), poses, strict=True):
                 if row >= 0:
-                    R[start + row], t[start + row] = pose.R, pose.t
+                    R[start + row], t[start + row], score[start + row] = pose.R, pose.t, pose.score
             start += len(batch)
-        return Poses.of_cameras(R, t)
+        return Poses.of_cameras(R, t, score=score)
 
 
 def keypoint_scores(found: Poses, batches: Sequence[Batch], objects: ObjectTable) -> dict[str, float]:
