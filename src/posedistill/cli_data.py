@@ -42,6 +42,33 @@ def render(
 
 
 @data_app.command()
+def categories(
+    shapes: Annotated[Path, typer.Argument(help="Folder of CAD models: CATEGORY/SHAPE.* or CATEGORY01.*.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: annotations.csv, images, shapes.")],
+    count: Annotated[int, typer.Option(help="Pictures of each category.")] = 200,
+    poses: Annotated[Path | None, typer.Option(help="Annotated viewpoints whose poses are drawn.")] = None,
+    category: Annotated[list[str] | None, typer.Option(help="Category to render; default: all.")] = None,
+    backgrounds: Annotated[Path | None, typer.Option(help="Folder of photographs.")] = None,
+    size: Annotated[int, typer.Option(help="Side of a picture, pixels.")] = 160,
+    seed: Annotated[int, typer.Option(help="Another seed, other pictures.")] = 0,
+) -> None:
+    """Render things of named categories from CAD, as a data set of viewpoints; a quarter of them for testing."""
+    from posedistill.data.formats.viewpoint import open_categories
+    from posedistill.data.render.categories import category_settings, load_shapes, render_categories
+    from posedistill.log import progress_bar
+
+    found = load_shapes(shapes, category or None)
+    drawn = None if poses is None else open_categories(poses)
+    with progress_bar() as bar:
+        task = bar.add_task("render", total=None, note=str(out))
+        settings = category_settings(size, backgrounds)
+        total = render_categories(
+            found, out, count, settings, drawn, seed, lambda done, all_: bar.update(task, completed=done, total=all_)
+        )
+    print(f"{total} pictures of {len({name for name, _ in found})} categories, {len(found)} shapes; {out}")
+
+
+@data_app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="BOP folder, .data file, or scene in any known format.")],
     split: Annotated[str | None, typer.Option(help="Split; default: all of them together.")] = None,

@@ -56,6 +56,16 @@ def rotation_viewpoint(R: Array) -> Array:
     return np.stack([np.rad2deg(azimuth) % 360.0, np.rad2deg(np.arctan2(z, level)), np.rad2deg(inplane)], axis=-1)
 
 
+def in_range(viewpoint: Array) -> Array:
+    """The same viewpoints ``[..., 3]`` with each angle in its range; elevations beyond a pole are cut off there.
+
+    >>> in_range(np.array([-10.0, 95.0, 185.0])).tolist()
+    [350.0, 90.0, -175.0]
+    """
+    azimuth, elevation, inplane = np.moveaxis(np.asarray(viewpoint, dtype=np.float64), -1, 0)
+    return np.stack([azimuth % 360, np.clip(elevation, -90, 90), (inplane + 180) % 360 - 180], axis=-1)
+
+
 def label_angles(viewpoint: Array) -> Array:
     """The angles that networks of this field are trained on: ``360 - a``, ``e + 90``, ``t + 180``, ``[..., 3]``.
 

@@ -143,6 +143,11 @@ class ShapeFolder:
         places = (f"{category}/{name}/compressed", f"{category}/{stem}", f"{category}{stem}", stem)
         return next((self._files[place] for place in places if place in self._files), None) if shape else None
 
+    def categories(self) -> list[str]:
+        """All that have a shape under a name of their own, in order."""
+        found = (re.fullmatch(r"([^/]+)/.+|(\D+)\d+", place) for place in self._files)
+        return sorted({match[1] or match[2] for match in found if match})
+
     def of_category(self, category: str) -> list[str]:
         """Names of all shapes of a category, in order."""
         inside = re.compile(rf"{re.escape(category)}/(?:(.+)/compressed|([^/]+))|{re.escape(category)}(\d+)")

@@ -144,6 +144,26 @@ def sample_scene(bodies: Sequence[Body], settings: RenderSettings, rng: np.rando
     return _lit(placements, table, up, settings, rng)
 
 
+def single_scene(
+    bodies: Sequence[Body],
+    body: int,
+    pose: tuple[Array, Array],
+    before: int | None,
+    settings: RenderSettings,
+    rng: np.random.Generator,
+) -> Scene:
+    """One body at a stated pose (object to camera), maybe another hung ``before`` it, and the light from above it."""
+    placed = _Placed()
+    placed.add(body, *pose)
+    if before is not None:
+        _hold_before(bodies, before, placed, rng)
+    placements = tuple(
+        Placement(number, R, t, _sample_look(number != body, settings.material_jitter, rng))
+        for number, R, t in zip(placed.bodies, placed.R, placed.t, strict=True)
+    )
+    return _lit(placements, None, pose[0] @ AXIS_Z, settings, rng)
+
+
 def _anchor_ray(settings: RenderSettings, rng: np.random.Generator) -> Array:
     """Unit viewing ray through a random pixel of the middle of the image, where the cluster will be."""
     pixel = np.array([settings.width * rng.uniform(0.28, 0.72), settings.height * rng.uniform(0.28, 0.72), 1.0])

@@ -74,6 +74,22 @@ def render_frame(studio: Studio, index: int) -> Frame:
         scene, image = _composed(studio, sample_scene(studio.bodies, settings, rng))
         if any(studio.bodies[placement.body].obj_id is not None for placement in scene.placements):
             break
+    picture = paint(studio, scene, image, rng)
+    bodies = [studio.bodies[placement.body] for placement in scene.placements]
+    shown = [i for i, body in enumerate(bodies) if body.obj_id is not None]
+    return Frame(
+        picture,
+        studio.K,
+        [(bodies[i].obj_id or 0, scene.placements[i].R, scene.placements[i].t) for i in shown],
+        np.where(np.isfinite(image.depth), image.depth, np.float32(0)),
+        [image.silhouette(i) for i in shown],
+        [image.owner == i for i in shown],
+    )
+
+
+def paint(studio: Studio, scene: Scene, image: Composite, rng: np.random.Generator) -> Image:
+    """The picture ``[H, W, 3]`` of a scene that has been cast: background, surfaces, and what the camera adds."""
+    settings = studio.settings
     models = [studio.models[placement.body] for placement in scene.placements]
     picture = studio.backgrounds.picture(settings.width, settings.height, rng)
     if scene.table is not None:
@@ -83,16 +99,7 @@ def render_frame(studio: Studio, index: int) -> Frame:
     if surface is not None:
         colors = shade(surface, scene, models, settings.shadows)
         picture[surface.rows, surface.columns] = colors
-    picture = _photograph(_feather(picture, image), studio, rng)
-    shown = [i for i, model in enumerate(models) if model.body.obj_id is not None]
-    return Frame(
-        picture,
-        studio.K,
-        [(models[i].body.obj_id or 0, scene.placements[i].R, scene.placements[i].t) for i in shown],
-        np.where(np.isfinite(image.depth), image.depth, np.float32(0)),
-        [image.silhouette(i) for i in shown],
-        [image.owner == i for i in shown],
-    )
+    return _photograph(_feather(picture, image), studio, rng)
 
 
 def _composed(studio: Studio, scene: Scene) -> tuple[Scene, Composite]:
