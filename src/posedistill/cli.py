@@ -110,7 +110,7 @@ def distill(recipe: RecipeFile, overrides: Overrides = None, seed: Seed = -1) ->
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder (runs/NAME) or an exported model.onnx.")],
-    dataset: Annotated[Path | None, typer.Option(help="BOP folder or scene; default: the run's.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="BOP folder, .data file or scene; default: the run's.")] = None,
     split: Annotated[str, typer.Option(help="Split folder in the BOP folder; train, test or all of a scene.")] = "test",
     scene: Scenes = None,
     frames: FrameList = None,
@@ -183,7 +183,7 @@ def evaluate(
 @app.command()
 def score(
     results: Annotated[Path, typer.Argument(help="A BOP csv: scene_id,im_id,obj_id,score,R,t,time.")],
-    dataset: Annotated[Path, typer.Option(help="BOP folder with ground truth and models.")],
+    dataset: Annotated[Path, typer.Option(help="BOP folder (or .data file) with ground truth and models.")],
     split: Split = "test",
     scene: Scenes = None,
     frames: FrameList = None,

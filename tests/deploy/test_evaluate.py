@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from posedistill.cli import app
 from posedistill.data.formats.bop import BopDataset
+from posedistill.data.formats.label_writer import write_labels
 from posedistill.decode import WDRNetDecoder
 from posedistill.deploy.detection import detect_csv, detect_file, every_box
 from posedistill.deploy.estimate import estimate
@@ -409,3 +410,17 @@ def test_detection_needs_a_detector(model, bop):
 def test_detection_is_scored_alone(words, tmp_path):
     result = CliRunner().invoke(app, [*words, "--dataset", str(tmp_path), "--detection"])
     assert isinstance(result.exception, PoseDistillError) and "--detection: found" in str(result.exception)
+
+
+def test_label_folders_are_measured_too(bop, tmp_path):
+    """True poses of a list of a .data file score one; a list is asked for by --split."""
+    data = write_labels(BopDataset(bop, "test"), tmp_path / "boxes", split="valid").data
+    frames = BopDataset(bop, "test").frames
+    rows = [(f.scene_id, f.im_id, i.obj_id, 1.0, i.R, i.t, 0.1, "") for f in frames for i in f.instances]
+    Poses(*map(np.array, zip(*rows, strict=True))).to_bop_csv(tmp_path / "truth.csv")
+    found = score_csv(tmp_path / "truth.csv", data, "valid", None, None)
+    assert found.targets == 6 and found.scores["add_0.1d"] == 1.0 and found.dataset == "boxes.data/valid"
+    with pytest.raises(DataError, match=r"'test': found \['valid'\], expected a list of images of that name"):
+        open_bop(data, "test", None, None)
+    with pytest.raises(DataError, match=r"expected none: --split names a list"):
+        open_bop(data, "valid", None, None, [1])

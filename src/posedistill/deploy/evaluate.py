@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from posedistill.data.formats.bop import BopDataset, Detection, Frame, read_detections
+from posedistill.data.formats.label_dataset import LabelDataset
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.decode.objects import of_objects
@@ -208,7 +209,17 @@ def score_csv(
 
 
 def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: list[int] | None = None) -> BopDataset:
-    """A BOP folder; a frame list is looked for beside the caller and in the folder."""
+    """A BOP folder, or the .data file of label folders; a frame list is looked for beside the caller and in the folder.
+
+    Raises:
+        DataError: as its reader; scenes or frames of a .data file, which names its frames by its lists.
+    """
+    if root.suffix == ".data":
+        if given := frames or scenes:
+            raise DataError(
+                describe("--frames, --scene", "option", given, "none: --split names a list of the .data file")
+            )
+        return LabelDataset(root, split, obj_ids)
     if frames is not None and not frames.exists() and (root / frames).exists():
         frames = root / frames
     return BopDataset(root, split=split, scenes=scenes, frames=frames, obj_ids=obj_ids)

@@ -48,3 +48,11 @@ def test_a_file_that_cannot_be_read_further(data):
     data.write_text("train = train.txt\n")
     report = check_dataset(data)
     assert report.counts[FaultKind.DATA_FILE] and "'mesh': found no such key" in str(report)
+
+
+def test_images_that_train_and_test(data):
+    listed = (data.parent / "valid.txt").read_text()
+    (data.parent / "valid.txt").write_text(listed + (data.parent / "train.txt").read_text().splitlines()[2] + "\n")
+    report = check_dataset(data)
+    assert report.counts[FaultKind.DUPLICATE_FRAME] == 1
+    assert "000002.png: 'split': found valid and train, expected one of them" in str(report)

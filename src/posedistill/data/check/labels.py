@@ -9,7 +9,7 @@ from posedistill.data.check.objects import summarise
 from posedistill.data.check.overlays import SHEET_TILES, draw_objects
 from posedistill.data.check.report import CheckReport, Summary
 from posedistill.data.check.walk import Contents, Picture
-from posedistill.data.faults import FaultKind, reported
+from posedistill.data.faults import FaultKind, fault, reported
 from posedistill.data.formats.label_dataset import LabelDataset
 from posedistill.data.formats.labels import read_data_file
 from posedistill.geometry.meshes import hull_corners, model_info
@@ -28,6 +28,9 @@ def open_labels(path: Path, split: str | None, report: CheckReport) -> Contents:
     for name, dataset in sets.items():
         for frame in dataset.frames:
             owners.setdefault(frame.rgb, []).append(name)
+    for image, splits in owners.items():
+        if "train" in splits and len(splits) > 1:
+            report.add(fault(FaultKind.DUPLICATE_FRAME, image, "split", " and ".join(splits), "one of them"))
     frames = {frame.rgb: frame for dataset in sets.values() for frame in dataset.frames}
     pictures = [
         Picture(image, frame, tuple(owners[image]), frame.scene.folder, partial(check_frame, frame, models))
