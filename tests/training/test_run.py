@@ -99,6 +99,20 @@ def test_the_exported_file_names_the_frames_it_was_trained_on(finished, bop):
     assert [tuple(row) for row in frames[f"{bop.name}/train"].tolist()] == shown
 
 
+def test_calibrated_distances_travel_from_the_weights_into_the_exported_file(
+    copied: Path, folder: Path, tmp_path: Path
+):
+    weights = folder / "student" / "seed0" / "model.safetensors"
+    tensors, metadata = load_tensors(weights)
+    assert metadata["calibration"] == {"distance": [1.0, 1.0]}  # too few crops were held back
+    save_tensors(weights, tensors, metadata | {"calibration": {"distance": [0.9, 1.1]}})
+    export(load_recipe(copied), "student", tmp_path / "calibrated.onnx")
+    assert Predictor.from_onnx(tmp_path / "calibrated.onnx").decoder.distance == (0.9, 1.1)
+    save_tensors(weights, tensors, {name: value for name, value in metadata.items() if name != "calibration"})
+    export(load_recipe(copied), "student", tmp_path / "older.onnx")
+    assert Predictor.from_onnx(tmp_path / "older.onnx").decoder.distance == ()
+
+
 def again(path: Path, *overrides: str, jobs: int = 1) -> None:
     run(load_recipe(path, overrides), jobs)
 
