@@ -1,5 +1,6 @@
 """Sources of a recipe's frames: BOP folders, these under a csv's poses, label folders, renders of CAD models."""
 
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def open_source(
     if isinstance(source, LabelSource):
         labelled = LabelDataset(source.labels, source.split, obj_ids, source.ids)
         for note in labelled.notes:
-            console.print(f"[yellow]{note}", highlight=False)
+            _tell(note)
         return labelled
     rendered = source.objects or objects
     made_from = origin(_meshes(source, rendered), _models_info(source), source.settings, source.seed)
@@ -55,6 +56,12 @@ def open_source(
             console.print(f"rendered {report.images} images, {report.images_per_second_per_core:.1f} images/s per core")
             (root / "complete").touch()
     return BopDataset(root, split=SPLIT, obj_ids=obj_ids)
+
+
+@once
+def _tell(note: str) -> None:
+    """Print a note, once in a process: a source may serve for training and for testing."""
+    console.print(f"[yellow]{note}", highlight=False)
 
 
 def _labelled(source: BopSource, csv: Path, cache: Path) -> Path:
