@@ -268,7 +268,7 @@ class YOLO6DDecoder(ObjectDecoder):
         canvas = draw_confidence(image, confidence)
         scale = np.array(image.shape[1::-1]) / np.array(self.size[::-1])
         for best, weights in zip(found.best, found.weights, strict=True):
-            points = (self.stride * votes.points[weights > 0] + 0.5) * scale - 0.5
+            points = (self.stride * votes.points[weights > 0, 1:] + 0.5) * scale - 0.5
             draw_votes(canvas, points, weights[weights > 0], color_of(int(votes.classes[best])))
         for pose in self.decode(outputs, prepared):
             K = scaled_camera(prepared.K[0], (self.size[1], self.size[0]), (image.shape[1], image.shape[0]))
