@@ -85,6 +85,7 @@ def test_what_losses_share_with_estimators_knows_no_family(name):
         ("estimators.registry", ["posedistill.distill", "posedistill.training"]),
         ("decode.wdrnet", ["torch", "posedistill.estimators"]),
         ("decode.posenet", ["torch", "posedistill.estimators"]),
+        ("decode.yolo6d", ["torch", "posedistill.estimators"]),
         ("runtime", ["torch", "posedistill.estimators", "posedistill.data"]),
     ],
 )

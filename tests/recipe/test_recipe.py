@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from posedistill.errors import RecipeError
+from posedistill.estimators.registry import SETTINGS
 from posedistill.recipe.data import DataSettings
 from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint, load_recipe
 
@@ -89,7 +90,7 @@ def test_a_network_may_have_its_own_schedule(recipe):
         (lambda r: r["student"].update(checkpoint="a"), "'recipe': found student.checkpoint a, expected a student to"),
         (
             lambda r: r["student"].update(family="yolo"),
-            "'student': found family 'yolo', expected one of ['posenet', 'wdrnet']",
+            f"'student': found family 'yolo', expected one of {sorted(SETTINGS)}",
         ),
         (
             lambda r: r["student"].update(settings={"bakcbone": "darknet53", "width": 31}),
