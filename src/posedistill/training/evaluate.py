@@ -48,8 +48,11 @@ def evaluate_run(task: Task[Any]) -> None:
 def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
     """Scores and costs of one finished network (or what stands in a teacher's place) on the test split."""
     members = load_members(stage, task.objects)
+    scored = stage.name != "teacher" or not stage.recipe.cuts_crops
 
     def found() -> Poses | None:
+        if not scored:
+            return None
         if not members:
             return task.stated_poses()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -59,7 +62,10 @@ def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
 
     poses = _poses(task, stage.folder / "results.csv", stage.files, found)
     if poses is None:
-        console.print(f"{stage.recipe.teacher.csv} says nothing of the test frames: the teacher is not scored")
+        reason = (
+            f"{stage.recipe.teacher.csv} says nothing of the test frames" if scored else "it looks at crops in boxes"
+        )
+        console.print(f"{reason}: the teacher is not scored")
     costs = [_cost(task, member) for member in members]
     summed = {key: sum(cost[key] for cost in costs) for key in (costs[0] if costs else ())}
     return replace(task.score(poses), stage=stage.name, seed=stage.seed, **summed)
@@ -123,7 +129,7 @@ def bench_run(task: Task[Any]) -> None:
     if fresh(folder / "bench.json", folder / "model.onnx", teacher.weights):
         return
     files = {"exported": folder / "model.onnx"}
-    if teacher.is_network:
+    if teacher.is_network and not task.recipe.cuts_crops:
         export_stage(task, teacher, folder / "teacher.onnx", shapes=False, threshold=False)
         files = {"teacher": folder / "teacher.onnx"} | files
     results = []

@@ -5,7 +5,7 @@ from typing import Any
 
 from posedistill.errors import CheckpointError, describe
 from posedistill.estimators.base import Estimator
-from posedistill.estimators.registry import build_estimator
+from posedistill.estimators.registry import FAMILIES, build_estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.recipe.recipe import NetworkSettings, Recipe
@@ -19,7 +19,8 @@ def build_network(recipe: Recipe, network: NetworkSettings, objects: ObjectTable
     settings = dict(network.settings)
     if network.pretrained is not None:
         settings["pretrained"] = str(network.pretrained)
-    return build_estimator(network.family, objects, settings, recipe.input_size)
+    size = recipe.data.input_size(FAMILIES[network.family].view)
+    return build_estimator(network.family, objects, settings, size)
 
 
 def load_network(stage: Stage, objects: ObjectTable) -> tuple[Estimator, dict[str, Any]]:

@@ -19,6 +19,7 @@ from posedistill.recipe.stages import Stage, teacher_of
 from posedistill.tasks.base import Task
 from posedistill.training.networks import build_network, load_members
 from posedistill.training.teaching.cache import CachedTeacher, cache_folder, views_of
+from posedistill.training.teaching.crops import CropTeacher
 from posedistill.training.teaching.teachers import Autocast, EnsembleTeacher, LabelTeacher, NetworkTeacher, Teacher
 from posedistill.training.teaching.teaching import Teaching
 
@@ -34,7 +35,9 @@ def build_teacher(
     if recipe.teacher.csv is not None:
         return LabelTeacher()
     networks = [NetworkTeacher(net, device, autocast) for net in load_members(teacher_of(recipe), objects)]
-    return EnsembleTeacher(networks) if recipe.teacher.ensemble else networks[0]
+    teacher: Teacher = EnsembleTeacher(networks) if recipe.teacher.ensemble else networks[0]
+    size = recipe.data.input_size("crop")
+    return CropTeacher(teacher, size) if recipe.cuts_crops and isinstance(size, int) else teacher
 
 
 def build_teaching(task: Task[Any], stage: Stage, student: Estimator, fabric: Fabric) -> Teaching:
