@@ -70,7 +70,7 @@ def categories(
 
 @data_app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="BOP folder, .data file, or scene in any known format.")],
+    folder: Annotated[Path, typer.Argument(help="BOP folder, .data file, scene in any known format, or viewpoints.")],
     split: Annotated[str | None, typer.Option(help="Split; default: all of them together.")] = None,
     limit: Annotated[int | None, typer.Option(help="Look at this many frames only.")] = None,
     overlay: Annotated[Path, typer.Option(help="Where to draw a sample of frames.")] = Path("check.jpg"),

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from posedistill.data.check.categories import open_annotated
 from posedistill.data.check.labels import open_labels
 from posedistill.data.check.objects import open_objects
 from posedistill.data.check.report import CheckReport
 from posedistill.data.check.scenes import open_scenes
 from posedistill.data.check.walk import Contents, Progress, choose, walk
 from posedistill.data.formats.open_scene import scene_format
+from posedistill.data.formats.viewpoint import categories_file
 from posedistill.errors import DataError, describe
 
 
@@ -21,13 +23,15 @@ def check_dataset(
 ) -> CheckReport:
     """Check a data set, and report every fault instead of the first.
 
-    ``root`` is a folder in the BOP format, the .data file of label folders, or a scene in any known format.
+    ``root`` is a folder in the BOP format, the .data file of label folders, a scene in any known format, or annotated
+    viewpoints of categories.
 
     Annotations are checked whole; images, depth and masks are decoded, and compared with the projected models.
 
     Args:
         split: the folder of scenes of a BOP data set, or a list of a .data file, all where None; of a scene train, test
-            or all (whatever is there, whether a split names it or not), train and test where None.
+            or all (whatever is there, whether a split names it or not), train and test where None; of viewpoints any
+            that is stated, all where None.
         overlay: write a picture (png or jpg): frames with the projected models, or where the cameras stand and some of
             their photographs; those with a fault come first.
         limit: decode the files of so many frames alone, spread evenly; all where None.
@@ -53,4 +57,6 @@ def _opener(root: Path) -> Callable[[Path, str | None, CheckReport], Contents]:
     """What reads a data set for checking, by its format."""
     if root.suffix == ".data":
         return open_labels
-    return open_objects if scene_format(root) is None else open_scenes
+    if scene_format(root) is not None:
+        return open_scenes
+    return open_objects if categories_file(root) is None else open_annotated

@@ -46,16 +46,26 @@ def draw_objects(shown: Sequence[tuple[Picture, bool]], models: dict[int, Checke
     Raises:
         DataError: an ending OpenCV cannot write, or a disk that refuses the file.
     """
-    tiles = []
+    tiles: list[tuple[Image, str, bool]] = []
     for picture, faulty in shown:
-        frame, image = picture.frame, _image(picture.path)
+        frame, image = picture.frame, read_or_black(picture.path)
         assert isinstance(frame, Frame)
         for instance in sorted(frame.instances, key=lambda item: -item.t[2]):  # the nearest over the others
             if instance.t[2] > NEAR:
                 image = _draw_instance(image, frame, instance, models.get(instance.obj_id))
         title = f"{frame.scene.folder.parent.name}/{frame.scene_id:06d}/{frame.im_id:06d}"
-        tiles.append(_tile(image, title, FAULT if faulty else INK, SHEET_TILE))
-    write_image(path, contact_sheet(tiles, COLUMNS))
+        tiles.append((image, title, faulty))
+    write_sheet(tiles, path)
+
+
+def write_sheet(tiles: Sequence[tuple[Image, str, bool]], path: Path) -> None:
+    """Write a contact sheet of pictures with their titles; the flag marks a fault, which a red title tells.
+
+    Raises:
+        DataError: an ending OpenCV cannot write, or a disk that refuses the file.
+    """
+    framed = [_tile(image, title, FAULT if faulty else INK, SHEET_TILE) for image, title, faulty in tiles]
+    write_image(path, contact_sheet(framed, COLUMNS))
 
 
 def draw_scene(
@@ -95,13 +105,15 @@ def draw_scene(
     top, tiles = side_by_side(panels), []
     for number, (picture, faulty) in enumerate(shown, 1):
         title = f"{number}  {picture.splits[0]}  {picture.path.parent.name}/{picture.path.name}"[:46]
-        tiles.append(_tile(_image(picture.path), title, FAULT if faulty else COLORS[picture.splits[0]], SCENE_TILE))
+        tiles.append(
+            _tile(read_or_black(picture.path), title, FAULT if faulty else COLORS[picture.splits[0]], SCENE_TILE)
+        )
     below = contact_sheet(tiles, SCENE_TILES)
     room = top.shape[1] - below.shape[1]
     write_image(path, np.vstack([top, np.pad(below, ((0, 0), (0, room), (0, 0)), constant_values=255)]))
 
 
-def _image(path: Path) -> Image:
+def read_or_black(path: Path) -> Image:
     """A picture; black where it cannot be read."""
     try:
         return read_image(path)

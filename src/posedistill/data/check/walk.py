@@ -13,6 +13,7 @@ import numpy as np
 from posedistill.data.check.report import CheckReport, Summary
 from posedistill.data.faults import Fault, FaultKind, fault, reported
 from posedistill.data.formats.bop import Frame
+from posedistill.data.formats.categories import AnnotatedView
 from posedistill.data.formats.scene import CameraFrame
 from posedistill.data.images import as_rgb, decode, exif_orientation, significant_bits
 from posedistill.errors import describe
@@ -33,7 +34,7 @@ class Picture:
     """
 
     path: Path
-    frame: Frame | CameraFrame
+    frame: Frame | CameraFrame | AnnotatedView
     splits: tuple[str, ...]
     folder: Path | None = None
     inspect: Callable[[Size | None, bool], list[Fault]] = lambda _size, _decoded: []
