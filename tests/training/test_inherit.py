@@ -14,7 +14,9 @@ from posedistill.errors import CheckpointError, RecipeError
 from posedistill.recipe.comparison import load_comparison
 from posedistill.recipe.recipe import load_recipe
 from posedistill.recipe.stages import Stage, teacher_of
+from posedistill.tasks.registry import open_task
 from posedistill.training.run import run
+from posedistill.training.teaching.build import check_networks, teacher_so_far
 
 MakeRecipe = Callable[..., Any]
 
@@ -95,6 +97,17 @@ class TestRecipe:
         with pytest.raises(CheckpointError, match=r"inherited.*found a network of another recipe"):
             train(recipe(*changes), "student")
         assert teacher_of(loaded).finished
+
+    def test_the_comparison_of_starts_can_be_built(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its students are their teacher's backbone cut earlier; the losses find what they compare."""
+        monkeypatch.setenv("POSEDISTILL_DATA", "/data")
+        comparison = load_comparison([Path(__file__).parents[2] / "recipes/compare/linemod_cat_starts.yaml"])
+        assert (comparison.baseline, comparison.alone) == ("imagenet", "random")
+        objects = open_task(comparison.base).stand_ins
+        teacher = teacher_so_far(comparison.base, objects)
+        for variant in comparison.variants.values():
+            check_networks(variant.recipe, objects, teacher)
+            assert (variant.recipe.student.inherit is not None) == variant.name.startswith("inherit")
 
     def test_compare_varies_it(self, recipe_file: Path, tmp_path: Path) -> None:
         path = tmp_path / "compare.yaml"
