@@ -9,6 +9,7 @@ import yaml
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
+from posedistill.deploy.detection import detect_file
 from posedistill.deploy.evaluate import evaluate_file
 from posedistill.deploy.predict import predict_images
 from posedistill.deploy.predict_objects import Box, ObjectPresenter
@@ -16,6 +17,7 @@ from posedistill.errors import DataError
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
 from posedistill.runtime.predictor import Predictor
+from posedistill.runtime.search import search
 from posedistill.training.run import run
 
 NETWORK = {"backbone": "darknet_tiny_q", "score_threshold": 0.0}
@@ -76,6 +78,28 @@ def test_a_model_of_whole_pictures_takes_no_boxes(folder: Path, bop: Path) -> No
         evaluate_file(folder / "model.onnx", bop, "test", None, "detector", None, None, None)
     with pytest.raises(DataError, match="'boxes': found some, expected none: yolo6d"):
         ObjectPresenter(Predictor.from_onnx(folder / "model.onnx"), [Box(1, (0, 0, 9, 9))])
+
+
+def test_detection_asks_for_no_boxes(folder: Path, bop: Path, tmp_path: Path) -> None:
+    model, csv = folder / "model.onnx", tmp_path / "poses.csv"
+    found = detect_file(model, bop, "test", None, None, csv, None)
+    assert found.images == 3 and found.estimates == len(Poses.from_bop_csv(csv)) and 0 <= found.scores["AP"] <= 1
+    with pytest.raises(
+        DataError, match="--detections: 'detections': found a file, expected none: yolo6d needs no boxes"
+    ):
+        detect_file(model, bop, "test", None, tmp_path / "boxes.json", None, None)
+
+
+def test_a_search_is_the_surest_pose_of_one_look(folder: Path, bop: Path) -> None:
+    predictor, frame = Predictor.from_onnx(folder / "model.onnx"), BopDataset(bop, split="test").frames[0]
+    image = read_image(frame.rgb)
+    poses = predictor.predict(image, frame.K)
+    for obj_id in (1, 2):
+        found, scores = (
+            search(predictor, image, frame.K, obj_id),
+            [pose.score for pose in poses if pose.label == obj_id],
+        )
+        assert (None if found is None else found.score) == max(scores, default=None)
 
 
 def test_predict_looks_for_all_objects_in_one_pass(folder: Path, bop: Path, tmp_path: Path) -> None:
