@@ -31,8 +31,9 @@ class ViewpointSettings(BaseModel):
     """The network and its losses.
 
     ``faithful`` is what the published code computes: bins that begin at 0 with hard targets, weights drawn so narrowly
-    that both networks begin from nothing, a contrast that counts its positive twice and pulls at both sides, and
-    offsets and embedding offered as logits (which they are not) for the published distillation.
+    that both networks begin from nothing, a fused feature that ends in a tanh, a contrast that counts its positive
+    twice and pulls at both sides, and offsets and embedding offered as logits (which they are not) for the published
+    distillation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,7 +131,8 @@ class ViewpointNetwork(nn.Module):
         if settings.shape == "cloud":
             self.shape = PointNet(settings.shape_features)
             fused = features + settings.shape_features
-            self.fusion = _layers(fused, fused, fused // 2, fused // 4, width, last=nn.Tanh, norm_last=False)
+            widths = (fused, fused, fused // 2, fused // 4, width)
+            self.fusion = _layers(*widths, last=nn.Tanh, norm_last=False) if settings.faithful else _layers(*widths)
             self.projector = _layers(features, *hidden, last=None, norm_last=False)
         else:
             self.fusion = _layers(features, *hidden)
