@@ -6,13 +6,17 @@ import torch
 import yaml
 from tests.data.category_writer import write_categories
 
-from posedistill.errors import DataError, RecipeError
+from posedistill.errors import CheckpointError, DataError, RecipeError
+from posedistill.estimators.registry import build_estimator
+from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.geometry.viewpoint import viewpoint_rotation
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
 from posedistill.runtime import Predictor
 from posedistill.tasks.categories import Kind
 from posedistill.tasks.registry import open_task
+from posedistill.training.checkpoints import save_tensors
+from posedistill.training.networks import load_weights
 from posedistill.training.run import run
 
 NETWORK = {"backbone": "test_resnet", "width": 16, "features": 32}
@@ -151,3 +155,19 @@ def test_a_whole_run_ships_a_student_that_needs_no_shape(recipe_of, made, tmp_pa
     (pose,) = predictor.predict(np.zeros((40, 60, 3), np.uint8))
     assert pose.R.shape == (3, 3) and np.isnan(pose.t).all()
     assert Poses.read(tmp_path / "run/results.csv").name.tolist() == list(open_task(recipe).test_set.names)
+
+
+def test_a_split_without_a_category_is_named(recipe_of, made, tmp_path):
+    rows = (made / "annotations.csv").read_text().splitlines()
+    kept = [row for row in rows if not ("slab" in row and ",val," in row)]
+    (tmp_path / "set.csv").write_text("\n".join(kept) + "\n")
+    with pytest.raises(DataError, match=r"no object of slab.*brick, tower"):
+        _ = open_task(recipe_of(annotations=str(tmp_path / "set.csv"), measured=["brick", "slab"])).test_set
+
+
+def test_a_checkpoint_of_other_bins_is_refused(recipe_of, tmp_path):
+    recipe = recipe_of()
+    other = build_estimator("viewpoint", NO_OBJECTS, NETWORK | {"bin_size": 30.0}, 32)
+    save_tensors(tmp_path / "other.safetensors", dict(other.state_dict()), {"objects": []})
+    with pytest.raises(CheckpointError, match=r"other\.safetensors.*head\.logits\.azimuth"):
+        load_weights(recipe, recipe.teacher, tmp_path / "other.safetensors", NO_OBJECTS)
