@@ -24,7 +24,7 @@ $(VENV)/.python:
 	touch $@
 
 $(VENV)/.train: $(VENV)/.python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,imagenet]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml
