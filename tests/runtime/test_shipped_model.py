@@ -25,13 +25,14 @@ def predictor() -> Predictor:
 
 def test_it_carries_all_the_runtime_needs(predictor: Predictor):
     decoder = predictor.decoder
-    assert decoder.objects.obj_ids == (6,) and decoder.camera is not None and predictor.record.parameters == 688_894
+    assert decoder.objects.obj_ids == (6,) and decoder.camera is not None and predictor.record.parameters == 871_094
+    assert len(decoder.distance) == 1 and 0.97 < decoder.distance[0] < 1.0
     assert decoder.shapes == (), "the meshes of LINEMOD are not ours to pass on"
     stated = predictor.record.threshold
-    assert stated is not None and 0.3 < stated.score < 0.4 and stated.kept > 0.95 and stated.false <= 0.05
+    assert stated is not None and 0.6 < stated.score < 0.8 and stated.kept > 0.95 and stated.false <= 0.05
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     poses = predictor.predict(noise, decoder.camera.K, np.array([[200.0, 150.0, 90.0, 80.0]]), [6])
-    assert all(pose.score < 0.3 for pose in poses)
+    assert all(pose.score < stated.score for pose in poses)
 
 
 @pytest.mark.skipif(not DATA, reason="POSEDISTILL_DATA does not name the folder of real data")
@@ -49,7 +50,7 @@ def test_it_finds_the_cat_with_and_without_a_box(predictor: Predictor):
         searched = locate(predictor, image, frame.K, 6)
         assert searched is not None
         found += np.linalg.norm(project(corners, searched.R, searched.t, frame.K) - pixels, axis=1).mean() < 20
-    assert np.median(errors) < 6.0
+    assert np.median(errors) < 2.0
     assert found >= len(frames) - 1
 
 
