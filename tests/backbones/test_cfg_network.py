@@ -83,6 +83,14 @@ def test_space_to_depth_puts_the_channels_of_the_input_fastest() -> None:
     assert torch.equal(built("[reorg]\nstride=2\n")(x), out)
 
 
+@pytest.mark.parametrize("size", [(48, 32), (64, 80)])
+def test_pictures_that_a_reorg_cannot_take_are_refused(size: tuple[int, int]) -> None:
+    told = rf"yolo_pose: '\[reorg\]': found pictures of {size[0]} x {size[1]}, expected .* multiples of 32"
+    with torch.device("meta"), pytest.raises(RecipeError, match=told):
+        build_backbone("yolo_pose")(torch.empty(2, 3, *size))
+    assert list(build_backbone("yolo_lite")(torch.rand(2, 3, *size))) == [8, 16, 32], "no reorg, no harm"
+
+
 def test_pooling_of_stride_1_keeps_the_size() -> None:
     x = torch.rand(1, 3, 4, 4) - 2  # negative: zeros around the picture would win
     out = built("[maxpool]\nsize=2\nstride=1\n")(x)

@@ -68,7 +68,7 @@ class CfgNetwork(nn.Module):
         return self.outputs(images).head
 
     def outputs(self, images: Tensor) -> CfgOutputs:
-        """The same pass with the feature maps."""
+        """The same pass with the feature maps; a RecipeError for pictures of a size that a ``[reorg]`` cannot take."""
         kept: dict[int, Tensor] = {}
         x = images
         for index, (layer, module) in enumerate(zip(self.cfg.layers, self.layers, strict=True)):
@@ -78,12 +78,21 @@ class CfgNetwork(nn.Module):
                 case Shortcut(source):
                     x = module(x + kept[source])
                 case Reorg(stride):
+                    if any(side % stride for side in x.shape[2:]):
+                        raise self._odd(images)
                     x = space_to_depth(x, stride)
                 case _:
                     x = module(x)
             if index in self._kept:
                 kept[index] = x
         return CfgOutputs(x, {stride: kept[index] for stride, index in self._features.items()})
+
+    def _odd(self, images: Tensor) -> RecipeError:
+        """The fault of pictures whose map a reorg cannot divide into blocks."""
+        coarsest = max(output.stride for output in self.cfg.outputs)
+        height, width = images.shape[2:]
+        expected = f"a height and width that are multiples of {coarsest}"
+        return RecipeError(describe(self.cfg.name, "[reorg]", f"pictures of {height} x {width}", expected))
 
     def load(self, path: str | Path) -> None:
         """Start from a file: Darknet's ``.weights``, or a state dict with the names of this network.
