@@ -64,7 +64,7 @@ def time_decoder(objects: int, size: int) -> None:
     region, settings = outputs["region"][0], decoder.decoding
 
     def votes_and_objects() -> None:
-        find_objects(decoder.votes_of(region, prepared.labels), settings.same)
+        find_objects(decoder.votes_of(region, prepared.labels), settings)
 
     poses = decoder.decode(outputs, prepared)
     assert len(poses) == objects

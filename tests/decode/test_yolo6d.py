@@ -8,6 +8,7 @@ from posedistill.decode.yolo6d import POINTS, YOLO6DDecoder, YOLO6DDecoding, fin
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
+from posedistill.geometry.pnp import solve_pnp
 from posedistill.geometry.rotations import angle_between, random_rotations
 
 K = np.array([[572.4114, 0.0, 325.2611], [0.0, 573.5704, 242.0489], [0.0, 0.0, 1.0]])
@@ -144,7 +145,7 @@ def test_instances_side_by_side_are_told_apart_and_votes_for_one_are_not() -> No
     for column, x, score in ((3, 3.5, 0.9), (4, 4.1, 0.8), (7, 7.5, 0.7)):
         write_vote(region, 6, column, points + np.array([x, 6.5]), score)
     votes = read_votes(region.reshape(decoder.outputs["region"]), 1, np.array([0]), np.empty(0, np.int64), 0.1)
-    found = find_objects(votes, 0.4)
+    found = find_objects(votes, YOLO6DDecoding())
     assert votes.scores[found.best].round(6).tolist() == [0.9, 0.7]
     assert (found.weights > 0).sum(axis=1).tolist() == [2, 1]
 
@@ -175,11 +176,54 @@ def test_votes_of_several_predictors_a_cell_and_of_classes() -> None:
     assert read_votes(flat, 3, np.array([1]), np.empty(0, np.int64), 0.1).scores.round(6).tolist() == [0.8]
 
 
-def test_an_untrained_network_costs_little() -> None:
-    decoder = make_decoder(3, (416, 416), decoding=YOLO6DDecoding(most=2))
-    prepared = decoder.prepare(decoder.example()[0])
-    region = np.random.default_rng(0).normal(size=(1, *decoder.outputs["region"])).astype(np.float32)
-    assert len(decoder.decode({"region": region}, prepared)) <= 6
+def sure_everywhere(decoder: YOLO6DDecoder, rng: np.random.Generator) -> np.ndarray:
+    """The map ``[A, 19 + C, rows, columns]`` of a barely trained network: all predictors vote, each for another box."""
+    region = rng.normal(size=silent(decoder).shape)
+    region[:, 2 * POINTS] = rng.uniform(-1, 0, region[:, 2 * POINTS].shape)
+    return region
+
+
+@pytest.mark.parametrize("vote", ["neighbourhood", "all"])
+@pytest.mark.parametrize("solved", [True, False], ids=["solved", "no pose in any"])
+def test_a_network_that_is_sure_of_every_cell_costs_100_pnps_a_picture(
+    vote: str, solved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = make_decoder(3, (480, 640), decoding=YOLO6DDecoding(vote=vote))
+    calls = []
+
+    def counted(*args: object) -> object:
+        calls.append(args)
+        return solve_pnp(*args) if solved else None
+
+    monkeypatch.setattr("posedistill.decode.yolo6d.solve_pnp", counted)
+    region = sure_everywhere(decoder, np.random.default_rng(0)).reshape(1, *decoder.outputs["region"])
+    poses = decoder.decode({"region": region}, decoder.prepare(decoder.example()[0]))
+    assert len(calls) == 100 == YOLO6DDecoding().most and len(poses) <= 100 * solved
+
+
+def test_true_instances_are_found_in_a_grid_that_is_sure_everywhere() -> None:
+    decoder, rng = make_decoder(3, (416, 544), decoding=YOLO6DDecoding(most=4)), np.random.default_rng(0)
+    prepared = decoder.prepare(Request(np.zeros((480, 640, 3), np.uint8), K))
+    places = [(0, -150.0, -80.0, 800.0), (1, 150.0, 60.0, 900.0), (2, 0.0, 0.0, 700.0), (0, 160.0, -120.0, 850.0)]
+    truth = [(index, R, np.array(t)) for (index, *t), R in zip(places, random_rotations(4, rng), strict=True)]
+    perfect = draw(decoder, truth, prepared.K[0])
+    region = sure_everywhere(decoder, rng).reshape(perfect.shape)
+    region = np.where(perfect[:, 2 * POINTS, None] > 0, perfect, region)
+    poses = decoder.decode({"region": region}, prepared)
+    assert sorted(pose.label for pose in poses) == [2, 5, 5, 9]
+    for index, R, t in truth:
+        near = min(poses, key=lambda pose: float(np.linalg.norm(pose.t - t)))
+        assert near.label == decoder.objects.obj_ids[index] and np.linalg.norm(near.t - t) < 1e-3
+        assert np.rad2deg(angle_between(near.R, R)) < 1e-3
+
+
+def test_a_known_object_is_not_crowded_out_by_surer_votes_for_another() -> None:
+    decoder = make_decoder(3, (416, 544), anchors=3, decoding=YOLO6DDecoding(most=2))
+    region = sure_everywhere(decoder, np.random.default_rng(0))
+    region[:, 2 * POINTS + 1] = 20.0  # all 663 predictors are for object 5
+    prepared = decoder.prepare(Request(np.zeros((480, 640, 3), np.uint8), K, labels=[5, 9]))
+    poses = decoder.decode({"region": region.reshape(1, *decoder.outputs["region"])}, prepared)
+    assert [pose.label for pose in poses] == [5, 9] and poses[1].score < 1e-6
 
 
 def test_pictures_of_a_batch_keep_their_rows() -> None:

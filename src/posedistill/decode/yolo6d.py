@@ -34,7 +34,7 @@ class YOLO6DDecoding:
             et al., section 3.4), ``all`` lets all confident cells vote one by one (RANSAC).
         same: votes closer than this are for the same object, in sides of its box.
         threshold: reprojection error that makes a point an outlier, in sides of the object's box.
-        most: poses of one object that a picture may have.
+        most: objects of a picture that PnP is asked for, the surest; by default as many as BOP counts of an image.
         seed: of the RANSAC.
     """
 
@@ -47,7 +47,7 @@ class YOLO6DDecoding:
 
 
 class GridVotes(NamedTuple):
-    """Votes of some predictors of one picture, the surest first."""
+    """Votes of some predictors of one picture: the surest of each known object, then all others, the surest first."""
 
     scores: Array
     """``[n]``"""
@@ -60,7 +60,7 @@ class GridVotes(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a picture shows, the surest first: ``G`` objects."""
+    """What a picture shows, in the order of the votes: ``G`` objects."""
 
     best: Indices
     """``[G]`` the vote that each stands on."""
@@ -86,12 +86,11 @@ def read_votes(region: np.ndarray, count: int, wanted: Indices, known: Indices, 
         shares = np.exp(flat[:, 2 * POINTS + 1 :] - flat[:, 2 * POINTS + 1 :].max(axis=1, keepdims=True))
         scores = scores * (shares / shares.sum(axis=1, keepdims=True)).transpose(1, 0, 2)[wanted]
     table = scores.reshape(len(wanted), -1)
-    chosen = np.flatnonzero(table > threshold)
-    if len(known):
-        places = np.searchsorted(wanted, known)
-        chosen = np.union1d(chosen, places * table.shape[1] + table[places].argmax(axis=1))
+    places = np.searchsorted(wanted, known)
+    granted = places * table.shape[1] + table[places].argmax(axis=1)
+    chosen = np.union1d(np.flatnonzero(table > threshold), granted)
     sure = table.ravel()[chosen]
-    order = np.argsort(-sure, kind="stable")[:_MOST]
+    order = np.lexsort((-sure, ~np.isin(chosen, granted)))[:_MOST]
     place, predictor = np.divmod(chosen[order], table.shape[1])
     anchor, cell = np.divmod(predictor, rows * columns)
     points = flat[anchor, : 2 * POINTS, cell].astype(np.float64)
@@ -101,14 +100,11 @@ def read_votes(region: np.ndarray, count: int, wanted: Indices, known: Indices, 
     return GridVotes(sure[order], wanted[place], cells, points)
 
 
-def find_objects(votes: GridVotes, same: float, around: bool = True) -> Found:
+def find_objects(votes: GridVotes, decoding: YOLO6DDecoding) -> Found:
     """Who votes for what: the surest vote stands for an object, all that agree with it are its own, and so on.
 
+    It ends with ``decoding.most`` objects, so that a network that is sure of every cell does not cost a PnP for each.
     The centre is that of the surest vote: other cells' centres cannot leave them.
-
-    Args:
-        same: mean distance of the corners of two votes for one object, in sides of its box.
-        around: only a cell's neighbours vote with it.
     """
     count = len(votes.scores)
     corners = votes.points[:, 1:].reshape(count, 2 * POINTS - 2)
@@ -116,9 +112,10 @@ def find_objects(votes: GridVotes, same: float, around: bool = True) -> Found:
     distances = (squares[:, None] + squares - 2 * corners @ corners.T) / (POINTS - 1)
     boxes = votes.points[:, 1:]
     sides = (boxes.max(axis=1) - boxes.min(axis=1)).max(axis=1)
-    near = (distances < (same * sides[:, None]) ** 2) & (votes.classes[:, None] == votes.classes)
-    free, best, members = np.ones(count, dtype=bool), [], []
-    while free.any():
+    near = (distances < (decoding.same * sides[:, None]) ** 2) & (votes.classes[:, None] == votes.classes)
+    best: list[int] = []
+    free, members = np.ones(count, dtype=bool), []
+    while free.any() and len(best) < decoding.most:
         first = int(free.argmax())
         own = near[first] & free
         own[first] = True
@@ -127,7 +124,7 @@ def find_objects(votes: GridVotes, same: float, around: bool = True) -> Found:
         members.append(own)
     chosen = np.array(best, dtype=np.int64)
     mine = np.array(members, dtype=bool).reshape(len(best), count)
-    if around:
+    if decoding.vote == "neighbourhood":
         mine &= (np.abs(votes.cells - votes.cells[chosen, None]) <= 1).all(axis=2)
     weights = mine * votes.scores
     means = (weights @ votes.points.reshape(count, 2 * POINTS)) / weights.sum(axis=1, keepdims=True)
@@ -239,13 +236,10 @@ class YOLO6DDecoder(ObjectDecoder):
         """Poses in the camera ``K`` of the network's own picture."""
         settings = self.decoding
         votes = self.votes_of(region, labels)
-        found = find_objects(votes, settings.same, around=settings.vote == "neighbourhood")
+        found = find_objects(votes, settings)
         poses: list[Pose] = []
-        counts = np.zeros(len(self.objects), dtype=np.int64)
         for place, best in enumerate(found.best.tolist()):
             index = int(votes.classes[best])
-            if counts[index] == settings.most:
-                continue
             points, weights = found.points[place : place + 1], np.ones(1)
             if settings.vote == "all":
                 chosen = np.flatnonzero(found.weights[place])
@@ -254,7 +248,6 @@ class YOLO6DDecoder(ObjectDecoder):
             corners = self.objects.keypoints[index]
             pose = solve(self.stride * points, weights, corners, K, settings.threshold, settings.seed)
             if pose is not None:
-                counts[index] += 1
                 score = float(votes.scores[best]) * pose.score
                 poses.append(Pose(pose.R, pose.t, self.objects.obj_ids[index], score))
         return sorted(poses, key=lambda pose: -pose.score)
@@ -263,7 +256,7 @@ class YOLO6DDecoder(ObjectDecoder):
         """How sure each cell is, what the cells behind each pose vote for, and the poses with box and axes."""
         region = outputs["region"][0]
         votes = self.votes_of(region, prepared.labels)
-        found = find_objects(votes, self.decoding.same, around=self.decoding.vote == "neighbourhood")
+        found = find_objects(votes, self.decoding)
         confidence = sigmoid(region.reshape(self.anchors, -1, *region.shape[1:])[:, 2 * POINTS]).max(axis=0)
         canvas = draw_confidence(image, confidence)
         scale = np.array(image.shape[1::-1]) / np.array(self.size[::-1])
