@@ -80,6 +80,7 @@ def test_all_commands_are_there():
         "data label",
         "data convert",
         "data anchors",
+        "data categories",
         "yolo6d train",
         "yolo6d valid",
     }

@@ -251,7 +251,7 @@ def test_a_recipe_about_objects_wants_families_that_know_them(raw: dict[str, Any
 def test_a_csv_of_objects_cannot_teach_cameras(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["teacher"] = {"csv": "poses.csv"}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(raw))
-    with pytest.raises(RecipeError, match=r"found teacher\.csv with data\.scene"):
+    with pytest.raises(RecipeError, match=r"found teacher\.csv with data of a scene"):
         load_recipe(tmp_path / "a.yaml")
 
 

@@ -172,15 +172,17 @@ def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[V
 
 
 def same_keypoints(ours: Votes, theirs: Votes) -> tuple[Votes, Votes]:
-    """Votes of both sides without the centre of the box, where only one side has it in front of the other keypoints.
+    """Votes of both sides without the centre of the box, where only one side has it in front of the eight corners.
 
     >>> import torch
     >>> nine, eight = (Votes(torch.zeros(1, 2, k, 2), torch.ones(1, 2), torch.ones(1, 2)) for k in (9, 8))
     >>> [tuple(votes.values.shape) for votes in same_keypoints(nine, eight)]
     [(1, 2, 8, 2), (1, 2, 8, 2)]
     """
-    more = ours.values.shape[2] - theirs.values.shape[2]
-    return (_without_first(ours) if more == 1 else ours), (_without_first(theirs) if more == -1 else theirs)
+    counts = ours.values.shape[2], theirs.values.shape[2]
+    if sorted(counts) != [8, 9]:
+        return ours, theirs
+    return (_without_first(ours), theirs) if counts[0] == 9 else (ours, _without_first(theirs))
 
 
 def _without_first(votes: Votes) -> Votes:

@@ -192,8 +192,8 @@ def test_an_interrupted_call_goes_on(truth, unlabelled, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         label_dataset(unlabelled, csv, out, progress=stop)
     seen = []
-    masks = label._masks
-    monkeypatch.setattr(label, "_masks", lambda *args: seen.append(args[0].im_id) or masks(*args))
+    masks = label.cast_masks
+    monkeypatch.setattr(label, "cast_masks", lambda *args: seen.append(args[0].im_id) or masks(*args))
     label_dataset(unlabelled, csv, out)
     assert seen == [2, 10, 11] and len(BopDataset(out)) == 5
 

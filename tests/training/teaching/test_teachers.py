@@ -152,7 +152,7 @@ def test_labels_teach_one_vote_a_keypoint(batch):
     torch.testing.assert_close(prediction.votes.values[:, 0] * 64, crops.targets["keypoints"])
     assert LabelTeacher.offers == {"votes"} and prediction.cells is None
     with pytest.raises(
-        RecipeError, match=r"'teacher\.csv': found batches with no targets, expected the target 'keypoints'"
+        RecipeError, match=r"'teacher\.csv': found batches with the targets clouds, frames, expected the target 'keypoints'"
     ):
         LabelTeacher().predict(noise_batch(NO_OBJECTS, 32), 0)
 
@@ -274,15 +274,15 @@ def test_views_of_other_keypoints_are_refused_before_anything_trains(recipe, mon
     """A loss that compares them says so, with both shapes."""
     predict = NetworkTeacher.predict
 
-    def with_a_ninth(self, batch, step):
+    def with_two_more(self, batch, step):
         prediction = predict(self, batch, step)
         values = prediction.votes.values
-        prediction.votes.values = torch.cat([values, values[:, :, :1]], 2)
+        prediction.votes.values = torch.cat([values, values[:, :, :2]], 2)
         return prediction
 
-    monkeypatch.setattr(NetworkTeacher, "predict", with_a_ninth)
+    monkeypatch.setattr(NetworkTeacher, "predict", with_two_more)
     monkeypatch.setattr(running, "train", None)
-    with pytest.raises(RecipeError, match=r"found student votes \[2, \d+, 8, 2\], teacher votes \[2, \d+, 9, 2\]"):
+    with pytest.raises(RecipeError, match=r"found student votes \[2, \d+, 8, 2\], teacher votes \[2, \d+, 10, 2\]"):
         run(recipe())
 
 
