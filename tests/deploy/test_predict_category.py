@@ -9,6 +9,7 @@ from posedistill.data.images import write_image
 from posedistill.decode import ViewpointDecoder
 from posedistill.deploy.predict import predict_images
 from posedistill.deploy.predict_category import CategoryPresenter
+from posedistill.errors import DataError
 from posedistill.geometry.viewpoint import rotation_viewpoint
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
@@ -53,3 +54,22 @@ def test_the_command_takes_no_options_of_objects(predictor, photo, tmp_path, mon
     assert result.output.splitlines()[-1] == f"1 pose; poses.csv in {tmp_path / 'out'}"
     refused = CliRunner().invoke(cli.app, [*words, "--obj", "6"])
     assert str(refused.exception) == "--obj: found a model of categories, expected one of objects"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["evaluate", "--dataset"],
+            r"expected one of objects or a scene; .* run runs/NAME/recipe.yaml data.test=FOLDER",
+        ),
+        (["evaluate", "--detection", "--detections", "d.json", "--dataset"], "expected a model of objects"),
+        (["threshold", "--negatives", "photos", "--dataset"], "expected a model of objects"),
+    ],
+)
+def test_commands_of_objects_name_the_file(predictor, tmp_path, monkeypatch, command, said):
+    monkeypatch.setattr(Predictor, "from_onnx", lambda path, threads=None: predictor)
+    name, *options = command
+    refused = CliRunner().invoke(cli.app, [name, "turned.onnx", *options, str(tmp_path)])
+    with pytest.raises(DataError, match=rf"^turned.onnx: 'family': found viewpoint, a model of categories, {said}"):
+        raise refused.exception

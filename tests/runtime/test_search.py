@@ -42,5 +42,5 @@ def test_nothing_above_the_threshold(scene):
 
 
 def test_a_scene_holds_no_objects(camera_model_file, scene):
-    with pytest.raises(DataError, match="'family': found posenet, of a scene, expected one of objects"):
+    with pytest.raises(DataError, match="'family': found posenet, a model of a scene, expected a model of objects"):
         locate(Predictor.from_onnx(camera_model_file, threads=1), scene.image, scene.K, 6)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -118,10 +119,11 @@ class ObjectDecoder(Decoder):
             raise DataError(str(error.args[0])) from None
 
 
-def of_objects(decoder: Decoder) -> ObjectDecoder:
-    """A decoder as one of objects; ``DataError`` where it is of another task."""
+def of_objects(decoder: Decoder, file: str | Path = "model") -> ObjectDecoder:
+    """A decoder, read from this file, as one of objects; ``DataError`` where it is of another task."""
     if not isinstance(decoder, ObjectDecoder):
-        raise DataError(describe("model", "family", f"{decoder.family}, of a {decoder.task}", "one of objects"))
+        kind = "a scene" if decoder.task == "scene" else decoder.task
+        raise DataError(describe(file, "family", f"{decoder.family}, a model of {kind}", "a model of objects"))
     return decoder
 
 

@@ -42,7 +42,7 @@ def detect_file(
     Nothing tells which objects an image shows.
     """
     predictor = Predictor.from_onnx(model, threads=threads or None)
-    decoder = of_objects(predictor.decoder)
+    decoder = of_objects(predictor.decoder, model)
     if decoder.whole_pictures and detections is not None:
         raise DataError(describe("--detections", "detections", "a file", f"none: {decoder.family} needs no boxes"))
     if not decoder.whole_pictures and detections is None:

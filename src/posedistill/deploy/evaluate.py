@@ -127,7 +127,11 @@ def evaluate_file(
     if metres_per_unit is not None:
         expected = "none: BOP folders are in millimetres"
         raise DataError(describe("--metres-per-unit", "option", metres_per_unit, expected))
-    decoder = of_objects(predictor.decoder)
+    if predictor.decoder.task == "categories":
+        expected = "one of objects or a scene; of categories a run is measured, on the data.test of its recipe: "
+        expected += "posedistill run runs/NAME/recipe.yaml data.test=FOLDER"
+        raise DataError(describe(model, "family", f"{predictor.decoder.family}, a model of categories", expected))
+    decoder = of_objects(predictor.decoder, model)
     objects = decoder.objects
     if decoder.whole_pictures:
         boxes = _no_boxes(decoder.family, boxes, detections)
