@@ -80,6 +80,8 @@ def test_pictures_of_a_data_set_hold_all_poses_of_one_object(bop: Path):
     assert sorted(item.obj_id for item in found) == [1, 1, 1, 2, 2, 2]
     assert all(item.image.ndim == 3 and item.R.shape == (1, 3, 3) and item.t.shape == (1, 3) for item in found)
     assert len(list(shown_in(dataset, [2], count=2))) == 2
+    with pytest.raises(DataError, match=r"test: 'objects': found none, expected frames that show one of \[3, 7\]"):
+        list(shown_in(dataset, [7, 3]))
 
 
 def test_storing_changes_the_record_alone(exported, tmp_path):

@@ -84,13 +84,20 @@ def photographs_in(folder: Path, count: int = SEARCHES, seed: int = 0) -> list[P
 
 
 def shown_in(dataset: BopDataset, obj_ids: Sequence[int], count: int = SEARCHES, seed: int = 0) -> Iterable[Shown]:
-    """At most ``count`` of a data set's pictures of objects with their true poses, drawn by the seed."""
+    """At most ``count`` of a data set's pictures of objects with their true poses, drawn by the seed.
+
+    Raises:
+        DataError: no picture shows one.
+    """
     pairs = [
         (frame, obj_id)
         for frame in dataset.frames
         for obj_id in sorted({target.obj_id for target in frame.instances if target.visib_fract >= 0.1})
         if obj_id in obj_ids
     ]
+    if not pairs:
+        expected = f"frames that show one of {sorted(obj_ids)}"
+        raise DataError(describe(dataset.root / dataset.split, "objects", "none", expected))
     for place in np.random.default_rng(seed).permutation(len(pairs))[:count].tolist():
         frame, obj_id = pairs[place]
         own = [instance for instance in frame.instances if instance.obj_id == obj_id]
@@ -109,7 +116,7 @@ def threshold_of_file(
 ) -> Threshold:
     """Choose the threshold of an exported file on a BOP folder and a folder of photographs, and store it in it."""
     predictor = Predictor.from_onnx(model, threads=threads)
-    obj_ids = of_objects(predictor.decoder).objects.obj_ids
+    obj_ids = of_objects(predictor.decoder, model).objects.obj_ids
     opened = open_bop(dataset, split, frames, obj_ids, scenes)
     source = f"{opened.root.resolve().name}/{split}, {negatives.resolve().name}"
     chosen = threshold_of(predictor, shown_in(opened, obj_ids), photographs_in(negatives), source)
