@@ -82,6 +82,7 @@ def test_train_then_valid(datacfg, modelcfg, weightfile, tmp_path, capsys):
 
 def test_valid_of_darknet_s_weights(datacfg, modelcfg, weightfile, tmp_path):
     assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs").targets == 3
+    assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs").targets == 3, "measured again"
     weightfile.write_bytes(weightfile.read_bytes()[:-4000])
     (tmp_path / "runs/weights/model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model.weights"):
@@ -111,3 +112,24 @@ def test_missing_files_are_named(datacfg, modelcfg, tmp_path):
         training_recipe(tmp_path / "no.data", modelcfg)
     with pytest.raises(RecipeError, match=r"no\.cfg"):
         training_recipe(datacfg, tmp_path / "no.cfg")
+
+
+def test_weights_of_another_head_are_not_measured_without_it(datacfg, modelcfg, weightfile, tmp_path):
+    """Its layer would be left out, and a random one measured in its place."""
+    other = tmp_path / "other.cfg"
+    other.write_text(modelcfg.read_text().replace("filters=20", "filters=32").replace("classes=1", "classes=13"))
+    said = r"other\.cfg: '\[region\]': found coords=18, classes=13, expected coords=18, classes=1"
+    with pytest.raises(RecipeError, match=said):
+        valid_published(datacfg, other, weightfile, tmp_path / "runs")
+    with pytest.raises(RecipeError, match=said):
+        train_published(datacfg, modelcfg, None, teacher=(other, weightfile), runs=tmp_path / "runs")
+    with pytest.raises(CheckpointError, match=r"no\.weights"):
+        valid_published(datacfg, modelcfg, tmp_path / "no.weights", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_folders_that_cannot_be_are_named(datacfg, modelcfg, tmp_path):
+    with pytest.raises(DataError, match="gone: '--backgrounds': found no such folder"):
+        training_recipe(datacfg, modelcfg, backgrounds=tmp_path / "gone")
+    with pytest.raises(DataError, match=r"lite\.cfg/box\.yaml: 'file': found Not a directory"):
+        train_published(datacfg, modelcfg, None, runs=modelcfg)

@@ -9,6 +9,8 @@ from posedistill.backbones.cfg_weights import read_weights
 from posedistill.data.formats.label_dataset import LabelDataset
 from posedistill.data.formats.labels import resolved
 from posedistill.data.loading.picture_view import PictureSettings
+from posedistill.errors import DataError, RecipeError, describe
+from posedistill.estimators.region import POINTS
 
 EPOCHS, PRETRAIN_EPOCHS = 500, 15
 """Of the published trainer, where the .cfg and the command line say nothing."""
@@ -47,6 +49,8 @@ def training_recipe(
     network["settings"]["pretrain"] = (PRETRAIN_EPOCHS if pretrain_epochs is None else pretrain_epochs) / epochs
     if init is not None:
         network["pretrained"] = str(init)
+    if backgrounds is not None and not backgrounds.is_dir():
+        raise DataError(describe(backgrounds, "--backgrounds", "no such folder", "a folder of photographs"))
     photographs = backgrounds or resolved(BACKGROUNDS, datacfg)
     return {
         "name": datacfg.stem,
@@ -101,13 +105,21 @@ def network_section(modelcfg: Path, faithful: bool = False) -> dict[str, Any]:
     return {"family": "yolo6d", "settings": {"backbone": f"cfg:{modelcfg}", "anchors": anchors, "faithful": faithful}}
 
 
-def require_whole(weights: Path, modelcfg: Path) -> None:
-    """Refuse Darknet weights that are not all of a network's.
+def require_whole(weights: Path, modelcfg: Path, objects: int) -> None:
+    """Refuse Darknet weights that are not all of the network of so many objects; a ``.safetensors`` says that itself.
 
     Raises:
+        RecipeError: a head of another kind, whose weights would be left out.
         CheckpointError: too short, too long, or of another network.
     """
-    read_weights(weights, read_cfg(modelcfg))
+    if weights.suffix == ".safetensors":
+        return
+    cfg = read_cfg(modelcfg)
+    found, expected = (cfg.region.coords, cfg.region.classes), (2 * POINTS, objects)
+    if found != expected:
+        described = ["coords={}, classes={}".format(*pair) for pair in (found, expected)]
+        raise RecipeError(describe(modelcfg, "[region]", described[0], f"{described[1]}: the head of these labels"))
+    read_weights(weights, cfg)
 
 
 def _net(modelcfg: Path) -> Section:

@@ -20,6 +20,7 @@ from posedistill.training.checkpoints import save_tensors
 from posedistill.training.evaluate import measure_stage
 from posedistill.training.networks import build_network
 from posedistill.training.run import train_stage
+from posedistill.training.run_folder import write_recipe
 
 
 def train_published(
@@ -43,6 +44,7 @@ def train_published(
     raw = training_recipe(datacfg, modelcfg, init, **options)
     if teacher is not None:
         raw["teacher"] = network_section(teacher[0]) | {"checkpoint": str(_checkpoint(teacher[1], Path(raw["runs"])))}
+        require_whole(teacher[1], teacher[0], len(raw["data"]["objects"]))
     path = _write(raw)
     recipe, name = load_recipe(path, overrides), "student" if teacher is None else "distilled"
     words = " ".join(
@@ -51,7 +53,7 @@ def train_published(
     console.print(f"recipe: {path}; the same: posedistill {words}", highlight=False, soft_wrap=True)
     task = open_task(recipe)
     if teacher is not None:
-        _finish(recipe, task.objects, *teacher)
+        _finish(recipe, task.objects, teacher[1])
     weights = train_stage(task, Stage(recipe, name, recipe.seed))
     console.print(f"weights: {weights}", highlight=False, soft_wrap=True)
     return weights
@@ -63,11 +65,14 @@ def valid_published(datacfg: Path, modelcfg: Path, weights: Path, runs: Path = P
     Raises:
         PoseDistillError: whatever is wrong with the files.
     """
-    path = _write(validation_recipe(datacfg, modelcfg, _checkpoint(weights, runs), runs))
+    raw = validation_recipe(datacfg, modelcfg, _checkpoint(weights, runs), runs)
+    require_whole(weights, modelcfg, len(raw["data"]["objects"]))
+    path = _write(raw)
     console.print(f"recipe: {path}", highlight=False, soft_wrap=True)
     recipe = load_recipe(path)
     task: Task[Any] = open_task(recipe)
-    _finish(recipe, task.objects, modelcfg, weights)
+    _finish(recipe, task.objects, weights)
+    write_recipe(recipe)
     found = measure_stage(task, Stage(recipe, "teacher", recipe.seed))
     console.print(*score_tables(found))
     return found
@@ -76,7 +81,6 @@ def valid_published(datacfg: Path, modelcfg: Path, weights: Path, runs: Path = P
 def _write(raw: dict[str, Any]) -> Path:
     """The recipe as a file beside the runs."""
     path = Path(raw["runs"]) / f"{raw['name']}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, yaml.safe_dump(raw, sort_keys=False))
     return path
 
@@ -86,11 +90,10 @@ def _checkpoint(weights: Path, runs: Path) -> Path:
     return weights if weights.suffix == ".safetensors" else runs / "weights" / f"{weights.stem}.safetensors"
 
 
-def _finish(recipe: Recipe, objects: ObjectTable, modelcfg: Path, weights: Path) -> None:
-    """Make the checkpoint of the recipe's teacher out of Darknet's weights, which must hold all of its layers."""
+def _finish(recipe: Recipe, objects: ObjectTable, weights: Path) -> None:
+    """Make the checkpoint of the recipe's teacher out of Darknet's weights, which hold all of its layers."""
     network = recipe.teacher
     if network.checkpoint is None or weights.suffix == ".safetensors":
         return
-    require_whole(weights, modelcfg)
     estimator = build_network(recipe, network.model_copy(update={"pretrained": weights, "checkpoint": None}), objects)
     save_tensors(network.checkpoint, estimator.state_dict(), {"objects": list(objects.obj_ids)})
