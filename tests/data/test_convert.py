@@ -33,3 +33,17 @@ def test_frames_of_a_data_file_are_named_by_its_lists(bop: Path, tmp_path: Path)
     run(str(bop), str(tmp_path / "boxes"), "--split", "train")
     result = CliRunner().invoke(cli.app, ["data", "convert", str(tmp_path / "boxes/boxes.data"), "x", "--scene", "1"])
     assert "a .data file names its frames by its lists" in str(result.exception)
+
+
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(bop: Path, tmp_path: Path) -> None:
+    boxes, back = tmp_path / "boxes", tmp_path / "back"
+    words = ["data", "convert", str(bop), str(boxes), "--split", "train"]
+    refused = CliRunner().invoke(cli.app, [*words, "--to", "test"])
+    assert f"{boxes}: 'split': found 'test', expected train or valid" in str(refused.exception) and not boxes.exists()
+    run(str(bop), str(boxes), "--split", "train", "--obj", "2")
+    refused = CliRunner().invoke(cli.app, ["data", "convert", str(boxes / "boxes.data"), str(back), "--obj", "77"])
+    assert "'77': found no such object, expected one of [2]" in str(refused.exception) and not back.exists()
+    (boxes / "train/000001/labels/000000.txt").write_text("")
+    (boxes / "train.txt").write_text("train/000001/JPEGImages/000000.png\n")
+    refused = CliRunner().invoke(cli.app, ["data", "convert", str(boxes / "boxes.data"), str(back), "--obj", "1"])
+    assert "'train': found no frame, expected frames with labels of [1]" in str(refused.exception)

@@ -9,7 +9,7 @@ import numpy as np
 from posedistill.data.formats.bop import BopDataset, Frame, Instance
 from posedistill.data.formats.bop_writer import one_line_each
 from posedistill.data.formats.label_poses import MILLIMETRES, labelled_points
-from posedistill.data.formats.labels import Size, read_data_file
+from posedistill.data.formats.labels import Size, names_list, read_data_file
 from posedistill.data.images import image_size, read_mask, write_image
 from posedistill.errors import DataError, describe
 from posedistill.files import link_file, write_file
@@ -58,8 +58,11 @@ def write_labels(
         min_visible: instances that show less get no label, and frames with such instances alone are left out.
 
     Raises:
-        DataError: no frame to write, a camera with a skew, a missing image or mesh, a full disk.
+        DataError: a split that a .data file cannot name, no frame to write, a camera with a skew, a missing image or
+            mesh, a full disk.
     """
+    if not names_list(split):
+        raise DataError(describe(out, "split", repr(split), "train or valid: a .data file names no other lists"))
     objects = dataset.objects(obj_ids)
     meshes = {obj_id: dataset.mesh(obj_id) for obj_id in objects.obj_ids}
     points = {obj_id: labelled_points(mesh) for obj_id, mesh in meshes.items()}

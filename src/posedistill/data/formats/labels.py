@@ -101,9 +101,7 @@ def read_data_file(path: Path, on_fault: OnFault = raise_fault) -> DataFile:
             if not equals:
                 on_fault(fault(FaultKind.DATA_FILE, path, f"line {place}", repr(line)[:80], "key = value"))
             values[key.strip()] = value.strip()
-    lists = {
-        key: resolved(value, path) for key, value in values.items() if _names("train", key) or _names("valid", key)
-    }
+    lists = {key: resolved(value, path) for key, value in values.items() if names_list(key)}
     objects: dict[int | None, LabelledObject] = {}
     for key, value in values.items():
         if _names("mesh", key):
@@ -114,6 +112,11 @@ def read_data_file(path: Path, on_fault: OnFault = raise_fault) -> DataFile:
         on_fault(fault(FaultKind.DATA_FILE, path, "mesh", "no such key", "the object's mesh (.ply, in metres)"))
     name = values.get("name") or path.stem
     return DataFile(path, name, lists, objects, *_camera(path, values, on_fault))
+
+
+def names_list(key: str) -> bool:
+    """Whether a key of a .data file names a list of images: ``train``, ``valid``, or either with a number."""
+    return _names("train", key) or _names("valid", key)
 
 
 def _names(word: str, key: str) -> bool:

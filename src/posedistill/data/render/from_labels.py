@@ -9,6 +9,7 @@ from posedistill.data.formats.label_dataset import LabelDataset
 from posedistill.data.images import image_size, read_mask
 from posedistill.data.render.label import Progress, cast_masks
 from posedistill.data.render.raycast import build_model
+from posedistill.errors import DataError, describe
 from posedistill.geometry.objects import INFO_KEYS
 
 
@@ -19,8 +20,11 @@ def write_bop(dataset: LabelDataset, out: Path, split: str, progress: Progress |
     object hides. An interrupted call goes on where it stopped.
 
     Raises:
-        DataError: a missing or damaged image, mask or mesh, or a full disk.
+        DataError: no frame of the objects, a missing or damaged image, mask or mesh, or a full disk.
     """
+    obj_ids = dataset.objects().obj_ids
+    if not len(dataset):
+        raise DataError(describe(dataset.root, split, "no frame", f"frames with labels of {list(obj_ids)}"))
     meshes = {obj_id: dataset.mesh(obj_id) for obj_id in dataset.models_info}
     models = {obj_id: build_model(mesh, obj_id, ambient_rays=0) for obj_id, mesh in meshes.items()}
     stated = {i: {k: v for k, v in info.items() if k not in INFO_KEYS} for i, info in dataset.models_info.items()}
