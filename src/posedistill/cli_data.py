@@ -45,11 +45,11 @@ def render(
 def categories(
     shapes: Annotated[Path, typer.Argument(help="Folder of CAD models: CATEGORY/SHAPE.* or CATEGORY01.*.")],
     out: Annotated[Path, typer.Argument(help="Folder to write: annotations.csv, images, shapes.")],
-    count: Annotated[int, typer.Option(help="Pictures of each category.")] = 200,
+    count: Annotated[int, typer.Option(min=1, help="Pictures of each category.")] = 200,
     poses: Annotated[Path | None, typer.Option(help="Annotated viewpoints whose poses are drawn.")] = None,
     category: Annotated[list[str] | None, typer.Option(help="Category to render; default: all.")] = None,
     backgrounds: Annotated[Path | None, typer.Option(help="Folder of photographs.")] = None,
-    size: Annotated[int, typer.Option(help="Side of a picture, pixels.")] = 160,
+    size: Annotated[int, typer.Option(min=32, max=8192, help="Side of a picture, pixels.")] = 160,
     seed: Annotated[int, typer.Option(help="Another seed, other pictures.")] = 0,
 ) -> None:
     """Render things of named categories from CAD, as a data set of viewpoints; a quarter of them for testing."""
@@ -162,8 +162,8 @@ def convert(
 
 @data_app.command()
 def anchors(
-    folder: Annotated[Path, typer.Argument(help="BOP folder with models and ground truth.")],
-    split: Annotated[str, typer.Option(help="Split folder in the BOP folder.")] = "train",
+    folder: Annotated[Path, typer.Argument(help="BOP folder with models and ground truth, or .data file.")],
+    split: Annotated[str, typer.Option(help="Split folder, or list of the .data file.")] = "train",
     obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Anchors.")] = 5,
     columns: Annotated[int, typer.Option(min=1, help="Cells across a picture: its width over the stride.")] = 13,
@@ -171,9 +171,9 @@ def anchors(
 ) -> None:
     """Find the anchors of a single-shot network: the typical sizes of objects in pictures, in cells."""
     from posedistill.data.anchors import dataset_boxes, fit_anchors
-    from posedistill.data.formats.bop import BopDataset
+    from posedistill.deploy.evaluate import open_bop
 
-    boxes = dataset_boxes(BopDataset(folder, split, obj_ids=obj or None), columns, rows)
+    boxes = dataset_boxes(open_bop(folder, split, None, obj or None), columns, rows)
     found = fit_anchors(boxes, count)
     print(f"anchors: {found}")
     print(f"mean overlap (IoU) of {len(boxes)} boxes with the most similar of {count}: {found.iou:.3f}")

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from posedistill.cli import app
 from posedistill.data.anchors import dataset_boxes, fit_anchors
 from posedistill.data.formats.bop import BopDataset
+from posedistill.data.formats.label_writer import write_labels
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
 
@@ -76,3 +77,10 @@ def test_a_data_set_of_nothing(bop: Path) -> None:
     dataset.frames.clear()
     with pytest.raises(DataError, match=r"'instances': found none, expected visible instances"):
         dataset_boxes(dataset, 13, 13)
+
+
+def test_the_command_reads_label_folders_too(bop: Path, tmp_path: Path) -> None:
+    written = write_labels(BopDataset(bop, "train"), tmp_path / "boxes")
+    words = ["data", "anchors", "--count", "2"]
+    told = [CliRunner().invoke(app, [*words, str(source)]).output for source in (bop, written.data)]
+    assert told[0].startswith("anchors: [[") and told[0] == told[1]

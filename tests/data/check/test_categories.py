@@ -32,7 +32,7 @@ def test_a_sound_data_set(made, tmp_path):
     green = (sheet[..., 1] > 200) & (sheet[..., 0] < 90) & (sheet[..., 2] < 130)
     assert green.sum() > 500  # the clouds over the photographs
     assert set(check_dataset(made, "val").splits) == {"val"}
-    with pytest.raises(DataError, match="no usable object"):
+    with pytest.raises(DataError, match=r"'split': found 'test', expected one of train, val"):
         check_dataset(made, "test")
 
 

@@ -129,3 +129,18 @@ def test_the_command(models, tmp_path):
     assert result.exit_code == 0, result.output
     assert f"1 pictures of 1 categories, 2 shapes; {tmp_path / 'out'}" in result.output
     assert open_categories(tmp_path / "out").categories == ("tower",)
+
+
+def test_every_category_that_is_named_has_a_shape(models):
+    with pytest.raises(DataError, match=r"no CAD model of bricks, expected categories that it has \(brick, tower\)"):
+        load_shapes(models, ["tower", "bricks"])
+
+
+@pytest.mark.parametrize("option", ["--count", "--size"])
+def test_impossible_numbers_end_in_words(models, tmp_path, option):
+    refused = CliRunner().invoke(cli.app, ["data", "categories", str(models), str(tmp_path / "made"), option, "0"])
+    assert (
+        refused.exit_code == 2
+        and f"Invalid value for '{option}'" in refused.output
+        and not (tmp_path / "made").exists()
+    )

@@ -16,7 +16,7 @@ from posedistill.data.formats.categories import AnnotatedView, CategoryDataset
 from posedistill.data.formats.clouds import ShapeFolder, read_cloud
 from posedistill.data.formats.viewpoint import categories_file, open_categories
 from posedistill.data.packs.category_frames import checked_box
-from posedistill.errors import describe
+from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
 from posedistill.geometry.draw_cameras import PAPER
@@ -36,6 +36,8 @@ def open_annotated(root: Path, split: str | None, report: CheckReport) -> Conten
     """
     dataset = open_categories(root, report.add)
     if split is not None:
+        if split not in (known := {view.split for view in dataset}):
+            raise DataError(describe(root, "split", repr(split), f"one of {', '.join(sorted(known))}"))
         dataset = dataset.take([row for row, view in enumerate(dataset) if view.split == split])
     objects: dict[Path, list[AnnotatedView]] = {}
     for view in dataset:

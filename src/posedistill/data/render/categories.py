@@ -62,7 +62,12 @@ def load_shapes(folder: Path, categories: list[str] | None = None) -> dict[tuple
     """
     found, shapes = ShapeFolder(folder), {}
     for category in categories or found.categories():
-        for name in found.of_category(category):
+        if not (names := found.of_category(category)):
+            known = ", ".join(found.categories()) or "CATEGORY/SHAPE.*"
+            raise DataError(
+                describe(folder, "shapes", f"no CAD model of {category}", f"categories that it has ({known})")
+            )
+        for name in names:
             path = found.find(category, name)
             assert path is not None
             mesh = read_shape(path)
@@ -71,8 +76,7 @@ def load_shapes(folder: Path, categories: list[str] | None = None) -> dict[tuple
             vertices, faces = mesh
             shapes[category, name] = make_mesh(path, DIAGONAL * normalised(vertices, path), faces)
     if not shapes:
-        wanted = ", ".join(categories or ["any category"])
-        raise DataError(describe(folder, "shapes", "no CAD model", f"models of {wanted} (CATEGORY/SHAPE.*)"))
+        raise DataError(describe(folder, "shapes", "no CAD model", "models of any category (CATEGORY/SHAPE.*)"))
     return shapes
 
 
