@@ -221,3 +221,13 @@ def test_a_file_that_disagrees_is_not_written(weights: Path, tmp_path: Path, mon
     with pytest.raises(CheckpointError, match=r"x.onnx: 'parity': found outputs that differ by .*, expected at most"):
         convert(weights, tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_missing_file_or_cfg_is_told_with_the_weights(tmp_path):
+    with pytest.raises(CheckpointError, match=r"net\.weights: 'file': found no such file"):
+        convert(tmp_path / "net.weights", tmp_path / "net.onnx")
+    (tmp_path / "net.weights").touch()
+    with pytest.raises(
+        RecipeError, match=r"net\.weights: '--cfg': found none, and no net\.cfg beside it, expected a \.cfg"
+    ):
+        convert(tmp_path / "net.weights", tmp_path / "net.onnx")

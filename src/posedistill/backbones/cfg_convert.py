@@ -55,7 +55,12 @@ def convert(source: Path, target: Path, cfg: str | Path | None = None) -> tuple[
 
 
 def _read_darknet(path: Path, cfg: str | Path | None) -> Weights:
-    network = read_cfg(cfg or path.with_suffix(".cfg"))
+    if not path.exists():
+        raise CheckpointError(describe(path, "file", "no such file", "a Darknet .weights file"))
+    beside = path.with_suffix(".cfg")
+    if cfg is None and not beside.exists():
+        raise RecipeError(describe(path, "--cfg", f"none, and no {beside.name} beside it", "a .cfg file or a name"))
+    network = read_cfg(cfg or beside)
     return Weights(network, *read_weights(path, network))
 
 
