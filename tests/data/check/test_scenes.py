@@ -324,7 +324,10 @@ def test_the_overlay_survives_lost_poses(seven: Path, tmp_path: Path) -> None:
 def test_a_folder_of_neither_kind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="such as test/000001; or a scene of 7-Scenes, Cambridge"):
         check_dataset(tmp_path)
-    with pytest.raises(DataError, match="no such folder, expected a data set in the BOP format, or a scene of 7-Sc"):
+    with pytest.raises(
+        DataError,
+        match="no such folder, expected a data set in the BOP format, a .data file, viewpoints, or a scene of 7-Sc",
+    ):
         check_dataset(tmp_path / "nowhere")
 
 

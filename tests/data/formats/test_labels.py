@@ -103,7 +103,8 @@ class TestDataFiles:
         ("text", "message"),
         [
             ("train cat.txt\n", "'line 1': found 'train cat.txt', expected key = value"),
-            ("train = a\n", "'mesh': found no such key"),
+            ("train = a\n", "'mesh': found none, expected the object's mesh"),
+            ("train = a\nmesh =\n", "'mesh': found none, expected the object's mesh"),
             ("mesh = a\ndiam = wide\n", "'diam': found 'wide', expected a number above 0"),
             ("mesh = a\ndiam = -1\n", "'diam': found '-1'"),
             ("mesh = a\nfx = 500\nfy = 500\n", "'u0': found fx, fy alone, expected fx, fy, u0, v0"),

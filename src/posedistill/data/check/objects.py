@@ -45,7 +45,7 @@ def open_objects(root: Path, split: str | None, report: CheckReport) -> Contents
 def _splits(root: Path) -> list[str]:
     """The folders under ``root`` that hold numbered scene folders."""
     if not root.is_dir():
-        expected = f"a data set in the BOP format, or a scene of {', '.join(FORMATS)}"
+        expected = f"a data set in the BOP format, a .data file, viewpoints, or a scene of {', '.join(FORMATS)}"
         raise DataError(describe(root, "folder", "no such folder", expected))
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name not in EVAL_FOLDERS]
     splits = [path.name for path in folders if any(sub.name.isdecimal() and sub.is_dir() for sub in path.iterdir())]

@@ -100,7 +100,8 @@ def read_data_file(path: Path, on_fault: OnFault = raise_fault) -> DataFile:
         if line and not line.startswith("#"):
             if not equals:
                 on_fault(fault(FaultKind.DATA_FILE, path, f"line {place}", repr(line)[:80], "key = value"))
-            values[key.strip()] = value.strip()
+            if value.strip():
+                values[key.strip()] = value.strip()
     lists = {key: resolved(value, path) for key, value in values.items() if names_list(key)}
     objects: dict[int | None, LabelledObject] = {}
     for key, value in values.items():
@@ -109,7 +110,7 @@ def read_data_file(path: Path, on_fault: OnFault = raise_fault) -> DataFile:
             diameter = _number(path, values, f"diam{number}", on_fault)
             objects[int(number) - 1 if number else None] = LabelledObject(resolved(value, path), diameter)
     if not objects:
-        on_fault(fault(FaultKind.DATA_FILE, path, "mesh", "no such key", "the object's mesh (.ply, in metres)"))
+        on_fault(fault(FaultKind.DATA_FILE, path, "mesh", "none", "the object's mesh (.ply, in metres)"))
     name = values.get("name") or path.stem
     return DataFile(path, name, lists, objects, *_camera(path, values, on_fault))
 
