@@ -76,6 +76,8 @@ def test_the_file_is_scored_as_in_the_run(folder: Path, bop: Path, tmp_path: Pat
 def test_a_model_of_whole_pictures_takes_no_boxes(folder: Path, bop: Path) -> None:
     with pytest.raises(DataError, match="--boxes: 'option': found detector, expected none: yolo6d finds objects"):
         evaluate_file(folder / "model.onnx", bop, "test", None, "detector", None, None, None)
+    with pytest.raises(DataError, match=r"--detections: 'option': found d\.json, expected none: yolo6d finds objects"):
+        evaluate_file(folder / "model.onnx", bop, "test", None, "gt", Path("d.json"), None, None)
     with pytest.raises(DataError, match="'boxes': found some, expected none: yolo6d"):
         ObjectPresenter(Predictor.from_onnx(folder / "model.onnx"), [Box(1, (0, 0, 9, 9))])
 

@@ -151,10 +151,10 @@ def evaluate_file(
 
 def _no_boxes(family: str, boxes: str, detections: Path | None) -> str:
     """What is said of the boxes of a family that takes none; ``DataError`` where some are asked for."""
-    if boxes != "gt" or detections is not None:
-        raise DataError(
-            describe("--boxes", "option", boxes, f"none: {family} finds objects in whole pictures by itself")
-        )
+    for option, value in {"--boxes": boxes != "gt" and boxes, "--detections": detections}.items():
+        if value:
+            expected = f"none: {family} finds objects in whole pictures by itself"
+            raise DataError(describe(option, "option", value, expected))
     return "none"
 
 

@@ -326,7 +326,7 @@ def test_a_folder_of_neither_kind(tmp_path: Path) -> None:
         check_dataset(tmp_path)
     with pytest.raises(
         DataError,
-        match="no such folder, expected a data set in the BOP format, a .data file, viewpoints, or a scene of 7-Sc",
+        match=r"no such folder, expected a data set in the BOP format, a .data file, viewpoints, or a scene of 7-Sc",
     ):
         check_dataset(tmp_path / "nowhere")
 
