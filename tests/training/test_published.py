@@ -129,6 +129,8 @@ def test_weights_of_another_head_are_not_measured_without_it(datacfg, modelcfg, 
 
 
 def test_folders_that_cannot_be_are_named(datacfg, modelcfg, tmp_path):
+    with pytest.raises(CheckpointError, match="gone: '--initweightfile': found no such file"):
+        training_recipe(datacfg, modelcfg, tmp_path / "gone")
     with pytest.raises(DataError, match="gone: '--backgrounds': found no such folder"):
         training_recipe(datacfg, modelcfg, backgrounds=tmp_path / "gone")
     with pytest.raises(DataError, match=r"lite\.cfg/box\.yaml: 'file': found Not a directory"):

@@ -9,7 +9,7 @@ from posedistill.backbones.cfg_weights import read_weights
 from posedistill.data.formats.label_dataset import LabelDataset
 from posedistill.data.formats.labels import resolved
 from posedistill.data.loading.picture_view import PictureSettings
-from posedistill.errors import DataError, RecipeError, describe
+from posedistill.errors import CheckpointError, DataError, RecipeError, describe
 from posedistill.estimators.region import POINTS
 
 EPOCHS, PRETRAIN_EPOCHS = 500, 15
@@ -38,7 +38,7 @@ def training_recipe(
         faithful: the published losses, augmentation and resolutions in the place of the corrected ones.
 
     Raises:
-        RecipeError, DataError: a fault in one of the files.
+        RecipeError, DataError, CheckpointError: a fault in one of the files.
     """
     net, dataset = _net(modelcfg), LabelDataset(datacfg, "train")
     batch, epochs = net.integer("batch", 8), net.integer("max_epochs", EPOCHS)
@@ -49,6 +49,8 @@ def training_recipe(
     network["settings"]["pretrain"] = (PRETRAIN_EPOCHS if pretrain_epochs is None else pretrain_epochs) / epochs
     if init is not None:
         network["pretrained"] = str(init)
+    if init is not None and not init.is_file():
+        raise CheckpointError(describe(init, "--initweightfile", "no such file", "weights to start from"))
     if backgrounds is not None and not backgrounds.is_dir():
         raise DataError(describe(backgrounds, "--backgrounds", "no such folder", "a folder of photographs"))
     photographs = backgrounds or resolved(BACKGROUNDS, datacfg)
