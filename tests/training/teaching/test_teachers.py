@@ -152,7 +152,8 @@ def test_labels_teach_one_vote_a_keypoint(batch):
     torch.testing.assert_close(prediction.votes.values[:, 0] * 64, crops.targets["keypoints"])
     assert LabelTeacher.offers == {"votes"} and prediction.cells is None
     with pytest.raises(
-        RecipeError, match=r"'teacher\.csv': found batches with the targets clouds, frames, expected the target 'keypoints'"
+        RecipeError,
+        match=r"'teacher\.csv': found batches with the targets clouds, frames, expected the target 'keypoints'",
     ):
         LabelTeacher().predict(noise_batch(NO_OBJECTS, 32), 0)
 
