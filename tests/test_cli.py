@@ -159,7 +159,10 @@ def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path):
         (["predict", "none.onnx", "none.jpg"], "none.onnx"),
         (["bench", "none.onnx"], "none.onnx"),
         (["quantise", "none.onnx", "none.jpg"], "none.onnx"),
-        (["convert", "none.weights", "x.onnx"], "none.weights: 'file': found no such file, expected a Darknet .weights"),
+        (
+            ["convert", "none.weights", "x.onnx"],
+            "none.weights: 'file': found no such file, expected a Darknet .weights",
+        ),
         (["data", "render", "nowhere", "out"], "nowhere: 'meshes': found none"),
         (["data", "render", "code", "out", "--set", "distance"], "--set: 'distance': found no such setting"),
     ],
