@@ -47,7 +47,7 @@ def test_what_was_measured_is_told(data):
 def test_a_file_that_cannot_be_read_further(data):
     data.write_text("train = train.txt\n")
     report = check_dataset(data)
-    assert report.counts[FaultKind.DATA_FILE] and "'mesh': found no such key" in str(report)
+    assert report.counts[FaultKind.DATA_FILE] and "'mesh': found none" in str(report)
 
 
 def test_images_that_train_and_test(data):
