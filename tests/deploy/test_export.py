@@ -44,6 +44,10 @@ def test_one_file_with_everything(both):
     assert record.training == "random weights" and record.decoder.record()[0] == decoder.record()[0]
 
 
+def test_no_path_of_this_machine_is_in_the_file(exported):
+    assert str(Path(__file__).parents[2]).encode() not in Path(exported).read_bytes()
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_any_batch(both, rows):
     estimator, path, decoder = both

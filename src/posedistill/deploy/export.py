@@ -110,7 +110,14 @@ def trace(network: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[s
         )
     if program is None:
         raise CheckpointError("torch.onnx.export gave no model")
-    return program.model_proto
+    return without_traces(program.model_proto)
+
+
+def without_traces(model: Any) -> Any:
+    """The model without what the exporter notes at its nodes: stack traces, and with them paths of this machine."""
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del part.metadata_props[:]
+    return model
 
 
 def torch_run(network: nn.Module, decoder: Decoder, device: torch.device | str = "cpu") -> Run:
