@@ -359,8 +359,8 @@ def convert(
 
     ONNX files are compared with the network in PyTorch before they are written.
     """
-    from posedistill.backbones.cfg import layer_table
-    from posedistill.backbones.cfg_convert import convert as convert_weights
+    from posedistill.backbones.cfg.convert import convert as convert_weights
+    from posedistill.backbones.cfg.description import layer_table
 
     network, told = convert_weights(source, target, cfg)
     print(layer_table(network))

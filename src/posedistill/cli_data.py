@@ -53,7 +53,7 @@ def categories(
     seed: Annotated[int, typer.Option(help="Another seed, other pictures.")] = 0,
 ) -> None:
     """Render things of named categories from CAD, as a data set of viewpoints; a quarter of them for testing."""
-    from posedistill.data.formats.viewpoint import open_categories
+    from posedistill.data.formats.viewpoint.annotations import open_categories
     from posedistill.data.render.categories import category_settings, load_shapes, render_categories
     from posedistill.log import progress_bar
 
@@ -134,8 +134,8 @@ def convert(
     Called again for another split, it adds to the folder.
     """
     from posedistill.data.formats.bop import BopDataset
-    from posedistill.data.formats.label_dataset import LabelDataset
-    from posedistill.data.formats.label_writer import write_labels
+    from posedistill.data.formats.labels.dataset import LabelDataset
+    from posedistill.data.formats.labels.writer import write_labels
     from posedistill.data.render.from_labels import write_bop
     from posedistill.log import progress_bar
 

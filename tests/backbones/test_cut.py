@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from posedistill.backbones import DarkNet, TimmBackbone, build_backbone
-from posedistill.backbones.cfg_network import pose_network
+from posedistill.backbones.cfg.network import pose_network
 from posedistill.backbones.timm_trunk import TimmTrunk
 from posedistill.errors import RecipeError
 

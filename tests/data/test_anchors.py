@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from posedistill.cli import app
 from posedistill.data.anchors import dataset_boxes, fit_anchors
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.label_writer import write_labels
+from posedistill.data.formats.labels.writer import write_labels
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
 

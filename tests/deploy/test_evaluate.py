@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from posedistill.cli import app
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.label_writer import write_labels
+from posedistill.data.formats.labels.writer import write_labels
 from posedistill.decode import WDRNetDecoder
 from posedistill.deploy.detection import detect_csv, detect_file, every_box
 from posedistill.deploy.estimate import estimate

@@ -9,15 +9,15 @@ from posedistill.data.loading.batch import Batch
 from posedistill.decode.viewpoint import bin_counts, decode_angle
 from posedistill.deploy.export import check_parity, export_onnx
 from posedistill.errors import RecipeError
-from posedistill.estimators.registry import build_estimator
-from posedistill.estimators.viewpoint import Viewpoint, ViewpointNetwork, ViewpointSettings
-from posedistill.estimators.viewpoint_losses import (
+from posedistill.estimators.losses.viewpoint import (
     bin_losses,
     bin_targets,
     decoded_angle,
     labels_of_rotations,
     rotations_of_labels,
 )
+from posedistill.estimators.registry import build_estimator
+from posedistill.estimators.viewpoint import Viewpoint, ViewpointNetwork, ViewpointSettings
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.geometry.viewpoint import label_angles, reframed, viewpoint_rotation
 

@@ -11,7 +11,7 @@ from posedistill.data.loading.batch import Batch
 from posedistill.decode.wdrnet import decode, select_cells
 from posedistill.deploy.export import check_parity, export_onnx
 from posedistill.errors import RecipeError
-from posedistill.estimators.losses import focal_loss, line_of_sight_loss
+from posedistill.estimators.losses.wdrnet import focal_loss, line_of_sight_loss
 from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.views import VIEWS, Prediction
 from posedistill.estimators.wdrnet import WDRNet, WDRNetNetwork, WDRNetSettings

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.backbones.cfg_network import CfgOutputs
+from posedistill.backbones.cfg.network import CfgOutputs
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.base import Prepared
 from posedistill.decode.yolo6d import YOLO6DDecoder

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.label_writer import write_labels
+from posedistill.data.formats.labels.writer import write_labels
 from posedistill.data.loading.loader import Loader
 from posedistill.errors import DataError, RecipeError
 from posedistill.recipe.stages import Stage

@@ -7,12 +7,12 @@ import yaml
 from typer.testing import CliRunner
 
 from posedistill import cli
-from posedistill.backbones.cfg import read_cfg
-from posedistill.backbones.cfg_library import shipped_text
-from posedistill.backbones.cfg_network import CfgNetwork
-from posedistill.backbones.cfg_weights import Header, write_weights
+from posedistill.backbones.cfg.description import read_cfg
+from posedistill.backbones.cfg.library import shipped_text
+from posedistill.backbones.cfg.network import CfgNetwork
+from posedistill.backbones.cfg.weights import Header, write_weights
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.label_writer import write_labels
+from posedistill.data.formats.labels.writer import write_labels
 from posedistill.errors import CheckpointError, DataError, RecipeError
 from posedistill.recipe.published import training_recipe
 from posedistill.recipe.recipe import load_recipe

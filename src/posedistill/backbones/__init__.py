@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from posedistill.backbones.cfg_library import SHIPPED
-from posedistill.backbones.cfg_network import CfgBackbone, CfgTrunk
+from posedistill.backbones.cfg.library import SHIPPED
+from posedistill.backbones.cfg.network import CfgBackbone, CfgTrunk
 from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny
 from posedistill.backbones.fpn import FeaturePyramid

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from posedistill.data.formats.bop import BopDataset, Detection, Frame, read_detections
-from posedistill.data.formats.label_dataset import LabelDataset
+from posedistill.data.formats.labels.dataset import LabelDataset
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.decode.objects import of_objects

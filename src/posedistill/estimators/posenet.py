@@ -18,7 +18,7 @@ from posedistill.backbones.timm_trunk import POOLED
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.posenet import ROTATION_SIZES
 from posedistill.estimators.base import Estimator
-from posedistill.estimators.pose_losses import (
+from posedistill.estimators.losses.posenet import (
     Norm,
     Sign,
     frustum_points,

@@ -21,8 +21,8 @@ from posedistill.decode import Decoder
 from posedistill.decode.viewpoint import ANGLES, Grid, bin_counts
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.contrast import nce, negative_weights, unit
+from posedistill.estimators.losses.viewpoint import bin_losses, decoded_angle, labels_of_rotations, rotations_of_labels
 from posedistill.estimators.rotations import geodesic_angle
-from posedistill.estimators.viewpoint_losses import bin_losses, decoded_angle, labels_of_rotations, rotations_of_labels
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 

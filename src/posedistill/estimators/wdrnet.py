@@ -19,7 +19,7 @@ from posedistill.decode.wdrnet import WDRNetDecoding
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.cells import IGNORED, Selection, draw_positives, level_budgets, select_per_level
 from posedistill.estimators.heads import CellHead
-from posedistill.estimators.losses import focal_loss, line_of_sight_loss, masked_mean
+from posedistill.estimators.losses.wdrnet import focal_loss, line_of_sight_loss, masked_mean
 from posedistill.estimators.views import Prediction, Votes, cell_ids
 from posedistill.geometry.objects import ObjectTable
 

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from posedistill.backbones import build_backbone
-from posedistill.backbones.cfg_library import SHIPPED
-from posedistill.backbones.cfg_network import CfgNetwork, CfgOutputs, pose_network, unit_images
+from posedistill.backbones.cfg.library import SHIPPED
+from posedistill.backbones.cfg.network import CfgNetwork, CfgOutputs, pose_network, unit_images
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.yolo6d import YOLO6DDecoding
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
-from posedistill.estimators.region import (
+from posedistill.estimators.losses.region import (
     BORDER,
     POINTS,
     Answers,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from posedistill.data.formats.categories import OBJECTNET_NOVEL, PASCAL_NOVEL
+from posedistill.data.formats.viewpoint.categories import OBJECTNET_NOVEL, PASCAL_NOVEL
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.picture_view import PictureSettings
 from posedistill.data.loading.scene_view import ViewSettings

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from posedistill.backbones.cfg import read_cfg
-from posedistill.backbones.cfg_sections import Section, split_sections
-from posedistill.backbones.cfg_weights import read_weights
-from posedistill.data.formats.label_dataset import LabelDataset
-from posedistill.data.formats.labels import resolved
+from posedistill.backbones.cfg.description import read_cfg
+from posedistill.backbones.cfg.sections import Section, split_sections
+from posedistill.backbones.cfg.weights import read_weights
+from posedistill.data.formats.labels.dataset import LabelDataset
+from posedistill.data.formats.labels.files import resolved
 from posedistill.data.loading.picture_view import PictureSettings
 from posedistill.errors import CheckpointError, DataError, RecipeError, describe
-from posedistill.estimators.region import POINTS
+from posedistill.estimators.losses.region import POINTS
 
 EPOCHS, PRETRAIN_EPOCHS = 500, 15
 """Of the published trainer, where the .cfg and the command line say nothing."""

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from posedistill.data.formats.categories import ROUND, AnnotatedView, CategoryDataset
-from posedistill.data.formats.clouds import ShapeFolder, read_cloud
-from posedistill.data.formats.viewpoint import open_categories
+from posedistill.data.formats.viewpoint.annotations import open_categories
+from posedistill.data.formats.viewpoint.categories import ROUND, AnnotatedView, CategoryDataset
+from posedistill.data.formats.viewpoint.clouds import ShapeFolder, read_cloud
 from posedistill.data.images import image_size
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.category_view import CategoryView

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.bop_models import EVAL_FOLDERS, load_models_info, mesh_path
-from posedistill.data.formats.label_dataset import LabelDataset
+from posedistill.data.formats.labels.dataset import LabelDataset
 from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
 from posedistill.data.render.label import label_dataset

@@ -8,7 +8,7 @@ import pytest
 from posedistill.data.check.dataset import check_dataset
 from posedistill.data.faults import FaultKind
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.label_writer import write_labels
+from posedistill.data.formats.labels.writer import write_labels
 from posedistill.data.images import write_image
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.data.category_writer import write_categories
 
-from posedistill.data.formats.viewpoint import open_categories
+from posedistill.data.formats.viewpoint.annotations import open_categories
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.category_view import CategoryView
 from posedistill.data.loading.loader import Loader

@@ -3,9 +3,9 @@ import pytest
 from typer.testing import CliRunner
 
 from posedistill import cli
-from posedistill.data.formats.categories import AnnotatedView, CategoryDataset
-from posedistill.data.formats.clouds import ShapeFolder, read_cloud
-from posedistill.data.formats.viewpoint import open_categories
+from posedistill.data.formats.viewpoint.annotations import open_categories
+from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
+from posedistill.data.formats.viewpoint.clouds import ShapeFolder, read_cloud
 from posedistill.data.images import read_image
 from posedistill.data.render.categories import category_settings, draw_viewpoint, load_shapes, render_categories
 from posedistill.errors import DataError, RecipeError

@@ -12,9 +12,9 @@ from posedistill.data.check.overlays import SHEET_TILES, read_or_black, write_sh
 from posedistill.data.check.report import CheckReport, Summary
 from posedistill.data.check.walk import Contents, Picture, Size
 from posedistill.data.faults import Fault, FaultKind, fault, reported
-from posedistill.data.formats.categories import AnnotatedView, CategoryDataset
-from posedistill.data.formats.clouds import ShapeFolder, read_cloud
-from posedistill.data.formats.viewpoint import categories_file, open_categories
+from posedistill.data.formats.viewpoint.annotations import categories_file, open_categories
+from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
+from posedistill.data.formats.viewpoint.clouds import ShapeFolder, read_cloud
 from posedistill.data.packs.category_frames import checked_box
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array

@@ -10,7 +10,7 @@ from posedistill.data.check.report import CheckReport
 from posedistill.data.check.scenes import open_scenes
 from posedistill.data.check.walk import Contents, Progress, choose, walk
 from posedistill.data.formats.open_scene import scene_format
-from posedistill.data.formats.viewpoint import categories_file
+from posedistill.data.formats.viewpoint.annotations import categories_file
 from posedistill.errors import DataError, describe
 
 

@@ -10,8 +10,8 @@ from posedistill.data.check.overlays import SHEET_TILES, draw_objects
 from posedistill.data.check.report import CheckReport, Summary
 from posedistill.data.check.walk import Contents, Picture
 from posedistill.data.faults import FaultKind, fault, reported
-from posedistill.data.formats.label_dataset import LabelDataset
-from posedistill.data.formats.labels import read_data_file
+from posedistill.data.formats.labels.dataset import LabelDataset
+from posedistill.data.formats.labels.files import read_data_file
 from posedistill.geometry.meshes import hull_corners, model_info
 
 

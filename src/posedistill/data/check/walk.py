@@ -13,8 +13,8 @@ import numpy as np
 from posedistill.data.check.report import CheckReport, Summary
 from posedistill.data.faults import Fault, FaultKind, fault, reported
 from posedistill.data.formats.bop import Frame
-from posedistill.data.formats.categories import AnnotatedView
 from posedistill.data.formats.scene import CameraFrame
+from posedistill.data.formats.viewpoint.categories import AnnotatedView
 from posedistill.data.images import as_rgb, decode, exif_orientation, significant_bits
 from posedistill.errors import describe
 from posedistill.machine import cores

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.data.formats.categories import AnnotatedView, CategoryDataset
+from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
 from posedistill.data.images import image_size, read_image
 from posedistill.data.packs.build import FrameSource
 from posedistill.errors import DataError, describe

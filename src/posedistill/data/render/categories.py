@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from posedistill.data.formats.categories import CategoryDataset
-from posedistill.data.formats.clouds import POINTS, ShapeFolder, normalised, read_shape, sample_surface
+from posedistill.data.formats.viewpoint.categories import CategoryDataset
+from posedistill.data.formats.viewpoint.clouds import POINTS, ShapeFolder, normalised, read_shape, sample_surface
 from posedistill.data.images import write_image
 from posedistill.data.render.layout import single_scene
 from posedistill.data.render.raycast import cast, compose

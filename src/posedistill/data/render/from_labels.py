@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
-from posedistill.data.formats.label_dataset import LabelDataset
+from posedistill.data.formats.labels.dataset import LabelDataset
 from posedistill.data.images import image_size, read_mask
 from posedistill.data.render.label import Progress, cast_masks
 from posedistill.data.render.raycast import build_model

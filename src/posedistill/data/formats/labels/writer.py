@@ -8,8 +8,8 @@ import numpy as np
 
 from posedistill.data.formats.bop import BopDataset, Frame, Instance
 from posedistill.data.formats.bop_writer import one_line_each
-from posedistill.data.formats.label_poses import MILLIMETRES, labelled_points
-from posedistill.data.formats.labels import Size, names_list, read_data_file
+from posedistill.data.formats.labels.files import Size, names_list, read_data_file
+from posedistill.data.formats.labels.poses import MILLIMETRES, labelled_points
 from posedistill.data.images import image_size, read_mask, write_image
 from posedistill.errors import DataError, describe
 from posedistill.files import link_file, write_file

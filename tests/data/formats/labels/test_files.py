@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from posedistill.data.faults import Fault
-from posedistill.data.formats.labels import label_path, read_data_file, read_labels, read_list, read_poses
+from posedistill.data.formats.labels.files import label_path, read_data_file, read_labels, read_list, read_poses
 from posedistill.errors import DataError
 
 LINE = "4 0.5 0.4 " + " ".join(f"{0.1 * k:.1f} {0.05 * k:.2f}" for k in range(1, 9)) + " 0.7 0.35"

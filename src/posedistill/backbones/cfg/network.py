@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from posedistill.backbones.cfg import (
+from posedistill.backbones.cfg.description import (
     FINEST_STRIDE,
     Cfg,
     before_coarser,
@@ -16,7 +16,7 @@ from posedistill.backbones.cfg import (
     with_head,
     without_head,
 )
-from posedistill.backbones.cfg_layers import (
+from posedistill.backbones.cfg.layers import (
     BATCH_NORM_EPS,
     LEAK,
     AvgPool,
@@ -29,7 +29,7 @@ from posedistill.backbones.cfg_layers import (
     Shortcut,
     Upsample,
 )
-from posedistill.backbones.cfg_weights import check_tensors, read_weights
+from posedistill.backbones.cfg.weights import check_tensors, read_weights
 from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.weights import read_state_dict
 from posedistill.errors import RecipeError, describe
@@ -167,7 +167,7 @@ def pose_network(
     """A single-shot pose network: a ``.cfg`` with the head of so many objects and keypoints.
 
     Args:
-        cfg: a name of ``cfg_library.SHIPPED``, or a ``.cfg`` file whose last convolution and region are replaced.
+        cfg: a name of ``library.SHIPPED``, or a ``.cfg`` file whose last convolution and region are replaced.
         anchors: width and height of each predictor's, in cells; none: one predictor without an anchor.
         pretrained: what to start from, see ``CfgNetwork.load``.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from posedistill.backbones.cfg_sections import Section
+from posedistill.backbones.cfg.sections import Section
 
 ACTIVATIONS: Final = ("leaky", "linear", "relu")
 LEAK: Final = 0.1

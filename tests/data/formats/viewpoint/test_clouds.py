@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from posedistill.data.formats.clouds import ShapeFolder, read_cloud, read_shape
+from posedistill.data.formats.viewpoint.clouds import ShapeFolder, read_cloud, read_shape
 from posedistill.errors import DataError
 
 CUBE = np.array([[x, y, z] for x in (0.0, 1.0) for y in (0.0, 2.0) for z in (0.0, 4.0)])

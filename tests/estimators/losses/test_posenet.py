@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from posedistill.estimators.pose_losses import (
+from posedistill.estimators.losses.posenet import (
     frustum_points,
     homoscedastic,
     nearer_sign,

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from posedistill.data.formats.categories import AnnotatedView, CategoryDataset
-from posedistill.data.formats.viewpoint import open_categories, read_cars, read_pix3d, read_table
+from posedistill.data.formats.viewpoint.annotations import open_categories, read_cars, read_pix3d, read_table
+from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
 from posedistill.errors import DataError
 from posedistill.geometry.rotations import angle_between
 from posedistill.geometry.viewpoint import viewpoint_rotation

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from posedistill import __version__
-from posedistill.backbones.cfg import Cfg, parse_cfg
-from posedistill.backbones.cfg_layers import (
+from posedistill.backbones.cfg.description import Cfg, parse_cfg
+from posedistill.backbones.cfg.layers import (
     BATCH_NORM_EPS,
     LEAK,
     AvgPool,
@@ -23,8 +23,8 @@ from posedistill.backbones.cfg_layers import (
     Shortcut,
     Upsample,
 )
-from posedistill.backbones.cfg_sections import join_sections, split_sections
-from posedistill.backbones.cfg_weights import Array
+from posedistill.backbones.cfg.sections import join_sections, split_sections
+from posedistill.backbones.cfg.weights import Array
 from posedistill.errors import CheckpointError, describe
 
 OPSET: Final = 18
@@ -37,7 +37,7 @@ def folded(cfg: Cfg, tensors: Mapping[str, Array]) -> tuple[Cfg, dict[str, Array
     """The same function without batch normalisation: it goes into kernels and biases.
 
     Args:
-        tensors: of ``cfg``, by name (``cfg_weights.layer_tensors``).
+        tensors: of ``cfg``, by name (``weights.layer_tensors``).
     """
     first, *sections = split_sections(cfg.text, cfg.name)
     result: dict[str, Array] = {}

@@ -2,7 +2,7 @@
 
 YOLOv2-pose: Tekin, Sinha and Fua, "Real-Time Seamless Single Shot 6D Object Pose Prediction", CVPR 2018; Tiny-YOLO:
 Redmon and Farhadi, "YOLO9000", CVPR 2017; YOLO-LITE: Huang, Pedoeem and Chen, 2018. Heads are of one object;
-``posedistill.backbones.cfg.with_head`` gives them others.
+``posedistill.backbones.cfg.description.with_head`` gives them others.
 """
 
 from typing import Final

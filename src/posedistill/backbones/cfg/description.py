@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from posedistill.backbones.cfg_layers import (
+from posedistill.backbones.cfg.layers import (
     BUILDERS,
     AvgPool,
     Convolutional,
@@ -22,8 +22,8 @@ from posedistill.backbones.cfg_layers import (
     Shortcut,
     Upsample,
 )
-from posedistill.backbones.cfg_library import SHIPPED, shipped_text
-from posedistill.backbones.cfg_sections import join_sections, split_sections
+from posedistill.backbones.cfg.library import SHIPPED, shipped_text
+from posedistill.backbones.cfg.sections import join_sections, split_sections
 from posedistill.errors import RecipeError, describe
 from posedistill.files import read_text
 
@@ -59,7 +59,7 @@ class Cfg:
 
 
 def read_cfg(source: str | Path) -> Cfg:
-    """A network by the name of a shipped one (``cfg_library.SHIPPED``), or from a ``.cfg`` file.
+    """A network by the name of a shipped one (``library.SHIPPED``), or from a ``.cfg`` file.
 
     >>> [layer.filters for layer in read_cfg("yolo_lite").layers if isinstance(layer, Convolutional)]
     [16, 32, 64, 128, 128, 256, 20]

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from posedistill.backbones import build_backbone, build_trunk
-from posedistill.backbones.cfg import parse_cfg, read_cfg, with_head
-from posedistill.backbones.cfg_library import MULTI_ANCHORS
-from posedistill.backbones.cfg_network import CfgBackbone, CfgNetwork, pose_network, space_to_depth, unit_images
-from posedistill.backbones.cfg_weights import Header, write_weights
+from posedistill.backbones.cfg.description import parse_cfg, read_cfg, with_head
+from posedistill.backbones.cfg.library import MULTI_ANCHORS
+from posedistill.backbones.cfg.network import CfgBackbone, CfgNetwork, pose_network, space_to_depth, unit_images
+from posedistill.backbones.cfg.weights import Header, write_weights
 from posedistill.data.images import read_image
 from posedistill.deploy.export import trace
 from posedistill.errors import CheckpointError, RecipeError

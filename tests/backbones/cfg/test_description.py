@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posedistill.backbones.cfg import (
+from posedistill.backbones.cfg.description import (
     feature_layers,
     layer_table,
     parse_cfg,
@@ -15,8 +15,8 @@ from posedistill.backbones.cfg import (
     with_head,
     without_head,
 )
-from posedistill.backbones.cfg_layers import Convolutional, MaxPool, Region, Route, Shortcut
-from posedistill.backbones.cfg_library import MULTI_ANCHORS, SHIPPED
+from posedistill.backbones.cfg.layers import Convolutional, MaxPool, Region, Route, Shortcut
+from posedistill.backbones.cfg.library import MULTI_ANCHORS, SHIPPED
 from posedistill.errors import RecipeError
 
 TITLE = "layer     filters    size              input                output\n"

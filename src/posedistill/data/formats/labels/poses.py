@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from posedistill.data.faults import FaultKind, OnFault, fault
-from posedistill.data.formats.labels import OTHER_ORDER, Labels, Size, read_poses
+from posedistill.data.formats.labels.files import OTHER_ORDER, Labels, Size, read_poses
 from posedistill.geometry.cameras import Array, project, scaled_camera
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import box_corners

@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from posedistill.backbones.cfg import Cfg, parse_cfg, read_cfg
-from posedistill.backbones.cfg_network import CfgNetwork
-from posedistill.backbones.cfg_onnx import CFG_PROPERTY, from_onnx, to_onnx
-from posedistill.backbones.cfg_weights import Array, Header, check_tensors, read_weights, write_weights
+from posedistill.backbones.cfg.description import Cfg, parse_cfg, read_cfg
+from posedistill.backbones.cfg.network import CfgNetwork
+from posedistill.backbones.cfg.onnx import CFG_PROPERTY, from_onnx, to_onnx
+from posedistill.backbones.cfg.weights import Array, Header, check_tensors, read_weights, write_weights
 from posedistill.errors import CheckpointError, RecipeError, describe
 from posedistill.files import read_text, write_file
 

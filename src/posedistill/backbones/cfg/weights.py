@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.backbones.cfg import Cfg
-from posedistill.backbones.cfg_layers import Convolutional
+from posedistill.backbones.cfg.description import Cfg
+from posedistill.backbones.cfg.layers import Convolutional
 from posedistill.errors import CheckpointError, describe
 from posedistill.files import write_file
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posedistill.backbones.cfg import parse_cfg, read_cfg, with_head
-from posedistill.backbones.cfg_library import MULTI_ANCHORS
-from posedistill.backbones.cfg_weights import Header, layer_tensors, read_weights, write_weights
+from posedistill.backbones.cfg.description import parse_cfg, read_cfg, with_head
+from posedistill.backbones.cfg.library import MULTI_ANCHORS
+from posedistill.backbones.cfg.weights import Header, layer_tensors, read_weights, write_weights
 from posedistill.errors import CheckpointError
 
 TEXT = """[net]

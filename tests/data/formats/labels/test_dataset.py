@@ -12,9 +12,9 @@ import pytest
 
 from posedistill.data.faults import Fault
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.label_dataset import LabelDataset
-from posedistill.data.formats.label_writer import write_labels
-from posedistill.data.formats.labels import OTHER_ORDER
+from posedistill.data.formats.labels.dataset import LabelDataset
+from posedistill.data.formats.labels.files import OTHER_ORDER
+from posedistill.data.formats.labels.writer import write_labels
 from posedistill.data.images import read_mask, write_image
 from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.data.render.from_labels import write_bop

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posedistill.estimators.region import (
+from posedistill.estimators.losses.region import (
     POINTS,
     Answers,
     Region,

@@ -8,12 +8,11 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from posedistill.backbones import cfg_convert
-from posedistill.backbones.cfg import layer_table, parse_cfg, read_cfg
-from posedistill.backbones.cfg_convert import convert
-from posedistill.backbones.cfg_network import CfgNetwork, pose_network
-from posedistill.backbones.cfg_onnx import folded
-from posedistill.backbones.cfg_weights import Header, read_weights, write_weights
+from posedistill.backbones.cfg.convert import convert
+from posedistill.backbones.cfg.description import layer_table, parse_cfg, read_cfg
+from posedistill.backbones.cfg.network import CfgNetwork, pose_network
+from posedistill.backbones.cfg.onnx import folded
+from posedistill.backbones.cfg.weights import Header, read_weights, write_weights
 from posedistill.cli import app
 from posedistill.errors import CheckpointError, RecipeError
 
@@ -217,7 +216,7 @@ def test_tensors_of_another_network(weights: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_disagrees_is_not_written(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cfg_convert, "PARITY", 0.0)
+    monkeypatch.setattr("posedistill.backbones.cfg.convert.PARITY", 0.0)
     with pytest.raises(CheckpointError, match=r"x.onnx: 'parity': found outputs that differ by .*, expected at most"):
         convert(weights, tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()

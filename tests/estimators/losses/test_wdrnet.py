@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from posedistill.estimators.losses import back_project, focal_loss, line_of_sight_loss, masked_mean
+from posedistill.estimators.losses.wdrnet import back_project, focal_loss, line_of_sight_loss, masked_mean
 
 
 def naive_focal(logit: float, target: bool, gamma: float, alpha: float) -> float:

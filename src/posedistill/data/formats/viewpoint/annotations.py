@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from posedistill.data.faults import Fault, FaultKind, OnFault, fault, raise_fault, reported
-from posedistill.data.formats.categories import AnnotatedView, CategoryDataset
+from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
 from posedistill.errors import DataError, describe
 from posedistill.files import read_json, read_text
 from posedistill.geometry.viewpoint import cars_viewpoint, pix3d_viewpoint

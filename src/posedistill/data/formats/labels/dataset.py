@@ -13,14 +13,7 @@ from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, repo
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.bop_models import load_models_info
 from posedistill.data.formats.bop_scene import Annotations, Instance, Scene
-from posedistill.data.formats.label_poses import (
-    MILLIMETRES,
-    LabelledPicture,
-    PosedLabel,
-    labelled_points,
-    pose_labels,
-)
-from posedistill.data.formats.labels import (
+from posedistill.data.formats.labels.files import (
     LINEMOD,
     LINEMOD_SIZE,
     DataFile,
@@ -31,6 +24,13 @@ from posedistill.data.formats.labels import (
     read_data_file,
     read_labels,
     read_list,
+)
+from posedistill.data.formats.labels.poses import (
+    MILLIMETRES,
+    LabelledPicture,
+    PosedLabel,
+    labelled_points,
+    pose_labels,
 )
 from posedistill.data.images import image_size
 from posedistill.geometry.cameras import Array

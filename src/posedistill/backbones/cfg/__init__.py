@@ -1,0 +1,1 @@
+"""Darknet's .cfg and .weights: read, built as networks, written and converted."""

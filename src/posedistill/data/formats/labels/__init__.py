@@ -1,0 +1,1 @@
+"""Folders of 21-number labels."""

@@ -1,0 +1,1 @@
+"""Viewpoints of categories, and their shapes."""

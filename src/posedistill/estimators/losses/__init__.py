@@ -1,0 +1,1 @@
+"""Supervised losses, a file a family."""
