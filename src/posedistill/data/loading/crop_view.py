@@ -11,11 +11,10 @@ from torch import Tensor
 
 from posedistill.data.loading import pixels
 from posedistill.data.loading.augment import AugmentSettings, Draws, hide
-from posedistill.data.loading.photographs import Photographs
+from posedistill.data.loading.object_view import ObjectView
 from posedistill.data.loading.sampling import Indices
-from posedistill.data.loading.views import Plan, ViewPolicy
+from posedistill.data.loading.views import Plan
 from posedistill.data.packs.pack import Pack
-from posedistill.errors import RecipeError, describe
 from posedistill.geometry.cameras import Array, crop_cameras, pixel_box, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.warp import affine_maps
@@ -24,7 +23,7 @@ _KEEP_IN_CROP = 0.45
 """The centre of the visible part stays within this share of the crop's side from the crop's centre."""
 
 
-class CropView(ViewPolicy):
+class CropView(ObjectView):
     """Crops of the instances of ``objects`` in ``packs``; poses of symmetric objects are in canonical form.
 
     Varied, the crops lie about the instance's box as ``settings`` say; else the box of the projected keypoints is
@@ -42,7 +41,7 @@ class CropView(ViewPolicy):
     """
 
     targets = frozenset({"masks", "keypoints3d", "keypoints", "diameters"})
-    stream, chances, labelled = 1, 5, True
+    stream, chances = 1, 5
 
     def __init__(
         self,
@@ -54,27 +53,15 @@ class CropView(ViewPolicy):
         backgrounds: NDArray[np.uint8] | None = None,
         pad: float = 1.5,
     ) -> None:
-        self.packs, self.objects, self.pad = list(packs), objects, pad
-        self.variation, self.varied = settings, True
+        super().__init__(packs, objects, backgrounds)
+        self.variation, self.varied, self.pad = settings, True, pad
         self.shape = (crop_size, crop_size)
         obj_id = self._column("obj_id")
         ids = np.arange(len(obj_id)) if indices is None else np.asarray(indices, dtype=np.int64)
-        self.ids = ids[np.isin(obj_id[ids], objects.obj_ids)]
-        if not len(self.ids):
-            raise RecipeError(describe("recipe", "data", "no instance", f"instances of {list(objects.obj_ids)}"))
-        starts = np.cumsum([0, *(len(pack.frames) for pack in packs)])
-        frames = [start + pack.instances.frame for start, pack in zip(starts, packs, strict=False)]
-        self.frames = np.concatenate(frames)[self.ids]
-        order = np.argsort(objects.obj_ids)
-        self.label = order[np.searchsorted(objects.obj_ids, obj_id[self.ids], sorter=order)]
+        self._hold(ids[np.isin(obj_id[ids], objects.obj_ids)])
+        self.frames = self._frame_column()[self.ids]
         self.K = np.concatenate([pack.K for pack in packs])[self.frames]
-        names = ("R", "t", "slot", "score", "bbox_visib")
-        self.R, self.t, self.slots, self.score, self.visible = (self._column(name)[self.ids] for name in names)
         self.amodal = pixel_box(project(objects.keypoints[self.label], self.R, self.t, self.K))
-        self._photographs = None if backgrounds is None or not len(backgrounds) else Photographs(backgrounds)
-
-    def _column(self, name: str) -> NDArray:
-        return np.concatenate([getattr(pack.instances, name) for pack in self.packs])
 
     def unvaried(self) -> Self:
         """Plain crops of the box of the projected keypoints."""
@@ -86,16 +73,8 @@ class CropView(ViewPolicy):
         """Crops of some instances."""
         centers, sides, angles = self.boxes(units, chance)
         cameras = crop_cameras(self.K[units], centers, sides, shape[0], angles)
-        label, R = self.label[units], cameras.rotation @ self.R[units]
-        t = np.einsum("bij,bj->bi", cameras.rotation, self.t[units])
-        R, t = self.objects.canonical(label, R, t)
-        keypoints3d = self.objects.keypoints[label]
-        targets = {
-            "keypoints3d": keypoints3d,
-            "keypoints": project(keypoints3d, R, t, cameras.K),
-            "diameters": self.objects.diameters[label],
-        }
-        columns = (label, self.score[units], self.ids[units], self.slots[units])
+        R, t, targets = self._posed(units, cameras.rotation, cameras.K)
+        columns = (self.label[units], self.score[units], self.ids[units], self.slots[units])
         maps, picture = affine_maps(cameras.homography), np.arange(len(units))
         return Plan(self.frames[units], maps, cameras.K, shape, draws, picture, R, t, *columns, targets)
 

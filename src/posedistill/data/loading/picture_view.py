@@ -13,13 +13,13 @@ from torch import Tensor
 
 from posedistill.data.loading import pixels
 from posedistill.data.loading.augment import AugmentSettings, Draws
-from posedistill.data.loading.photographs import CHANCES, Photographs
+from posedistill.data.loading.object_view import ObjectView
+from posedistill.data.loading.photographs import CHANCES
 from posedistill.data.loading.pixels import Group
 from posedistill.data.loading.sampling import Indices
-from posedistill.data.loading.views import Plan, ViewPolicy
+from posedistill.data.loading.views import Plan
 from posedistill.data.packs.pack import Pack
-from posedistill.errors import RecipeError, describe
-from posedistill.geometry.cameras import Array, picture_cameras, pixel_box, project
+from posedistill.geometry.cameras import Array, picture_cameras, pixel_box
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.warp import affine_maps
 
@@ -108,7 +108,7 @@ class PictureSettings(BaseModel):
         return AugmentSettings.none().model_copy(update={name: getattr(self, name) for name in shared} | sizes)
 
 
-class PictureView(ViewPolicy):
+class PictureView(ObjectView):
     """The frames of ``packs`` that hold any of the chosen instances, whole, with all instances of ``objects`` in them.
 
     Poses of symmetric objects are in canonical form. Instances come ordered by picture.
@@ -123,7 +123,7 @@ class PictureView(ViewPolicy):
     """
 
     targets = frozenset({"keypoints3d", "keypoints", "diameters"})
-    stream, chances, labelled = 5, 11 + CHANCES, True
+    stream, chances = 5, 11 + CHANCES
 
     def __init__(
         self,
@@ -134,31 +134,19 @@ class PictureView(ViewPolicy):
         backgrounds: NDArray[np.uint8] | None = None,
         others: Indices | None = None,
     ) -> None:
-        self.packs, self.objects, self.settings = list(packs), objects, settings
-        self.shape, self.variation = settings.shape, settings.pixels()
-        starts = np.cumsum([0, *(len(pack.frames) for pack in packs)])
-        frame = np.concatenate([start + p.instances.frame for start, p in zip(starts, packs, strict=False)])
-        learned = np.isin(obj_id := self._column("obj_id"), objects.obj_ids)
+        super().__init__(packs, objects, backgrounds)
+        self.settings, self.shape, self.variation = settings, settings.shape, settings.pixels()
+        frame, learned = self._frame_column(), np.isin(self._column("obj_id"), objects.obj_ids)
         chosen = learned if indices is None else learned & np.isin(np.arange(len(learned)), indices)
         shown = np.unique(frame[chosen])
-        if not len(shown):
-            raise RecipeError(describe("recipe", "data", "no instance", f"instances of {list(objects.obj_ids)}"))
-        self.ids = np.flatnonzero(learned & np.isin(frame, shown))
-        self.ids = self.ids[np.argsort(frame[self.ids], kind="stable")]
+        ids = np.flatnonzero(learned & np.isin(frame, shown))
+        self._hold(ids[np.argsort(frame[ids], kind="stable")])
         empty = np.empty(0, np.int64) if others is None else np.asarray(others, dtype=np.int64)
         self.frames = np.concatenate([shown, empty])
         # Rows of a unit's instances: from its first one, as many as it has.
         self._first = np.searchsorted(frame[self.ids], self.frames)
         self._count = np.searchsorted(frame[self.ids], self.frames, side="right") - self._first
-        order = np.argsort(objects.obj_ids)
-        self.label = order[np.searchsorted(objects.obj_ids, obj_id[self.ids], sorter=order)]
         self.K, self.sizes = (np.concatenate([getattr(p, name) for p in packs])[self.frames] for name in ("K", "sizes"))
-        names = ("R", "t", "slot", "score", "bbox_visib")
-        self.R, self.t, self.slots, self.score, self.visible = (self._column(name)[self.ids] for name in names)
-        self._photographs = None if backgrounds is None or not len(backgrounds) else Photographs(backgrounds)
-
-    def _column(self, name: str) -> NDArray:
-        return np.concatenate([getattr(pack.instances, name) for pack in self.packs])
 
     def unvaried(self) -> Self:
         """Whole frames as they are, at the network's size."""
@@ -187,17 +175,9 @@ class PictureView(ViewPolicy):
         picture, rows = self._instances(units, alone)
         inside = shown_share(cameras.homography[picture], self.visible[rows], shape) >= KEEP
         picture, rows = picture[inside], rows[inside]
-        label, R = self.label[rows], cameras.rotation[picture] @ self.R[rows]
-        t = np.einsum("bij,bj->bi", cameras.rotation[picture], self.t[rows])
-        R, t = self.objects.canonical(label, R, t)
-        keypoints3d = self.objects.keypoints[label]
-        targets = {
-            "keypoints3d": keypoints3d,
-            "keypoints": project(keypoints3d, R, t, cameras.K[picture]),
-            "diameters": self.objects.diameters[label],
-        }
+        R, t, targets = self._posed(rows, cameras.rotation[picture], cameras.K[picture])
         of_pictures = (self.frames[units], affine_maps(cameras.homography), cameras.K, shape)
-        columns = (label, self.score[rows], self.ids[rows], self.slots[rows])
+        columns = (self.label[rows], self.score[rows], self.ids[rows], self.slots[rows])
         return Plan(*of_pictures, replace(draws, groups=groups), picture, R, t, *columns, targets)
 
     def _instances(self, units: Indices, alone: NDArray[np.bool_]) -> tuple[Indices, Indices]:
