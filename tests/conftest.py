@@ -1,5 +1,6 @@
 """A small BOP set of two boxes drawn with OpenCV, a recipe that trains on it in seconds, and the smallest network."""
 
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -50,6 +51,15 @@ def on_processors() -> Iterator[None]:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setattr(torch.cuda, "is_available", lambda: False)
         yield
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; without it the test is skipped."""
+    folder = os.environ.get("POSEDISTILL_DATA")
+    if not folder or not (Path(folder) / "lmo").is_dir():
+        pytest.skip("real data is not part of the repository: POSEDISTILL_DATA does not name a folder with lmo")
+    return Path(folder).resolve()
 
 
 @pytest.fixture

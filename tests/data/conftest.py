@@ -97,15 +97,6 @@ def edit_json() -> Callable[[Path, Callable[[Any], Any]], None]:
     return edit
 
 
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of real data sets."""
-    folder = os.environ.get("POSEDISTILL_DATA")
-    if not folder:
-        pytest.skip("POSEDISTILL_DATA does not name a folder of real data")
-    return Path(folder).resolve()
-
-
 @pytest.fixture(scope="session")
 def made_room() -> Room:
     """The room whose recordings the two fixtures below hold."""

@@ -1,6 +1,5 @@
 """Export parity and silhouettes on LINEMOD photographs; skipped where the data are not at hand."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,10 @@ from posedistill.geometry.draw import silhouette
 from posedistill.geometry.meshes import load_mesh
 from posedistill.runtime import Request
 
-DATA = Path(os.environ.get("POSEDISTILL_DATA", ""))
-pytestmark = pytest.mark.skipif("POSEDISTILL_DATA" not in os.environ, reason="POSEDISTILL_DATA is not set")
-
 
 @pytest.fixture(scope="module")
-def frames() -> list[Frame]:
-    return BopDataset(DATA / "lm", split="test", scenes=[6], obj_ids=[6]).frames[::60]
+def frames(real_data: Path) -> list[Frame]:
+    return BopDataset(real_data / "lm", split="test", scenes=[6], obj_ids=[6]).frames[::60]
 
 
 def test_votes_and_poses_agree_on_photographs(estimator, exported, frames):
@@ -28,8 +24,8 @@ def test_votes_and_poses_agree_on_photographs(estimator, exported, frames):
     assert parity.rows == len(frames) >= 3 and parity.outputs["votes (px)"] < 0.01 and parity.degrees < 0.1
 
 
-def test_silhouette_of_the_true_pose_covers_the_mask(frames):
-    mesh = load_mesh(DATA / "lm" / "models_eval" / "obj_000006.ply")
+def test_silhouette_of_the_true_pose_covers_the_mask(frames, real_data):
+    mesh = load_mesh(real_data / "lm" / "models_eval" / "obj_000006.ply")
     shape = coarse_shape(mesh.vertices, mesh.faces, cells=32)
     for frame in frames:
         instance = frame.instances[0]

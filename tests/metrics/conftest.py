@@ -1,7 +1,6 @@
 """A small BOP data set made in code: a block without symmetry, a bar with a half turn, three frames with depth."""
 
 import json
-import os
 from pathlib import Path
 
 import cv2
@@ -110,11 +109,3 @@ def frames():
 @pytest.fixture
 def perfect(frames):
     return estimates_of((im_id, o, 0.9, R, t) for im_id, poses in frames.items() for o, R, t in poses)
-
-
-@pytest.fixture(scope="session")
-def real_data():
-    folder = os.environ.get("POSEDISTILL_DATA")
-    if not folder or not (Path(folder) / "lmo").is_dir():
-        pytest.skip("POSEDISTILL_DATA names no folder with the data set lmo")
-    return Path(folder)

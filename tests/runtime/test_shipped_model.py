@@ -1,6 +1,5 @@
 """The model that comes with the repository: it loads by itself, and finds the cat in photographs."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from posedistill.runtime import Predictor, locate
 from posedistill.runtime.search import search
 
 MODEL = Path(__file__).parents[2] / "models" / "linemod_cat.onnx"
-DATA = os.environ.get("POSEDISTILL_DATA")
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +33,8 @@ def test_it_carries_all_the_runtime_needs(predictor: Predictor):
     assert all(pose.score < stated.score for pose in poses)
 
 
-@pytest.mark.skipif(not DATA, reason="POSEDISTILL_DATA does not name the folder of real data")
-def test_it_finds_the_cat_with_and_without_a_box(predictor: Predictor):
-    root = Path(str(DATA)) / "lm"
+def test_it_finds_the_cat_with_and_without_a_box(predictor: Predictor, real_data: Path):
+    root = real_data / "lm"
     frames = BopDataset(root, scenes=[6], frames=root / "cat_train.txt").frames[::30]
     errors, found = [], 0
     for frame in frames:
@@ -54,10 +51,9 @@ def test_it_finds_the_cat_with_and_without_a_box(predictor: Predictor):
     assert found >= len(frames) - 1
 
 
-@pytest.mark.skipif(not DATA, reason="POSEDISTILL_DATA does not name the folder of real data")
-def test_it_finds_no_cat_where_there_is_none(predictor: Predictor):
+def test_it_finds_no_cat_where_there_is_none(predictor: Predictor, real_data: Path):
     """In photographs that its threshold was not chosen on: every second one from the second."""
-    photographs = sorted((Path(str(DATA)) / "backgrounds").glob("*.jpg"))[1:16:2]
+    photographs = sorted((real_data / "backgrounds").glob("*.jpg"))[1:16:2]
     stated = predictor.record.threshold
     assert stated is not None
     for path in photographs:

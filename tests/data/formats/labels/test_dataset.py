@@ -1,7 +1,6 @@
 """Label folders with the interface of BOP data sets, written from the drawn boxes; and there and back."""
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -21,8 +20,6 @@ from posedistill.data.render.from_labels import write_bop
 from posedistill.errors import DataError
 from posedistill.geometry.meshes import load_mesh, save_ply
 from posedistill.geometry.rotations import angle_between
-
-DATA = os.environ.get("POSEDISTILL_DATA")
 
 
 @pytest.fixture
@@ -335,10 +332,9 @@ class TestWriting:
                 np.testing.assert_array_equal(read_mask(a.mask_visib), read_mask(b.mask_visib))
 
 
-@pytest.mark.skipif(DATA is None, reason="POSEDISTILL_DATA names no folder of real data")
-def test_the_published_labels_of_the_cat(tmp_path):
+def test_the_published_labels_of_the_cat(real_data, tmp_path):
     """The original's files as they are: Windows ends, masks without two zeros, poses by PnP, beside BOP's."""
-    root, cat = Path(str(DATA)), tmp_path / "LINEMOD/cat"
+    root, cat = real_data, tmp_path / "LINEMOD/cat"
     frames = root / "lm/test/000006"
     for folder in ("JPEGImages", "labels", "mask"):
         (cat / folder).mkdir(parents=True)
