@@ -30,7 +30,7 @@ _BITS = 16
 """Of an id for each of anchor, stride, row and column: the largest grid has 65,536 cells a side."""
 
 
-def cell_ids(stride: int, height: int, width: int, anchors: int = 1) -> Tensor:
+def cell_ids(stride: int, height: int, width: int, anchors: int = 1, device: torch.device | str = "cpu") -> Tensor:
     """``[height * width * anchors]`` int64 ids of one level's predictors: row-major, the anchors of a cell together.
 
     Two networks agree on the cells they share, whatever the shapes of their grids.
@@ -38,7 +38,8 @@ def cell_ids(stride: int, height: int, width: int, anchors: int = 1) -> Tensor:
     >>> place_of_cells(cell_ids(8, 1, 2, anchors=2))[1:]
     (tensor([0, 0, 0, 0]), tensor([0, 0, 1, 1]))
     """
-    row, column, anchor = torch.meshgrid(*map(torch.arange, (height, width, anchors)), indexing="ij")
+    axes = (torch.arange(count, device=device) for count in (height, width, anchors))
+    row, column, anchor = torch.meshgrid(*axes, indexing="ij")
     return ((((anchor << _BITS) + stride << _BITS) + row << _BITS) + column).flatten()
 
 

@@ -4,6 +4,7 @@ Tekin, Sinha and Fua, "Real-Time Seamless Single Shot 6D Object Pose Prediction"
 Felix et al., "Squeezed Deep 6DoF Object Detection Using Knowledge Distillation", IJCNN 2020.
 """
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -189,7 +190,7 @@ class YOLO6D(Estimator):
             points, confidence = point_scale * sums[0] / pictures, sums[1] / pictures
             class_scale /= pictures
         else:
-            diagonal = float(torch.tensor(region.shape[:2], dtype=torch.float64).norm())
+            diagonal = math.hypot(*region.shape[:2])
             points = point_scale * point_loss(region, truth, picture, answers, 1 / diagonal)
             there, elsewhere = confidence_losses(region, goals)
             confidence = object_scale * there + noobject_scale * elsewhere
@@ -211,8 +212,9 @@ class YOLO6D(Estimator):
         truth = true_points(batch) / self.network.stride
         if not self.settings.faithful:
             return truth
-        limits = truth.new_tensor([length / self.network.stride for length in batch.images.shape[:1:-1]])
-        return truth.clamp(min=0).minimum(BORDER * limits)
+        x, y = truth.clamp(min=0).unbind(2)
+        height, width = (BORDER * length / self.network.stride for length in batch.images.shape[2:])
+        return torch.stack([x.clamp(max=width), y.clamp(max=height)], 2)
 
     def _answers(self, region: Region, truth: Tensor, batch: Batch, neighbours: bool | None = None) -> Answers:
         if neighbours is None:
@@ -233,7 +235,7 @@ class YOLO6D(Estimator):
         stride = self.network.stride
         values = region.points[batch.picture] * (stride / batch.images.shape[-1])
         weights = region.scores(batch.label, batch.picture).clamp(1e-3, 1 - 1e-3)
-        ids = cell_ids(stride, rows, columns, anchors).to(values.device).expand(len(weights), -1)
+        ids = cell_ids(stride, rows, columns, anchors, values.device).expand(len(weights), -1)
         return Votes(values, weights, torch.ones_like(weights, dtype=torch.bool), ids)
 
     def _own_votes(self, region: Region, cells: Votes, batch: Batch) -> Votes:

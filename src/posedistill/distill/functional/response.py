@@ -119,8 +119,8 @@ def responsible_cells(cells: Tensor, centers: Tensor, shape: tuple[int, int]) ->
         centers: ``[B, 2]`` in picture widths. shape: height and width of the picture in pixels.
     """
     stride, row, column = place_of_cells(cells)
-    limits = BORDER * centers.new_tensor([shape[1], shape[0]]).float()
-    x, y = (shape[1] * centers.float()).clamp(min=0).minimum(limits).unbind(-1)
+    x, y = (shape[1] * centers.float()).unbind(-1)
+    x, y = x.clamp(0, BORDER * shape[1]), y.clamp(0, BORDER * shape[0])
     return (column == (x[:, None] / stride).floor()) & (row == (y[:, None] / stride).floor())
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from posedistill.data.loading.pixels import move
+
 Norm = Literal["l2", "l1"]
 Sign = Literal["either", "fixed"]
 _TINY = 1e-12
@@ -73,6 +75,7 @@ def frustum_points(K: Tensor, height: int, width: int, depth: float) -> Tensor:
     """``[B, 15, 3]``: corners and middle of each picture at half, once and twice a depth, in the camera's frame."""
     columns, rows = (length - 1 for length in (width, height))
     pixels = [(0, 0), (columns, 0), (0, rows), (columns, rows), (columns / 2, rows / 2)]
-    rays = torch.tensor([(x, y, 1.0) for x, y in pixels], device=K.device) @ torch.linalg.inv(K).transpose(1, 2)
-    depths = depth * torch.tensor([0.5, 1.0, 2.0], device=K.device)
+    places = move(torch.tensor([(x, y, 1.0) for x, y in pixels]), K.device)
+    rays = places @ torch.linalg.inv(K).transpose(1, 2)
+    depths = move(depth * torch.tensor([0.5, 1.0, 2.0]), K.device)
     return (depths[:, None, None] * rays[:, None]).flatten(1, 2)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from posedistill.data.loading.pixels import move
 from posedistill.estimators.views import confidence
 
 POINTS = 9
@@ -67,9 +68,10 @@ def read_region(raw: Tensor, classes: int) -> Region:
 
 def cell_corners(rows: int, columns: int, anchors: int, device: torch.device | str = "cpu") -> Tensor:
     """``[N, 2]`` column and row of each predictor's cell."""
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    axes = (torch.arange(count, device=device, dtype=torch.float32) for count in (rows, columns))
+    row, column = torch.meshgrid(*axes, indexing="ij")
     corners = torch.stack([column, row], -1).view(-1, 1, 2).expand(-1, anchors, 2)
-    return corners.reshape(-1, 2).to(device, torch.float32)
+    return corners.reshape(-1, 2)
 
 
 class Answers(NamedTuple):
@@ -109,11 +111,12 @@ def answering(
     """
     rows, columns, count = shape
     reach = torch.arange(-1, 2, device=truth.device)
-    steps = torch.cartesian_prod(reach, reach)[[4, 0, 1, 2, 3, 5, 6, 7, 8] if neighbours else [4]]
+    steps = torch.cartesian_prod(reach, reach)
+    steps = torch.cat([steps[4:5], steps[:4], steps[5:]]) if neighbours else steps[4:5]
     center = truth[:, :1]
     own = center.floor().long()
     cells = own + steps
-    limits = cells.new_tensor([columns, rows])
+    limits = move(torch.tensor([columns, rows]), cells.device)
     inside = ((cells >= 0) & (cells < limits)).all(2) & ((own >= 0) & (own < limits)).all(2)
     place = cells.clamp(min=0).minimum(limits - 1)
     anchor = likest_anchor(truth, anchors)
@@ -134,7 +137,7 @@ def likest_anchor(truth: Tensor, anchors: Sequence[tuple[float, float]]) -> Tens
     """``[I]`` the anchor with the largest overlap (IoU about one centre) with the box around true points, in cells."""
     if len(anchors) < 2:
         return torch.zeros(len(truth), dtype=torch.int64, device=truth.device)
-    boxes = truth.new_tensor(anchors)
+    boxes = move(torch.tensor(anchors, dtype=truth.dtype), truth.device)
     corners = truth[:, 1:]
     extent = (corners.amax(1) - corners.amin(1))[:, None]
     shared = torch.minimum(extent, boxes).prod(2)
@@ -163,7 +166,8 @@ def confidence_goals(
             worth nothing, in the same pixels.
     """
     pictures, predictors = region.confidence.shape
-    offsets = (region.points.detach()[picture] - truth[:, None]) * truth.new_tensor(scale)
+    per_cell = move(torch.tensor(scale, dtype=truth.dtype), truth.device)
+    offsets = (region.points.detach()[picture] - truth[:, None]) * per_cell
     quality = confidence(offsets.norm(dim=-1), reach).mean(-1)
     best = quality.new_zeros(pictures, predictors)
     best = best.scatter_reduce(0, picture[:, None].expand(-1, predictors), quality, "amax")

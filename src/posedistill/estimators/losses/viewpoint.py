@@ -32,7 +32,8 @@ def labels_of_rotations(R: Tensor) -> Tensor:
 
 def rotations_of_labels(labels: Tensor) -> Tensor:
     """``[B, 3] -> [B, 3, 3]``, differentiable: ``Rz(L2 - 180) Rx(L1 - 180) Rz(L0)`` in OpenCV's axes."""
-    first, second, third = torch.deg2rad(labels - labels.new_tensor([0.0, 180.0, 180.0])).unbind(1)
+    first, second, third = labels.unbind(1)
+    first, second, third = (torch.deg2rad(angle) for angle in (first, second - 180, third - 180))
     (ca, cb, cc), (sa, sb, sc) = ((f(first), f(second), f(third)) for f in (torch.cos, torch.sin))
     rows = [
         *(cc * ca - sc * cb * sa, -cc * sa - sc * cb * ca, sc * sb),
@@ -82,7 +83,7 @@ def decoded_angle(logits: Tensor, offsets: Tensor, grid: Grid, size: float, *, c
     best, count = logits.argmax(1, keepdim=True), logits.shape[1]
     if grid == "published":
         return (size * (best + 0.5 + offsets.gather(1, best) / 2)).squeeze(1)
-    steps = torch.tensor([-1, 0, 1], device=logits.device)
+    steps = torch.arange(-1, 2, device=logits.device)
     bins = best + steps
     known = torch.ones_like(bins, dtype=torch.bool) if circular else (bins >= 0) & (bins < count)
     bins = bins % count
