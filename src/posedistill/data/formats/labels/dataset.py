@@ -104,7 +104,8 @@ class LabelDataset(BopDataset):
 
     def mesh(self, obj_id: int, eval: bool = False, looks: bool = True) -> Mesh:
         """The mesh of an object in mm."""
-        return in_millimetres(load_mesh(self._entry(obj_id).mesh, looks))
+        path = self._entry(obj_id).mesh
+        return in_millimetres(load_mesh(path)) if looks else self._meshes[obj_id]
 
     @cached_property
     def models_info(self) -> dict[int, dict[str, Any]]:

@@ -18,6 +18,7 @@ from posedistill.data.faults import Fault, FaultKind, OnFault, fault, raise_faul
 from posedistill.errors import DataError
 from posedistill.files import read_text
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.rotations import is_rotation
 
 LABEL, WITH_CAMERA, WITH_POSE = 21, 29, 35
 """Numbers in a line: of a label, with intrinsics, with a pose too."""
@@ -273,7 +274,7 @@ def read_poses(path: Path, count: int, on_fault: OnFault = raise_fault) -> list[
         except ValueError:
             values = np.zeros(0)
         R = values[:9].reshape(3, 3) if values.shape == (12,) and np.isfinite(values).all() else np.zeros((3, 3))
-        if np.abs(R @ R.T - np.eye(3)).max() > 0.02 or np.linalg.det(R) < 0:
+        if not is_rotation(R, 0.02):
             expected = "12 numbers: a rotation row by row and t in metres"
             on_fault(fault(FaultKind.POSE, path, f"line {number}", repr(line)[:80], expected))
             return []
