@@ -55,16 +55,12 @@ def categories(
     """Render things of named categories from CAD, as a data set of viewpoints; a quarter of them for testing."""
     from posedistill.data.formats.viewpoint.annotations import open_categories
     from posedistill.data.render.categories import category_settings, load_shapes, render_categories
-    from posedistill.log import progress_bar
+    from posedistill.log import progress_of
 
     found = load_shapes(shapes, category or None)
     drawn = None if poses is None else open_categories(poses)
-    with progress_bar() as bar:
-        task = bar.add_task("render", total=None, note=str(out))
-        settings = category_settings(size, backgrounds)
-        total = render_categories(
-            found, out, count, settings, drawn, seed, lambda done, all_: bar.update(task, completed=done, total=all_)
-        )
+    with progress_of("render", str(out)) as progress:
+        total = render_categories(found, out, count, category_settings(size, backgrounds), drawn, seed, progress)
     print(f"{total} pictures of {len({name for name, _ in found})} categories, {len(found)} shapes; {out}")
 
 
@@ -77,13 +73,10 @@ def check(
 ) -> None:
     """Report every fault of a data set: files, poses, units, boxes, masks, with counts and names; 1 if there is any."""
     from posedistill.data.check.dataset import check_dataset
-    from posedistill.log import console, progress_bar
+    from posedistill.log import console, progress_of
 
-    with progress_bar() as bar:
-        task = bar.add_task("check", total=None, note=str(folder))
-        report = check_dataset(
-            folder, split, overlay, limit, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with progress_of("check", str(folder)) as progress:
+        report = check_dataset(folder, split, overlay, limit, progress)
     report.render(console)
     if not report.ok:
         sys.exit(1)
@@ -103,19 +96,11 @@ def label(
     """Label images with the poses of a BOP csv: a data set to train on, its scores kept as trust."""
     from posedistill.data.formats.bop import BopDataset
     from posedistill.data.render.label import label_dataset
-    from posedistill.log import progress_bar
+    from posedistill.log import progress_of
 
     dataset = BopDataset(folder, split, scenes=scene or None, frames=frames)
-    with progress_bar() as bar:
-        task = bar.add_task("label", total=None, note=str(out))
-        report = label_dataset(
-            dataset,
-            csv,
-            out,
-            min_score=min_score,
-            ignore_unknown=ignore_unknown,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with progress_of("label", str(out)) as progress:
+        report = label_dataset(dataset, csv, out, min_score=min_score, ignore_unknown=ignore_unknown, progress=progress)
     print(f"{report}; in {out}")
 
 
@@ -137,25 +122,20 @@ def convert(
     from posedistill.data.formats.labels.dataset import LabelDataset
     from posedistill.data.formats.labels.writer import write_labels
     from posedistill.data.render.from_labels import write_bop
-    from posedistill.log import progress_bar
+    from posedistill.log import progress_of
 
-    with progress_bar() as bar:
-        task = bar.add_task("convert", total=None, note=str(out))
-
-        def told(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with progress_of("convert", str(out)) as progress:
         if source.suffix != ".data":
             dataset = BopDataset(source, split, scenes=scene or None, frames=frames)
             written = write_labels(
-                dataset, out, to or ("train" if split.startswith("train") else "valid"), obj, progress=told
+                dataset, out, to or ("train" if split.startswith("train") else "valid"), obj, progress=progress
             )
             words = f"{written}; in {written.data}"
         elif scene or frames:
             raise PoseDistillError("--scene, --frames: a .data file names its frames by its lists")
         else:
             labels = LabelDataset(source, split, obj_ids=obj or None)
-            count = write_bop(labels, out, to or split, told)
+            count = write_bop(labels, out, to or split, progress)
             words = "\n".join([*labels.notes, f"{count} frames; in {out / (to or split)}"])
     print(words)
 

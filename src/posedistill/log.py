@@ -1,6 +1,8 @@
 """The console that all messages go to, and the progress of everything that takes long."""
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
@@ -61,3 +63,11 @@ def progress_bar() -> ProgressBar:
         TextColumn("{task.fields[note]}"),
         console=console,
     )
+
+
+@contextmanager
+def progress_of(title: str, note: str = "") -> Iterator[Callable[[int, int], None]]:
+    """The bar of one stage; yields what the stage calls with how much is done, and of how much."""
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=None, note=note)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

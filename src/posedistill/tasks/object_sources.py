@@ -18,7 +18,7 @@ from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe, expectation
 from posedistill.files import exclusive, read_text
 from posedistill.geometry.meshes import READERS, load_mesh
-from posedistill.log import console, progress_bar
+from posedistill.log import console, progress_bar, progress_of
 from posedistill.recipe.recipe import BopSource, LabelSource, RenderSource, fingerprint
 
 CODE = Path("code")
@@ -74,15 +74,14 @@ def _labelled(source: BopSource, csv: Path, cache: Path) -> Path:
     with exclusive(root.with_name(f".{root.name}.lock")):
         if not (root / "complete").exists():
             dataset = BopDataset(source.bop, split=source.split, scenes=source.scenes, frames=source.frames)
-            with progress_bar() as bar:
-                task = bar.add_task("label", total=len(dataset), note=str(root))
+            with progress_of("label", str(root)) as progress:
                 report = label_dataset(
                     dataset,
                     csv,
                     root,
                     min_score=source.min_score,
                     ignore_unknown=source.ignore_unknown,
-                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                    progress=progress,
                 )
             console.print(f"{csv}: {report}")
             (root / "complete").touch()
