@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from posedistill.data.check.overlays import SHEET_TILES, read_or_black, write_sheet
+from posedistill.data.check.overlays import SHEET_TILES, draw_box, read_or_black, write_sheet
 from posedistill.data.check.report import CheckReport, Summary
 from posedistill.data.check.walk import Contents, Picture, Size
 from posedistill.data.faults import Fault, FaultKind, fault, reported
@@ -19,7 +19,6 @@ from posedistill.data.packs.category_frames import checked_box
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
-from posedistill.geometry.draw_cameras import PAPER
 from posedistill.geometry.viewpoint import viewpoint_rotation
 
 SHAPE_FOLDERS = ("shapes", "pointcloud")
@@ -118,9 +117,8 @@ def _drawn(path: Path, views: Sequence[AnnotatedView], clouds: dict[tuple[str, s
     """A picture with its boxes, and in each the shape as the viewpoint has it."""
     image = read_or_black(path).copy()
     for view in views:
-        left, upper, right, lower = view.box or (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
-        ends = np.clip(np.rint([left, upper, right, lower]), -9, max(image.shape) + 9).astype(int).tolist()
-        cv2.rectangle(image, ends[:2], ends[2:], PAPER, 1)
+        left, upper, right, lower = view.edges((image.shape[1], image.shape[0]))
+        draw_box(image, np.array([[left, upper], [right, lower]]))
         cloud = clouds.get((view.category, view.shape))
         if cloud is None:
             continue

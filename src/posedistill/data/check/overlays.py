@@ -142,11 +142,15 @@ def _draw_instance(image: Image, frame: Frame, instance: Instance, model: Checke
         color, label = color_of(instance.obj_id), str(instance.obj_id)
         image = draw_pose(image, instance.R, instance.t, frame.K, corners, color, label, shape)
     if instance.bbox_obj is not None:
-        ends = np.stack([instance.bbox_obj[:2], instance.bbox_obj[:2] + instance.bbox_obj[2:]])
-        # Boxes under suspicion may lie anywhere, and OpenCV takes 32 bits.
-        low, high = np.clip(np.rint(ends), -9, max(image.shape) + 9).astype(int).tolist()
-        cv2.rectangle(image, low, high, PAPER, 1)
+        draw_box(image, np.stack([instance.bbox_obj[:2], instance.bbox_obj[:2] + instance.bbox_obj[2:]]))
     return image
+
+
+def draw_box(image: Image, ends: Array) -> None:
+    """Draw a white rectangle between two corners ``[2, 2]`` (x, y), in place."""
+    # Boxes under suspicion may lie anywhere, and OpenCV takes 32 bits.
+    low, high = np.clip(np.rint(ends), -9, max(image.shape) + 9).astype(int).tolist()
+    cv2.rectangle(image, low, high, PAPER, 1)
 
 
 def _draw_split(panel: Image, view: View, dataset: CameraDataset, color: Color) -> None:

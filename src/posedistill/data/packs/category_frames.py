@@ -64,7 +64,7 @@ class CategoryFrames(FrameSource):
     def instances(self, index: int, ids: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """The object, its box in the window."""
         view = self.views[index]
-        left, upper, right, lower = view.box or (0.0, 0.0, *image_size(view.image))
+        left, upper, right, lower = view.edges(image_size(view.image))
         longer = self.side / ROOM / self.pad
         width, height = np.array([right - left, lower - upper]) * longer / max(right - left, lower - upper)
         box = ((self.side - width) / 2, (self.side - height) / 2, width, height)
@@ -79,7 +79,7 @@ def checked_box(view: AnnotatedView, size: tuple[int, int]) -> tuple[float, floa
         DataError: the middle of the box lies beyond the picture.
     """
     width, height = size
-    left, upper, right, lower = view.box or (0.0, 0.0, width, height)
+    left, upper, right, lower = view.edges(size)
     x, y = (left + right) / 2, (upper + lower) / 2
     if not (0 <= x <= width and 0 <= y <= height):
         found = f"left {left:g}, upper {upper:g}, right {right:g}, lower {lower:g}"

@@ -50,6 +50,10 @@ class AnnotatedView:
     difficult: bool = False
     keypoints: bool = True
 
+    def edges(self, size: tuple[float, float]) -> tuple[float, float, float, float]:
+        """Left, upper, right and lower edge of its box in a picture of that size (width, height)."""
+        return self.box or (0.0, 0.0, *size)
+
     @property
     def clean(self) -> bool:
         """Whole, in front, and judged by its keypoints."""
@@ -61,12 +65,11 @@ class CategoryDataset:
     """The annotated objects of a data set.
 
     Attributes:
-        root: its folder, from which names count. notes: what the reader left out, in words, with counts.
+        root: its folder, from which names count. views: the objects, one at least.
     """
 
     root: Path
     views: tuple[AnnotatedView, ...]
-    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.views:
