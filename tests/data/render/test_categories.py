@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from tests.data.conftest import box_mesh
 from typer.testing import CliRunner
 
 from posedistill import cli
@@ -19,21 +20,10 @@ SETTINGS = category_settings(64).model_copy(
 
 def box(size):
     """A box with its front cut to a wedge, so that it is seen which way it looks."""
-    corners = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)]) * size
+    mesh = box_mesh(size)
+    corners = mesh.vertices.copy()
     corners[(corners[:, 1] < 0) & (corners[:, 2] > 0), 2] *= 0.2
-    faces = [
-        [0, 1, 3],
-        [0, 3, 2],
-        [4, 6, 7],
-        [4, 7, 5],
-        [0, 4, 5],
-        [0, 5, 1],
-        [2, 3, 7],
-        [2, 7, 6],
-        [0, 2, 6],
-        [0, 6, 4],
-    ]
-    return corners, np.array([*faces, [1, 5, 7], [1, 7, 3]])
+    return corners, mesh.faces
 
 
 @pytest.fixture(scope="module")

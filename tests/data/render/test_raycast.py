@@ -1,39 +1,18 @@
 import cv2
 import numpy as np
 import pytest
+from tests.data.conftest import box_mesh
 
 from posedistill.data.render.layout import Look
 from posedistill.data.render.raycast import build_model, cast, compose, pixel_rays
 from posedistill.data.render.shapes import assemble, code_objects, superquadric
 from posedistill.geometry.cameras import project
-from posedistill.geometry.meshes import Mesh
-from posedistill.geometry.objects import box_corners
 from posedistill.geometry.rotations import random_rotations
 
 K = np.array([[300.0, 0, 80], [0, 310.0, 60], [0, 0, 1]])
 WIDTH, HEIGHT = 160, 120
 RAYS = pixel_rays(K, WIDTH, HEIGHT)
 LOOK = Look(np.ones(3), 1.0, 0.0, 10.0)
-
-
-def box_mesh(size: tuple[float, float, float]) -> Mesh:
-    half = np.array(size) / 2
-    corners = box_corners(-half, half)
-    faces = [
-        [0, 1, 3],
-        [0, 3, 2],
-        [4, 6, 7],
-        [4, 7, 5],
-        [0, 4, 5],
-        [0, 5, 1],
-        [2, 3, 7],
-        [2, 7, 6],
-        [0, 2, 6],
-        [0, 6, 4],
-    ]
-    faces += [[1, 5, 7], [1, 7, 3]]
-    normals = corners / np.linalg.norm(corners, axis=1, keepdims=True)
-    return Mesh(corners, np.array(faces), np.full((8, 3), 200, np.uint8), None, None, normals)
 
 
 def at(t: tuple[float, float, float], R: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
