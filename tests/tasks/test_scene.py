@@ -187,7 +187,7 @@ def test_a_mean_image_is_that_of_the_training_frames(recipe) -> None:
     frames = prepared.packs[0].frames[prepared.train][..., :3]
     np.testing.assert_allclose(task.mean, frames.mean(axis=0), atol=1e-2)
     top, left = (64 - 48) // 2, (task.mean.shape[1] - 48) // 2
-    crop = task._view(prepared.train).mean_crop()
+    crop = task.view(prepared.train).mean_crop()
     np.testing.assert_array_equal(crop, task.mean[top : top + 48, left : left + 48])
 
 

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar, NamedTuple, Unpack, cast
+from typing import ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,9 +14,7 @@ from posedistill.data.formats.viewpoint.annotations import open_categories
 from posedistill.data.formats.viewpoint.categories import ROUND, AnnotatedView, CategoryDataset
 from posedistill.data.formats.viewpoint.clouds import ShapeFolder, read_cloud
 from posedistill.data.images import image_size
-from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.category_view import CategoryView
-from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.packs.category_frames import ROOM, CategoryFrames, checked_box
 from posedistill.data.packs.splits import hold_out_pictures
 from posedistill.decode import Decoder
@@ -24,10 +22,7 @@ from posedistill.deploy.estimate import FrameQuery
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
-from posedistill.geometry.rotations import mean_rotation
 from posedistill.geometry.viewpoint import ORDERS, from_shapenet
-from posedistill.log import progress_bar
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.relocalisation import nearest_training_pose
 from posedistill.metrics.viewpoint import most_frequent_viewpoint, random_viewpoints, score_viewpoints
@@ -35,7 +30,8 @@ from posedistill.poses import Poses
 from posedistill.recipe.data import CategorySettings
 from posedistill.recipe.recipe import fingerprint
 from posedistill.runtime.record import Frames
-from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
+from posedistill.tasks.base import Rows, TrainingSet, Validate
+from posedistill.tasks.photographs import PhotographsTask
 from posedistill.tasks.validation import Validation, viewpoint_scores
 
 
@@ -46,10 +42,9 @@ class Kind(NamedTuple):
     shape: str
 
 
-class CategoriesTask(Task[CategoryDataset]):
+class CategoriesTask(PhotographsTask[CategoryDataset]):
     """How is the thing turned?"""
 
-    objects: ObjectTable = NO_OBJECTS
     baseline_notes: ClassVar[Mapping[str, str]] = {
         "most frequent": "the densest training viewpoint",
         "nearest image": "retrieval by the teacher's embedding",
@@ -188,11 +183,8 @@ class CategoriesTask(Task[CategoryDataset]):
             found.append(FrameQuery(view.image, name=name, boxes=box, labels=label, scores=np.ones(1)))
         return found
 
-    def loader(self, rows: Rows, **options: Unpack[LoaderOptions]) -> Loader:
+    def view(self, rows: Rows) -> CategoryView:
         """Crops of some of the objects."""
-        return Loader(self._view(rows), **options)
-
-    def _view(self, rows: Rows) -> CategoryView:
         data = self.data
         return CategoryView(
             self.training_set.packs[0],
@@ -210,13 +202,8 @@ class CategoriesTask(Task[CategoryDataset]):
 
     def validation(self, device: torch.device, count: int) -> Validate:
         """Angles of the held-out objects, evenly thinned to ``count``."""
-        rows = self.training_set.validation
-        loader = self._plain(rows[:: -(-len(rows) // count)], device)
+        loader = self.held_back(device, count)
         return Validation(self, loader, lambda found, batches: viewpoint_scores(found, batches, self.orders))
-
-    def _plain(self, rows: Rows, device: torch.device) -> Loader:
-        """A loader of crops that are not varied."""
-        return self.loader(rows, seed=self.recipe.seed, device=device, batch_size=min(32, len(rows)), augment=False)
 
     def score(self, poses: Poses | None) -> Evaluation:
         """Accuracies and medians, means over categories; up to the symmetries that the recipe states."""
@@ -235,37 +222,9 @@ class CategoriesTask(Task[CategoryDataset]):
         frequent = most_frequent_viewpoint(learned.R, weights)
         found = {"most frequent": Poses.of_cameras(np.tile(frequent, (count, 1, 1)))}
         if teacher is not None:
-            theirs, ours = self._embeddings(teacher)
+            theirs, ours = self.embeddings(teacher)
             found["nearest image"] = nearest_training_pose(ours, theirs, self.training_set.poses)
         return found | {"uniform": random_viewpoints(count, self.recipe.seed)}
-
-    @torch.no_grad()
-    def _embeddings(self, teacher: Estimator) -> tuple[np.ndarray, np.ndarray]:
-        """``[M, D], [N, D]`` what a network makes of training and test crops."""
-        device, decoder = next(teacher.parameters()).device, self.decoder(teacher)
-        loader = self._plain(self.training_set.train, device)
-        first = loader.batch(0).select(slice(0, 1))
-        theirs = [_embedding(teacher, loader.batch(step)) for step in range(loader.steps)]
-        ours = []
-        with progress_bar() as bar:
-            task = bar.add_task("retrieve", total=len(self.queries), note="")
-            for query in self.queries:
-                inputs = decoder.prepare(query.request()).inputs
-                targets = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
-                images = targets.pop("images")
-                ours.append(_embedding(teacher, Batch.single(images, first.K, first.R, first.t, first.ids, **targets)))
-                bar.advance(task)
-        return np.concatenate(theirs), np.concatenate(ours)
-
-    def joined(self, tables: Sequence[Poses]) -> Poses:
-        """The mean of all members' rotations; their times added."""
-        R = np.stack([mean_rotation(np.stack(turns)) for turns in zip(*(table.R for table in tables), strict=True)])
-        seconds = np.sum([table.seconds for table in tables], axis=0)
-        return Poses.of_cameras(R, name=tables[0].name, seconds=seconds)
-
-    def about_test(self, poses: Poses) -> bool:
-        """By the names of the objects."""
-        return tuple(poses.name) == self.test_set.names
 
     def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
         """The network as it is; a decoder of one that sees shapes knows those of training and test."""
@@ -274,9 +233,3 @@ class CategoriesTask(Task[CategoryDataset]):
         names = tuple("/".join(filter(None, kind)) for kind in self.kinds)
         known = {"crop_size": data.crop_size, "pad": data.pad, "names": names, "clouds": clouds}
         return estimator.network, estimator.build_decoder(**known)
-
-
-def _embedding(estimator: Estimator, batch: Batch) -> np.ndarray:
-    """``[B, D]`` of a network in eval mode."""
-    embedding = estimator.eval()(batch).embedding
-    return embedding.float().cpu().numpy()  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar, Unpack, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -12,8 +12,6 @@ from torch import nn
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.formats.scene_parse import Split
-from posedistill.data.loading.batch import Batch
-from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.loading.scene_view import SceneView
 from posedistill.data.packs.pack import mean_image
 from posedistill.data.packs.scene_frames import PUBLISHED_SIZE, SceneFrames
@@ -25,23 +23,21 @@ from posedistill.deploy.evaluate import UNKNOWN_UNIT
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator, MeanSubtracted
 from posedistill.geometry.cameras import Camera
-from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
-from posedistill.geometry.rotations import mean_rotation
-from posedistill.log import console, progress_bar
+from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation, Places
 from posedistill.metrics.relocalisation import constant_pose, nearest_position, nearest_training_pose, score_cameras
 from posedistill.poses import Poses
 from posedistill.recipe.data import SceneSettings
 from posedistill.recipe.recipe import fingerprint
 from posedistill.runtime.record import Frames
-from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
+from posedistill.tasks.base import Rows, TrainingSet, Validate
+from posedistill.tasks.photographs import PhotographsTask
 from posedistill.tasks.validation import Validation, camera_scores
 
 
-class SceneTask(Task[CameraDataset]):
+class SceneTask(PhotographsTask[CameraDataset]):
     """Where does the camera stand, and how is it turned?"""
 
-    objects: ObjectTable = NO_OBJECTS
     baseline_notes: ClassVar[Mapping[str, str]] = {
         "constant pose": "mean of the training poses",
         "nearest image": "retrieval by the teacher's features",
@@ -106,14 +102,13 @@ class SceneTask(Task[CameraDataset]):
         """The camera of each test photograph."""
         return queries_of(self.test_set)
 
-    def loader(self, rows: Rows, **options: Unpack[LoaderOptions]) -> Loader:
-        """Views of some of the photographs."""
-        return Loader(self._view(rows), **options)
+    def view(self, rows: Rows) -> SceneView:
+        """The recipe's views of some of the photographs."""
+        return SceneView(self.training_set.packs[0], self.data.views, self.data.crop, rows, self.mean)
 
     def validation(self, device: torch.device, count: int) -> Validate:
         """Errors of the held-out photographs, evenly thinned to ``count``."""
-        rows = self.training_set.validation
-        loader = self._middle(rows[:: -(-len(rows) // count)], device)
+        loader = self.held_back(device, count)
         centers = self.training_set.poses.centers
         spread = float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
         return Validation(self, loader, lambda found, batches: camera_scores(found, batches, spread))
@@ -134,25 +129,15 @@ class SceneTask(Task[CameraDataset]):
         train, test = self.training_set.poses, self.test_set
         found = {"constant pose": constant_pose(train, len(test))}
         if teacher is not None:
-            theirs, ours = self._embeddings(teacher)
+            mean = self.view(self.training_set.train[:1]).mean_crop()
+            theirs, ours = self.embeddings(teacher, 0.0 if mean is None else mean.transpose(2, 0, 1))
             found["nearest image"] = nearest_training_pose(ours, theirs, train)
         return found | {"nearest position": nearest_position(Poses.of_cameras(test.R, test.t), train)}
-
-    def joined(self, tables: Sequence[Poses]) -> Poses:
-        """The mean of all members' centres, and of their rotations; their times added."""
-        centers = np.mean([table.centers for table in tables], axis=0)
-        R = np.stack([mean_rotation(np.stack(turns)) for turns in zip(*(table.R for table in tables), strict=True)])
-        seconds = np.sum([table.seconds for table in tables], axis=0)
-        return Poses.of_cameras(R, centers=centers, name=tables[0].name, seconds=seconds)
-
-    def about_test(self, poses: Poses) -> bool:
-        """By the names of the photographs."""
-        return tuple(poses.name) == self.test_set.names
 
     def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
         """The network, which subtracts a mean image itself; there are no shapes."""
         data, frame = self.data, self.photographs.frames[0]
-        view = self._view(self.training_set.train[:1])
+        view = self.view(self.training_set.train[:1])
         mean = view.mean_crop()
         decoder = estimator.build_decoder(
             shape=view.shape,
@@ -174,36 +159,3 @@ class SceneTask(Task[CameraDataset]):
         else:
             dataset = open_scene(data.scene, split)
         return dataset.in_metres(data.metres_per_unit) if data.metres_per_unit else dataset
-
-    def _view(self, rows: Rows) -> SceneView:
-        """The recipe's views of some of the photographs."""
-        return SceneView(self.training_set.packs[0], self.data.views, self.data.crop, rows, self.mean)
-
-    def _middle(self, rows: Rows, device: torch.device | str) -> Loader:
-        """A loader of pictures that are not varied."""
-        return self.loader(rows, seed=self.recipe.seed, device=device, batch_size=min(32, len(rows)), augment=False)
-
-    @torch.no_grad()
-    def _embeddings(self, teacher: Estimator) -> tuple[np.ndarray, np.ndarray]:
-        """``[M, D], [N, D]`` what a network makes of training and test photographs."""
-        device, (_, decoder) = next(teacher.parameters()).device, self.deployed(teacher)
-        loader = self._middle(self.training_set.train, device)
-        mean = self._view(self.training_set.train[:1]).mean_crop()
-        subtracted = 0.0 if mean is None else mean.transpose(2, 0, 1)
-        theirs, ours, first = [], [], loader.batch(0).select(slice(0, 1))
-        for step in range(loader.steps):
-            theirs.append(_embedding(teacher, loader.batch(step)))
-        with progress_bar() as bar:
-            task = bar.add_task("retrieve", total=len(self.queries), note="")
-            for query in self.queries:
-                pictures = decoder.prepare(query.request()).inputs["images"] - subtracted
-                picture = torch.from_numpy(pictures).to(device)
-                ours.append(_embedding(teacher, Batch.single(picture, first.K, first.R, first.t, first.ids)))
-                bar.advance(task)
-        return np.concatenate(theirs), np.concatenate(ours)
-
-
-def _embedding(estimator: Estimator, batch: Batch) -> np.ndarray:
-    """``[B, D]`` of a network in eval mode."""
-    embedding = estimator(batch).embedding
-    return embedding.float().cpu().numpy()  # type: ignore[no-any-return]
