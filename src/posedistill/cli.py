@@ -260,25 +260,14 @@ def predict(
     and a BOP csv; without boxes the whole image is searched, which is slower and misses more than a detector. A model
     of a scene writes poses.csv and a picture of the trajectory, one of categories poses.csv of what fills each picture.
     """
-    from posedistill.deploy.predict import Presenter, predict_images
-    from posedistill.deploy.predict_category import CategoryPresenter
-    from posedistill.deploy.predict_objects import ObjectPresenter, parse_boxes, parse_camera
-    from posedistill.deploy.predict_scene import ScenePresenter
+    from posedistill.deploy.predict import predict_images
+    from posedistill.deploy.presenters import PRESENTERS
     from posedistill.runtime import Predictor
 
     predictor = Predictor.from_onnx(model, threads=threads or None)
-    if predictor.decoder.task == "objects":
-        boxes, K = parse_boxes(box, detections), parse_camera(camera)
-        presenter: Presenter = ObjectPresenter(predictor, boxes, K, obj or None, threshold, models)
-    else:
-        options: dict[str, Any] = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
-        options |= {"--threshold": threshold, "--models": models}
-        if given := [option for option, value in options.items() if value]:
-            kind = "a scene" if predictor.decoder.task == "scene" else predictor.decoder.task
-            raise PoseDistillError(f"{', '.join(given)}: found a model of {kind}, expected one of objects")
-        presenter = (
-            CategoryPresenter(predictor) if predictor.decoder.task == "categories" else ScenePresenter(predictor)
-        )
+    options: dict[str, Any] = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
+    options |= {"--threshold": threshold, "--models": models}
+    presenter = PRESENTERS[predictor.decoder.task].from_options(predictor, options)
     found = predict_images(presenter, images, out)
     for entry in found:
         print("\n".join(presenter.in_words(entry)), end="\n" if entry.poses else "")

@@ -49,8 +49,7 @@ def test_light_modules_import():
         "posedistill.cli",
         "posedistill.poses",
         "posedistill.deploy.predict",
-        "posedistill.deploy.predict_objects",
-        "posedistill.deploy.predict_scene",
+        "posedistill.deploy.presenters",
         "posedistill.deploy.bench",
         "posedistill.deploy.evaluate",
     ]

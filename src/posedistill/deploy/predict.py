@@ -1,15 +1,18 @@
 """What ``posedistill predict`` does: photographs in, poses, pictures and a table of them out. Imports no torch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from posedistill.data.images import read_image, write_image
 from posedistill.decode.base import Pose
-from posedistill.errors import DataError
+from posedistill.deploy.estimate import FrameQuery, table_of
+from posedistill.errors import DataError, PoseDistillError
 from posedistill.geometry.draw import Image
+from posedistill.poses import Poses
+from posedistill.runtime.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,31 @@ class Found:
 class Presenter(ABC):
     """How photographs are looked at, and what is made of their poses, by the task of the model."""
 
+    of: ClassVar[str]
+    """What its models know, in words."""
     writes: ClassVar[str]
     """The files that ``finish`` and ``picture`` leave, in words."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    @classmethod
+    def from_options(cls, predictor: Predictor, options: Mapping[str, Any]) -> Self:
+        """For a loaded model, by the options of the command line, which are about objects.
+
+        Raises:
+            PoseDistillError: some are given for a model of something else, or cannot be read.
+        """
+        if given := [option for option, value in options.items() if value]:
+            raise PoseDistillError(f"{', '.join(given)}: found a model of {cls.of}, expected one of objects")
+        return cls(predictor)
 
     def check(self, images: Sequence[Path]) -> None:  # noqa: B027 - most have nothing to check
         """``DataError`` where these photographs cannot be meant."""
 
-    @abstractmethod
     def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
-        """The poses in a photograph."""
+        """The poses in a photograph: by default that of the whole."""
+        return self.predictor.predict(image)
 
     def picture(self, image: Image, poses: Sequence[Pose]) -> Image | None:
         """The photograph with its poses drawn in, if they can be."""
@@ -45,6 +64,11 @@ class Presenter(ABC):
     @abstractmethod
     def in_words(self, found: Found) -> list[str]:
         """A line for each pose."""
+
+
+def named_poses(found: Sequence[Found]) -> Poses:
+    """One table, which names photographs as given."""
+    return table_of((FrameQuery(entry.path, name=entry.path.as_posix()), entry.poses) for entry in found)
 
 
 def predict_images(presenter: Presenter, images: Sequence[Path], out: Path | None = None) -> list[Found]:

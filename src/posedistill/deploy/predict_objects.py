@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class ObjectPresenter(Presenter):
         models: folder of meshes whose contours are drawn; default: the surfaces in the file, where it has any.
     """
 
+    of: ClassVar[str] = "objects"
     writes: ClassVar[str] = "overlays and results.csv"
 
     def __init__(
@@ -64,7 +65,8 @@ class ObjectPresenter(Presenter):
         threshold: float | None = None,
         models: Path | None = None,
     ) -> None:
-        self.predictor, self.decoder = predictor, of_objects(predictor.decoder)
+        super().__init__(predictor)
+        self.decoder = of_objects(predictor.decoder)
         if self.decoder.whole_pictures and boxes is not None:
             expected = f"none: {self.decoder.family} finds objects in whole pictures by itself"
             raise DataError(describe("--box, --detections", "boxes", "some", expected))
@@ -72,6 +74,12 @@ class ObjectPresenter(Presenter):
         self.threshold = self._threshold(threshold)
         self.shapes = {} if models is None else {i: read_shape(models, i) for i in self.decoder.objects.obj_ids}
         self._told: set[tuple[int, ...]] = set()
+
+    @classmethod
+    def from_options(cls, predictor: Predictor, options: Mapping[str, Any]) -> Self:
+        """By ``--box``, ``--detections``, ``--camera``, ``--obj``, ``--threshold`` and ``--models``."""
+        boxes, K = parse_boxes(options["--box"], options["--detections"]), parse_camera(options["--camera"])
+        return cls(predictor, boxes, K, options["--obj"] or None, options["--threshold"], options["--models"])
 
     def check(self, images: Sequence[Path]) -> None:
         """``DataError`` where boxes by image are about none of these."""

@@ -7,29 +7,24 @@ from typing import ClassVar
 import numpy as np
 
 from posedistill.data.images import write_image
-from posedistill.decode.base import Pose
-from posedistill.deploy.estimate import FrameQuery, table_of
-from posedistill.deploy.predict import Found, Presenter
+from posedistill.deploy.predict import Found, Presenter, named_poses
 from posedistill.deploy.trajectory import draw_trajectory
-from posedistill.geometry.draw import Image
 from posedistill.runtime.predictor import Predictor
 
 
 class ScenePresenter(Presenter):
     """Where each photograph was taken."""
 
+    of: ClassVar[str] = "a scene"
     writes: ClassVar[str] = "poses.csv and trajectory.png"
 
     def __init__(self, predictor: Predictor) -> None:
-        self.predictor, self.unit = predictor, predictor.decoder.unit
-
-    def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
-        """One pose."""
-        return self.predictor.predict(image)
+        super().__init__(predictor)
+        self.unit = predictor.decoder.unit
 
     def finish(self, found: Sequence[Found], out: Path) -> None:
         """``poses.csv``, which names photographs as given, and ``trajectory.png``."""
-        table = table_of((FrameQuery(entry.path, name=entry.path.as_posix()), entry.poses) for entry in found)
+        table = named_poses(found)
         table.to_csv(out / "poses.csv")
         write_image(out / "trajectory.png", draw_trajectory(table.R, table.centers, self.unit))
 
