@@ -1,11 +1,14 @@
 """Distances are calibrated where that helps on crops the network has not learned from."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from posedistill.recipe.data import LabelSource, RenderSource
+from posedistill.tasks import objects
 from posedistill.tasks.distances import SUREST, Distances, helpful_shift
 from posedistill.tasks.objects import ObjectsTask
 from posedistill.tasks.registry import open_task
@@ -64,6 +67,17 @@ def test_the_calibrated_decoder_gives_the_true_distance(task, shrinking):
         found = Validation(task, loader, lambda *_: {}).poses(estimator)
         ratio = np.linalg.norm(found.t, axis=1) / batch.t.norm(dim=1).numpy()
         assert np.median(ratio) == pytest.approx(wanted, abs=0.003)
+
+
+def test_labelled_frames_count_as_real_and_renders_by_their_surest(task, network, monkeypatch):
+    asked = []
+    monkeypatch.setattr(objects, "calibrate_distances", lambda *given: asked.append(given[4:]))
+    renders = RenderSource(models=Path("code"), count=16)
+    for source in (*task.data.train, LabelSource(labels=Path("ape.data")), renders):
+        data = task.data.model_copy(update={"train": [source]})
+        task.recipe = task.recipe.model_copy(update={"data": data})
+        task.calibration(network())
+    assert asked == [(), (), (SUREST,)]
 
 
 def test_too_few_crops_leave_the_distances_as_they_are(recipe, network):

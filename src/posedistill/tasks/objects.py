@@ -123,13 +123,17 @@ class ObjectsTask(Task[TestFrames]):
 
     def calibration(self, estimator: Estimator) -> tuple[dict[str, Any], str]:
         """Distances, by real frames where any were trained on, else by renders."""
-        data, own = self.training_set, [isinstance(source, BopSource) for source in self.data.train]
-        real = np.repeat(own, [len(pack) for pack in data.packs])
+        data, real = self.training_set, self._real
         if not real[data.validation].any():
             return calibrate_distances(self, estimator, data.train, data.validation, SUREST)
-        return calibrate_distances(
-            self, estimator, data.train[real[data.train]], data.validation[real[data.validation]]
-        )
+        learned, held = (rows[real[rows]] for rows in (data.train, data.validation))
+        return calibrate_distances(self, estimator, learned, held)
+
+    @property
+    def _real(self) -> NDArray[np.bool_]:
+        """``[N]`` whether the frame of each training instance is no render of the recipe's."""
+        own = [not isinstance(source, RenderSource) for source in self.data.train]
+        return np.repeat(own, [len(pack) for pack in self.training_set.packs])
 
     def score(self, poses: Poses | None) -> Evaluation:
         """BOP's scores, and ADD(-S)."""
@@ -183,7 +187,7 @@ class ObjectsTask(Task[TestFrames]):
         packs, rows = self.training_set.packs, self.training_set.validation
         starts = np.cumsum([0, *(len(pack) for pack in packs)])
         pack_of = np.searchsorted(starts, rows, side="right") - 1
-        real = np.array([not isinstance(source, RenderSource) for source in self.data.train])[pack_of]
+        real = self._real[rows]
         chosen = np.flatnonzero(real) if real.any() else np.arange(len(rows))
         for place in np.random.default_rng(self.recipe.seed).permutation(chosen)[:SEARCHES].tolist():
             pack, row = packs[pack_of[place]], rows[place] - starts[pack_of[place]]
