@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.pictures import batch_of_pictures
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
@@ -13,7 +14,6 @@ from posedistill.distill import DistillSpec, build_distiller
 from posedistill.distill.base import Example, same_keypoints
 from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.views import Prediction, Votes, cell_ids
-from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import random_rotations
 from posedistill.training.teaching.teachers import EnsembleTeacher, LabelTeacher, NetworkTeacher
@@ -34,27 +34,7 @@ def pictures(*counts: int) -> Batch:
     R = random_rotations(total, rng)
     t = np.array([0, 0, 500.0]) + rng.uniform(-1, 1, (total, 3)) * [90, 50, 20]
     label = np.arange(total) % 2
-    corners = objects().keypoints[label]
-
-    def tensor(values: Any) -> Tensor:
-        return torch.as_tensor(np.asarray(values), dtype=torch.float32)
-
-    keypoints = np.array([project(*row, K) for row in zip(corners, R, t, strict=True)]).reshape(-1, 8, 2)
-    return Batch(
-        images=tensor(rng.normal(size=(len(counts), 3, *SIZE))),
-        K=tensor(K).repeat(len(counts), 1, 1),
-        picture=torch.as_tensor(np.repeat(np.arange(len(counts)), counts)),
-        R=tensor(R),
-        t=tensor(t),
-        label=torch.as_tensor(label),
-        score=torch.ones(total),
-        ids=torch.arange(total),
-        targets={
-            "keypoints3d": tensor(corners),
-            "keypoints": tensor(keypoints),
-            "diameters": tensor(objects().diameters[label]),
-        },
-    )
+    return batch_of_pictures(objects(), counts, label, R, t, K, SIZE, rng)
 
 
 def network(seed: int) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tests.pictures import batch_of_pictures
 from torch import Tensor
 
 from posedistill.backbones.cfg.network import CfgOutputs
@@ -29,24 +30,7 @@ def make_batch(objects: ObjectTable, counts: tuple[int, ...] = (2, 0, 1), seed: 
     label = np.minimum(np.maximum(np.arange(total) - 1, 0), len(objects) - 1)
     places = np.array([[-100.0, 0.0], [90.0, 20.0], [0.0, -30.0], [10.0, 10.0]])[:total]
     R, t = random_rotations(total, rng), np.concatenate([places, np.full((total, 1), 450.0)], axis=1)
-    corners = objects.keypoints[label]
-
-    def tensor(values: object) -> Tensor:
-        return torch.as_tensor(np.asarray(values), dtype=torch.float32)
-
-    keypoints = np.array([project(*row, CAMERA) for row in zip(corners, R, t, strict=True)]).reshape(-1, 8, 2)
-    targets = {"keypoints3d": corners, "keypoints": keypoints, "diameters": objects.diameters[label]}
-    return Batch(
-        images=tensor(rng.normal(size=(len(counts), 3, *SIZE))),
-        K=tensor(CAMERA).repeat(len(counts), 1, 1),
-        picture=torch.as_tensor(np.repeat(np.arange(len(counts)), counts)),
-        R=tensor(R),
-        t=tensor(t),
-        label=torch.as_tensor(label),
-        score=torch.ones(total),
-        ids=torch.arange(total),
-        targets={name: tensor(values) for name, values in targets.items()},
-    )
+    return batch_of_pictures(objects, counts, label, R, t, CAMERA, SIZE, rng)
 
 
 def build(objects: ObjectTable, **settings: object) -> YOLO6D:

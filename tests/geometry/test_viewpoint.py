@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from tests.distill.conftest import LABELLED_TURNS
 
 from posedistill.geometry.cameras import project
 from posedistill.geometry.rotations import angle_between, axis_angle, is_rotation, random_rotations
@@ -18,14 +19,6 @@ from posedistill.geometry.viewpoint import (
     viewpoint_rotation,
 )
 
-GOLDEN = [
-    ((0, 90, 180), (30, 90, 180), 30.0),
-    ((10, 100, 190), (350, 80, 170), 34.4643),
-    ((0, 90, 180), (180, 90, 180), 180.0),
-    ((45, 120, 180), (45, 120, 225), 45.0),
-    ((123, 77, 201), (300, 140, 15), 143.2068),
-    ((7, 90, 352), (352, 97, 7), 21.6718),
-]
 K = np.array([[500.0, 0.0, 112.0], [0.0, 500.0, 112.0], [0.0, 0.0, 1.0]])
 AHEAD = np.array([0.0, 0.0, 3.0])
 
@@ -40,7 +33,7 @@ def pixels(points, viewpoint):
     return project(points, viewpoint_rotation(viewpoint), AHEAD, K)
 
 
-@pytest.mark.parametrize(("first", "second", "degrees"), GOLDEN)
+@pytest.mark.parametrize(("first", "second", "degrees"), LABELLED_TURNS)
 def test_geodesic_distances_of_label_angles(first, second, degrees):
     R = viewpoint_rotation(labelled_viewpoint(np.array([first, second], dtype=float)))
     assert np.rad2deg(angle_between(R[0], R[1])) == pytest.approx(degrees, abs=5e-5)
