@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from posedistill.decode.base import Decoder
 from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array
+from posedistill.geometry.cameras import Array, CropCameras, crop_cameras
 from posedistill.geometry.draw import Image
 from posedistill.geometry.warp import affine_maps, warp
 
@@ -44,6 +46,23 @@ def cut(image: Image, homography: Array, size: int, border: Sequence[float] | np
     """
     out = np.empty((1, size, size, image.shape[2]), dtype=np.uint8)
     return warp([image], affine_maps(homography[None]), out, border)[0]
+
+
+def cut_boxes(
+    decoder: Decoder, image: Image, K: Array, boxes: Array, pad: float, size: int
+) -> tuple[NDArray[np.float32], CropCameras]:
+    """``[n, 3, size, size]`` squares of ``pad`` times each box's longer side, as the decoder normalises, and cameras.
+
+    Args:
+        image: ``[H, W, 3]``. K: ``[3, 3]``. boxes: ``[n, 4]`` (x, y, w, h), pixels.
+    """
+    centers, sides = boxes[:, :2] + boxes[:, 2:] / 2, pad * boxes[:, 2:].max(axis=1, initial=0.0)
+    cameras = crop_cameras(np.broadcast_to(K, (len(boxes), 3, 3)), centers, sides, size)
+    border = 255 * np.array(decoder.mean, dtype=np.float32)
+    crops = np.empty((len(boxes), 3, size, size), dtype=np.float32)
+    for crop, homography in zip(crops, cameras.homography, strict=True):
+        decoder.normalise(cut(image, homography, size, border), out=crop)
+    return crops, cameras
 
 
 def scan_boxes(width: int, height: int, pad: float, levels: int = 3) -> Array:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, check, floats
-from posedistill.decode.crops import check_request, cut, scan_boxes
+from posedistill.decode.crops import check_request, cut_boxes, scan_boxes
 from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array, crop_cameras
+from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image, Shape
 from posedistill.geometry.objects import ObjectTable
 
@@ -190,14 +190,8 @@ class CropDecoder(ObjectDecoder):
         boxes = np.asarray(request.boxes, dtype=np.float64).reshape(-1, 4)
         K = np.asarray(self.camera_of(request), dtype=np.float64)
         check_request(request.image, K, boxes, request.labels)
-        classes, size = self.classes_of(request.labels), self.crop_size
-        centers = boxes[:, :2] + boxes[:, 2:] / 2
-        sides = self.pad * boxes[:, 2:].max(axis=1, initial=0.0)
-        cameras = crop_cameras(np.broadcast_to(K, (len(boxes), 3, 3)), centers, sides, size)
-        border = 255 * np.array(self.mean, dtype=np.float32)
-        crops = np.empty((len(boxes), 3, size, size), dtype=np.float32)
-        for crop, homography in zip(crops, cameras.homography, strict=True):
-            self.normalise(cut(request.image, homography, size, border), out=crop)
+        classes = self.classes_of(request.labels)
+        crops, cameras = cut_boxes(self, request.image, K, boxes, self.pad, self.crop_size)
         scores = np.ones(len(boxes)) if request.scores is None else np.asarray(request.scores, dtype=np.float64)
         labels = np.asarray(request.labels, dtype=np.int64)
         return Prepared({"images": crops, "classes": classes}, cameras.K, cameras.rotation, labels, boxes, scores)

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, Tolerance, check
-from posedistill.decode.crops import check_request, cut
+from posedistill.decode.crops import check_request, cut_boxes
 from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array, crop_cameras
+from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
 from posedistill.geometry.viewpoint import labelled_viewpoint, viewpoint_rotation
 
@@ -134,13 +134,7 @@ class ViewpointDecoder(Decoder):
             labels = labels if len(labels) else np.array([-1])
         K = np.eye(3)  # nothing is known of the camera, nor asked
         check_request(image, K, boxes, labels.tolist())
-        centers, sides = boxes[:, :2] + boxes[:, 2:] / 2, self.pad * boxes[:, 2:].max(axis=1, initial=0.0)
-        size = self.crop_size
-        cameras = crop_cameras(np.tile(K, (len(boxes), 1, 1)), centers, sides, size)
-        border = 255 * np.array(self.mean, dtype=np.float32)
-        crops = np.empty((len(boxes), 3, size, size), dtype=np.float32)
-        for crop, homography in zip(crops, cameras.homography, strict=True):
-            self.normalise(cut(image, homography, size, border), out=crop)
+        crops, cameras = cut_boxes(self, image, K, boxes, self.pad, self.crop_size)
         inputs = {"images": crops} | ({"clouds": self._clouds_of(labels)} if len(self.clouds) else {})
         scores = np.ones(len(boxes)) if scores is None else np.asarray(scores, dtype=np.float64)
         return Prepared(inputs, cameras.K, cameras.rotation, labels, boxes, scores)
