@@ -9,7 +9,6 @@ from posedistill.distill.trust import (
     annotated_keypoints,
     attentive_weights,
     image_trust,
-    projected_centers,
     trust_weights,
 )
 from posedistill.errors import RecipeError
@@ -203,7 +202,7 @@ def test_no_gradient_reaches_the_teacher_through_trust(batch: Batch, votes: Vote
 
 def test_nine_points_are_the_origin_and_the_corners(batch: Batch, votes: Votes) -> None:
     batch.t = batch.t + torch.tensor([10.0, -5.0, 0.0])
-    origins = projected_centers(batch)
+    origins = batch.box_centers("test") / batch.images.shape[-1]
     expected = torch.tensor([0.5 + 500 * 10 / 507.8125 / 256, 0.5 - 500 * 5 / 507.8125 / 256])
     torch.testing.assert_close(origins, expected.expand(4, 2))
     nine = Votes(torch.zeros(4, 3, 9, 2), votes.weights, votes.mask)

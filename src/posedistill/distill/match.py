@@ -36,7 +36,7 @@ from posedistill.distill.functional.response import (
     logit,
     single_shot_loss,
 )
-from posedistill.distill.trust import annotated_keypoints, image_trust, projected_centers, trust_weights, weighted_mean
+from posedistill.distill.trust import annotated_keypoints, image_trust, trust_weights, weighted_mean
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction, Votes
 
@@ -162,8 +162,9 @@ class Match(Distiller):
         ours, same = _same_cells(student.cells, teacher.cells)
         counted = same.mask.any(1)
         if self.settings.faithful:
-            truth, centers = annotated_keypoints(batch, same), projected_centers(batch)
-            losses = single_shot_loss(ours, same, truth, centers, (batch.images.shape[2], batch.images.shape[3]))
+            height, width = batch.images.shape[2:]
+            truth, centers = annotated_keypoints(batch, same), batch.box_centers("distill: annotated keypoints") / width
+            losses = single_shot_loss(ours, same, truth, centers, (height, width))
             return mean_over(losses * image_trust(self.trust, teacher, batch), counted)
         position, score, targets = self._cells(ours, same, batch)
         trust = self._trust(teacher, same, batch)

@@ -157,22 +157,16 @@ def annotated_keypoints(batch: Batch, votes: Votes) -> Tensor:
     Raises:
         RecipeError: the votes are not for the batch's keypoints.
     """
-    truth = batch.target("keypoints", "distill: annotated keypoints") / batch.images.shape[-1]
+    asked_by, width = "distill: annotated keypoints", batch.images.shape[-1]
+    truth = batch.target("keypoints", asked_by) / width
     keypoints, dimensions = votes.values.shape[2:]
     if dimensions == 2 and keypoints == truth.shape[1] + 1:
-        return torch.cat([projected_centers(batch)[:, None], truth], 1)
+        return torch.cat([batch.box_centers(asked_by)[:, None] / width, truth], 1)
     if (keypoints, dimensions) != truth.shape[1:]:
         found = f"teacher votes {list(votes.values.shape)}"
         expected = f"[B, N, {truth.shape[1]}, {truth.shape[2]}], votes for the annotated keypoints"
         raise RecipeError(describe("recipe", "distill.trust", found, expected))
     return truth
-
-
-def projected_centers(batch: Batch) -> Tensor:
-    """``[B, 2]`` where the centre of each object's box appears, in picture widths."""
-    center = batch.target("keypoints3d", "distill: annotated keypoints").mean(1)
-    points = (batch.cameras() @ (batch.R @ center[:, :, None] + batch.t[:, :, None])).squeeze(2)
-    return points[:, :2] / points[:, 2:].clamp(min=1e-6) / batch.images.shape[-1]
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

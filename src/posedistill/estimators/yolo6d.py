@@ -276,10 +276,8 @@ MOST_VOTES = 25
 
 def true_points(batch: Batch) -> Tensor:
     """``[I, 9, 2]`` where the centre and the corners of each instance's box appear, picture pixels."""
-    corners = batch.target("keypoints", "family: yolo6d")
-    center = batch.target("keypoints3d", "family: yolo6d").mean(1)
-    seen = (batch.cameras() @ ((batch.R @ center[:, :, None]) + batch.t[:, :, None])).squeeze(2)
-    return torch.cat([(seen[:, :2] / seen[:, 2:].clamp(min=1e-6))[:, None], corners], 1)
+    asked_by = "family: yolo6d"
+    return torch.cat([batch.box_centers(asked_by)[:, None], batch.target("keypoints", asked_by)], 1)
 
 
 def _chosen(cells: Votes, index: Tensor, mask: Tensor) -> Votes:

@@ -28,7 +28,8 @@ class Batch:
         ids: ``[I]`` int64, the number of the instance in the training data (for caches, banks and logs).
         targets: what only some families need (``Estimator.targets``), under these names:
             masks ``[I, H, W]`` bool, the visible mask; keypoints3d ``[I, K, 3]`` mm, object frame;
-            keypoints ``[I, K, 2]`` their projections, picture pixels; diameters ``[I]`` mm.
+            keypoints ``[I, K, 2]`` their projections, picture pixels; diameters ``[I]`` mm; clouds ``[I, P, 3]``
+            shapes of categories; frames ``[I]`` degrees by which their own frames may be turned.
     """
 
     images: Tensor
@@ -92,6 +93,12 @@ class Batch:
     def cameras(self) -> Tensor:
         """``[I, 3, 3]`` intrinsics of each instance's picture."""
         return self.K[self.picture]
+
+    def box_centers(self, asked_by: str) -> Tensor:
+        """``[I, 2]`` where the centre of each object's box appears, picture pixels; needs ``keypoints3d``."""
+        center = self.target("keypoints3d", asked_by).mean(1)
+        seen = (self.cameras() @ (self.R @ center[:, :, None] + self.t[:, :, None])).squeeze(2)
+        return seen[:, :2] / seen[:, 2:].clamp(min=1e-6)
 
     def sizes(self, asked_by: str) -> Tensor:
         """``[I]`` projected diameters of the objects, in picture widths; needs the target ``diameters``."""
