@@ -10,7 +10,6 @@ from posedistill.data.images import image_size, read_mask
 from posedistill.data.render.label import Progress, cast_masks
 from posedistill.data.render.raycast import build_model
 from posedistill.errors import DataError, describe
-from posedistill.geometry.objects import INFO_KEYS
 
 
 def write_bop(dataset: LabelDataset, out: Path, split: str, progress: Progress | None = None) -> int:
@@ -27,9 +26,7 @@ def write_bop(dataset: LabelDataset, out: Path, split: str, progress: Progress |
         raise DataError(describe(dataset.root, split, "no frame", f"frames with labels of {list(obj_ids)}"))
     meshes = {obj_id: dataset.mesh(obj_id) for obj_id in dataset.models_info}
     models = {obj_id: build_model(mesh, obj_id, ambient_rays=0) for obj_id, mesh in meshes.items()}
-    stated = {i: {k: v for k, v in info.items() if k not in INFO_KEYS} for i, info in dataset.models_info.items()}
-    diameters = {obj_id: {"diameter": info["diameter"]} for obj_id, info in dataset.models_info.items()}
-    write_models(out, meshes, infos={obj_id: stated[obj_id] | diameters[obj_id] for obj_id in meshes})
+    write_models(out, meshes, infos=dataset.models_info)
     writer = BopWriter(out, split)
     for done, frame in enumerate(dataset.frames, start=1):
         if not writer.has_frame(frame.scene_id, frame.im_id):

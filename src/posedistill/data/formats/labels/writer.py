@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from posedistill.data.formats.bop import BopDataset, Frame, Instance
-from posedistill.data.formats.bop_writer import one_line_each
+from posedistill.data.formats.bop_writer import write_models
 from posedistill.data.formats.labels.files import Size, names_list, read_data_file
 from posedistill.data.formats.labels.poses import MILLIMETRES, labelled_points
 from posedistill.data.images import image_size, read_mask, write_image
 from posedistill.errors import DataError, describe
 from posedistill.files import link_file, write_file
 from posedistill.geometry.cameras import Array, pixel_box, project
-from posedistill.geometry.meshes import save_ply
 
 MODELS = "models"
 Progress = Callable[[int, int], None]
@@ -85,13 +84,8 @@ def write_labels(
     if common is None or not counts["instances"]:
         found = f"none among {len(dataset)} with an instance of {list(objects.obj_ids)}"
         raise DataError(describe(dataset.root, "frames", found, "annotated frames"))
-    for obj_id, mesh in meshes.items():
-        (out / MODELS).mkdir(parents=True, exist_ok=True)
-        save_ply(replace(mesh, vertices=mesh.vertices / MILLIMETRES), out / MODELS / f"obj_{obj_id:06d}.ply")
-    write_file(
-        out / MODELS / "models_info.json",
-        one_line_each([(obj_id, dataset.models_info[obj_id]) for obj_id in objects.obj_ids]),
-    )
+    in_metres = {i: replace(mesh, vertices=mesh.vertices / MILLIMETRES) for i, mesh in meshes.items()}
+    write_models(out, in_metres, MODELS, infos=dataset.models_info)  # which stay in mm
     write_file(out / f"{split}.txt", "".join(f"{image.relative_to(out).as_posix()}\n" for image in images))
     return LabelCounts(**counts, data=_write_data_file(out, split, dataset, objects.obj_ids, *common))
 
