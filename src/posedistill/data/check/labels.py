@@ -23,7 +23,8 @@ def open_labels(path: Path, split: str | None, report: CheckReport) -> Contents:
         with reported(report.add, FaultKind.DATA_FILE, path):
             sets[name] = LabelDataset(path, name, on_fault=report.add)
     report.warnings += list(dict.fromkeys(note for dataset in sets.values() for note in dataset.notes))
-    models = {obj_id: _checked(dataset, obj_id) for dataset in sets.values() for obj_id in dataset.models_info}
+    owner = {obj_id: dataset for dataset in sets.values() for obj_id in dataset.models_info}
+    models = {obj_id: _checked(dataset, obj_id) for obj_id, dataset in owner.items()}
     owners: dict[Path, list[str]] = {}
     for name, dataset in sets.items():
         for frame in dataset.frames:

@@ -1,6 +1,7 @@
 """CategoryView: a square crop of one thing of a category, as it is or mirrored; and the cloud of its shape."""
 
 import copy
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -114,7 +115,8 @@ class CategoryView(ViewPolicy):
         chosen = np.broadcast_to(rows % count, (len(label), self.points))
         if self.varied:
             # Every point once before any comes again: steps of a length that has no divisor in common with the count.
-            strides = _coprime(count)[(chance[:, 0] * len(_coprime(count))).astype(np.int64)]
+            strides = _coprime(count)
+            strides = strides[(chance[:, 0] * len(strides)).astype(np.int64)]
             chosen = ((chance[:, 1] * count).astype(np.int64)[:, None] + strides[:, None] * rows) % count
         clouds = self.clouds[label[:, None], chosen]
         clouds = np.where(mirrored[:, None, None], mirrored_shape(clouds), clouds)
@@ -128,6 +130,7 @@ class CategoryView(ViewPolicy):
         return {}
 
 
+@lru_cache
 def _coprime(count: int) -> NDArray[np.int64]:
     """Numbers below ``count`` that have no divisor in common with it."""
     numbers = np.arange(1, max(count, 2))
