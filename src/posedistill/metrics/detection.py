@@ -114,7 +114,7 @@ def score_detections(
         DataError: no visible instance, or an object without a model.
     """
     images = {image: index for index, image in enumerate(dataset.target_images())}
-    kept = _surest(estimates, images)
+    surest = estimates.select(_surest(estimates, images))
     targets = [
         Target(*image, obj_id, count) for image in images for obj_id, count in _annotated(dataset, image).items()
     ]
@@ -122,14 +122,14 @@ def score_detections(
         raise DataError(describe(dataset.root / dataset.split, "instances", "none", "annotated images"))
     models = load_scoring_models(dataset, {target.obj_id for target in targets}) if models is None else models
     limit = np.full(len(targets), ESTIMATES_PER_IMAGE)
-    candidates = pair_up(estimates.select(kept), dataset, targets, limit)
-    state = _states(estimates.select(kept), candidates, models, image_widths(dataset))
-    found = _by_object(estimates.select(kept), images, candidates, state)
+    candidates = pair_up(surest, dataset, targets, limit)
+    state = _states(surest, candidates, models, image_widths(dataset))
+    found = _by_object(surest, images, candidates, state)
     if not found:
         raise DataError(describe(dataset.root / dataset.split, "instances", "none visible to a tenth", "at least one"))
-    known = np.isin(estimates.obj_id[kept], list(dataset.models_info))
+    known = int(np.isin(surest.obj_id, list(dataset.models_info)).sum())
     instances = int(sum(item.instances.sum() for item in found.values()))
-    return DetectionScores(found, len(images), instances, int(known.sum()), len(estimates) - int(known.sum()))
+    return DetectionScores(found, len(images), instances, known, len(estimates) - known)
 
 
 def average_precision(true: NDArray[np.int64], counted: NDArray[np.int64], sought: int) -> float:
