@@ -6,6 +6,7 @@ import numpy as np
 
 from posedistill.metrics.detection import DetectionScores
 from posedistill.metrics.evaluation import Evaluation, Metric, describe_units
+from posedistill.metrics.statistics import Interval
 from posedistill.report.cells import Cell, Table
 from posedistill.report.error_tables import error_tables
 
@@ -27,35 +28,31 @@ def detection_tables(found: DetectionScores) -> list[Table]:
         "resampled. AP as BOP-24 has it passes over estimates of objects that an image does not show; AP everywhere "
         "counts them as false."
     )
-    rows = []
-    for name, ends in found.intervals().items():
-        metric = Metric(name, name.replace("_", " "))
-        span = f"[{metric.text(ends.low)}, {metric.text(ends.high)}]"
-        rows.append([Cell(metric.label), Cell(metric.quantity(ends.value)), Cell(span)])
+    metrics, intervals = [Metric(name, name.replace("_", " ")) for name in found.scores], found.intervals()
+    rows = [_with_interval(metric, intervals[metric.name]) for metric in metrics]
     tables = [Table("6D detection", ["metric", "score", "95 % interval"], rows, [note])]
     if len(found.objects) > 1:
-        columns = [Metric(name, name.replace("_", " ")) for name in found.scores]
-        by_object = [
-            [
-                Cell(str(obj_id)),
-                Cell(str(found.objects[obj_id].instances.sum())),
-                *(Cell(m.text(s[m.name])) for m in columns),
-            ]
-            for obj_id, s in found.by_object().items()
-        ]
-        tables.append(Table("", ["object", "instances", *(m.label for m in columns)], by_object, ["Scores in %."]))
+        by_object = []
+        for obj_id, scores in found.by_object().items():
+            count = Cell(str(found.objects[obj_id].instances.sum()))
+            by_object.append([Cell(str(obj_id)), count, *(Cell(m.text(scores[m.name])) for m in metrics)])
+        tables.append(Table("", ["object", "instances", *(m.label for m in metrics)], by_object, ["Scores in %."]))
     return tables
 
 
 def _scores(evaluation: Evaluation, baselines: Mapping[str, Evaluation]) -> Table:
     rows = []
     for metric in evaluation.metrics:
-        found = evaluation.interval(metric)
         others = [metric.quantity(other.scores.get(metric.name, np.nan)) for other in baselines.values()]
-        span = f"[{metric.text(found.low)}, {metric.text(found.high)}]"
-        rows.append([Cell(metric.label), Cell(metric.quantity(found.value)), Cell(span), *map(Cell, others)])
+        rows.append([*_with_interval(metric, evaluation.interval(metric)), *map(Cell, others)])
     note = f"{evaluation.targets} targets, {evaluation.missed} of them without a pose. Intervals: targets resampled."
     return Table("", ["metric", "score", "95 % interval", *baselines], rows, [note])
+
+
+def _with_interval(metric: Metric, found: Interval) -> list[Cell]:
+    """Label, score and interval."""
+    span = f"[{metric.text(found.low)}, {metric.text(found.high)}]"
+    return [Cell(metric.label), Cell(metric.quantity(found.value)), Cell(span)]
 
 
 def _by_label(evaluation: Evaluation) -> Table:
