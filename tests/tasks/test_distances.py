@@ -12,7 +12,7 @@ from posedistill.tasks import objects
 from posedistill.tasks.distances import SUREST, Distances, helpful_shift
 from posedistill.tasks.objects import ObjectsTask
 from posedistill.tasks.registry import open_task
-from posedistill.tasks.validation import Validation
+from posedistill.tasks.validation import poses_of
 
 SHRUNK = 0.97
 
@@ -63,8 +63,7 @@ def test_the_calibrated_decoder_gives_the_true_distance(task, shrinking):
     for calibration, wanted in (({}, 1 / SHRUNK), ({"distance": [SHRUNK, SHRUNK]}, 1.0)):
         estimator = shrinking(task)
         estimator.calibration = calibration
-        loader = task.loader(np.arange(16), seed=0, device="cpu", batch_size=16, augment=False)
-        found = Validation(task, loader, lambda *_: {}).poses(estimator)
+        found = poses_of(task, estimator, [batch])
         ratio = np.linalg.norm(found.t, axis=1) / batch.t.norm(dim=1).numpy()
         assert np.median(ratio) == pytest.approx(wanted, abs=0.003)
 

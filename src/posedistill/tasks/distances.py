@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
 from posedistill.tasks.base import Rows, Task
-from posedistill.tasks.validation import Validation
+from posedistill.tasks.validation import poses_of
 
 CROPS = 512
 """That a calibration looks at, of those trained on and of those held back."""
@@ -96,10 +96,10 @@ def _distances(task: Task[Any], estimator: Estimator, rows: Rows) -> Distances:
         return Distances(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
     device = next(estimator.parameters()).device
     loader = task.loader(rows, seed=0, device=device, batch_size=min(64, len(rows)), augment=False)
-    crops = Validation(task, loader, lambda *_: {})
-    found = crops.poses(estimator)
-    t = np.concatenate([batch.t.double().cpu().numpy() for batch in crops.batches])[found.found]
-    label = np.concatenate([batch.label.cpu().numpy() for batch in crops.batches])[found.found]
+    batches = [loader.batch(step) for step in range(loader.steps)]
+    found = poses_of(task, estimator, batches)
+    t = np.concatenate([batch.t.double().cpu().numpy() for batch in batches])[found.found]
+    label = np.concatenate([batch.label.cpu().numpy() for batch in batches])[found.found]
     truth, distance = (np.linalg.norm(entry, axis=1) for entry in (t, found.t[found.found]))
     tolerance = TOLERANCE * estimator.objects.diameters[label] / truth
     return Distances(np.log(distance / truth), tolerance, found.score[found.found], label)

@@ -67,26 +67,26 @@ class Validation:
 
     def __call__(self, estimator: Estimator) -> dict[str, float]:
         """Score the estimator's weights as they are."""
-        return self.score(self.poses(estimator), self.batches)
+        return self.score(poses_of(self.task, estimator, self.batches, self.assign), self.batches)
 
-    def poses(self, estimator: Estimator) -> Poses:
-        """The poses that the estimator's weights give, a row an instance."""
-        decoder = self.task.decoder(estimator)
-        run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)  # pictures are prepared
-        R, t = np.full((sum(map(len, self.batches)), 3, 3), np.nan), np.full((sum(map(len, self.batches)), 3), np.nan)
-        score, start = np.full(len(R), np.nan), 0
-        for batch in self.batches:
-            known = {"images": batch.images, "classes": batch.label, **batch.targets}
-            inputs = {name: known[name].cpu().numpy() for name in decoder.inputs}
-            ids = self.task.objects.obj_ids
-            sought = np.array(ids)[batch.label.cpu().numpy()] if ids else None
-            prepared = Prepared.of_pictures(inputs, _numpy(batch.K), sought, batch.picture.cpu().numpy())
-            poses = decoder.decode(run(inputs), prepared)
-            for row, pose in zip(self.assign(poses, batch), poses, strict=True):
-                if row >= 0:
-                    R[start + row], t[start + row], score[start + row] = pose.R, pose.t, pose.score
-            start += len(batch)
-        return Poses.of_cameras(R, t, score=score)
+
+def poses_of(task: Task[Any], estimator: Estimator, batches: Sequence[Batch], assign: Assign = one_a_picture) -> Poses:
+    """The poses that the estimator's weights give, a row an instance of the batches (NaN where none was found)."""
+    decoder, ids = task.decoder(estimator), task.objects.obj_ids
+    run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)  # pictures are prepared
+    count, start = sum(map(len, batches)), 0
+    R, t, score = np.full((count, 3, 3), np.nan), np.full((count, 3), np.nan), np.full(count, np.nan)
+    for batch in batches:
+        known = {"images": batch.images, "classes": batch.label, **batch.targets}
+        inputs = {name: known[name].cpu().numpy() for name in decoder.inputs}
+        sought = np.array(ids)[batch.label.cpu().numpy()] if ids else None
+        prepared = Prepared.of_pictures(inputs, _numpy(batch.K), sought, batch.picture.cpu().numpy())
+        poses = decoder.decode(run(inputs), prepared)
+        for row, pose in zip(assign(poses, batch), poses, strict=True):
+            if row >= 0:
+                R[start + row], t[start + row], score[start + row] = pose.R, pose.t, pose.score
+        start += len(batch)
+    return Poses.of_cameras(R, t, score=score)
 
 
 def keypoint_scores(found: Poses, batches: Sequence[Batch], objects: ObjectTable) -> dict[str, float]:
