@@ -19,7 +19,7 @@ from posedistill.estimators.losses.viewpoint import (
 from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.viewpoint import Viewpoint, ViewpointNetwork, ViewpointSettings
 from posedistill.geometry.objects import NO_OBJECTS
-from posedistill.geometry.viewpoint import label_angles, reframed, viewpoint_rotation
+from posedistill.geometry.viewpoint import label_angles, viewpoint_rotation
 
 SMALL = {"backbone": "test_resnet", "features": 32, "width": 16, "shape_features": 32}
 
@@ -212,7 +212,7 @@ def test_turned_frames_are_read_from_the_shape():
     moved.targets["clouds"] = torch.as_tensor(
         moved.targets["clouds"].numpy() @ spin.swapaxes(1, 2), dtype=torch.float32
     )
-    moved.R = torch.as_tensor(reframed(batch.R.numpy(), turn), dtype=torch.float32)
+    moved.R = torch.as_tensor(batch.R.numpy() @ spin.swapaxes(1, 2), dtype=torch.float32)
     moved.targets["frames"] = torch.zeros(6)
     again = model.loss(model(moved, torch.Generator().manual_seed(0)), moved)
     for name in ("bins", "offset"):

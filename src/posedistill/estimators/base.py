@@ -24,7 +24,7 @@ class Estimator(nn.Module):
     """
 
     task: ClassVar[str] = "objects"
-    """What it is measured by: poses of ``objects``, or of cameras in a ``scene``."""
+    """What it is measured by: poses of ``objects``, of cameras in a ``scene``, or viewpoints of ``categories``."""
     view: ClassVar[str] = "crop"
     """What it looks at: a ``crop`` of one object, a whole ``picture`` with all objects in it, a ``scene``, or a crop of
     a thing of a ``category``."""

@@ -256,7 +256,11 @@ class Viewpoint(Estimator):
         return fused * kept / (1 - rate)
 
     def _reframed(self, outputs: NetworkOutputs, clouds: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """What the heads say of shapes whose frame is turned: a second pass of shape and fusion alone."""
+        """What the heads say of shapes whose frame is turned: a second pass of shape and fusion alone.
+
+        Points become ``Rz(turn) points``, the azimuth ``a + turn``; PoseFromShape's public code turned shape and label
+        by different angles.
+        """
         turn = torch.deg2rad(batch.target("frames", "turned_frames: true"))[:, None]
         x, y, z = clouds.unbind(2)
         turned = torch.stack([turn.cos() * x - turn.sin() * y, turn.sin() * x + turn.cos() * y, z], 2)

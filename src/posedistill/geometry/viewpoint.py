@@ -136,15 +136,6 @@ def mirrored_shape(points: Array) -> Array:
     return np.asarray(points @ _MIRROR)
 
 
-def reframed(R: Array, degrees: Array | float) -> Array:
-    """The rotations ``[..., 3, 3]`` of shapes whose own frame is turned: points become ``Rz(degrees) points``.
-
-    In angles: ``a + degrees``. Zhou and Xiao et al. (PoseFromShape, BMVC 2019) let a network read the frame from the
-    shape this way; their public code turned shape and label by different angles.
-    """
-    return np.asarray(R @ np.swapaxes(axis_angle(_Z, np.deg2rad(degrees)), -1, -2))
-
-
 def nearest_equivalent(R: Array, reference: Array, orders: NDArray[np.int64]) -> Array:
     """Of the rotations in which a symmetric shape looks as under ``R``, those nearest to ``reference``.
 
