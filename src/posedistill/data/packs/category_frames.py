@@ -64,9 +64,8 @@ class CategoryFrames(FrameSource):
     def instances(self, index: int, ids: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """The object, its box in the window."""
         view = self.views[index]
-        left, upper, right, lower = view.box or view.edges(
-            image_size(view.image)
-        )  # headers are read where they must be
+        # A stated box spares reading the photograph's header.
+        left, upper, right, lower = view.box or view.edges(image_size(view.image))
         longer = self.side / ROOM / self.pad
         width, height = np.array([right - left, lower - upper]) * longer / max(right - left, lower - upper)
         box = ((self.side - width) / 2, (self.side - height) / 2, width, height)
