@@ -12,7 +12,6 @@ alike, and the best of their times counts.
 """
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.machine import processor
+from timing import milliseconds
 
 try:
     import geomloss.ot as geomloss_ot
@@ -168,13 +168,7 @@ def step(divergence: Divergence, tensors: list[Tensor]) -> tuple[float, Tensor]:
     """Milliseconds of one value with its gradients by the student's positions and masses; and that by positions."""
     x, a, y, b = tensors
     x, a = x.clone().requires_grad_(), a.clone().requires_grad_()
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    divergence(x, a, y, b).sum().backward()
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    elapsed = (time.perf_counter() - start) * 1e3
+    elapsed = milliseconds(lambda: divergence(x, a, y, b).sum().backward(), x.device)
     assert x.grad is not None
     return elapsed, x.grad
 

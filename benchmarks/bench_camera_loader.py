@@ -28,6 +28,7 @@ from posedistill.data.loading.scene_view import SceneView, ViewSettings, place_v
 from posedistill.data.packs.build import build_pack
 from posedistill.data.packs.scene_frames import SceneFrames
 from posedistill.geometry.cameras import scaled_camera
+from timing import rate
 
 
 def naive_picture(frame: CameraFrame, side: int, size: int, chosen: ViewSettings, seed: int) -> np.ndarray:
@@ -49,17 +50,6 @@ def naive_picture(frame: CameraFrame, side: int, size: int, chosen: ViewSettings
     if rng.random() < chosen.noise:
         picture = picture + rng.normal(0, 0.03, picture.shape)
     return ((np.clip(picture, 0, 1) - MEAN) / STD).astype(np.float32).transpose(2, 0, 1)
-
-
-def rate(make: Callable[[], int], seconds: float, device: str) -> tuple[float, float]:
-    """Pictures a second, and a second of processor time, of ``make``, which makes some and says how many."""
-    make()
-    count, start, used = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < seconds:
-        count += make()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return count / (time.perf_counter() - start), count / (time.process_time() - used)
 
 
 def naive_batches(dataset: CameraDataset, options: argparse.Namespace, pool: ThreadPoolExecutor) -> Callable[[], int]:

@@ -9,7 +9,6 @@ network is exported and timed from photograph to pose by ONNX Runtime in a proce
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from posedistill.machine import processor
 from posedistill.training.step import Untouched, losses
 from posedistill.training.teaching.teachers import NetworkTeacher
 from posedistill.training.teaching.teaching import Teaching
+from timing import milliseconds
 
 
 def made_loader(folder: Path, size: int, batch: int, device: torch.device) -> Loader:
@@ -84,11 +84,13 @@ def main() -> None:
             f"student, {args.student}": lambda: step(student, batch, None),
             "distilled": lambda: step(student, batch, teaching),
         }
-        rounds = [{name: _seconds(call, device) for name, call in work.items()} for _ in range(args.repeats + 2)][2:]
+        rounds = [{name: milliseconds(call, device) for name, call in work.items()} for _ in range(args.repeats + 2)][
+            2:
+        ]
         print(f"{processor()}, {torch.get_num_threads()} threads, bf16; {args.batch} pictures of {args.size} px")
         for name in work:
             median = statistics.median(entry[name] for entry in rounds)
-            print(f"{name:<34}{1e3 * median:9.1f} ms{args.batch / median:9.0f} images/s")
+            print(f"{name:<34}{median:9.1f} ms{1e3 * args.batch / median:9.0f} images/s")
         ratio = statistics.median(entry["distilled"] / list(entry.values())[2] for entry in rounds)
         print(f"distilled / student: {ratio:.2f}")
         pictures = [loader.batch(number).images.float().cpu().numpy() for number in range(4)]
@@ -105,14 +107,6 @@ def _latencies(name: str, estimator: Estimator, folder: Path, size: int, picture
         found = bench(file)
         times = f"{found.p50_ms:6.2f} / {found.p90_ms:6.2f} / {found.p99_ms:6.2f} ms"
         print(f"{name:<24}{kind:<9}{found.megabytes:6.1f} MiB   photograph to pose, p50 / p90 / p99 {times}")
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ on 2 cores.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.data.render.shapes import code_objects
 from posedistill.geometry.cameras import crop_cameras, project
 from posedistill.geometry.rotations import random_rotations
+from timing import rate
 
 WIDTH, HEIGHT = 640, 480
 K = np.array([[572.4, 0.0, 325.3], [0.0, 573.6, 242.0], [0.0, 0.0, 1.0]])
@@ -98,17 +99,6 @@ def naive_crop(
     if rng.random() < chosen.noise:
         crop = crop + rng.normal(0, 0.03, crop.shape)
     return ((np.clip(crop, 0, 1) - MEAN) / STD).astype(np.float32).transpose(2, 0, 1)
-
-
-def rate(make: Callable[[], int], seconds: float, device: str) -> tuple[float, float]:
-    """Crops a second, and a second of processor time, of ``make``, which makes some and says how many."""
-    make()
-    count, start, used = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < seconds:
-        count += make()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return count / (time.perf_counter() - start), count / (time.process_time() - used)
 
 
 def main() -> None:

@@ -7,8 +7,6 @@ All three are timed in turn in one process on the same batch, so that a drift of
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 
@@ -20,6 +18,7 @@ from posedistill.geometry.objects import ObjectTable
 from posedistill.training.step import Untouched, losses
 from posedistill.training.teaching.teachers import NetworkTeacher
 from posedistill.training.teaching.teaching import Teaching
+from timing import milliseconds
 
 
 def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device) -> Batch:
@@ -43,15 +42,6 @@ def made_batch(objects: ObjectTable, count: int, size: int, device: torch.device
         ids=torch.arange(count),
     )
     return batch.to(device)
-
-
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of one call."""
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -90,8 +80,8 @@ def main() -> None:
 
     work = {"student step": lambda: step(None), "teacher forward": forward, "distilled step": lambda: step(teaching)}
     for call in work.values():
-        timed(call, device)
-    rounds = [{name: timed(call, device) for name, call in work.items()} for _ in range(args.repeats)]
+        milliseconds(call, device)
+    rounds = [{name: milliseconds(call, device) for name, call in work.items()} for _ in range(args.repeats)]
     medians = {name: statistics.median(entry[name] for entry in rounds) for name in work}
     ratios = [entry["distilled step"] / (entry["student step"] + entry["teacher forward"]) for entry in rounds]
     print(f"{args.device}, {torch.get_num_threads()} threads, bf16: {args.student} under {args.teacher},")

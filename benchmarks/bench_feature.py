@@ -10,7 +10,6 @@ each counted once, the maps and parameters that exist anyway left out. ``learned
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +22,7 @@ from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import ObjectTable, box_corners
+from timing import milliseconds
 
 FORMS = {
     "hint (sckd-plus)": {"form": "hint"},
@@ -63,17 +63,6 @@ def make_batch(images: int, crop: int, device: str) -> Batch:
         keypoints=pixels,
         diameters=torch.full((images,), 141.0),
     ).to(device)
-
-
-def timed(step: Callable[[], None], device: str) -> float:
-    """Milliseconds."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3
 
 
 def kept(compute: Callable[[], Tensor], exists: set[int]) -> float:
@@ -130,7 +119,7 @@ def main() -> None:
     # In turns, so that other work on the machine falls on all alike.
     for _ in range(options.rounds):
         for name, one in steps.items():
-            times[name].append(timed(one, options.device))
+            times[name].append(milliseconds(one, options.device))
 
     name = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     print(f"{name}, {options.threads} threads, torch {torch.__version__}")

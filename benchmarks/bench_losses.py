@@ -15,7 +15,6 @@ import os
 import pkgutil
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
@@ -30,6 +29,7 @@ from posedistill.distill.base import DISTILLERS
 from posedistill.errors import RecipeError
 from posedistill.estimators.views import VIEWS, Prediction, Votes, cell_ids
 from posedistill.machine import processor
+from timing import milliseconds
 
 CROP, STRIDES, KEYPOINTS = 128, (8, 16, 32), 8
 PICTURES, AT_ONCE = 4096, 512
@@ -138,16 +138,7 @@ def step(loss: Callable[[], Tensor], leaves: list[Tensor]) -> float:
     """Milliseconds of one value and its gradients."""
     for tensor in leaves:
         tensor.grad = None
-    synchronize(leaves[0])
-    start = time.perf_counter()
-    loss().backward()
-    synchronize(leaves[0])
-    return (time.perf_counter() - start) * 1e3
-
-
-def synchronize(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
+    return milliseconds(lambda: loss().backward(), leaves[0].device)
 
 
 def peak_memory(loss: Callable[[], Tensor], leaves: list[Tensor]) -> float:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench_crops import HEIGHT, WIDTH, make_dataset, rate
+from bench_crops import HEIGHT, WIDTH, make_dataset
 from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.images import write_image
 from posedistill.data.loading.loader import Loader
@@ -31,6 +31,7 @@ from posedistill.data.packs.build import build_pack
 from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.data.render.shapes import code_objects
 from posedistill.geometry.cameras import project
+from timing import rate
 
 
 def published_pictures(dataset: BopDataset, size: int, photos: list[Path], seed: int) -> Iterator[np.ndarray]:

@@ -12,7 +12,6 @@ all pairs of features.
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -25,6 +24,7 @@ from posedistill.distill import DistillSpec, Example, build_distiller
 from posedistill.distill.functional.relations import rkd
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.rotations import random_rotations
+from timing import milliseconds
 
 VIEWS = frozenset({"embedding", "features"})
 MAPS = {"layer2": (128, 28), "layer3": (256, 14)}
@@ -98,16 +98,7 @@ def measure(loss: Callable[[], Tensor], inputs: list[Tensor]) -> tuple[float, fl
     with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
         loss().backward()
     pull = sum((tensor.grad.norm() * tensor.detach().norm()).item() for tensor in inputs if tensor.grad is not None)
-    synchronize(inputs[0])
-    start = time.perf_counter()
-    loss().backward()
-    synchronize(inputs[0])
-    return (time.perf_counter() - start) * 1e3, sum(held.values()) / 2**20, pull
-
-
-def synchronize(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
+    return milliseconds(lambda: loss().backward(), inputs[0].device), sum(held.values()) / 2**20, pull
 
 
 def differences_angle(student: Tensor, teacher: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bench_distill_step import made_batch, timed
+from bench_distill_step import made_batch
 from posedistill.data.render.shapes import code_models_info
 from posedistill.distill import DistillSpec, build_distiller
 from posedistill.estimators.registry import build_estimator
@@ -22,6 +22,7 @@ from posedistill.training.step import Untouched, losses
 from posedistill.training.teaching.cache import CachedTeacher, views_of
 from posedistill.training.teaching.teachers import NetworkTeacher
 from posedistill.training.teaching.teaching import Teaching
+from timing import milliseconds
 
 
 def main() -> None:
@@ -58,7 +59,9 @@ def main() -> None:
             return CachedTeacher(teacher, Path(folder) / "cache", {}, views_of(distillers, teacher), args.epoch)
 
         writer = cached()
-        writing = [timed(lambda step=step: writer.predict(batch, step), device) for step in range(args.repeats + 1)]
+        writing = [
+            milliseconds(lambda step=step: writer.predict(batch, step), device) for step in range(args.repeats + 1)
+        ]
         reader = cached()
         reader.predict(batch, 0)  # compares one step with what is stored
 
@@ -76,10 +79,10 @@ def main() -> None:
         for number in range(1, args.repeats + 1):
             rounds.append(
                 {
-                    "teacher's forward pass": timed(lambda: teacher.predict(batch, number), device),  # noqa: B023
-                    "replay": timed(lambda: reader.predict(batch, number), device),  # noqa: B023
-                    "step, with the pass": timed(lambda: step(number, plain), device),  # noqa: B023
-                    "step, cached": timed(lambda: step(number, replayed), device),  # noqa: B023
+                    "teacher's forward pass": milliseconds(lambda: teacher.predict(batch, number), device),  # noqa: B023
+                    "replay": milliseconds(lambda: reader.predict(batch, number), device),  # noqa: B023
+                    "step, with the pass": milliseconds(lambda: step(number, plain), device),  # noqa: B023
+                    "step, cached": milliseconds(lambda: step(number, replayed), device),  # noqa: B023
                 }
             )
         size = sum(path.stat().st_size for path in (Path(folder) / "cache").glob("*.npy")) / 64

@@ -9,7 +9,6 @@ rounds, so that other work on the machine does not count.
 
 import argparse
 import math
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -22,16 +21,12 @@ from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.rotations import random_rotations
 from posedistill.machine import cores, processor
+from timing import milliseconds
 
 
 def best(call: Callable[[], object], rounds: int) -> float:
     """Milliseconds of the fastest of several calls."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * min(seconds)
+    return min(milliseconds(call) for _ in range(rounds))
 
 
 def sigmoid(value: float) -> float:
