@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from posedistill.backbones.cfg.library import SHIPPED
+from posedistill.backbones.cfg.library import SHIPPED, is_cfg
 from posedistill.backbones.cfg.network import CfgBackbone, CfgTrunk
 from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny
@@ -44,7 +44,7 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet |
         CheckpointError: the file is damaged or belongs to another network.
     """
     own, cut = split_cut(name)
-    if _is_cfg(own):
+    if is_cfg(own):
         return CfgBackbone(name.removeprefix("cfg:").strip(), pretrained)
     if own not in _DARKNETS:
         return TimmBackbone(name.removeprefix("timm:"), pretrained, known=(*_DARKNETS, *SHIPPED))
@@ -73,10 +73,6 @@ def build_trunk(name: str, pretrained: str | Path | None = None) -> CfgTrunk | T
         RecipeError: the name is unknown, or the timm model gives no usable maps.
         CheckpointError: the file is damaged or belongs to another network.
     """
-    if _is_cfg(split_cut(name)[0]):
+    if is_cfg(split_cut(name)[0]):
         return CfgTrunk(name.removeprefix("cfg:").strip(), pretrained)
     return TimmTrunk(name, pretrained)
-
-
-def _is_cfg(name: str) -> bool:
-    return name in SHIPPED or name.startswith("cfg:")

@@ -1,4 +1,4 @@
-"""Cut trunks: ``NAME@STRIDE`` is a backbone's first layers, up to its deepest map of that stride."""
+"""Maps by their strides, and cut trunks: ``NAME@STRIDE`` is a backbone's first layers, up to that stride's map."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -16,6 +16,15 @@ def split_cut(name: str) -> tuple[str, int | None]:
     """
     network, _, stride = name.rpartition("@")
     return (network, int(stride)) if network and stride.isdecimal() else (name, None)
+
+
+def level_name(stride: int) -> str:
+    """What the map of a stride, a power of two, is called in views and recipes.
+
+    >>> level_name(8)
+    'p3'
+    """
+    return f"p{stride.bit_length() - 1}"
 
 
 def check_cut(name: str, cut: int | None, strides: Collection[int]) -> None:

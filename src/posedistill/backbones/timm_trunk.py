@@ -7,7 +7,7 @@ import torch
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
-from posedistill.backbones.cut import check_cut, refuse_unused, split_cut
+from posedistill.backbones.cut import check_cut, level_name, refuse_unused, split_cut
 from posedistill.backbones.timm_models import Renormalise, feature_maps, load_timm_weights
 from posedistill.errors import RecipeError
 
@@ -60,7 +60,7 @@ def _taps(name: str, cut: int | None) -> dict[str, int]:
     if tuple(info.module_name()) == _RESNET_MODULES:
         return dict(zip(RESNET_TAPS, range(len(strides)), strict=False))
     deepest = {stride: index for index, stride in enumerate(strides)}
-    return {f"p{stride.bit_length() - 1}": index for stride, index in sorted(deepest.items())}
+    return {level_name(stride): index for stride, index in sorted(deepest.items())}
 
 
 def _build(name: str, cut: int | None, indices: list[int]) -> nn.Module:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from posedistill.backbones import FeaturePyramid, build_backbone
-from posedistill.backbones.cut import split_cut
+from posedistill.backbones.cut import level_name, split_cut
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors
 from posedistill.decode.wdrnet import WDRNetDecoding
@@ -158,7 +158,7 @@ class WDRNetNetwork(nn.Module):
         pyramid = self.pyramid(maps)
         class_logits, offsets = self.head(pyramid, classes)
         logits = class_logits.gather(2, classes[:, None, None].expand(-1, class_logits.shape[1], 1)).squeeze(2)
-        features = {f"p{stride.bit_length() - 1}": level for stride, level in pyramid.items()}
+        features = {level_name(stride): level for stride, level in pyramid.items()}
         embedding = maps[max(maps)].mean(dim=(2, 3))
         return NetworkOutputs(logits, self.centers + self.anchors * offsets, class_logits, features, embedding)
 

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from posedistill.backbones import build_backbone
-from posedistill.backbones.cfg.library import SHIPPED
+from posedistill.backbones.cfg.library import is_cfg
 from posedistill.backbones.cfg.network import CfgNetwork, CfgOutputs, pose_network, unit_images
+from posedistill.backbones.cut import level_name
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.yolo6d import YOLO6DDecoding
 from posedistill.errors import RecipeError, describe
@@ -117,7 +118,7 @@ class YOLO6DNetwork(nn.Module):
         super().__init__()
         self.anchors = max(len(settings.anchors), 1)
         name, pretrained = settings.backbone, settings.pretrained
-        self.from_cfg = name in SHIPPED or name.startswith("cfg:")
+        self.from_cfg = is_cfg(name)
         self.grid: CfgNetwork | HeadedBackbone
         if self.from_cfg:
             cfg, anchors = name.removeprefix("cfg:").strip(), settings.anchors
@@ -174,7 +175,7 @@ class YOLO6D(Estimator):
         cells = self._cells(region, batch)
         own = self.training and self.settings.student_votes == "own"
         votes = self._own_votes(region, cells, batch) if own else self._confident_votes(cells, batch)
-        features = {f"p{stride.bit_length() - 1}": level for stride, level in sorted(outputs.features.items())}
+        features = {level_name(stride): level for stride, level in sorted(outputs.features.items())}
         return Prediction(heads, votes, cells, features, embedding=self._embedding(outputs, batch))
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:

@@ -33,6 +33,11 @@ MULTI_ANCHORS: Final = ((1.4820, 2.2412), (2.0501, 3.1265), (2.3946, 4.6891), (3
 """Width and height in cells at 13 x 13, of the published network for the 13 objects of LINEMOD."""
 
 
+def is_cfg(name: str) -> bool:
+    """Whether a backbone of this name is made by a ``.cfg``: a shipped one, or ``cfg:FILE``."""
+    return name in SHIPPED or name.startswith("cfg:")
+
+
 def shipped_text(name: str) -> str:
     """The ``.cfg`` of a name in ``SHIPPED``, at 416 x 416 with the head of one object (9 keypoints).
 

@@ -30,7 +30,7 @@ from posedistill.backbones.cfg.layers import (
     Upsample,
 )
 from posedistill.backbones.cfg.weights import check_tensors, read_weights
-from posedistill.backbones.cut import check_cut, split_cut
+from posedistill.backbones.cut import check_cut, level_name, split_cut
 from posedistill.backbones.weights import read_state_dict
 from posedistill.errors import RecipeError, describe
 
@@ -147,7 +147,7 @@ class CfgTrunk(nn.Module):
         super().__init__()
         self.backbone = CfgBackbone(source, pretrained)
         strides = self.backbone.channels
-        self.channels = {f"p{stride.bit_length() - 1}": count for stride, count in strides.items()}
+        self.channels = {level_name(stride): count for stride, count in strides.items()}
         self.width = strides[max(strides)]
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
