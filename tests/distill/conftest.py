@@ -9,7 +9,7 @@ from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
 from posedistill.estimators.views import Prediction, Votes, cell_ids
-from posedistill.geometry.rotations import axis_angle
+from posedistill.geometry.viewpoint import labelled_viewpoint, viewpoint_rotation
 
 SIDE = 256
 MakeVotes = Callable[..., Votes]
@@ -27,11 +27,7 @@ LABELLED_TURNS: list[tuple[Labels, Labels, float]] = [
 
 
 def from_label_angles(azimuth: float, elevation: float, inplane: float) -> Tensor:
-    """``Rz(inplane - 180) Rx(elevation - 180) Rz(azimuth)``, degrees."""
-    x, z = np.eye(3)[0], np.eye(3)[2]
-    turns = ((z, inplane - 180), (x, elevation - 180), (z, azimuth))
-    first, second, third = (axis_angle(axis, np.radians(angle)) for axis, angle in turns)
-    return torch.from_numpy(first @ second @ third)
+    return torch.from_numpy(viewpoint_rotation(labelled_viewpoint(np.array([azimuth, elevation, inplane]))))
 
 
 @pytest.fixture
