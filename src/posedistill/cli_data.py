@@ -141,6 +141,33 @@ def convert(
 
 
 @data_app.command()
+def codes(
+    models: Annotated[Path, typer.Argument(help="Folder of obj_XXXXXX meshes (.ply, .obj, .glb).")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("codes"),
+    obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
+    bits: Annotated[int, typer.Option(min=1, max=16, help="Cuts.")] = 16,
+    fold: Annotated[bool, typer.Option(help="Divide objects with a half-turn symmetry alike on both sides.")] = False,
+    faithful: Annotated[bool, typer.Option(help="ZebraPose's own form: tables of classes and coloured meshes.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the points on the surface.")] = 0,
+) -> None:
+    """Divide the surfaces of models into codes, and report how fine they are at each depth."""
+    from posedistill.data.codes import CodesReport, write_codes
+
+    def tell(report: CodesReport) -> None:
+        folded = ", folded about its half turn" if report.folded else ""
+        print(f"object {report.obj_id}: {report.diameter:.1f} mm{folded}; {report.path}")
+        if report.qualities:
+            print("  bits   cells  mean mm  (% of diameter)  largest mm  over a gap %")
+        for cells in report.qualities:
+            share, gap = 100 * cells.mean / report.diameter, 100 * cells.straddling
+            print(f"  {cells.bits:4}  {2**cells.bits:6} {cells.mean:8.2f} {share:16.2f} {cells.largest:11.1f} {gap:13.2f}")
+        for warning in report.warnings:
+            print(f"  warning: {warning}")
+
+    write_codes(models, out, obj or (), bits=bits, fold=fold, faithful=faithful, seed=seed, told=tell)
+
+
+@data_app.command()
 def anchors(
     folder: Annotated[Path, typer.Argument(help="BOP folder with models and ground truth, or .data file.")],
     split: Annotated[str, typer.Option(help="Split folder, or list of the .data file.")] = "train",

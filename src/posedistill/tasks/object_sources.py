@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.bop_models import EVAL_FOLDERS, load_models_info, mesh_path
+from posedistill.data.formats.bop_models import EVAL_FOLDERS, load_models_info, mesh_ids, mesh_path
 from posedistill.data.formats.labels.dataset import LabelDataset
 from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
@@ -17,7 +17,7 @@ from posedistill.data.render.label import label_dataset
 from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe, expectation
 from posedistill.files import exclusive, read_text
-from posedistill.geometry.meshes import READERS, load_mesh
+from posedistill.geometry.meshes import load_mesh
 from posedistill.log import console, progress_bar, progress_of
 from posedistill.recipe.recipe import BopSource, LabelSource, RenderSource, fingerprint
 
@@ -134,7 +134,7 @@ def render_folder(
     except ValidationError as error:
         faults = [(".".join(map(str, f["loc"])), f["input"], expectation(f, known)) for f in error.errors()]
         raise RecipeError("\n".join(describe("--set", *fault) for fault in faults)) from None
-    found = code_objects().keys() if models == CODE else _mesh_ids(models)
+    found = code_objects().keys() if models == CODE else mesh_ids(models)
     if not found:
         raise DataError(describe(models, "meshes", "none", "obj_XXXXXX.ply, .obj or .glb, XXXXXX the object's id"))
     return render(source, objects or sorted(found), out, workers)
@@ -163,8 +163,3 @@ def _models_info(source: RenderSource) -> dict[int, dict[str, Any]] | None:
         return code_models_info()
     path = source.models / "models_info.json"
     return load_models_info(path) if path.exists() else None
-
-
-def _mesh_ids(folder: Path) -> set[int]:
-    paths = [path for suffix in READERS for path in folder.glob(f"obj_??????{suffix}")]
-    return {int(path.stem[4:]) for path in paths if path.stem[4:].isdecimal()}

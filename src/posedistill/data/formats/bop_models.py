@@ -33,6 +33,12 @@ def mesh_path(folder: Path, obj_id: int) -> Path:
     return found
 
 
+def mesh_ids(folder: Path) -> set[int]:
+    """The objects that a folder has meshes of."""
+    paths = [path for suffix in READERS for path in folder.glob(f"obj_??????{suffix}")]
+    return {int(path.stem[4:]) for path in paths if path.stem[4:].isdecimal()}
+
+
 def load_models_info(path: Path, on_fault: OnFault = raise_fault) -> dict[int, dict[str, Any]]:
     """Parse ``models_info.json``: object id -> diameter, box (mm) and symmetries as they stand in the file.
 

@@ -1,0 +1,117 @@
+"""Surface codes of a folder of models: built, measured, written, and kept beside what else a recipe caches."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from posedistill.data.formats.bop_models import load_models_info, mesh_ids, mesh_path
+from posedistill.errors import DataError, describe
+from posedistill.files import exclusive
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.codes import (
+    BITS,
+    CodeTree,
+    Quality,
+    build_tree,
+    half_turn,
+    load_tree,
+    measure,
+    save_tree,
+    surface_samples,
+)
+from posedistill.geometry.codes.published import published_codes, write_published
+from posedistill.geometry.codes.quality import warnings
+from posedistill.geometry.meshes import Mesh, diameter, load_mesh
+from posedistill.geometry.symmetries import symmetry_transforms
+
+_MEASURED = 100_000
+"""Points of a surface by which its codes are measured."""
+_FORM = 1
+"""Of the kept files; another number, and they are made anew."""
+
+
+@dataclass(frozen=True)
+class CodesReport:
+    """What was written of one object.
+
+    Attributes:
+        diameter: mm. folded: whether its half turn was. qualities: of each depth; none of published codes.
+        warnings: what to know before trusting them, in words.
+    """
+
+    obj_id: int
+    path: Path
+    diameter: float
+    folded: bool
+    qualities: list[Quality]
+    warnings: list[str]
+
+
+def code_path(folder: Path, obj_id: int) -> Path:
+    """Where an object's codes lie in a folder of them."""
+    return folder / f"obj_{obj_id:06d}.npz"
+
+
+def kept_codes(mesh: Mesh, symmetries: Array, folder: Path, fold: bool = False) -> CodeTree:
+    """The codes of a mesh, all ``BITS`` of them, built once and kept in ``folder``.
+
+    A tree is data: another machine's arithmetic may cut a symmetric shape another way.
+
+    Args:
+        symmetries: ``[S, 4, 4]``. fold: cut through the axis of the half turn, where there is one.
+    """
+    turn = half_turn(symmetries) if fold else None
+    about = f"{_FORM} {mesh.shape_digest()} {None if turn is None else turn.tolist()}"
+    path = folder / f"codes-{hashlib.sha256(about.encode()).hexdigest()[:12]}.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            save_tree(build_tree(mesh.vertices, mesh.faces, half_turn=turn), path)
+    return load_tree(path)
+
+
+def write_codes(
+    models: Path,
+    out: Path,
+    obj_ids: Sequence[int] = (),
+    *,
+    bits: int = BITS,
+    fold: bool = False,
+    faithful: bool = False,
+    seed: int = 0,
+    told: Callable[[CodesReport], None],
+) -> None:
+    """Write the codes of a folder's models, all of them by default, and report each.
+
+    Args:
+        models: folder of ``obj_XXXXXX`` meshes, with ``models_info.json`` where any is symmetric.
+        out: ``obj_XXXXXX.npz``; ``faithful`` writes ZebraPose's files instead, made its way.
+
+    Raises:
+        DataError: no mesh, a damaged one, one without area; nothing of it is written.
+    """
+    chosen = list(obj_ids) or sorted(mesh_ids(models))
+    if not chosen:
+        raise DataError(describe(models, "meshes", "none", "obj_XXXXXX.ply, .obj or .glb, XXXXXX the object's id"))
+    info_path = models / "models_info.json"
+    info = load_models_info(info_path) if info_path.exists() else {}
+    out.mkdir(parents=True, exist_ok=True)
+    for obj_id in chosen:
+        path = mesh_path(models, obj_id)
+        mesh = load_mesh(path, looks=False)
+        turn = half_turn(symmetry_transforms(info.get(obj_id, {}))) if fold and not faithful else None
+        try:
+            samples = surface_samples(mesh.vertices, mesh.faces, _MEASURED, seed + 1)
+            size = diameter(mesh.vertices)
+            if faithful:
+                write_published(published_codes(mesh.vertices, mesh.faces, bits, seed), out, obj_id)
+                told(CodesReport(obj_id, out / f"Class_CorresPoint{obj_id:06d}.txt", size, False, [], []))
+                continue
+            tree = build_tree(mesh.vertices, mesh.faces, bits, seed=seed, half_turn=turn)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        save_tree(tree, code_path(out, obj_id))
+        qualities = measure(tree, samples)
+        notes = warnings(qualities, samples, size)
+        told(CodesReport(obj_id, code_path(out, obj_id), size, turn is not None, qualities, notes))

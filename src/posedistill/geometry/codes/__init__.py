@@ -1,0 +1,19 @@
+"""Surface codes: every point of an object's surface by a string of bits, coarse to fine (Su et al., ZebraPose, 2022)."""
+
+from posedistill.geometry.codes.fold import half_turn
+from posedistill.geometry.codes.quality import Quality, measure
+from posedistill.geometry.codes.samples import surface_samples
+from posedistill.geometry.codes.tree import BITS, CodeTree, build_tree, load_tree, node_count, save_tree
+
+__all__ = [
+    "BITS",
+    "CodeTree",
+    "Quality",
+    "build_tree",
+    "half_turn",
+    "load_tree",
+    "measure",
+    "node_count",
+    "save_tree",
+    "surface_samples",
+]
