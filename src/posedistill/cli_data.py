@@ -147,7 +147,9 @@ def codes(
     obj: Annotated[list[int] | None, typer.Option(help="Object id; default: all.")] = None,
     bits: Annotated[int, typer.Option(min=1, max=16, help="Cuts.")] = 16,
     fold: Annotated[bool, typer.Option(help="Divide objects with a half-turn symmetry alike on both sides.")] = False,
-    faithful: Annotated[bool, typer.Option(help="ZebraPose's own form: tables of classes and coloured meshes.")] = False,
+    faithful: Annotated[
+        bool, typer.Option(help="ZebraPose's own form: tables of classes and coloured meshes.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the points on the surface.")] = 0,
 ) -> None:
     """Divide the surfaces of models into codes, and report how fine they are at each depth."""
@@ -160,7 +162,9 @@ def codes(
             print("  bits   cells  mean mm  (% of diameter)  largest mm  over a gap %")
         for cells in report.qualities:
             share, gap = 100 * cells.mean / report.diameter, 100 * cells.straddling
-            print(f"  {cells.bits:4}  {2**cells.bits:6} {cells.mean:8.2f} {share:16.2f} {cells.largest:11.1f} {gap:13.2f}")
+            print(
+                f"  {cells.bits:4}  {2**cells.bits:6} {cells.mean:8.2f} {share:16.2f} {cells.largest:11.1f} {gap:13.2f}"
+            )
         for warning in report.warnings:
             print(f"  warning: {warning}")
 

@@ -11,10 +11,9 @@ from posedistill.geometry.codes.tree import CodeTree
 from posedistill.geometry.objects import box_corners
 from posedistill.geometry.rotations import random_rotations
 
-BOX_FACES = np.array(
-    [(0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1), (2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4)]
-    + [(1, 5, 7), (1, 7, 3)]
-)
+QUADS = np.array([(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)])
+BOX_FACES = QUADS[:, [[0, 1, 2], [0, 2, 3]]].reshape(-1, 3)
+ASIDE = np.array([1.0, -2.0, 0.0])
 
 
 def box(x: float = 40.0, y: float = 30.0, z: float = 20.0) -> Array:
@@ -82,13 +81,13 @@ def test_more_refinements_make_smaller_cells(samples):
 def test_twins_of_a_folded_tree_differ_in_the_first_bit_alone(samples):
     turn = np.diag([-1.0, -1.0, 1.0, 1.0])
     turn[:3, 3] = 2.0, -4.0, 0.0  # about an axis beside the box's own
-    moved, twins = samples + [1.0, -2.0, 0.0], samples @ turn[:3, :3] + turn[:3, 3] - [1.0, -2.0, 0.0]
-    folded = build_tree(box() + [1.0, -2.0, 0.0], BOX_FACES, half_turn=turn)
+    moved, twins = samples + ASIDE, samples @ turn[:3, :3] + turn[:3, 3] - ASIDE
+    folded = build_tree(box() + ASIDE, BOX_FACES, half_turn=turn)
     ours, theirs = folded.encode(moved), folded.encode(twins)
     assert (ours ^ theirs == 1 << 15).mean() > 0.999
     near = folded.points[folded.depth(10)][ours >> 6]
     np.testing.assert_allclose(np.linalg.norm(near - moved, axis=1).mean(), 1.6, atol=0.3)
-    plain = build_tree(box() + [1.0, -2.0, 0.0], BOX_FACES)
+    plain = build_tree(box() + ASIDE, BOX_FACES)
     assert (plain.encode(moved) ^ plain.encode(twins) == 1 << 15).mean() < 0.5
 
 
@@ -120,12 +119,14 @@ def test_damaged_files_are_refused(tree, tmp_path, damage):
         save_tree(CodeTree(small.planes, small.points[:-1], small.radii), path)
     elif damage == "nan":
         save_tree(CodeTree(small.planes, small.points * np.nan, small.radii), path)
-    with pytest.raises(DataError, match="codes.npz"):
+    with pytest.raises(DataError, match=r"codes\.npz"):
         load_tree(path)
 
 
 def two_boxes(gap: float, size: float) -> tuple[Array, np.ndarray]:
-    return np.concatenate([box(), box(size, size, size) + [gap, 0, 0]]), np.concatenate([BOX_FACES, BOX_FACES + 8])
+    return np.concatenate([box(), box(size, size, size) + np.array([gap, 0, 0])]), np.concatenate(
+        [BOX_FACES, BOX_FACES + 8]
+    )
 
 
 def test_one_triangle_an_open_surface_and_many_parts_have_sound_trees():

@@ -1,4 +1,4 @@
-"""Surface codes: every point of an object's surface by a string of bits, coarse to fine (Su et al., ZebraPose, 2022)."""
+"""Surface codes: each point of an object's surface by a string of bits, coarse to fine (ZebraPose, CVPR 2022)."""
 
 from posedistill.geometry.codes.fold import half_turn
 from posedistill.geometry.codes.quality import Quality, measure

@@ -121,7 +121,9 @@ def read_table(path: Path) -> Array:
     ids = table[:, 0].astype(np.int64)
     if not np.array_equal(np.sort(ids), np.arange(count)):
         missing = np.setdiff1d(np.arange(count), ids)
-        found = f"{len(ids)} codes, of which {len(missing)} missing" + (f", such as {missing[0]}" if len(missing) else "")
+        found = f"{len(ids)} codes, of which {len(missing)} missing" + (
+            f", such as {missing[0]}" if len(missing) else ""
+        )
         raise DataError(describe(path, "codes", found, f"each of 0 to {count - 1} once"))
     points = np.empty((count, 3))
     points[ids] = table[:, 1:]

@@ -136,7 +136,7 @@ def _halved(samples: Array, bits: int, refinements: int) -> CodeTree:
 
 
 def _cut(cells: Array, refinements: int) -> tuple[NDArray[np.intp], Array]:
-    """Order of the points ``[C, M]`` in each cell ``[C, M, 3]``, lower half first, and the planes ``[C, 4]`` between."""
+    """Order ``[C, M]`` of the points in cells ``[C, M, 3]``, lower half first, and the planes ``[C, 4]`` between."""
     half = cells.shape[1] // 2
     centered = cells - cells.mean(axis=1, keepdims=True)
     normals = _signed(np.linalg.eigh(np.swapaxes(centered, 1, 2) @ centered)[1][..., -1])
@@ -170,7 +170,9 @@ def _unfolded(side: CodeTree, samples: Array, plane: Array, transform: Array) ->
     far_points = (side.points - t) @ R
     whole = samples.mean(axis=0)
     radius = np.sqrt(np.square(samples - whole).sum(axis=1).mean())
-    planes, points, radii = [plane[None]], [np.stack([whole, (whole - t) @ R])], [np.full(2, radius)]
+    planes: list[Array | Floats] = [plane[None]]
+    points: list[Array | Floats] = [np.stack([whole, (whole - t) @ R])]
+    radii: list[Array | Floats] = [np.full(2, radius)]
     for level in range(side.bits):
         nodes, cells = slice(2**level - 1, 2 ** (level + 1) - 1), side.depth(level + 1)
         planes += [side.planes[nodes], far_planes[nodes]]
