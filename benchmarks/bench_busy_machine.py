@@ -1,4 +1,4 @@
-"""Steps a second of a training alone and beside busy processes, with OpenMP threads that spin and that sleep waiting.
+"""Steps a second of a training alone, beside busy processes and beside another training, by how OpenMP threads wait.
 
     python benchmarks/bench_busy_machine.py [--load 2] [--seconds 20] [--threads 2]
 
@@ -15,8 +15,12 @@ import sys
 import time
 from contextlib import ExitStack
 
-POLICIES = {"as torch comes": None, "as set by posedistill": "PASSIVE"}
-"""``OMP_WAIT_POLICY``. Torch is imported before posedistill, which would set the variable."""
+POLICIES: dict[str, dict[str, str]] = {
+    "as torch comes": {},
+    "as set by posedistill": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"},
+    "asleep at once": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
+}
+"""Torch is imported before posedistill, which would set the variables."""
 WARM_UP = 3
 """Steps before the clock starts."""
 
@@ -57,19 +61,19 @@ def steps_per_second(seconds: float, threads: int, backbone: str, crop: int, bat
     return steps / (time.perf_counter() - started)
 
 
-def measured(policy: str | None, load: int, words: list[str]) -> float:
-    """Steps a second in a fresh process under an OpenMP policy, beside ``load`` busy ones."""
+def measured(policy: dict[str, str], load: int, words: list[str], trainings: int = 1) -> float:
+    """Steps a second, in the mean over ``trainings`` in fresh processes at once, beside ``load`` busy processes."""
+    environment = {
+        name: os.environ[name] for name in os.environ if name not in POLICIES["as set by posedistill"]
+    } | policy
     with ExitStack() as stack:
         for _ in range(load):
             busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             stack.callback(busy.wait)
             stack.callback(busy.kill)
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-        environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", *words], env=environment, stdout=subprocess.PIPE, check=True
-        )
-    return float(json.loads(done.stdout.splitlines()[-1]))
+        command = [sys.executable, __file__, "--one", *words]
+        runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(trainings)]
+        return sum(float(json.loads(run.communicate()[0].splitlines()[-1])) for run in runs) / trainings
 
 
 def main() -> None:
@@ -91,11 +95,14 @@ def main() -> None:
     fair = min(1.0, cores / (args.threads + args.load))
     print(f"{args.backbone}, {args.crop} px, batch {args.batch}, {args.threads} threads on {cores} cores")
     print(f"beside {args.load} busy processes the fair share is {fair:.0%}; load average {os.getloadavg()[0]:.1f}")
-    print(f"{'threads that wait':22} {'alone':>10} {'beside':>10} {'ratio':>7} {'of the fair share':>18}")
+    heads = ("alone", "beside", "of its share", "two at once", "of alone")
+    print(f"{'threads that wait':21}" + "".join(f"{head:>13}" for head in heads))
     for name, policy in POLICIES.items():
         alone, beside = (measured(policy, load, words) for load in (0, args.load))
-        ratio = beside / alone
-        print(f"{name:22} {alone:7.2f} /s {beside:7.2f} /s {ratio:7.0%} {ratio / fair:18.0%}")
+        two = measured(policy, 0, words, trainings=2)
+        print(
+            f"{name:21}{alone:10.2f} /s{beside:10.2f} /s{beside / alone / fair:13.0%}{two:10.2f} /s{two / alone:13.0%}"
+        )
 
 
 if __name__ == "__main__":

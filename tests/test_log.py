@@ -44,8 +44,11 @@ def test_no_line_after_the_end(hasty, capsys):
 
 def test_openmp_threads_sleep_while_they_wait():
     """Set before anything can load an OpenMP library, unless the user has chosen."""
-    code = "import posedistill, os, sys; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
-    others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for given, found in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        done = subprocess.run([sys.executable, "-c", code], env=others | given, capture_output=True, text=True)
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = f"import posedistill, os, sys; assert 'torch' not in sys.modules; print(*map(os.environ.get, {names}))"
+    others = {name: value for name, value in os.environ.items() if name not in names}
+    cases = {(): "PASSIVE 2000", ("ACTIVE",): "ACTIVE None", ("PASSIVE", "0"): "PASSIVE 0"}
+    for given, found in cases.items():
+        environment = others | dict(zip(names, given, strict=False))
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert done.stdout.strip() == found, done.stderr
