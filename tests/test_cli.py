@@ -83,6 +83,9 @@ def test_all_commands_are_there():
         "data categories",
         "yolo6d train",
         "yolo6d valid",
+        "viewpoint train",
+        "viewpoint distill",
+        "viewpoint test",
     }
 
 

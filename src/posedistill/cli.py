@@ -24,6 +24,7 @@ from posedistill.cli_options import (
     Split,
     Threads,
 )
+from posedistill.cli_viewpoint import viewpoint_app
 from posedistill.cli_yolo6d import yolo6d_app
 from posedistill.errors import PoseDistillError
 
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(yolo6d_app, name="yolo6d")
+app.add_typer(viewpoint_app, name="viewpoint")
 
 
 @app.command()
@@ -110,8 +112,13 @@ def distill(recipe: RecipeFile, overrides: Overrides = None, seed: Seed = -1) ->
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder (runs/NAME) or an exported model.onnx.")],
-    dataset: Annotated[Path | None, typer.Option(help="BOP folder, .data file or scene; default: the run's.")] = None,
-    split: Annotated[str, typer.Option(help="Split folder in the BOP folder; train, test or all of a scene.")] = "test",
+    dataset: Annotated[
+        Path | None, typer.Option(help="BOP folder, .data file, scene or viewpoints; default: the run's.")
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(help="Split folder in the BOP folder; train, test or all of a scene; of viewpoints test is val."),
+    ] = "test",
     scene: Scenes = None,
     frames: FrameList = None,
     boxes: Annotated[str, typer.Option(help="gt (boxes from ground truth) or detector.")] = "gt",
@@ -126,11 +133,11 @@ def evaluate(
     detection: Detection = False,
     threads: Threads = 0,
 ) -> None:
-    """Measure a run or an exported file on its own test data, or on any BOP folder or scene.
+    """Measure a run or an exported file on its own test data, or on any BOP folder, scene or viewpoints.
 
     With --detection it estimates a pose in every box of --detections.
     """
-    from posedistill.deploy.evaluate import evaluate_file
+    from posedistill.deploy.evaluators.files import evaluate_file
 
     if model.is_dir() and dataset is None:
         from posedistill.log import console
@@ -153,7 +160,9 @@ def evaluate(
             console.print(errors)
         return
     if dataset is None:
-        raise PoseDistillError("--dataset: found nothing, expected a BOP folder or scene (a file knows no test data)")
+        raise PoseDistillError(
+            "--dataset: found nothing, expected a BOP folder, scene or viewpoints (a file knows no test data)"
+        )
     file = model / "model.onnx" if model.is_dir() else model
     if detection:
         from posedistill.deploy.detection import detect_file

@@ -37,7 +37,7 @@ def train(
     faithful: Annotated[bool, typer.Option(help="Published losses and augmentation, not the corrected ones.")] = False,
 ) -> None:
     """Train a network of a .cfg on 21-number labels: makes a recipe, says which, and runs it."""
-    from posedistill.training.published import train_published
+    from posedistill.training.published.single_shot import train_published
 
     teacher = (teachercfg, teacherweightfile)
     if distiled and None in teacher:
@@ -63,6 +63,6 @@ def valid(
     backupdir: Runs = Path("runs"),
 ) -> None:
     """Measure weights of a .cfg on the list `valid` of a .data file."""
-    from posedistill.training.published import valid_published
+    from posedistill.training.published.single_shot import valid_published
 
     valid_published(datacfg, modelcfg, weightfile, backupdir)

@@ -17,7 +17,8 @@ from posedistill.data.formats.labels.writer import write_labels
 from posedistill.decode import WDRNetDecoder
 from posedistill.deploy.detection import detect_csv, detect_file, every_box
 from posedistill.deploy.estimate import estimate
-from posedistill.deploy.evaluate import boxes_for, evaluate_file, open_bop, score_csv
+from posedistill.deploy.evaluate import boxes_for, open_bop, score_csv
+from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.errors import DataError, PoseDistillError
 from posedistill.geometry.cameras import project
 from posedistill.metrics import find_cases, score_estimates
@@ -320,7 +321,7 @@ def test_how_many_of_the_measured_frames_were_trained_on(model, bop, tmp_path, c
 
 
 def test_a_missing_mesh_is_told_before_anything_is_estimated(model, bop, monkeypatch):
-    monkeypatch.setattr("posedistill.deploy.evaluate.estimate", None)
+    monkeypatch.setattr("posedistill.deploy.evaluators.objects.estimate", None)
     monkeypatch.setattr(BopDataset, "mesh_path", lambda *_, **__: bop / "gone.ply")
     with pytest.raises(DataError, match=r"gone\.ply"):
         evaluate_file(model, bop, "test", None, "gt", None, None, None, threads=1)

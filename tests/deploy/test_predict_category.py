@@ -59,10 +59,6 @@ def test_the_command_takes_no_options_of_objects(predictor, photo, tmp_path, mon
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (
-            ["evaluate", "--dataset"],
-            r"expected one of objects or a scene; .* run runs/NAME/recipe.yaml data.test=FOLDER",
-        ),
         (["evaluate", "--detection", "--detections", "d.json", "--dataset"], "expected a model of objects"),
         (["threshold", "--negatives", "photos", "--dataset"], "expected a model of objects"),
     ],

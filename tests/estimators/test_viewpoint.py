@@ -245,3 +245,14 @@ def test_exported_files_agree(tmp_path, shape):
     parity = check_parity(model.network, tmp_path / "model.onnx")
     assert parity.poses == parity.rows == 2 and parity.degrees < 0.1
     assert ("clouds" in decoder.inputs) == (shape == "cloud")
+
+
+def test_a_pretrained_trunk_is_kept_where_all_else_starts_as_published(tmp_path):
+    torch.manual_seed(1)
+    weights = dict(estimator().network.trunk.net.state_dict())
+    torch.save(weights, tmp_path / "trunk.pth")
+    network = estimator(faithful=True, pretrained=str(tmp_path / "trunk.pth")).network
+    assert all(torch.equal(value, weights[name]) for name, value in network.trunk.net.state_dict().items())
+    assert network.image.weight.std() < 0.002
+    bare = estimator(faithful=True).network.trunk.net.state_dict()
+    assert any(not torch.equal(value, weights[name]) for name, value in bare.items())

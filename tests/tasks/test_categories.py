@@ -6,18 +6,20 @@ import torch
 import yaml
 from tests.data.category_writer import write_categories
 
+from posedistill.data.formats.viewpoint.kinds import Kind
 from posedistill.errors import CheckpointError, DataError, RecipeError
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.geometry.viewpoint import viewpoint_rotation
 from posedistill.poses import Poses
+from posedistill.recipe.networks import NetworkSettings, StudentSettings
 from posedistill.recipe.recipe import load_recipe
+from posedistill.recipe.stages import Stage
 from posedistill.runtime import Predictor
-from posedistill.tasks.categories import Kind
 from posedistill.tasks.registry import open_task
 from posedistill.training.checkpoints import save_tensors
-from posedistill.training.networks import load_weights
-from posedistill.training.run import run
+from posedistill.training.networks import build_network, load_weights
+from posedistill.training.run import first_network, run
 
 NETWORK = {"backbone": "test_resnet", "width": 16, "features": 32}
 ALL = ("brick", "slab", "tower")
@@ -149,7 +151,11 @@ def test_a_whole_run_ships_a_student_that_needs_no_shape(recipe_of, made, tmp_pa
     assert set(records) == networks | {"most frequent", "nearest image", "uniform"}
     assert all(np.isfinite(records[stage]["scores"]["median_deg"]) for stage in records)
     assert records["exported"]["scores"] == pytest.approx(records["distilled"]["scores"], abs=1e-3)
-    assert (tmp_path / "run/report.html").is_file()
+    page = (tmp_path / "run/report.html").read_text()
+    assert "How things are turned" in page and "distilled: t-SNE by category" in page
+    assert len(records["teacher"]["turns"]["tsne"]) == 9 and "tsne" not in records["uniform"]["turns"]
+    cases = sorted(path.name for path in (tmp_path / "run/cases").glob("*.jpg"))
+    assert len(cases) == 16 and cases[0] == "exported_best_00.jpg"
     predictor = Predictor.from_onnx(tmp_path / "run/model.onnx")
     assert list(predictor.decoder.inputs) == ["images"] and predictor.decoder.names[0] == "brick/1"
     (pose,) = predictor.predict(np.zeros((40, 60, 3), np.uint8))
@@ -171,3 +177,31 @@ def test_a_checkpoint_of_other_bins_is_refused(recipe_of, tmp_path):
     save_tensors(tmp_path / "other.safetensors", dict(other.state_dict()), {"objects": []})
     with pytest.raises(CheckpointError, match=r"other\.safetensors.*head\.logits\.azimuth"):
         load_weights(recipe, recipe.teacher, tmp_path / "other.safetensors", NO_OBJECTS)
+
+
+def test_training_starts_from_finished_weights(recipe_of, tmp_path):
+    """Few-shot from a zero-shot model: the first network is that one, and other contents are another training."""
+    torch.set_num_threads(1)
+    recipe = recipe_of()
+    task = open_task(recipe)
+    stage = Stage(recipe, "student", 0)
+    zero = tmp_path / "zero.safetensors"
+    save_tensors(zero, build_network(recipe, recipe.student, NO_OBJECTS).state_dict(), {})
+    started = _started(recipe, zero)
+    first = first_network(task, Stage(started, "student", 0))
+    kept = load_weights(recipe, recipe.student, zero, NO_OBJECTS)[0].state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in first.state_dict().items())
+    before = Stage(started, "student", 0).signature
+    assert "started" not in stage.signature and before["started"]
+    save_tensors(zero, build_network(recipe, recipe.student, NO_OBJECTS).state_dict(), {})
+    assert Stage(started, "student", 0).signature["started"] != before["started"]
+    with pytest.raises(CheckpointError, match=r"no such file"):
+        first_network(task, Stage(_started(recipe, tmp_path / "gone.safetensors"), "student", 0))
+    with pytest.raises(ValueError, match=r"found start and checkpoint"):
+        NetworkSettings(family="viewpoint", start=zero, checkpoint=zero)
+    with pytest.raises(ValueError, match=r"found start and inherit"):
+        StudentSettings(family="viewpoint", start=zero, inherit="teacher")
+
+
+def _started(recipe, path):
+    return recipe.model_copy(update={"student": recipe.student.model_copy(update={"start": path})})

@@ -16,7 +16,7 @@ from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import read_image
 from posedistill.deploy.estimate import estimate, queries_of
-from posedistill.deploy.evaluate import evaluate_file
+from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import torch_predictor
 from posedistill.errors import DataError, RecipeError
 from posedistill.geometry.objects import NO_OBJECTS

@@ -16,7 +16,7 @@ from posedistill.data.formats.labels.writer import write_labels
 from posedistill.errors import CheckpointError, DataError, RecipeError
 from posedistill.recipe.published import training_recipe
 from posedistill.recipe.recipe import load_recipe
-from posedistill.training.published import train_published, valid_published
+from posedistill.training.published.single_shot import train_published, valid_published
 
 SHORT = ["train.steps=2", "train.batch_size=2", "train.precision=float32", "train.validation_crops=2"]
 

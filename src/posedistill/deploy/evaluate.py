@@ -1,4 +1,4 @@
-"""Evaluation of files: frames of a BOP folder or a scene -> network -> decoder -> csv -> scores."""
+"""Poses of objects scored on a BOP folder: which frames and boxes are asked for, and the tables of the scores."""
 
 import json
 import sys
@@ -10,26 +10,17 @@ import numpy as np
 
 from posedistill.data.formats.bop import BopDataset, Detection, Frame, read_detections
 from posedistill.data.formats.labels.dataset import LabelDataset
-from posedistill.data.formats.open_scene import open_scene
-from posedistill.data.formats.scene import CameraDataset
-from posedistill.decode.objects import of_objects
-from posedistill.deploy.estimate import FrameQuery, estimate, queries_of
+from posedistill.deploy.estimate import FrameQuery
 from posedistill.errors import DataError, TrainingError, describe
 from posedistill.files import write_file
 from posedistill.geometry.cameras import pixel_box, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.metrics import Evaluation, ScoringModel, find_cases, load_scoring_models, score_estimates
-from posedistill.metrics.relocalisation import constant_pose, nearest_position, score_cameras
 from posedistill.metrics.single_shot import score_single_shot
 from posedistill.poses import Poses
 from posedistill.report.score_table import score_tables
-from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
-
-SPLITS = ("train", "test", "all")
-UNKNOWN_UNIT = "unit unknown: m stands for the scene's own"
-"""What is said of errors in a scene that knows no metres."""
 
 
 def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQuery]:
@@ -98,102 +89,6 @@ def boxes_for(dataset: BopDataset, objects: ObjectTable, boxes: str, detections:
     return detector_boxes(dataset, objects, detections)
 
 
-def evaluate_file(
-    model: Path,
-    dataset: Path,
-    split: str,
-    frames: Path | None,
-    boxes: str,
-    detections: Path | None,
-    csv: Path | None,
-    json_path: Path | None,
-    *,
-    scenes: list[int] | None = None,
-    legacy_diameters: bool = False,
-    metres_per_unit: float | None = None,
-    threads: int = 0,
-) -> Evaluation:
-    """Measure an exported file on any BOP folder, or on a scene where it tells poses of cameras.
-
-    Prints the table, writes csv and json where asked.
-    """
-    predictor = Predictor.from_onnx(model, threads=threads or None)
-    if predictor.decoder.task == "scene":
-        given = {"--frames": frames, "--scene": scenes, "--detections": detections, "--boxes": boxes != "gt" and boxes}
-        for option, value in (given | {"--legacy-diameters": legacy_diameters}).items():
-            if value:
-                raise DataError(describe(option, "option", value, "none: a scene has no objects; see --split"))
-        return _evaluate_scene(predictor, dataset, split, csv, json_path, metres_per_unit)
-    if metres_per_unit is not None:
-        expected = "none: BOP folders are in millimetres"
-        raise DataError(describe("--metres-per-unit", "option", metres_per_unit, expected))
-    if predictor.decoder.task == "categories":
-        expected = "one of objects or a scene; of categories a run is measured, on the data.test of its recipe: "
-        expected += "posedistill run runs/NAME/recipe.yaml data.test=FOLDER"
-        raise DataError(describe(model, "family", f"{predictor.decoder.family}, a model of categories", expected))
-    decoder = of_objects(predictor.decoder, model)
-    objects = decoder.objects
-    if decoder.whole_pictures:
-        boxes = _no_boxes(decoder.family, boxes, detections)
-    opened = open_bop(dataset, split, frames, objects.obj_ids, scenes)
-    models = load_scoring_models(opened)  # before hours of estimating, for a mesh may be missing
-    if note := trained_on(opened, predictor.record.frames) or unlisted(opened, frames, predictor.record.frames):
-        console.print(f"[yellow]{note}", highlight=False)
-    sought = (
-        whole_pictures(opened, objects) if decoder.whole_pictures else boxes_for(opened, objects, boxes, detections)
-    )
-    estimates = estimate(predictor, sought)
-    if csv is not None:
-        estimates.to_bop_csv(csv)
-    about = {"legacy_diameters": legacy_diameters, "boxes": boxes, "source": csv or "estimates"}
-    return _report_objects(estimates, opened, models, json_path, **about)
-
-
-def _no_boxes(family: str, boxes: str, detections: Path | None) -> str:
-    """What is said of the boxes of a family that takes none; ``DataError`` where some are asked for."""
-    for option, value in {"--boxes": boxes != "gt" and boxes, "--detections": detections}.items():
-        if value:
-            expected = f"none: {family} finds objects in whole pictures by itself"
-            raise DataError(describe(option, "option", value, expected))
-    return "none"
-
-
-def _evaluate_scene(
-    predictor: Predictor, scene: Path, split: str, csv: Path | None, json_path: Path | None, scale: float | None
-) -> Evaluation:
-    """Measure on a split of a scene, with naive baselines beside; ``scale`` in metres a unit, as in training."""
-    if split not in SPLITS:
-        raise DataError(describe("--split", "split", repr(split), f"one of {', '.join(SPLITS)}"))
-    dataset = _open_scene(scene, split, scale)
-    trained = (predictor.record.frames or {}).get(dataset.root.resolve().name, np.empty(0))
-    if shared := len(set(dataset.names) & set(trained.tolist())):
-        console.print(f"[yellow]{scene}: the model was trained on {shared} of the {len(dataset)} photographs")
-    found = estimate(predictor, queries_of(dataset))
-    if csv is not None:
-        found.to_csv(csv)
-    baselines = _baselines(dataset, scene, scale) if split == "test" else {}
-    scores = _report(score_cameras(found, Poses.of_cameras(dataset.R, dataset.t)), json_path, baselines)
-    if not dataset.metric:
-        console.print(f"[yellow]{UNKNOWN_UNIT}: --metres-per-unit tells it[/]")
-    return scores
-
-
-def _open_scene(scene: Path, split: str, scale: float | None) -> CameraDataset:
-    dataset = open_scene(scene, split)  # type: ignore[arg-type]
-    return dataset if scale is None else dataset.in_metres(scale)
-
-
-def _baselines(dataset: CameraDataset, scene: Path, scale: float | None) -> dict[str, Evaluation]:
-    """Those that ask no network, from the training frames of the same scene where it has any."""
-    try:
-        frames = _open_scene(scene, "train", scale)
-    except DataError:
-        return {}
-    train, truth = Poses.of_cameras(frames.R, frames.t), Poses.of_cameras(dataset.R, dataset.t)
-    answers = {"constant pose": constant_pose(train, len(dataset)), "nearest position": nearest_position(truth, train)}
-    return {name: score_cameras(poses, truth) for name, poses in answers.items()}
-
-
 def score_csv(
     results: Path,
     dataset: Path,
@@ -209,7 +104,7 @@ def score_csv(
     estimates = Poses.from_bop_csv(results)
     opened = open_bop(dataset, split, frames, None, scenes)
     about = {"vsd": vsd, "legacy_diameters": legacy_diameters, "source": results}
-    return _report_objects(estimates, opened, load_scoring_models(opened), json_path, **about)
+    return report_objects(estimates, opened, load_scoring_models(opened), json_path, **about)
 
 
 def open_bop(root: Path, split: str, frames: Path | None, obj_ids: Any, scenes: list[int] | None = None) -> BopDataset:
@@ -267,17 +162,18 @@ def _lists(dataset: BopDataset) -> str:
     return ", ".join(sorted(path.name for path in dataset.root.glob("*.txt"))) or "none"
 
 
-def _report_objects(
+def report_objects(
     estimates: Poses, dataset: BopDataset, models: Mapping[int, ScoringModel], json_path: Path | None, **options: Any
 ) -> Evaluation:
+    """Score poses on a BOP folder and report it as :func:`report` does; ``options`` are ``score_estimates``'s."""
     scores = score_estimates(estimates, dataset, models=models, **options)
     if options.get("boxes") == "none":
         scores = scores.beside(score_single_shot(estimates, dataset, models))
     cases = [] if json_path is None else find_cases(estimates, dataset, models=models)
-    return _report(scores, json_path, cases=[case.to_dict() for case in cases])
+    return report(scores, json_path, cases=[case.to_dict() for case in cases])
 
 
-def _report(
+def report(
     scores: Evaluation, json_path: Path | None, baselines: Mapping[str, Evaluation] | None = None, **content: Any
 ) -> Evaluation:
     """Write the json, where asked, and print the table."""

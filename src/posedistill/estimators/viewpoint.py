@@ -139,7 +139,9 @@ class ViewpointNetwork(nn.Module):
             self.projector = _layers(width, width, width, last=None, norm_last=False)
         self.head = PoseHead(width, settings)
         if settings.faithful:
-            self.apply(published_start)
+            for name, part in self.named_children():
+                if name != "trunk" or settings.pretrained is None:
+                    part.apply(published_start)
 
     def forward(self, images: Tensor, clouds: Tensor | None = None) -> tuple[Tensor, ...]:
         """``[B, 3, H, W]`` crops (and ``[B, P, 3]`` clouds) -> logits of each angle, then offsets of each, float32."""
@@ -165,7 +167,7 @@ class ViewpointNetwork(nn.Module):
 
 
 def published_start(layer: nn.Module) -> None:
-    """Initialise as the published code does, layer by layer: ImageNet weights and the like are overwritten."""
+    """Initialise as the published code does, layer by layer."""
     if isinstance(layer, nn.Conv2d):
         nn.init.kaiming_normal_(layer.weight, a=0.2)
     elif isinstance(layer, nn.Linear):

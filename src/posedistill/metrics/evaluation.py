@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array
 from posedistill.metrics.error_analysis import ErrorAnalysis
@@ -166,6 +167,35 @@ class Places:
 
 
 @dataclass(frozen=True, eq=False)
+class Turns:
+    """How things are turned and were thought to be turned: azimuth, elevation, in-plane rotation, degrees.
+
+    Attributes:
+        truth, estimate: ``[N, 3]``, a target a row; an estimate that was not found is NaN.
+        pca, tsne: ``[M, 2]`` maps of the embeddings of some targets, M may be 0.
+        rows: ``[M]`` which targets these are.
+    """
+
+    truth: Array
+    estimate: Array
+    pca: Array = field(default_factory=lambda: np.zeros((0, 2)))
+    tsne: Array = field(default_factory=lambda: np.zeros((0, 2)))
+    rows: Array = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not fit together (``ValueError``)."""
+        shapes = [self.truth.shape, self.estimate.shape, self.pca.shape, self.tsne.shape, self.rows.shape]
+        count, mapped = len(self.truth), len(self.rows)
+        if shapes != [(count, 3), (count, 3), (mapped, 2), (mapped, 2), (mapped,)]:
+            raise ValueError(f"turns of shapes {shapes}, expected [N, 3] twice, [M, 2] twice, [M]")
+
+    @property
+    def mapped(self) -> NDArray[np.int64]:
+        """``rows`` as numbers of targets."""
+        return self.rows.astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """One model, of one seed, measured on one test set.
 
@@ -179,7 +209,7 @@ class Evaluation:
         stage: the model, as teacher, student, distilled or exported. boxes: where crops came from.
         baseline: what a naive baseline does, in a few words; empty for all others.
         parameters, megabytes, gmacs: what it costs; None where unknown.
-        places: of cameras. errors: of objects, in which way their poses are off.
+        places: of cameras. turns: of things of categories. errors: of objects, in which way their poses are off.
     """
 
     metrics: tuple[Metric, ...] = ()
@@ -199,6 +229,7 @@ class Evaluation:
     megabytes: float | None = None
     gmacs: float | None = None
     places: Places | None = None
+    turns: Turns | None = None
     errors: ErrorAnalysis | None = None
 
     @classmethod
@@ -258,6 +289,7 @@ class Evaluation:
         """A record of ``evaluation.json``: plain values, outcomes to six digits; what is not finite is None."""
         costs = {name: getattr(self, name) for name in _COSTS if getattr(self, name) is not None}
         places = vars(self.places) if self.places else {}
+        turns = vars(self.turns) if self.turns else {}
         errors = vars(self.errors) if self.errors else {}
         return {
             "stage": self.stage,
@@ -270,6 +302,7 @@ class Evaluation:
             "outcomes": {name: _plain(values, 6) for name, values in self.outcomes.items()},
             "curves": {name: asdict(curve) for name, curve in self.curves.items()},
             "places": {name: _plain(array, 3) for name, array in places.items() if array is not None and len(array)},
+            "turns": {name: _plain(array, 3) for name, array in turns.items() if len(array)},
             "errors": {name: _plain(array, 6) for name, array in errors.items()},
         }
 
@@ -282,6 +315,7 @@ class Evaluation:
         """
         outcomes = {name: np.array(values, dtype=np.float64) for name, values in record["outcomes"].items()}
         places = {name: np.array(values, dtype=np.float64) for name, values in record["places"].items()}
+        turns = {name: np.array(values, dtype=np.float64) for name, values in (record.get("turns") or {}).items()}
         errors = {name: np.array(values, dtype=np.float64) for name, values in (record.get("errors") or {}).items()}
         costs: dict[str, Any] = {name: record.get(name) for name in _COSTS}
         return cls(
@@ -295,6 +329,7 @@ class Evaluation:
             **{name: record[name] for name in _ABOUT},
             **costs,
             places=Places(**places) if places else None,
+            turns=Turns(**turns) if turns else None,
             errors=ErrorAnalysis(**errors) if errors else None,
         )
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import angle_between, random_rotations
-from posedistill.geometry.viewpoint import nearest_equivalent
-from posedistill.metrics.evaluation import Curve, Evaluation, Metric
+from posedistill.geometry.viewpoint import nearest_equivalent, rotation_viewpoint
+from posedistill.metrics.evaluation import Curve, Evaluation, Metric, Turns
 from posedistill.poses import Poses
 
 ACCURACIES = (30, 10, 5)
@@ -70,7 +70,10 @@ def score_viewpoints(
         outcomes[plain] = _within(viewpoint_errors(estimates, truth), ACCURACIES[0])
     shares = np.searchsorted(np.sort(errors), _LIMITS, side="right") / len(errors)
     curve = Curve("viewpoint error, °", _LIMITS.tolist(), shares.round(6).tolist())
-    return Evaluation.of(outcomes, categories, curves={MEDIAN.name: curve}, missed=int(np.isinf(errors).sum()), **about)
+    turns = Turns(rotation_viewpoint(truth), rotation_viewpoint(estimates.R))
+    return Evaluation.of(
+        outcomes, categories, curves={MEDIAN.name: curve}, turns=turns, missed=int(np.isinf(errors).sum()), **about
+    )
 
 
 def most_frequent_viewpoint(R: Array, weights: Array | None = None) -> Array:

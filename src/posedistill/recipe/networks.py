@@ -40,7 +40,8 @@ class TrainSettings(Settings):
     steps: int = Field(10_000, gt=0)
     batch_size: int = Field(16, gt=0, description="Crops a step, over all processes together.")
     lr: float = Field(1e-3, gt=0)
-    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    schedule: Literal["onecycle", "cosine", "step"] = "onecycle"
+    drop: float = Field(0.7, ge=0, le=1, description="step: share of the steps at the full rate; then a tenth of it.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the rate rises.")
     weight_decay: float = Field(1e-4, ge=0)
     clip: float = Field(1.0, gt=0, description="Largest global gradient norm.")
@@ -50,6 +51,7 @@ class TrainSettings(Settings):
     validation_crops: int = Field(512, gt=0)
     checkpoint_every: int = Field(1000, gt=0)
     log_every: int = Field(50, gt=0)
+    silent: ClassVar[frozenset[str]] = frozenset({"drop"})
 
 
 class NetworkSettings(Settings):
@@ -62,6 +64,16 @@ class NetworkSettings(Settings):
     pretrained: Path | None = Field(
         None, description="State dict the backbone starts from, or lite0, lite1, lite2 (ImageNet, by package)."
     )
+    start: Path | None = Field(
+        None, description="Weights of this very network that training goes on from, such as a zero-shot model's."
+    )
+    silent: ClassVar[frozenset[str]] = frozenset({"start"})
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "NetworkSettings":
+        if self.start is not None and self.checkpoint is not None:
+            raise ValueError("found start and checkpoint, expected one of them: of a checkpoint nothing is trained")
+        return self
 
     @model_validator(mode="after")
     def _settings_of_the_family(self) -> "NetworkSettings":
@@ -83,7 +95,13 @@ class StudentSettings(NetworkSettings):
     inherit: Literal["teacher", "narrowed_teacher"] | None = Field(
         None, description="Begin with the layers shared with the teacher; narrowed: also the wider ones', in part."
     )
-    silent: ClassVar[frozenset[str]] = frozenset({"inherit"})
+    silent: ClassVar[frozenset[str]] = NetworkSettings.silent | {"inherit"}
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "StudentSettings":
+        if self.start is not None and self.inherit is not None:
+            raise ValueError("found start and inherit, expected one of them")
+        return self
 
 
 class TeacherSettings(NetworkSettings):
@@ -96,7 +114,7 @@ class TeacherSettings(NetworkSettings):
     supervise: bool = Field(True, description="csv: whether the distilled student also learns from it as from labels.")
     cache: bool | Path = Field(False, description="Store its outputs once and replay them: in the runs, or a folder.")
     cache_limit: float = Field(20.0, gt=0, description="Gigabytes that the stored outputs of one training may take.")
-    silent: ClassVar[frozenset[str]] = frozenset({"ensemble", "csv", "supervise", "cache", "cache_limit"})
+    silent: ClassVar[frozenset[str]] = NetworkSettings.silent | {"ensemble", "csv", "supervise", "cache", "cache_limit"}
 
     @model_validator(mode="after")
     def _one_kind(self) -> "TeacherSettings":

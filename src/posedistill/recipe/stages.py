@@ -13,6 +13,8 @@ STAGES = ("teacher", "student", "distilled")
 """The student is trained twice: alone, and under the teacher."""
 _LOOKING_ON = {"log_every", "checkpoint_every", "validate_every", "validation_crops"}
 """Of a schedule: what changes nothing of the steps."""
+_ELSEWHERE = {"train", "checkpoint", "start"}
+"""Of a network: what its signature tells by other keys, or what leaves nothing to train."""
 _STORING = {"cache", "cache_limit"}
 """Of a teacher: whether its outputs are stored changes nothing of them."""
 
@@ -53,9 +55,7 @@ class Stage:
     @property
     def origin(self) -> str:
         """What a finished teacher's weights come from: what trains it, or the contents of the recipe's file."""
-        if not self.given:
-            return fingerprint(self.signature)
-        return hashlib.sha256(self.weights.read_bytes()).hexdigest()[:12] if self.weights.is_file() else "no file"
+        return _contents(self.weights) if self.given else fingerprint(self.signature)
 
     @property
     def is_network(self) -> bool:
@@ -95,7 +95,7 @@ class Stage:
             "stage": self.name,
             "seed": self.seed,
             "data": fingerprint(recipe.data.model_dump(mode="json", exclude=TESTED)),
-            "network": fingerprint(self.section.model_dump(mode="json", exclude={"train", "checkpoint", *_STORING})),
+            "network": fingerprint(self.section.model_dump(mode="json", exclude={*_ELSEWHERE, *_STORING})),
             "train": self.schedule.model_dump(mode="json", exclude=_LOOKING_ON),
         }
         if self.name == "distilled":
@@ -103,9 +103,16 @@ class Stage:
             if recipe.switch:
                 signature["first_phase"] = recipe.first_phase
             signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json", exclude=_STORING))
+        if self.section.start is not None:
+            signature["started"] = _contents(self.section.start)
         if self.inherits:
             signature["inherited"] = teacher_of(recipe).origin
         return signature
+
+
+def _contents(weights: Path) -> str:
+    """A short hash of a file."""
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else "no file"
 
 
 def teacher_of(recipe: Recipe) -> Stage:

@@ -1,9 +1,10 @@
 """Overlays of best and worst cases on the frames they were seen in."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,18 +74,35 @@ def save_cases(folder: str | Path, stage: str, items: Sequence[Case], count: int
     Raises:
         DataError: when an image file cannot be read.
     """
+    keys = ("obj_id", "scene_id", "im_id", "unit")
+    about = [{"caption": case.caption(), **{key: getattr(case, key) for key in keys}} for case in items]
+    return save_pictures(folder, stage, [case.error for case in items], lambda i: draw_case(items[i]), about, count)
+
+
+def save_pictures(
+    folder: str | Path,
+    stage: str,
+    errors: Sequence[float],
+    draw: Callable[[int], Image],
+    about: Sequence[Mapping[str, Any]],
+    count: int = 4,
+) -> list[Path]:
+    """Draw those of the ``count`` smallest and largest errors; see :func:`save_cases`.
+
+    Args:
+        draw: the picture of one, by its place. about: what the json of each says, a ``caption`` at least.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob(f"{stage}_best_*"), *folder.glob(f"{stage}_worst_*")):
         old.unlink()
     pictures = []
-    for kind, chosen in zip(("best", "worst"), select_cases([item.error for item in items], count), strict=True):
+    for kind, chosen in zip(("best", "worst"), select_cases(errors, count), strict=True):
         for rank, index in enumerate(chosen):
-            case, path = items[index], folder / f"{stage}_{kind}_{rank:02d}.jpg"
-            write_image(path, draw_case(case), _JPEG)
-            record = {"stage": stage, "kind": kind, "rank": rank, "caption": case.caption(), "obj_id": case.obj_id}
-            record |= {"scene_id": case.scene_id, "im_id": case.im_id, "unit": case.unit}
-            record["error"] = float(case.error) if np.isfinite(case.error) else None
+            path = folder / f"{stage}_{kind}_{rank:02d}.jpg"
+            write_image(path, draw(index), _JPEG)
+            error = float(errors[index]) if np.isfinite(errors[index]) else None
+            record = {"stage": stage, "kind": kind, "rank": rank, **about[index], "error": error}
             write_file(path.with_suffix(".json"), json.dumps(record))
             pictures.append(path)
     return pictures

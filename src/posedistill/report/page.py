@@ -13,6 +13,7 @@ from posedistill.report.evaluations import STAGES, Group
 from posedistill.report.headline import headline
 from posedistill.report.render import in_words, render
 from posedistill.report.results import Overlay, RunResults, load_run
+from posedistill.report.viewpoint import figures
 
 
 def build_report(run_dir: str | Path) -> Path:
@@ -48,6 +49,7 @@ def render_page(run: RunResults) -> str:
         errors_by_object=error_tables.object_error_tables(group),
         labels=[tables.label_table(group, metric) for metric in group.headline],
         maps=trajectory.maps(group),
+        turns=figures.figures(group),
         cases=_cases(run),
         truth=cases.TRUTH,
         guess=cases.GUESS,

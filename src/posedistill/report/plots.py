@@ -96,7 +96,7 @@ def _draw_baselines(axes: Axes, group: Group, metric: Metric) -> None:
     """A dashed line for each naive baseline that was measured, named at alternating ends."""
     for place, name in enumerate(group.baselines):
         for value in group.scores(name, metric):
-            axes.axhline(value, **_line(name, place) | {"label": None}, zorder=1)
+            axes.axhline(value, **line_style(name, place) | {"label": None}, zorder=1)
             end = ("right", 0.99) if place % 2 == 0 else ("left", 0.01)
             axes.annotate(
                 name, (end[1], value), xycoords=axes.get_yaxis_transform(), xytext=(0, 2),
@@ -126,7 +126,9 @@ def error_curves(group: Group, metric: Metric) -> Markup | None:
         figure, axes = new_figure(3.9, 3.2)
         ranges = {}
         for name, found in curves.items():
-            ranges[name] = _draw_curves(axes, found, _line(name, baselines.index(name) if name in baselines else None))
+            ranges[name] = _draw_curves(
+                axes, found, line_style(name, baselines.index(name) if name in baselines else None)
+            )
         # Naive baselines may be far better or worse: the networks are what is to be told apart.
         shown = [ranges[name] for name in group.names if name in ranges] or list(ranges.values())
         axes.set(xlabel=about.label, ylabel="targets within it, %", ylim=(0, 102))
@@ -168,7 +170,7 @@ def _draw_by_visibility(axes: Axes, depth: Array, visible: Array, name: str, pla
     low, middle, high = np.array([np.percentile(depth[rows], [25, 50, 75]) for rows in masks]).T
     shift = 1.2 * place  # bars of several models beside each other
     x = [float(visible[rows].mean()) - shift for rows in masks]
-    style = _line(name) | {"marker": _style(name)["marker"], "capsize": 2, "elinewidth": 1.0, "markersize": 5}
+    style = line_style(name) | {"marker": _style(name)["marker"], "capsize": 2, "elinewidth": 1.0, "markersize": 5}
     axes.errorbar(x, middle, yerr=[middle - low, high - middle], **style)
 
 
@@ -214,7 +216,7 @@ def history_panel(
     with mpl.rc_context(RC):
         figure, axes = new_figure(3.6, 2.6)
         for name, found in curves.items():
-            line = _line((colors or {}).get(name, name)) | {"label": name}
+            line = line_style((colors or {}).get(name, name)) | {"label": name}
             for steps, values in found if len(found) > 1 else []:
                 axes.plot(steps, values, color=line["color"], linewidth=0.7, alpha=0.45)
             few = max(len(steps) for steps, _ in found) <= _FEW
@@ -293,7 +295,7 @@ def _style(stage: str) -> dict[str, Any]:
     return {"color": _color(stage), "marker": _MARKERS.get(stage, "v"), "label": stage, "linestyle": "none"}
 
 
-def _line(stage: str, baseline: int | None = None) -> dict[str, Any]:
+def line_style(stage: str, baseline: int | None = None) -> dict[str, Any]:
     """How a model's line is drawn; ``baseline``: the place of a naive one among its like."""
     dashes: dict[str, Any] = {"teacher": (0, (5, 2)), "exported": (0, (1, 1.5))}
     about = {"color": _color(stage), "label": stage}

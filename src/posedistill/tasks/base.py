@@ -181,5 +181,9 @@ class Task(ABC, Generic[Test]):
     def draw(self, poses: Poses, name: str, folder: Path) -> None:
         """Draw the best and the worst poses into ``folder``, where the task draws any."""
 
+    def illustrated(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
+        """The same with what a report shows of the network beside its scores, where the task has any."""
+        return evaluation
+
     def draw_votes(self, predictor: Predictor, name: str, folder: Path) -> None:
         """Draw what a network says of some test frames into ``folder``, where there is a picture of that."""

@@ -1,9 +1,10 @@
 """The task of categories: pictures of things of named kinds, and how each thing is turned before the camera."""
 
-import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar, NamedTuple, cast
+from pathlib import Path
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -12,34 +13,35 @@ from torch import nn
 
 from posedistill.data.formats.viewpoint.annotations import open_categories
 from posedistill.data.formats.viewpoint.categories import ROUND, AnnotatedView, CategoryDataset
-from posedistill.data.formats.viewpoint.clouds import ShapeFolder, read_cloud
+from posedistill.data.formats.viewpoint.kinds import Kind, Shapes
 from posedistill.data.images import image_size
 from posedistill.data.loading.category_view import CategoryView
 from posedistill.data.packs.category_frames import ROOM, CategoryFrames, checked_box
 from posedistill.data.packs.splits import hold_out_pictures
 from posedistill.decode import Decoder
 from posedistill.deploy.estimate import FrameQuery
-from posedistill.errors import DataError, RecipeError, describe
+from posedistill.deploy.evaluators.categories import category_queries
+from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.viewpoint import ORDERS, from_shapenet
+from posedistill.geometry.viewpoint import ORDERS
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.relocalisation import nearest_training_pose
-from posedistill.metrics.viewpoint import most_frequent_viewpoint, random_viewpoints, score_viewpoints
+from posedistill.metrics.viewpoint import (
+    most_frequent_viewpoint,
+    random_viewpoints,
+    score_viewpoints,
+    viewpoint_errors,
+)
 from posedistill.poses import Poses
 from posedistill.recipe.data import CategorySettings
 from posedistill.recipe.recipe import fingerprint
+from posedistill.report.viewpoint.cases import ViewCase, save_view_cases
+from posedistill.report.viewpoint.embedding import MOST, principal_components, tsne
 from posedistill.runtime.record import Frames
 from posedistill.tasks.base import Rows, TrainingSet, Validate
 from posedistill.tasks.photographs import PhotographsTask
 from posedistill.tasks.validation import Validation, viewpoint_scores
-
-
-class Kind(NamedTuple):
-    """What a label stands for: a category, and the shape that its things are shown beside (empty without shapes)."""
-
-    category: str
-    shape: str
 
 
 class CategoriesTask(PhotographsTask[CategoryDataset]):
@@ -104,35 +106,25 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
     @cached_property
     def kinds(self) -> list[Kind]:
         """What the labels stand for: those of training, then those of the test alone, whose shapes are seen too."""
-        learned, measured = ({self._kind(view) for view in views} for views in (self.learned, self.test_set))
+        learned, measured = ({self.kind(view) for view in views} for views in (self.learned, self.test_set))
         return [*sorted(learned), *sorted(measured - learned)]
 
     @cached_property
-    def _shapes(self) -> ShapeFolder | None:
-        return None if self.data.shapes is None else ShapeFolder(self.data.shapes)
+    def shapes(self) -> Shapes | None:
+        """Which shape stands beside each object; None where the recipe names no shapes."""
+        data = self.data
+        if data.shapes is None:
+            return None
+        return Shapes(data.shapes, stand_ins=data.stand_ins, shapenet_frame=data.shapenet_frame)
 
-    def _kind(self, view: AnnotatedView) -> Kind:
+    def kind(self, view: AnnotatedView) -> Kind:
         """The category and the shape of an object: its own, or where the recipe allows it one of its category."""
-        folder = self._shapes
-        if folder is None:
-            return Kind(view.category, "")
-        if folder.find(view.category, view.shape) is not None:
-            return Kind(view.category, view.shape)
-        others = folder.of_category(view.category)
-        if self.data.stand_ins and others:
-            return Kind(view.category, others[zlib.crc32(view.shape.encode()) % len(others)])
-        found = f"no shape {view.shape!r} of category {view.category}, of {view.image.name}"
-        expected = "a cloud or CAD model" + ("" if self.data.stand_ins else ", or stand_ins: true in the recipe's data")
-        raise DataError(describe(folder.folder, "shapes", found, expected))
+        return Kind(view.category, "") if self.shapes is None else self.shapes.kind(view)
 
     @cached_property
     def clouds(self) -> Array | None:
         """``[S, N, 3]`` of each label; None where the recipe names no shapes."""
-        if self._shapes is None:
-            return None
-        paths = [self._shapes.find(*kind) for kind in self.kinds]
-        clouds = np.stack([read_cloud(path, max(5000, self.data.points)) for path in paths if path is not None])
-        return from_shapenet(clouds) if self.data.shapenet_frame else clouds
+        return None if self.shapes is None else self.shapes.clouds(self.kinds, self.data.points)
 
     @cached_property
     def orders(self) -> NDArray[np.int64]:
@@ -147,6 +139,12 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
             raise RecipeError(describe("recipe", "data.symmetries", ", ".join(unknown), f"categories: {known}"))
         return np.array([ORDERS[stated.get(kind.category, "none")] for kind in self.kinds])
 
+    @property
+    def test_orders(self) -> NDArray[np.int64]:
+        """``[N]`` the same of each test object."""
+        stated = self.data.symmetries
+        return np.array([ORDERS[stated.get(category, "none")] for category in self.test_set.category])
+
     @cached_property
     def training_set(self) -> TrainingSet:
         """Windows of the learned objects, decoded or found in the cache; split by whole photographs.
@@ -156,7 +154,7 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
         """
         data, learned = self.data, self.learned
         places = {kind: label for label, kind in enumerate(self.kinds)}
-        labels = [places[self._kind(view)] for view in learned]
+        labels = [places[self.kind(view)] for view in learned]
         side = round(ROOM * data.crop_size)
         about = fingerprint(str(data.annotations.resolve()), side, data.pad, learned.names)
         pack = self.decoded(CategoryFrames(learned, labels, side, data.pad), f"categories-{about}")
@@ -175,13 +173,7 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
     def queries(self) -> Sequence[FrameQuery]:
         """Each test object in its box."""
         places = {kind: label for label, kind in enumerate(self.kinds)}
-        found = []
-        for view, name in zip(self.test_set, self.test_set.names, strict=True):
-            left, upper, right, lower = view.box or (0.0, 0.0, *image_size(view.image))
-            box = np.array([[left, upper, right - left, lower - upper]])
-            label = [places[self._kind(view)]]
-            found.append(FrameQuery(view.image, name=name, boxes=box, labels=label, scores=np.ones(1)))
-        return found
+        return category_queries(self.test_set, [places[self.kind(view)] for view in self.test_set])
 
     def view(self, rows: Rows) -> CategoryView:
         """Crops of some of the objects."""
@@ -207,12 +199,11 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
 
     def score(self, poses: Poses | None) -> Evaluation:
         """Accuracies and medians, means over categories; up to the symmetries that the recipe states."""
-        test, data = self.test_set, self.data
+        test = self.test_set
         name = f"{test.root.resolve().name}/val"
         if poses is None:
             return Evaluation(dataset=name)
-        orders = np.array([ORDERS[data.symmetries.get(category, "none")] for category in test.category])
-        return score_viewpoints(poses, test.R, test.category, orders, dataset=name)
+        return score_viewpoints(poses, test.R, test.category, self.test_orders, dataset=name)
 
     def baselines(self, teacher: Estimator | None) -> Mapping[str, Poses]:
         """The most frequent viewpoint, the training picture most alike to the teacher, and a uniform guess."""
@@ -226,10 +217,31 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
             found["nearest image"] = nearest_training_pose(ours, theirs, self.training_set.poses)
         return found | {"uniform": random_viewpoints(count, self.recipe.seed)}
 
+    def illustrated(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
+        """With maps of the embeddings of the test pictures, evenly thinned to what a map holds."""
+        if evaluation.turns is None:
+            return evaluation
+        rows = np.arange(0, len(self.queries), -(-len(self.queries) // MOST))
+        found = self.test_embeddings(estimator, [self.queries[row] for row in rows.tolist()])
+        maps = {"pca": principal_components(found, 2), "tsne": tsne(found), "rows": rows.astype(np.float64)}
+        return replace(evaluation, turns=replace(evaluation.turns, **maps))
+
+    def draw(self, poses: Poses, name: str, folder: Path) -> None:
+        """The best and the worst, each beside its shape in the true and in the predicted pose."""
+        truth, cases = self.test_set.R, []
+        errors = viewpoint_errors(poses, truth, self.test_orders)
+        for row, (view, query) in enumerate(zip(self.test_set, self.queries, strict=True)):
+            left, upper, width, height = query.boxes[0].tolist()
+            shape = None if self.shapes is None else self.shapes.path(self.kind(view))
+            box = (left, upper, left + width, upper + height)
+            R_gt, R, error = truth[row], poses.R[row], float(errors[row])
+            cases.append(ViewCase(view.image, box, shape, R_gt, R, error, query.name, view.category))
+        save_view_cases(folder, name, cases)
+
     def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
         """The network as it is; a decoder of one that sees shapes knows those of training and test."""
         data = self.data
         clouds = np.zeros((0, 0, 3)) if self.clouds is None else self.clouds[:, : data.points]
-        names = tuple("/".join(filter(None, kind)) for kind in self.kinds)
+        names = tuple(kind.name for kind in self.kinds)
         known = {"crop_size": data.crop_size, "pad": data.pad, "names": names, "clouds": clouds}
         return estimator.network, estimator.build_decoder(**known)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.loading.views import ViewPolicy
+from posedistill.deploy.estimate import FrameQuery
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
@@ -73,20 +74,30 @@ class PhotographsTask(Task[Test]):
 
         ``subtracted``: what is taken from the decoder's images ``[3, H, W]`` before the network sees them.
         """
-        device, decoder = next(teacher.parameters()).device, self.decoder(teacher)
-        loader = self.plain_loader(self.training_set.train, device)
-        first = loader.batch(0).select(slice(0, 1))
-        theirs, ours = [_embedding(teacher, loader.batch(step)) for step in range(loader.steps)], []
+        loader = self.plain_loader(self.training_set.train, next(teacher.parameters()).device)
+        theirs = [_embedding(teacher, loader.batch(step)) for step in range(loader.steps)]
+        return np.concatenate(theirs), self.test_embeddings(teacher, self.queries, subtracted)
+
+    @torch.no_grad()
+    def test_embeddings(
+        self,
+        teacher: Estimator,
+        queries: Sequence[FrameQuery],
+        subtracted: NDArray[np.floating[Any]] | float = 0.0,
+    ) -> Array:
+        """``[N, D]`` what a network in eval mode makes of some test pictures; see :meth:`embeddings`."""
+        device, decoder, ours = next(teacher.parameters()).device, self.decoder(teacher), []
+        first = self.plain_loader(self.training_set.train[:1], device).batch(0)
         with progress_bar() as bar:
-            task = bar.add_task("retrieve", total=len(self.queries), note="")
-            for query in self.queries:
+            task = bar.add_task("embeddings", total=len(queries), note="")
+            for query in queries:
                 inputs = dict(decoder.prepare(query.request()).inputs)
                 inputs["images"] = inputs["images"] - subtracted
                 targets = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
                 images = targets.pop("images")
                 ours.append(_embedding(teacher, Batch.single(images, first.K, first.R, first.t, first.ids, **targets)))
                 bar.advance(task)
-        return np.concatenate(theirs), np.concatenate(ours)
+        return np.concatenate(ours)
 
 
 def _embedding(estimator: Estimator, batch: Batch) -> Array:

@@ -19,7 +19,7 @@ from posedistill.data.packs.splits import hold_out_blocks
 from posedistill.decode import Decoder
 from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.deploy.estimate import FrameQuery, queries_of
-from posedistill.deploy.evaluate import UNKNOWN_UNIT
+from posedistill.deploy.evaluators.scene import UNKNOWN_UNIT
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator, MeanSubtracted
 from posedistill.geometry.cameras import Camera

@@ -68,7 +68,9 @@ def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
         console.print(f"{reason}: the teacher is not scored")
     costs = [_cost(task, member) for member in members]
     summed = {key: sum(cost[key] for cost in costs) for key in (costs[0] if costs else ())}
-    return replace(task.score(poses), stage=stage.name, seed=stage.seed, **summed)
+    scores = task.score(poses)
+    scores = task.illustrated(scores, members[0]) if len(members) == 1 and scored else scores
+    return replace(scores, stage=stage.name, seed=stage.seed, **summed)
 
 
 def measure_baselines(task: Task[Any], teacher: Stage) -> list[Evaluation]:

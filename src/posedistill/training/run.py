@@ -28,7 +28,7 @@ from posedistill.tasks.registry import open_task
 from posedistill.training.evaluate import bench_run, draw_cases, evaluate_run, export_run
 from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.loop import train
-from posedistill.training.networks import build_network, calibrate_network, load_network
+from posedistill.training.networks import build_network, calibrate_network, load_network, load_weights
 from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
 from posedistill.training.step import make_fabric
 from posedistill.training.teaching.build import build_teaching, check_networks
@@ -132,6 +132,20 @@ def begin_with_teacher(stage: Stage, student: Estimator, objects: ObjectTable) -
     taken.write(stage.folder / "inherited.json")
 
 
+def first_network(task: Task[Any], stage: Stage) -> Estimator:
+    """What a stage trains, before its first step: new, or with the weights that its section says to start from.
+
+    Raises:
+        CheckpointError: these are missing, damaged, or of another architecture.
+    """
+    start, data = stage.section.start, task.training_set
+    if start is not None:
+        return load_weights(stage.recipe, stage.section, start, task.objects)[0]
+    estimator = build_network(stage.recipe, stage.section, task.objects)
+    estimator.fit_targets(data.poses.R, data.poses.t)
+    return estimator
+
+
 def set_up(task: Task[Any], stage: Stage, fabric: Fabric) -> tuple[Estimator, Teaching | None, Loader]:
     """What trains: the stage's network, untrained, its teacher with the losses where it is distilled, and its batches.
 
@@ -139,8 +153,7 @@ def set_up(task: Task[Any], stage: Stage, fabric: Fabric) -> tuple[Estimator, Te
     """
     data = task.training_set
     torch.manual_seed(stage.seed)
-    estimator = build_network(stage.recipe, stage.section, task.objects)
-    estimator.fit_targets(data.poses.R, data.poses.t)
+    estimator = first_network(task, stage)
     teaching = build_teaching(task, stage, estimator, fabric) if stage.name == "distilled" else None
     batches = task.loader(
         data.train,

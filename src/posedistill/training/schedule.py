@@ -8,18 +8,28 @@ from torch import nn
 
 
 def learning_rate(
-    step: int, steps: int, peak: float, schedule: Literal["onecycle", "cosine"] = "onecycle", warmup: float = 0.05
+    step: int,
+    steps: int,
+    peak: float,
+    schedule: Literal["onecycle", "cosine", "step"] = "onecycle",
+    warmup: float = 0.05,
+    drop: float = 0.7,
 ) -> float:
     """The rate at a step.
 
     ``onecycle`` rises linearly from peak / 25, then falls linearly to peak / 25e4 (Smith & Topin 2019, the published
-    schedule); ``cosine`` rises linearly from 0 and falls along a half cosine to 0.
+    schedule); ``cosine`` rises linearly from 0 and falls along a half cosine to 0; ``step`` is the peak from the start,
+    and a tenth of it from the share ``drop`` of the steps on.
 
     >>> learning_rate(0, 1000, 1e-3)
     4e-05
     >>> learning_rate(50, 1000, 1e-3)
     0.001
+    >>> learning_rate(699, 1000, 1e-3, "step"), learning_rate(700, 1000, 1e-3, "step")
+    (0.001, 0.0001)
     """
+    if schedule == "step":
+        return peak if step < round(drop * steps) else peak / 10
     rise = max(1, round(warmup * steps))
     low, end = (peak / 25, peak / 25e4) if schedule == "onecycle" else (0.0, 0.0)
     if step < rise:

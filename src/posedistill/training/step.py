@@ -73,7 +73,7 @@ class TrainingStep:
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
         settings = self.settings
-        return learning_rate(step, settings.steps, settings.lr, settings.schedule, settings.warmup)
+        return learning_rate(step, settings.steps, settings.lr, settings.schedule, settings.warmup, settings.drop)
 
     def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take a step; returns ``loss``, the norm of its ``gradient`` and each ``loss/TERM``, still on the device."""
