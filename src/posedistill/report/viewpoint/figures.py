@@ -98,7 +98,9 @@ def embedding_map(
             _colour_key(axes)
         for place, name in enumerate(sorted(set([] if categories is None else categories.tolist()))):
             own = categories == name
-            axes.scatter(points[own, 0], points[own, 1], s=9, color=mpl.colormaps["tab20"](place % 20), label=name, linewidths=0)
+            axes.scatter(
+                points[own, 0], points[own, 1], s=9, color=mpl.colormaps["tab20"](place % 20), label=name, linewidths=0
+            )
         axes.set(title=title, xticks=[], yticks=[])
         add_legend(axes)
         return to_svg(figure, title)
