@@ -279,7 +279,8 @@ def predict(
     presenter = PRESENTERS[predictor.decoder.task].from_options(predictor, options)
     found = predict_images(presenter, images, out)
     for entry in found:
-        print("\n".join(presenter.in_words(entry)), end="\n" if entry.poses else "")
+        for line in presenter.in_words(entry):
+            print(line)
     count = sum(len(entry.poses) for entry in found)
     print(f"{count} pose{'s' * (count != 1)}; {presenter.writes} in {out}")
 

@@ -115,7 +115,12 @@ class Poses:
 
     @classmethod
     def read(cls, path: str | Path) -> "Poses":
-        """Read a csv of either kind, which its first line tells; see :meth:`from_csv` and :meth:`from_bop_csv`."""
+        """Read a csv of either kind, which its first line tells, or a json.
+
+        See :meth:`from_csv`, :meth:`from_bop_csv` and :meth:`from_json`.
+        """
+        if Path(path).suffix == ".json":
+            return cls.from_json(path)
         named = read_text(Path(path), "a csv of poses").startswith(CAMERA_HEADER)
         return cls.from_csv(path) if named else cls.from_bop_csv(path)
 

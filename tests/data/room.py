@@ -73,6 +73,14 @@ class Room:
         size = (camera.height, _SAMPLES, camera.width, _SAMPLES, 3)
         return np.rint(colours.reshape(size).mean(axis=(1, 3))).astype(np.uint8)
 
+    def points(self, pixels: Array, K: Array, R: Array, t: Array) -> Array:
+        """``[N, 3]`` what a camera inside of the room sees at pixels ``[N, 2]``, metres."""
+        rays = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1) @ np.linalg.inv(K).T @ R
+        origin = -R.T @ t
+        distances = self._caster.hits(origin, rays.astype(np.float32))[0]
+        points: Array = origin + distances[:, None] * rays
+        return points
+
     def record(self, camera: Camera, frames: int, seed: int) -> Recording:
         """What the camera sees on a walk of so many frames."""
         R, t = walk(frames, seed)

@@ -2,6 +2,7 @@
 
 from posedistill.decode.base import Decoder, Pose, Prepared, Request
 from posedistill.decode.posenet import PoseNetDecoder
+from posedistill.decode.scene_coordinates import SceneCoordinatesDecoder
 from posedistill.decode.viewpoint import ViewpointDecoder
 from posedistill.decode.wdrnet import WDRNetDecoder
 from posedistill.decode.yolo6d import YOLO6DDecoder
@@ -13,12 +14,14 @@ __all__ = [
     "PoseNetDecoder",
     "Prepared",
     "Request",
+    "SceneCoordinatesDecoder",
     "ViewpointDecoder",
     "WDRNetDecoder",
     "YOLO6DDecoder",
 ]
 
 DECODERS: dict[str, type[Decoder]] = {
-    decoder.family: decoder for decoder in (PoseNetDecoder, ViewpointDecoder, WDRNetDecoder, YOLO6DDecoder)
+    decoder.family: decoder
+    for decoder in (PoseNetDecoder, SceneCoordinatesDecoder, ViewpointDecoder, WDRNetDecoder, YOLO6DDecoder)
 }
 """The decoders by the name of their family."""

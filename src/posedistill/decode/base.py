@@ -30,6 +30,7 @@ class Request:
     Attributes:
         image: ``[H, W, 3]`` uint8 RGB.
         K: ``[3, 3]`` intrinsics of the image; None takes the camera that the model knows.
+        distortion: of its lens, in OpenCV's order; None takes the lens that the model knows.
         boxes: ``[n, 4]`` (x, y, w, h) pixels, of whole objects, hidden parts included where they are known.
         labels: the ``n`` object or category ids expected in the boxes.
         scores: ``[n]`` of the boxes, a detector's; None counts each as 1.
@@ -40,6 +41,7 @@ class Request:
     boxes: Array = field(default_factory=lambda: np.empty((0, 4)))
     labels: Sequence[int] = ()
     scores: Array | None = None
+    distortion: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

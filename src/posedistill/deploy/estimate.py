@@ -16,6 +16,9 @@ from posedistill.log import console, progress_bar
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
 
+NO_POSE = Pose(np.full((3, 3), np.nan), np.full(3, np.nan), score=0.0, seconds=-1.0)
+"""What stands in a table for the camera of a photograph in which nothing was recognised."""
+
 
 @dataclass(frozen=True, eq=False)
 class FrameQuery:
@@ -23,7 +26,7 @@ class FrameQuery:
 
     Attributes:
         path: of its image. scene_id, im_id: of BOP, -1 where it has a ``name``.
-        K: ``[3, 3]``; None where the model knows the camera.
+        K: ``[3, 3]``, and distortion of its lens; None where the model knows the camera.
         boxes: ``[n, 4]``. labels: the object id expected in each, or where there are no boxes those sought in the whole
             image. scores: ``[n]`` of the boxes. None in a scene.
     """
@@ -36,6 +39,7 @@ class FrameQuery:
     boxes: Array = field(default_factory=lambda: np.empty((0, 4)))
     labels: Sequence[int] = ()
     scores: Array = field(default_factory=lambda: np.empty(0))
+    distortion: tuple[float, ...] | None = None
 
     @classmethod
     def of_objects(
@@ -54,7 +58,7 @@ class FrameQuery:
         """With its pixels; boxes that begin beyond them are left out."""
         image = read_image(self.path)
         if not len(self.boxes):
-            return Request(image, self.K, labels=self.labels)
+            return Request(image, self.K, labels=self.labels, distortion=self.distortion)
         inside = np.flatnonzero((self.boxes[:, :2] < [image.shape[1], image.shape[0]]).all(axis=1))
         labels = [self.labels[row] for row in inside.tolist()]
         return Request(image, self.K, self.boxes[inside], labels, self.scores[inside])
@@ -62,7 +66,10 @@ class FrameQuery:
 
 def queries_of(photographs: CameraDataset) -> list[FrameQuery]:
     """The camera of each photograph of a scene."""
-    return [FrameQuery(frame.image, name=name) for frame, name in zip(photographs, photographs.names, strict=True)]
+    return [
+        FrameQuery(frame.image, name=name, K=frame.K, distortion=frame.distortion)
+        for frame, name in zip(photographs, photographs.names, strict=True)
+    ]
 
 
 def estimate(predictor: Predictor, queries: Sequence[FrameQuery], title: str = "evaluate") -> Poses:
@@ -91,10 +98,10 @@ def estimate(predictor: Predictor, queries: Sequence[FrameQuery], title: str = "
 
 
 def table_of(found: Iterable[tuple[FrameQuery, Sequence[Pose]]]) -> Poses:
-    """Poses of several frames as rows of one table."""
+    """Poses of several frames as rows of one table; a named photograph without any has a row of NaN."""
     rows = [
         (query.scene_id, query.im_id, pose.label, pose.score, pose.R, pose.t, pose.seconds, query.name)
         for query, poses in found
-        for pose in poses
+        for pose in (poses or [NO_POSE] * bool(query.name))
     ]
     return Poses(*map(np.array, zip(*rows, strict=True))) if rows else Poses.empty()

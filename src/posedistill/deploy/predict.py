@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from posedistill.data.images import read_image, write_image
 from posedistill.decode.base import Pose
 from posedistill.deploy.estimate import FrameQuery, table_of
-from posedistill.errors import DataError, PoseDistillError
+from posedistill.errors import DataError, PoseDistillError, describe
+from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
@@ -122,3 +125,18 @@ def unique_names(images: Sequence[Path]) -> list[str]:
             name = f"{path.stem}-{number}"
         names.append(name)
     return names
+
+
+def parse_camera(text: str) -> Array | None:
+    """``fx,fy,cx,cy`` -> ``[3, 3]`` intrinsics; None for an empty text.
+
+    >>> parse_camera("570,573,325,242")[0].tolist()
+    [570.0, 0.0, 325.0]
+    """
+    if not text:
+        return None
+    try:
+        fx, fy, cx, cy = (float(number) for number in text.split(","))
+    except ValueError:
+        raise DataError(describe("--camera", "camera", repr(text), "fx,fy,cx,cy in pixels")) from None
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])

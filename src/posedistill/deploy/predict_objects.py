@@ -13,7 +13,7 @@ from posedistill.data.formats.bop_models import mesh_path
 from posedistill.decode.base import Pose
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery, table_of
-from posedistill.deploy.predict import Found, Presenter, image_id_of
+from posedistill.deploy.predict import Found, Presenter, image_id_of, parse_camera
 from posedistill.deploy.shapes import coarse_shape
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
@@ -205,18 +205,3 @@ def _parse_box(text: str) -> Box:
         return Box(int(obj_id), (x, y, w, h))
     except ValueError:
         raise DataError(describe("--box", "box", repr(text), "obj_id:x,y,w,h, e.g. 6:310,180,90,120")) from None
-
-
-def parse_camera(text: str) -> Array | None:
-    """``fx,fy,cx,cy`` -> ``[3, 3]`` intrinsics; None for an empty text.
-
-    >>> parse_camera("570,573,325,242")[0].tolist()
-    [570.0, 0.0, 325.0]
-    """
-    if not text:
-        return None
-    try:
-        fx, fy, cx, cy = (float(number) for number in text.split(","))
-    except ValueError:
-        raise DataError(describe("--camera", "camera", repr(text), "fx,fy,cx,cy in pixels")) from None
-    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])

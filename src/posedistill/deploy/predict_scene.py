@@ -1,26 +1,49 @@
 """``posedistill predict`` with a model of a scene: a table and a picture of where cameras stand. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from posedistill.data.images import write_image
-from posedistill.deploy.predict import Found, Presenter, named_poses
+from posedistill.decode.base import Pose, Request
+from posedistill.deploy.predict import Found, Presenter, named_poses, parse_camera
 from posedistill.deploy.trajectory import draw_trajectory
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.draw import Image
 from posedistill.runtime.predictor import Predictor
 
 
 class ScenePresenter(Presenter):
-    """Where each photograph was taken."""
+    """Where each photograph was taken.
+
+    Args:
+        K: ``[3, 3]`` of a camera without distortion that took all photographs; None takes the one that the model knows.
+        threshold: poses of a lower score are not reported.
+    """
 
     of: ClassVar[str] = "a scene"
     writes: ClassVar[str] = "poses.csv and trajectory.png"
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, K: Array | None = None, threshold: float = 0.0) -> None:
         super().__init__(predictor)
-        self.unit = predictor.decoder.unit
+        self.unit, self.K, self.threshold = predictor.decoder.unit, K, threshold
+
+    @classmethod
+    def from_options(cls, predictor: Predictor, options: Mapping[str, Any]) -> Self:
+        """By ``--camera`` and ``--threshold``, where the model makes something of them."""
+        own: Mapping[str, Any] = {}
+        if getattr(predictor.decoder, "needs_camera", False):
+            own = {name: options[name] for name in ("--camera", "--threshold")}
+        super().from_options(predictor, {name: value for name, value in options.items() if name not in own})
+        return cls(predictor, parse_camera(own.get("--camera", "")), own.get("--threshold") or 0.0)
+
+    def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
+        """The pose of the camera, if the place is recognised."""
+        lens = None if self.K is None else ()
+        (found,) = self.predictor.predict_many([Request(image, self.K, distortion=lens)])
+        return [pose for pose in found if not pose.score < self.threshold]
 
     def finish(self, found: Sequence[Found], out: Path) -> None:
         """``poses.csv``, which names photographs as given, and ``trajectory.png``."""
@@ -29,10 +52,13 @@ class ScenePresenter(Presenter):
         write_image(out / "trajectory.png", draw_trajectory(table.R, table.centers, self.unit))
 
     def in_words(self, found: Found) -> list[str]:
-        """Position and viewing direction in the scene."""
+        """Position and viewing direction in the scene, and how likely they are where the model tells."""
+        if not found.poses:
+            return [f"{found.path.as_posix()}: not recognised: too little of the picture looks like the scene"]
         (pose,) = found.poses
         place, ahead = (_numbers(values) for values in (pose.center, pose.direction))
-        return [f"{found.path.as_posix()}: at ({place}) {self.unit}, looking along ({ahead})"]
+        sure = "" if np.isnan(pose.score) else f", score {pose.score:.2f}"
+        return [f"{found.path.as_posix()}: at ({place}) {self.unit}, looking along ({ahead}){sure}"]
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -168,7 +168,7 @@ def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[V
         found = f"student votes {list(ours.values.shape)}, teacher votes {list(theirs.values.shape)}"
         expected = "equal counts of images, keypoints and dimensions ([B, N, K, D])"
         raise RecipeError(describe("recipe", f"distill.{name}", found, expected))
-    return ours, Votes(theirs.values.detach(), theirs.weights.detach(), theirs.mask, theirs.cells)
+    return ours, Votes(theirs.values.detach(), theirs.weights.detach(), theirs.mask, theirs.cells, theirs.errors)
 
 
 def same_keypoints(ours: Votes, theirs: Votes) -> tuple[Votes, Votes]:

@@ -284,7 +284,8 @@ def counterparts(votes: Votes, cells: Votes | None) -> Votes:
     index = order.gather(1, place)
     mask = votes.mask & (ordered.gather(1, place) == votes.cells) & cells.mask.gather(1, index)
     values = cells.values.detach().gather(1, index[..., None, None].expand(-1, -1, *theirs[2:]))
-    return Votes(values, cells.weights.detach().gather(1, index), mask, votes.cells)
+    errors = None if cells.errors is None else cells.errors.gather(1, index)
+    return Votes(values, cells.weights.detach().gather(1, index), mask, votes.cells, errors)
 
 
 def _mean_vote(votes: Votes, weights: Tensor) -> Tensor:

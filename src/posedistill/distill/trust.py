@@ -15,6 +15,8 @@ from posedistill.data.loading.batch import Batch
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction, Votes
 
+_USELESS = 1000.0
+"""The largest error that a vote counts with, where votes bring their own."""
 PERCENTILE = 0.95
 """Of the errors of a batch, where ``eta: percentile`` ends trust."""
 
@@ -27,8 +29,8 @@ class TrustSettings(BaseModel):
     by: Literal["none", "score", "error", "spread"] = "none"
     per: Literal["image", "vote"] = "image"
     limit: float = Field(default=0.1, gt=0)
-    """``error``: where trust ends; ``spread``: where it has fallen to 1/e. In object diameters for votes, in the
-    units of the view ``regression`` for regressors."""
+    """``error``: where trust ends; ``spread``: where it has fallen to 1/e. In object diameters for votes, in pixels
+    of a picture 640 wide for points of a scene, in the units of the view ``regression`` for regressors."""
     eta: Literal["limit", "percentile", "faithful"] = "limit"
     """``error``: what an error is compared with: ``limit``; the range up to the batch's 95th percentile; or
     (published) the range of the batch's squared errors."""
@@ -55,7 +57,8 @@ def trust_weights(
         spread: ``[B]`` of the teacher's ``Prediction``, for ``spread``.
 
     Raises:
-        RecipeError: ``error`` for votes that are not the batch's keypoints, or ``spread`` without one.
+        RecipeError: ``error`` for votes that neither bring errors nor are the batch's keypoints, or ``spread`` without
+            one.
     """
     weights = votes.weights.float().where(votes.mask, 0)
     per_image, per_vote = weights.new_ones(len(weights)), torch.ones_like(weights)
@@ -68,6 +71,14 @@ def trust_weights(
             per_image = weights.amax(1)
         else:
             per_vote = weights
+    elif votes.errors is not None:
+        if settings.per == "vote":
+            per_vote = attentive_weights(votes.errors, settings, votes.mask)
+        else:
+            # An error may be infinite, and then stands for a vote that is of no use.
+            errors = votes.errors.clamp(max=settings.limit if settings.eta == "limit" else _USELESS)
+            errors = (errors * weights).sum(1) / weights.sum(1).clamp(min=1e-12)
+            per_image = attentive_weights(errors, settings, weights.sum(1) > 0)
     else:
         truth, sizes = annotated_keypoints(batch, votes), batch.sizes("distill.trust: error")
         values = votes.values.float().where(votes.mask[..., None, None], 0)

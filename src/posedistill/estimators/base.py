@@ -34,6 +34,8 @@ class Estimator(nn.Module):
     """What of ``Batch.targets`` its supervised loss needs."""
     decoder: ClassVar[str] = ""
     """Name of the family in ``posedistill.decode`` that turns the network's outputs into poses."""
+    projects: ClassVar[bool] = False
+    """Whether it compares points of a scene with pixels, so that cameras must be exactly those of the photographs."""
     network: nn.Module
     objects: ObjectTable
     calibrates: bool = False

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from posedistill.errors import RecipeError
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.posenet import PoseNet, PoseNetSettings
+from posedistill.estimators.scene_coordinates import SceneCoordinates, SceneCoordinatesSettings
 from posedistill.estimators.viewpoint import Viewpoint, ViewpointSettings
 from posedistill.estimators.wdrnet import WDRNet, WDRNetSettings
 from posedistill.estimators.yolo6d import YOLO6D, YOLO6DSettings
@@ -15,6 +16,7 @@ from posedistill.geometry.objects import ObjectTable
 
 FAMILIES: dict[str, type[Estimator]] = {
     "posenet": PoseNet,
+    "scene_coordinates": SceneCoordinates,
     "viewpoint": Viewpoint,
     "wdrnet": WDRNet,
     "yolo6d": YOLO6D,
@@ -22,6 +24,7 @@ FAMILIES: dict[str, type[Estimator]] = {
 """The estimators by their name in a recipe."""
 SETTINGS: dict[str, type[BaseModel]] = {
     "posenet": PoseNetSettings,
+    "scene_coordinates": SceneCoordinatesSettings,
     "viewpoint": ViewpointSettings,
     "wdrnet": WDRNetSettings,
     "yolo6d": YOLO6DSettings,

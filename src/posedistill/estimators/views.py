@@ -18,12 +18,15 @@ class Votes:
         weights: ``[B, N]`` scores in 0..1.
         mask: ``[B, N]`` bool, False where the slot is padding (its values are finite but mean nothing).
         cells: ``[B, N]`` int64, which cell voted, as ``cell_ids`` numbers them; None where votes have no cells.
+        errors: ``[B, N]`` how far each is from what the labels say, in a unit of the family's, without gradient; None
+            where annotated keypoints tell.
     """
 
     values: Tensor
     weights: Tensor
     mask: Tensor
     cells: Tensor | None = None
+    errors: Tensor | None = None
 
 
 _BITS = 16

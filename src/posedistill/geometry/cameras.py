@@ -1,12 +1,14 @@
 """Pinhole cameras. A crop, a zoom or an in-plane turn of an image *is a new camera*."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Calibration = Literal["depth", "colour"]
+"""Of 7-Scenes, whose camera a photograph is told of: the depth sensor's as recorded, or the one that took it."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.picture_view import PictureSettings
 from posedistill.data.loading.scene_view import ViewSettings
 from posedistill.data.render.dataset import RenderSettings
+from posedistill.geometry.cameras import Calibration
 from posedistill.geometry.viewpoint import Symmetry
 from posedistill.recipe.networks import Settings as Settings
 
@@ -130,6 +131,13 @@ class SceneSettings(Settings):
     test: Path | None = Field(None, description="Folder whose test split is measured; default: the scene's own.")
     test_split: Literal["test", "all"] = Field("test", description="Of the test folder: its test split, or all of it.")
     metres_per_unit: float | None = Field(None, gt=0, description="Of a reconstruction, which knows no metres itself.")
+    calibration: Calibration | None = Field(
+        None, description="Of 7-Scenes: depth (as recorded), or colour; default: what the networks need."
+    )
+    poses: Path | None = Field(
+        None, description="csv or json of poses by name that train in place of the scene's own, and nothing else does."
+    )
+    min_score: float = Field(0.0, description="Poses of the json below it are left out.")
     short_side: int = Field(256, ge=32, description="To which photographs are scaled, pixels.")
     squeeze: bool = Field(False, description="Scale to 455x256 whatever the aspect, as was published.")
     crop: int | tuple[int, int] | None = Field(224, description="Side, or [height, width]; null: whole frames.")
@@ -137,7 +145,7 @@ class SceneSettings(Settings):
     mean_image: bool = Field(False, description="Subtract the mean training image, as was published.")
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
     gap: int = Field(5, ge=0, description="Frames beside each block of these that are used for nothing.")
-    silent: ClassVar[frozenset[str]] = frozenset({"metres_per_unit", "test_split"})
+    silent: ClassVar[frozenset[str]] = frozenset({"metres_per_unit", "test_split", "calibration", "poses", "min_score"})
 
     @model_validator(mode="after")
     def _tested_on_others(self) -> "SceneSettings":

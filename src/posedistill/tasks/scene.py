@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar, cast
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,23 +17,27 @@ from posedistill.data.loading.scene_view import SceneView
 from posedistill.data.packs.pack import mean_image
 from posedistill.data.packs.scene_frames import PUBLISHED_SIZE, SceneFrames
 from posedistill.data.packs.splits import hold_out_blocks
-from posedistill.decode import Decoder
+from posedistill.decode import Decoder, SceneCoordinatesDecoder
 from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.deploy.estimate import FrameQuery, queries_of
 from posedistill.deploy.evaluators.scene import UNKNOWN_UNIT
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator, MeanSubtracted
-from posedistill.geometry.cameras import Camera
+from posedistill.estimators.registry import FAMILIES
+from posedistill.geometry.cameras import Calibration, Camera
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation, Places
 from posedistill.metrics.relocalisation import constant_pose, nearest_position, nearest_training_pose, score_cameras
 from posedistill.poses import Poses
 from posedistill.recipe.data import SceneSettings
 from posedistill.recipe.recipe import fingerprint
+from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
 from posedistill.tasks.base import Rows, TrainingSet, Validate
 from posedistill.tasks.photographs import PhotographsTask
-from posedistill.tasks.validation import Validation, camera_scores
+from posedistill.tasks.scene_cloud import save_cloud
+from posedistill.tasks.score_curve import CALIBRATED, fit_score_curve
+from posedistill.tasks.validation import Validation, camera_scores, poses_of
 
 
 class SceneTask(PhotographsTask[CameraDataset]):
@@ -49,10 +54,18 @@ class SceneTask(PhotographsTask[CameraDataset]):
         """The recipe's data section."""
         return cast(SceneSettings, self.recipe.data)  # as the registry of tasks sees to
 
+    @property
+    def cameras(self) -> Calibration:
+        """Which of the two cameras of 7-Scenes poses are of: whatever projects points needs that of the photographs."""
+        families = [FAMILIES[network.family] for network in (self.recipe.teacher, self.recipe.student)]
+        return self.data.calibration or ("colour" if any(family.projects for family in families) else "depth")
+
     @cached_property
     def photographs(self) -> CameraDataset:
         """The training photographs as they lie on disk; what the reader mended or found odd is told."""
-        found = self._open("train")
+        found, data = self._open("train"), self.data
+        if data.poses is not None:
+            found = found.posed_by(Poses.read(data.poses), data.poses, data.min_score)
         lenses = {frame.distortion for frame in found}
         notes = list(found.notes)
         if len(lenses) > 1:
@@ -72,6 +85,8 @@ class SceneTask(PhotographsTask[CameraDataset]):
         data, dataset = self.data, self.photographs
         size = PUBLISHED_SIZE if data.squeeze else data.short_side
         about = [str(data.scene.resolve()), size, *([data.metres_per_unit] if data.metres_per_unit else [])]
+        about += [self.cameras] if self.cameras != "depth" else []
+        about += [str(data.poses.resolve())] if data.poses else []
         pack = self.decoded(SceneFrames(dataset, size), f"cameras-{fingerprint(*about)}")
         held = hold_out_blocks(pack.sequences, data.validation, self.recipe.seed, gap=data.gap)
         if not len(held.validation):
@@ -109,9 +124,25 @@ class SceneTask(PhotographsTask[CameraDataset]):
     def validation(self, device: torch.device, count: int) -> Validate:
         """Errors of the held-out photographs, evenly thinned to ``count``."""
         loader = self.held_back(device, count)
+        return Validation(self, loader, lambda found, batches: camera_scores(found, batches, self.spread))
+
+    @property
+    def spread(self) -> float:
+        """Root mean square distance of the training cameras from their middle."""
         centers = self.training_set.poses.centers
-        spread = float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
-        return Validation(self, loader, lambda found, batches: camera_scores(found, batches, spread))
+        return float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
+    def calibration(self, estimator: Estimator) -> tuple[dict[str, Any], str]:
+        """The curve from the share of inliers to the probability of a right pose, by the held-back photographs."""
+        loader = self.held_back(next(estimator.parameters()).device, CALIBRATED)
+        batches = [loader.batch(step) for step in range(loader.steps)]
+        curve = fit_score_curve(poses_of(self, estimator, batches), batches, self.spread)
+        return {"score_curve": curve.numbers}, f"{curve} {'m' if self.photographs.metric else 'units'}"
+
+    def draw_votes(self, predictor: Predictor, name: str, folder: Path) -> None:
+        """The points that a network believes the scene to consist of, where it tells any: drawn, and as a .ply."""
+        if isinstance(predictor.decoder, SceneCoordinatesDecoder):
+            save_cloud(predictor, self.queries, name, folder)
 
     def score(self, poses: Poses | None) -> Evaluation:
         """Medians, recalls, and where each camera was thought to stand."""
@@ -148,6 +179,7 @@ class SceneTask(PhotographsTask[CameraDataset]):
             camera=Camera(frame.K, frame.width, frame.height),
             distortion=frame.distortion,
             metric=self.photographs.metric,
+            calibration=self.cameras,
         )
         return estimator.network if mean is None else MeanSubtracted(estimator.network, mean), decoder
 
@@ -155,7 +187,7 @@ class SceneTask(PhotographsTask[CameraDataset]):
         """A split of the recipe's scene, in metres where the recipe says how; ``DataError`` for any fault of it."""
         data = self.data
         if split == "test" and data.test is not None:
-            dataset = open_scene(data.test, data.test_split)
+            dataset = open_scene(data.test, data.test_split, calibration=self.cameras)
         else:
-            dataset = open_scene(data.scene, split)
+            dataset = open_scene(data.scene, split, calibration=self.cameras)
         return dataset.in_metres(data.metres_per_unit) if data.metres_per_unit else dataset

@@ -1,11 +1,15 @@
+import os
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from posedistill.data.faults import FaultKind
-from posedistill.data.formats.seven_scenes import K_STATED, read_seven_scenes
+from posedistill.data.formats.open_scene import open_scene
+from posedistill.data.formats.scene import CameraFrame
+from posedistill.data.formats.seven_scenes import COLOUR_FROM_DEPTH, K_STATED, read_seven_scenes
 from posedistill.data.images import read_image, write_image
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import Camera
@@ -197,3 +201,47 @@ def test_both_splits_open_each_file_once(seven_scenes_root, opened):
     counts = opened(read_seven_scenes, seven_scenes_root)
     assert {"TrainSplit.txt", "TestSplit.txt", "camera-intrinsics.txt"} < set(counts)
     assert len(counts) == 18 + 3 and set(counts.values()) == {1}
+
+
+def test_the_colour_camera_stands_beside_the_depth_sensor(seven_scenes_root):
+    """Recorded poses and intrinsics are the depth sensor's; a folder with a camera of its own is taken at its word."""
+    own = [read_seven_scenes(seven_scenes_root, calibration=name).frames[0] for name in ("depth", "colour")]
+    np.testing.assert_array_equal(own[0].R, own[1].R)
+    (seven_scenes_root / "camera-intrinsics.txt").unlink()
+    depth, colour = (open_scene(seven_scenes_root, calibration=name) for name in ("depth", "colour"))
+    assert "calibration: depth" in depth.notes[0] and not colour.notes
+    point = np.array([0.3, -0.2, 1.7])
+    seen = [frame.R @ point + frame.t for frame in (depth.frames[3], colour.frames[3])]
+    np.testing.assert_allclose(COLOUR_FROM_DEPTH @ [*seen[0], 1], [*seen[1], 1], atol=1e-6)
+    scale = depth.frames[0].width / 640
+    np.testing.assert_allclose([frame.K[0, 0] / scale for frame in (depth.frames[0], colour.frames[0])], [585, 525])
+    assert 0.02 < np.linalg.norm(depth.frames[3].center - colour.frames[3].center) < 0.03
+
+
+@pytest.mark.skipif("POSEDISTILL_DATA" not in os.environ, reason="POSEDISTILL_DATA names no folder of real data")
+def test_matched_features_of_real_frames_lie_on_the_colour_cameras_epipolar_lines():
+    scene = Path(os.environ["POSEDISTILL_DATA"]) / "7scenes" / "redkitchen"
+    pairs = [(start, start + 9) for start in range(0, 90, 15)]
+    medians = {}
+    for name in ("depth", "colour"):
+        dataset = read_seven_scenes(scene, calibration=name)
+        medians[name] = np.median(np.concatenate([epipolar_errors(*dataset.take(pair)) for pair in pairs]))
+    assert medians["colour"] < 0.8 * medians["depth"], medians
+
+
+def epipolar_errors(first: CameraFrame, second: CameraFrame) -> np.ndarray:
+    """Sampson distances of matched features, pixels."""
+    orb, matcher = cv2.ORB_create(2000), cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
+    found = [
+        orb.detectAndCompute(cv2.cvtColor(read_image(frame.image), cv2.COLOR_RGB2GRAY), None)
+        for frame in (first, second)
+    ]
+    matches = [match for match in matcher.match(found[0][1], found[1][1]) if match.distance < 40]
+    x = np.array([[*found[0][0][match.queryIdx].pt, 1.0] for match in matches])
+    y = np.array([[*found[1][0][match.trainIdx].pt, 1.0] for match in matches])
+    R = second.R @ first.R.T
+    t = second.t - R @ first.t
+    cross = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])
+    fundamental = np.linalg.inv(second.K).T @ cross @ R @ np.linalg.inv(first.K)
+    lines, back = x @ fundamental.T, y @ fundamental
+    return np.abs((y * lines).sum(1)) / np.sqrt((lines[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1))

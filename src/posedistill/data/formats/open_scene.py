@@ -10,6 +10,7 @@ from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.formats.scene_parse import Split
 from posedistill.data.formats.transforms_json import read_transforms
 from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Calibration
 
 FORMATS: dict[str, tuple[str, Callable[..., CameraDataset]]] = {
     "7-Scenes": ("TrainSplit.txt or seq-XX folders", seven_scenes.read_seven_scenes),
@@ -34,15 +35,23 @@ def scene_format(path: str | Path) -> str | None:
     return "COLMAP" if colmap_models(path) else None
 
 
-def open_scene(path: str | Path, split: Split = "train", on_fault: OnFault = raise_fault) -> CameraDataset:
+def open_scene(
+    path: str | Path,
+    split: Split = "train",
+    on_fault: OnFault = raise_fault,
+    calibration: Calibration = "depth",
+) -> CameraDataset:
     """Read a split of a scene; see the reader of each format for what its options mean.
+
+    ``calibration`` is of 7-Scenes alone; the others know one camera a photograph.
 
     Raises:
         DataError: a folder of none of the formats, or any fault of the data.
     """
     form = scene_format(path)
     if form is not None:
-        return FORMATS[form][1](path, split, on_fault=on_fault)
+        options = {"calibration": calibration} if form == "7-Scenes" else {}
+        return FORMATS[form][1](path, split, on_fault=on_fault, **options)
     found = "no such folder" if not Path(path).exists() else "files of another kind"
     expected = "; ".join(f"{name}: {sign}" for name, (sign, _) in FORMATS.items())
     raise DataError(describe(path, "scene", found, expected))

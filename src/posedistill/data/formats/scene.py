@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
+from posedistill.poses import Poses
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +108,27 @@ class CameraDataset:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "CameraDataset":
         """The data set of some of the frames."""
         return replace(self, frames=tuple(self.frames[int(row)] for row in rows))
+
+    def posed_by(self, poses: Poses, file: Path, min_score: float = 0.0) -> "CameraDataset":
+        """The photographs that a table names, with its poses, whatever estimator made them; all others are left out.
+
+        So are those of which it holds no pose, or one of a score below ``min_score``. ``file`` is named in errors.
+
+        Raises:
+            DataError: nothing is left.
+        """
+        sure = poses.found & ~(poses.score < min_score)
+        rows = {name: row for row, name in enumerate(poses.name.tolist()) if sure[row]}
+        frames = tuple(
+            replace(frame, R=poses.R[rows[name]], t=poses.t[rows[name]])
+            for frame, name in zip(self.frames, self.names, strict=True)
+            if name in rows
+        )
+        if not frames:
+            found = f"poses of {len(rows)} photographs, none of these (first: {next(iter(rows), 'none')})"
+            raise DataError(describe(file, "name", found, f"names as in {self.root}, such as {self.names[0]}"))
+        note = f"poses of {file.name} for {len(frames)} of {len(self)} photographs, the others are left out"
+        return replace(self, frames=frames, notes=(*self.notes, note))
 
     def in_metres(self, metres_per_unit: float) -> "CameraDataset":
         """The data set in metres, one of its units being so many.

@@ -1,12 +1,12 @@
 """SceneView: a crop of a photograph. Each crop and turn is a new camera at the same place, its pose known exactly."""
 
 import copy
-from typing import Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from posedistill.data.loading import pixels
@@ -37,6 +37,9 @@ class ViewSettings(BaseModel):
     """How far crops lie from the middle, as a share of the room that the frame leaves."""
     roll: float = Field(5.0, ge=0, le=180)
     """Largest turn about the optical axis, degrees; the label turns along."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Focal lengths between which views are zoomed, in those of the photograph; for networks that are told intrinsics
+    or need none."""
 
     colour: float = Field(0.8, ge=0, le=1)
     """Probability of the changes of colour that follow."""
@@ -64,6 +67,18 @@ class ViewSettings(BaseModel):
                 f"found blur + motion {self.blur + self.motion}, expected at most 1: they exclude each other"
             )
         return self
+
+    @model_validator(mode="after")
+    def _zooms(self) -> "ViewSettings":
+        if not 0.2 <= self.zoom[0] <= self.zoom[1] <= 5:
+            raise ValueError(f"found zoom {list(self.zoom)}, expected two numbers of 0.2 to 5, the smaller one first")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _zoom_where_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was trained before there were zooms keeps its signature."""
+        values: dict[str, Any] = serialize(self)
+        return {key: value for key, value in values.items() if key != "zoom" or self.zoom != (1.0, 1.0)}
 
     @classmethod
     def published(cls) -> "ViewSettings":
@@ -96,7 +111,8 @@ class SceneView(ViewPolicy):
         DataError: frames smaller than the crop, or of several sizes where they must have one.
     """
 
-    stream, chances = 4, 3
+    targets: ClassVar[frozenset[str]] = frozenset({"places"})
+    stream = 4
 
     def __init__(
         self,
@@ -108,6 +124,7 @@ class SceneView(ViewPolicy):
     ) -> None:
         self.pack, self.packs = pack, [pack]
         self.settings, self.variation = settings, settings.pixels()
+        self.chances = 3 if settings.zoom[0] == settings.zoom[1] else 4
         self.ids = np.arange(len(pack)) if indices is None else np.asarray(indices, dtype=np.int64)
         if not len(self.ids):
             raise RecipeError(describe("recipe", "data", "no frame", "at least one"))
@@ -130,7 +147,8 @@ class SceneView(ViewPolicy):
         places = place_views(self.pack.K[frames], self.pack.sizes[frames], shape, self.settings, chance)
         R, t = places.rotation @ table.R[ids], np.einsum("bij,bj->bi", places.rotation, table.t[ids])
         columns = (np.zeros_like(ids), table.score[ids], ids, table.slot[ids])
-        return Plan(frames, places.maps, places.K, shape, draws, picture, R, t, *columns, {})
+        shares = frame_shares(self.pack.sizes[frames]) @ places.maps
+        return Plan(frames, places.maps, places.K, shape, draws, picture, R, t, *columns, {"places": shares})
 
     def normalise(self, x: Tensor, plan: Plan) -> Tensor:
         """By the ImageNet statistics, or by the mean image under the same view."""
@@ -179,7 +197,7 @@ def place_views(
 
     Args:
         K: ``[B, 3, 3]`` of the frames. sizes: ``[B, 2]`` their heights and widths. chance: ``[B, 3]`` uniform in 0..1:
-            column, row and roll of each view.
+            column, row and roll of each view; ``[B, 4]`` with its zoom.
     """
     room = (sizes - shape)[:, ::-1].astype(np.float64)
     middle = np.floor(room / 2 + 0.5)
@@ -194,7 +212,23 @@ def place_views(
         corner = np.floor(corner + 0.5)
     K_view = K.copy()
     K_view[:, :2, 2] -= corner
+    low, high = settings.zoom
+    zoom = np.full(len(K), low) if low == high else low * (high / low) ** chance[:, 3]
+    K_view[:, :2, :2] *= zoom[:, None, None]
     return Places(np.linalg.inv(K_view @ rotation @ np.linalg.inv(K)), K_view, rotation)
+
+
+def frame_shares(sizes: NDArray[np.int64]) -> Array:
+    """``[B, 3, 3]`` from pixels of frames of ``sizes`` (height, width) to shares of them, the outer edges at 0 and 1.
+
+    >>> frame_shares(np.array([[2, 4]]))[0] @ [3.5, -0.5, 1.0]
+    array([1., 0., 1.])
+    """
+    shares = np.tile(np.eye(3), (len(sizes), 1, 1))
+    height, width = sizes.T
+    shares[:, 0, 0], shares[:, 1, 1] = 1 / width, 1 / height
+    shares[:, 0, 2], shares[:, 1, 2] = 0.5 / width, 0.5 / height
+    return shares
 
 
 def _rays(K: Array, pixels: Array) -> Array:

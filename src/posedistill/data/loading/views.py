@@ -68,7 +68,7 @@ class ViewPolicy:
     """What of ``Batch.targets`` it provides."""
     stream: ClassVar[int]
     """Tells its random numbers from those of the samplers and of other policies."""
-    chances: ClassVar[int]
+    chances: int
     """Uniform numbers that place one view."""
     labelled: ClassVar[bool] = False
     """Whether ``cover`` looks at the ids of pixels."""

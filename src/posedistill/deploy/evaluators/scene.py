@@ -4,10 +4,12 @@ from pathlib import Path
 
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
+from posedistill.decode.photograph import PhotographDecoder
 from posedistill.deploy.estimate import estimate, queries_of
 from posedistill.deploy.evaluate import report
 from posedistill.deploy.evaluators.base import OF_OBJECTS, Asked, warn_of_training
 from posedistill.errors import DataError, describe
+from posedistill.geometry.cameras import Calibration
 from posedistill.log import console
 from posedistill.metrics import Evaluation
 from posedistill.metrics.relocalisation import constant_pose, nearest_position, score_cameras
@@ -24,29 +26,32 @@ def evaluate_scene(predictor: Predictor, asked: Asked) -> Evaluation:
     asked.refuse(OF_OBJECTS, "none: a scene has no objects; see --split")
     if asked.split not in SPLITS:
         raise DataError(describe("--split", "split", repr(asked.split), f"one of {', '.join(SPLITS)}"))
-    scale = asked.metres_per_unit
-    dataset = _open_scene(asked.dataset, asked.split, scale)
+    scale, known = asked.metres_per_unit, predictor.decoder
+    calibration = known.calibration if isinstance(known, PhotographDecoder) else "depth"
+    dataset = _open_scene(asked.dataset, asked.split, scale, calibration)
     warn_of_training(predictor, asked, dataset.root.resolve().name, dataset.names)
     found = estimate(predictor, queries_of(dataset))
     if asked.csv is not None:
-        found.to_csv(asked.csv)
-    baselines = _baselines(dataset, asked.dataset, scale) if asked.split == "test" else {}
+        (found.to_json if asked.csv.suffix == ".json" else found.to_csv)(asked.csv)
+    baselines = _baselines(dataset, asked.dataset, scale, calibration) if asked.split == "test" else {}
     scores = report(score_cameras(found, Poses.of_cameras(dataset.R, dataset.t)), asked.json, baselines)
     if not dataset.metric:
         console.print(f"[yellow]{UNKNOWN_UNIT}: --metres-per-unit tells it[/]")
     return scores
 
 
-def _open_scene(scene: Path, split: str, scale: float | None) -> CameraDataset:
+def _open_scene(scene: Path, split: str, scale: float | None, calibration: Calibration) -> CameraDataset:
     """A split of a scene, in metres where ``scale`` says how many a unit has."""
-    dataset = open_scene(scene, split)  # type: ignore[arg-type]
+    dataset = open_scene(scene, split, calibration=calibration)  # type: ignore[arg-type]
     return dataset if scale is None else dataset.in_metres(scale)
 
 
-def _baselines(dataset: CameraDataset, scene: Path, scale: float | None) -> dict[str, Evaluation]:
+def _baselines(
+    dataset: CameraDataset, scene: Path, scale: float | None, calibration: Calibration
+) -> dict[str, Evaluation]:
     """Those that ask no network, from the training frames of the same scene where it has any."""
     try:
-        frames = _open_scene(scene, "train", scale)
+        frames = _open_scene(scene, "train", scale, calibration)
     except DataError:
         return {}
     train, truth = Poses.of_cameras(frames.R, frames.t), Poses.of_cameras(dataset.R, dataset.t)

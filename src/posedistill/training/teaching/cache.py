@@ -193,7 +193,7 @@ def _tensors_of(view: str, prediction: Prediction, batch: Batch) -> dict[str, Te
     if single:
         return {single: content[single].detach()} if single in content else {}
     if isinstance(content, Votes):
-        named = {name: getattr(content, name) for name in ("values", "weights", "mask", "cells")}
+        named = {name: getattr(content, name) for name in ("values", "weights", "mask", "cells", "errors")}
     elif isinstance(content, dict):
         named = dict(content)
     else:

@@ -1,0 +1,144 @@
+"""Scene coordinates: for each cell of a photograph the point of the scene that it shows -> PnP -> the camera's pose.
+
+Shotton et al., CVPR 2013; Brachmann and Rother, PAMI 2021. Numpy, and poselib or OpenCV.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posedistill.decode.base import Arrays, Pose, Prepared, Readers, Tolerance, check, floats
+from posedistill.decode.photograph import PhotographDecoder
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.pnp import PnPResult, solve_pnp
+
+CELLS = 500
+"""Most cells that a pose is solved from, the surest ones: all 4,800 of a picture would take ten times as long."""
+THRESHOLD = 10.0
+"""Reprojection error of an outlier, pixels of a picture whose longer side has ``REFERENCE_SIDE``."""
+REFERENCE_SIDE = 640
+LEAST_CONFIDENCE = 0.01
+"""Cells below it are not looked at."""
+FEWEST = 4
+"""Cells that a pose needs."""
+
+
+def cell_centers(height: int, width: int, stride: int) -> Array:
+    """``[height * width, 2]``: (x, y) of the centres of a grid's cells, row by row; pixel (0, 0) is a pixel's centre.
+
+    >>> cell_centers(1, 2, 8).tolist()
+    [[3.5, 3.5], [11.5, 3.5]]
+    """
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    centers: Array = stride * np.stack([columns, rows], axis=-1).reshape(-1, 2) + (stride - 1) / 2
+    return centers
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """What the pose of one photograph rests on, of the ``n`` cells that were looked at.
+
+    Attributes:
+        points: ``[n, 3]`` in the scene. confidence: ``[n]`` of each. pose: of the camera, if there is one.
+        inliers: ``[n]`` bool, cells that agree with the pose.
+    """
+
+    points: Array
+    confidence: Array
+    pose: Pose | None
+    inliers: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SceneCoordinatesDecoder(PhotographDecoder):
+    """Photographs in; points ``[B, 3, h, w]`` of the scene and the confidence ``[B, 1, h, w]`` of each out.
+
+    Attributes:
+        stride: pixels from cell to cell.
+        score_curve: (slope, offset) of the logistic curve from the weighted share of inliers to the probability that
+            the pose is right; empty leaves the share as it is.
+    """
+
+    family: ClassVar[str] = "scene_coordinates"
+    needs_camera: ClassVar[bool] = True
+    tolerance: ClassVar[Tolerance] = Tolerance(degrees=0.1, shift=5e-3, rounding=1e-3)
+    readers: ClassVar[Readers] = {
+        **PhotographDecoder.readers,
+        "stride": int,
+        "score_curve": floats,
+    }
+    stride: int = 8
+    score_curve: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        super().__post_init__()
+        check(
+            ("stride", self.stride, "1 at least, and a cell at least in a picture", 0 < self.stride <= min(self.shape)),
+            ("score_curve", self.score_curve, "a slope and an offset, or nothing", len(self.score_curve) in (0, 2)),
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of cells."""
+        height, width = self.shape
+        return -(-height // self.stride), -(-width // self.stride)
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Points in the scene, and how sure the network is of each (0..1)."""
+        return {"points": (3, *self.grid), "confidence": (1, *self.grid)}
+
+    def decode(self, outputs: Arrays, prepared: Prepared) -> list[Pose]:
+        """From the scene to each picture's camera; none of a picture in which fewer than 4 cells are recognised."""
+        found = (self.explain(outputs, prepared, row).pose for row in range(len(prepared)))
+        return [pose for pose in found if pose is not None]
+
+    def explain(self, outputs: Arrays, prepared: Prepared, row: int = 0) -> Explained:
+        """The pose of one of the pictures with the cells it rests on."""
+        points = np.asarray(outputs["points"][row], dtype=np.float64).reshape(3, -1).T
+        confidence = np.asarray(outputs["confidence"][row], dtype=np.float64).ravel()
+        chosen = surest(np.where(np.isfinite(points).all(axis=1), confidence, 0.0))
+        points, confidence = points[chosen], confidence[chosen]
+        if len(chosen) < FEWEST:
+            return Explained(points, confidence, None, np.zeros(len(chosen), dtype=np.bool_))
+        pixels = cell_centers(*self.grid, self.stride)[chosen]
+        threshold = THRESHOLD * max(self.shape) / REFERENCE_SIDE
+        result = solve_pnp(pixels, points, prepared.K[row], confidence, threshold)
+        if result is None:
+            return Explained(points, confidence, None, np.zeros(len(chosen), dtype=np.bool_))
+        return Explained(
+            points, confidence, Pose(result.R, result.t, score=self._score(result), row=row), result.inliers
+        )
+
+    def _score(self, result: PnPResult) -> float:
+        """Probability that a pose is right, or without a curve the weighted share of its inliers."""
+        if not self.score_curve:
+            return result.score
+        slope, offset = self.score_curve
+        return float(1.0 / (1.0 + np.exp(-np.clip(slope * result.score + offset, -50, 50))))
+
+    def stand_in(self, prepared: Prepared) -> Arrays:
+        """Points that the pictures would show from the scene's origin, two in five of them wrong."""
+        rng, rows = np.random.default_rng(0), len(prepared)
+        pixels = cell_centers(*self.grid, self.stride)
+        rays = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1) @ np.linalg.inv(prepared.K[0]).T
+        points = rays * rng.uniform(1.0, 4.0, (len(rays), 1))
+        wrong = rng.random(len(points)) < 0.4
+        points[wrong] = rng.uniform(-4.0, 4.0, (int(wrong.sum()), 3))
+        confidence = rng.uniform(0.5, 1.0, (rows, 1, *self.grid)).astype(np.float32)
+        return {"points": np.tile(points.T.reshape(1, 3, *self.grid), (rows, 1, 1, 1)), "confidence": confidence}
+
+
+def surest(confidence: Array, count: int = CELLS) -> NDArray[np.int64]:
+    """The cells of the highest confidence, at most ``count`` and none below ``LEAST_CONFIDENCE``, in their order.
+
+    >>> surest(np.array([0.2, 0.0, 0.9, 0.5]), 2).tolist()
+    [2, 3]
+    """
+    sure = np.flatnonzero(confidence >= LEAST_CONFIDENCE)
+    if len(sure) > count:
+        sure = np.sort(sure[np.argpartition(confidence[sure], -count)[-count:]])
+    return sure

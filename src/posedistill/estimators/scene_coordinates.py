@@ -1,0 +1,356 @@
+"""Scene coordinates: a network tells for each cell of a picture which point of one known scene it shows.
+
+Shotton et al., CVPR 2013; Brachmann and Rother (DSAC*), PAMI 2021; Brachmann et al. (ACE), CVPR 2023, for the head
+with homogeneous outputs and the schedule of the loss. Batches are whole pictures, of whose cells each step draws some.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from posedistill.backbones import build_backbone
+from posedistill.backbones.cut import level_name
+from posedistill.data.loading.batch import Batch
+from posedistill.decode.scene_coordinates import CELLS, REFERENCE_SIDE
+from posedistill.errors import RecipeError, describe
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.losses.scene_coordinates import (
+    Reprojection,
+    confidence_loss,
+    coordinate_loss,
+    reproject,
+    soft_limit,
+)
+from posedistill.estimators.views import Prediction, Votes, cell_ids, place_of_cells
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+
+STRIDE = 8
+"""Of the cells, in pixels of what the trunk sees."""
+NEAREST, FARTHEST = 0.05, 500.0
+"""Depths between which a point can be, in likely depths."""
+LARGEST_DIVISOR = 100.0
+_SMALLEST_DIVISOR = 0.25
+_BETA = math.log(2) / (1 - _SMALLEST_DIVISOR)
+"""Of the softplus, so that an output of 0 divides by 1."""
+_SETTLED = 0.05
+"""Share of a training after which the statistics of frozen features are held."""
+
+
+class SceneCoordinatesSettings(BaseModel):
+    """The network, what of a picture is learned from, and the units of its losses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = "tf_efficientnet_lite0@16"
+    """With a map of stride 8, and one of stride 16 at least for what surrounds a cell; deeper ones are used too."""
+    pretrained: Path | None = None
+    """State dict of the backbone; random weights without one."""
+    frozen: bool = False
+    """Whether the backbone stays as it is: sensible with pretrained weights alone, and faster."""
+    width: int = Field(default=192, ge=8)
+    """Of the head; its cost grows with the square."""
+    blocks: int = Field(default=2, ge=1)
+    """Of three layers each."""
+    reduce: int = Field(default=1, ge=1, le=4)
+    """Pixels of a picture that are averaged along a side first: 2 looks at pictures of 640x480 as at 320x240."""
+    cells: int = Field(default=3072, ge=16)
+    """Most cells that a step learns from, over all its pictures."""
+    depth: float = Field(default=2.0, gt=0)
+    """Likely depth of what is seen, in root mean square distances of the training cameras from their middle."""
+    right: float = Field(default=5.0, gt=0)
+    """Reprojection error up to which a point is right, to the confidence: pixels of a picture 640 wide."""
+
+
+class NetworkOutputs(NamedTuple):
+    """All that one pass of the network gives, of ``N`` cells of each picture."""
+
+    points: Tensor
+    """``[B, N, 3]`` in the scene."""
+    logits: Tensor
+    """``[B, N]`` of the confidence."""
+    cells: Tensor
+    """``[B, N]`` int64, which cells these are, row by row of the grid."""
+    grid: tuple[int, int]
+    """Rows and columns of all cells."""
+    features: dict[str, Tensor]
+    embedding: Tensor
+
+
+class CoordinateHead(nn.Module):
+    """1x1 convolutions: features of a cell -> a homogeneous point and the logit of its confidence."""
+
+    def __init__(self, inputs: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(inputs, width, 1)
+        self.blocks = nn.ModuleList(nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(3)) for _ in range(blocks))
+        self.hidden = nn.Conv2d(width, width, 1)
+        self.point = nn.Conv2d(width, 4, 1)
+        self.sure = nn.Conv2d(width, width // 4, 1)
+        self.confidence = nn.Conv2d(width // 4, 1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, C, h, w]`` to points ``[B, 3, h, w]`` about the middle of the scene in its unit, and logits."""
+        x = functional.relu(self.stem(x))
+        for block in self.blocks:
+            y = x
+            for layer in block:  # type: ignore[attr-defined]
+                y = functional.relu(layer(y))
+            x = x + y
+        x = functional.relu(self.hidden(x))
+        numbers = self.point(x)
+        divisor = functional.softplus(numbers[:, 3:], beta=_BETA) + _SMALLEST_DIVISOR
+        # How sure a cell is must not change what it says.
+        logits = self.confidence(functional.relu(self.sure(x.detach())))
+        return numbers[:, :3] / divisor.clamp(max=LARGEST_DIVISOR), logits
+
+
+class SceneCoordinatesNetwork(nn.Module):
+    """Trunk and head; the part of the estimator that is exported.
+
+    Buffers ``center`` ``[3]`` and ``radius`` hold where the training cameras stand: the unit of the head.
+    """
+
+    center: Tensor
+    radius: Tensor
+
+    def __init__(self, settings: SceneCoordinatesSettings) -> None:
+        super().__init__()
+        self.reduce, self.frozen = settings.reduce, settings.frozen
+        self.trunk = build_backbone(settings.backbone, settings.pretrained)
+        strides = sorted(self.trunk.channels)
+        if STRIDE not in strides or len(strides) < 2:
+            expected = (
+                f"one with maps of stride {STRIDE} and 16: from stride {STRIDE} alone, cells see too little around"
+            )
+            raise RecipeError(
+                describe("recipe", "backbone", f"{settings.backbone!r}, of strides {strides}", f"{expected} them")
+            )
+        if settings.frozen:
+            self.trunk.requires_grad_(False)
+        width = sum(self.trunk.channels.values())
+        self.norm = nn.BatchNorm2d(width, affine=False)
+        self.head = CoordinateHead(width, settings.width, settings.blocks)
+        self.register_buffer("center", torch.zeros(3))
+        self.register_buffer("radius", torch.ones(()))
+
+    @property
+    def stride(self) -> int:
+        """From cell to cell, in pixels of the pictures."""
+        return STRIDE * self.reduce
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the cells of a picture."""
+        return -(-height // self.stride), -(-width // self.stride)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, 3, H, W]`` normalised images to points ``[B, 3, h, w]`` and their confidence ``[B, 1, h, w]``."""
+        x, _ = self.features(images)
+        points, logits = self.head(self.norm(x))
+        return self.center.view(1, 3, 1, 1) + self.radius * points, logits.sigmoid()
+
+    def features(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the head sees of every cell ``[B, C, h, w]``, and the trunk's maps by name."""
+        rows, columns = self.grid(*images.shape[2:])
+        coarsest = max(self.trunk.channels) * self.reduce
+        below, right = (-length % coarsest for length in images.shape[2:])
+        if below or right:
+            images = functional.pad(images, (0, right, 0, below))
+        if self.reduce > 1:
+            images = functional.avg_pool2d(images, self.reduce)
+        maps = self.trunk(images)
+        wide = [maps[STRIDE]]
+        for stride, level in maps.items():
+            if stride > STRIDE:
+                size = maps[STRIDE].shape[2:]
+                wide.append(functional.interpolate(level, size=size, mode="bilinear", align_corners=False))
+        x = torch.cat(wide, dim=1)[:, :, :rows, :columns]
+        return x, {level_name(stride): level for stride, level in maps.items()}
+
+    def outputs(
+        self, images: Tensor, cells: int | None = None, generator: torch.Generator | None = None
+    ) -> NetworkOutputs:
+        """The same pass with everything a training step may use, of ``cells`` drawn in each picture or of all."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            x, features = self.features(images)
+        # bfloat16 knows points to a hundredth at best.
+        with torch.autocast(images.device.type, enabled=False):
+            x = x.float()
+            embedding = x.mean(dim=(2, 3))
+            batch, _, *grid = x.shape
+            x = x.flatten(2)
+            if cells is None or cells >= x.shape[2]:
+                drawn = torch.arange(x.shape[2], device=x.device).expand(batch, -1)
+            else:
+                chance = torch.rand((batch, x.shape[2]), generator=generator, device=x.device)
+                drawn = chance.topk(cells, dim=1).indices
+                x = x.gather(2, drawn[:, None].expand(-1, x.shape[1], -1))
+            points, logits = self.head(self.norm(x[..., None]))
+            points = self.center + self.radius * points[..., 0].transpose(1, 2)
+        return NetworkOutputs(points, logits[:, 0, :, 0], drawn, (grid[0], grid[1]), features, embedding)
+
+
+class SceneCoordinates(Estimator):
+    """The estimator around :class:`SceneCoordinatesNetwork`.
+
+    Its votes are points of the scene, one a cell, in likely depths: so a difference of 0.02 is about what a fiftieth of
+    the distance is. ``cells`` are all of them (in train mode those that were drawn) and in eval mode their means over
+    two by two as well, for students whose cells are twice as wide; ``votes`` the surest (in train mode the drawn ones).
+    """
+
+    task: ClassVar[str] = "scene"
+    view: ClassVar[str] = "scene"
+    offers: ClassVar[frozenset[str]] = frozenset({"votes", "cells", "features", "embedding"})
+    decoder: ClassVar[str] = "scene_coordinates"
+    projects: ClassVar[bool] = True
+    calibrates = True
+    network: SceneCoordinatesNetwork
+
+    def __init__(self, objects: ObjectTable | None, settings: SceneCoordinatesSettings, crop_size: int) -> None:
+        """Neither ``objects`` nor ``crop_size`` is looked at: a scene has none, and pictures may have any shape."""
+        super().__init__()
+        self.objects = NO_OBJECTS
+        self.settings = settings
+        self.network = SceneCoordinatesNetwork(settings)
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module, but for a frozen trunk and what is known of its features by then."""
+        super().train(mode)
+        if self.settings.frozen:
+            self.network.trunk.eval()
+            self.network.norm.train(mode and self.progress < _SETTLED)
+        return self
+
+    def fit_targets(self, R: Array, t: Array) -> None:
+        """Take where the training cameras stand, ``[N, 3, 3]`` and ``[N, 3]`` world to camera; before training."""
+        centers = -np.einsum("nji,nj->ni", R, t)
+        middle = centers.mean(axis=0)
+        radius = float(np.sqrt(((centers - middle) ** 2).sum(axis=1).mean()))
+        with torch.no_grad():
+            self.network.center.copy_(torch.as_tensor(middle))
+            self.network.radius.fill_(radius if radius > 1e-6 else 1.0)  # a camera that never moved
+
+    def record(self) -> dict[str, Any]:
+        """How far apart its cells are."""
+        return {"stride": self.network.stride}
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
+        """Predict on a batch; in train mode ``generator`` draws the cells.
+
+        ``heads``: points ``[B, N, 3]`` in the scene and in the ``camera``, logits ``[B, N]``, pixels ``[B, N, 2]``,
+        error ``[B, N]`` (pixels of a picture 640 wide), valid, counted ``[B, N]`` bool.
+        """
+        cells = max(self.settings.cells // len(batch), 1) if self.training else None
+        outputs = self.network.outputs(batch.images, cells, generator)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return self._prediction(outputs, batch)
+
+    def _prediction(self, outputs: NetworkOutputs, batch: Batch) -> Prediction:
+        stride = self.network.stride
+        ids = cell_ids(stride, *outputs.grid, device=outputs.cells.device)[outputs.cells]
+        pixels = cell_pixels(ids)
+        camera, found = self._seen(outputs.points, pixels, batch)
+        counted = _photographed(pixels, batch)
+        weights = outputs.logits.sigmoid()
+        cells = votes = self._votes(outputs.points, weights, found, counted, ids)
+        if not self.training:
+            chosen = weights.where(counted, -1.0).topk(min(CELLS, weights.shape[1]), dim=1).indices
+            votes = _rows(cells, chosen)
+            cells = self._with_wider(cells, outputs, batch)
+        return Prediction(
+            {
+                "points": outputs.points,
+                "camera": camera,
+                "logits": outputs.logits,
+                "pixels": pixels,
+                "error": found.error,
+                "valid": found.valid,
+                "counted": counted,
+            },
+            votes=votes,
+            cells=cells,
+            features=outputs.features,
+            embedding=outputs.embedding,
+        )
+
+    def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """``points``, in pixels of a picture 640 wide, and ``confidence``: means over the drawn cells."""
+        heads, depth = prediction.heads, self._depth()
+        found = Reprojection(heads["error"], heads["camera"][..., 2], heads["valid"])
+        rays = _rays(heads["pixels"], batch.cameras())
+        limit = soft_limit(self.progress)
+        points = coordinate_loss(heads["camera"], found, rays, heads["counted"], limit, depth)
+        sure = confidence_loss(heads["logits"], found.error, found.valid, heads["counted"], self.settings.right)
+        return {"points": points, "confidence": sure}
+
+    def _depth(self) -> Tensor:
+        """The likely one, in the scene's unit."""
+        return self.settings.depth * self.network.radius
+
+    def _seen(self, points: Tensor, pixels: Tensor, batch: Batch) -> tuple[Tensor, Reprojection]:
+        """Points ``[B, N, 3]`` in the camera's frame, and where they appear there."""
+        camera = points @ batch.R.transpose(1, 2) + batch.t[:, None]
+        scale = REFERENCE_SIDE / max(batch.images.shape[2:])
+        K = batch.cameras() * batch.K.new_tensor([scale, scale, 1.0])[:, None]
+        depth = self._depth()
+        return camera, reproject(camera, K, scale * pixels, NEAREST * depth, FARTHEST * depth)
+
+    def _votes(self, points: Tensor, weights: Tensor, found: Reprojection, counted: Tensor, ids: Tensor) -> Votes:
+        values = (points / self._depth())[:, :, None]
+        errors = found.error.detach().where(found.valid, torch.inf)
+        return Votes(values, weights, counted, ids, errors)
+
+    def _with_wider(self, cells: Votes, outputs: NetworkOutputs, batch: Batch) -> Votes:
+        """The cells, and behind them their means over two by two."""
+        if min(outputs.grid) < 2:
+            return cells
+        numbers = torch.cat([outputs.points, cells.weights[..., None]], dim=-1)
+        maps = numbers.transpose(1, 2).reshape(len(numbers), -1, *outputs.grid)
+        means = functional.avg_pool2d(maps, 2)
+        points, weights = means[:, :3].flatten(2).transpose(1, 2), means[:, 3].flatten(1)
+        height, width = means.shape[2:]
+        ids = cell_ids(2 * self.network.stride, height, width, device=points.device).expand(len(points), -1)
+        pixels = cell_pixels(ids)
+        wide = self._votes(points, weights, self._seen(points, pixels, batch)[1], _photographed(pixels, batch), ids)
+        pairs = (
+            (getattr(cells, name), getattr(wide, name)) for name in ("values", "weights", "mask", "cells", "errors")
+        )
+        return Votes(*(torch.cat(pair, dim=1) for pair in pairs))
+
+
+def cell_pixels(ids: Tensor) -> Tensor:
+    """``[..., 2]``: (x, y) of the centres of cells that ``cell_ids`` numbers so.
+
+    >>> cell_pixels(cell_ids(8, 1, 2)).tolist()
+    [[3.5, 3.5], [11.5, 3.5]]
+    """
+    stride, row, column = place_of_cells(ids)
+    return stride[..., None] * torch.stack([column, row], dim=-1) + (stride[..., None] - 1) / 2
+
+
+def _rays(pixels: Tensor, K: Tensor) -> Tensor:
+    """``[B, N, 3]`` directions of pixels ``[B, N, 2]``, of depth 1."""
+    return torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1) @ torch.linalg.inv(K).transpose(1, 2)
+
+
+def _photographed(pixels: Tensor, batch: Batch) -> Tensor:
+    """``[B, N]`` whether there is something of the photograph at these pixels: a turned view reaches beyond it."""
+    places = batch.targets.get("places")
+    if places is None:
+        return torch.ones_like(pixels[..., 0], dtype=torch.bool)
+    ends = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1) @ places.transpose(1, 2)
+    shares = ends[..., :2] / ends[..., 2:]
+    return ((shares >= 0) & (shares <= 1)).all(dim=-1)
+
+
+def _rows(votes: Votes, chosen: Tensor) -> Votes:
+    """Some of the votes, ``[B, n]`` of each picture."""
+    values = votes.values.gather(1, chosen[..., None, None].expand(-1, -1, *votes.values.shape[2:]))
+    others = (getattr(votes, name).gather(1, chosen) for name in ("weights", "mask", "cells", "errors"))
+    return Votes(values, *others)
