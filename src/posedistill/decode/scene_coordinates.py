@@ -31,9 +31,8 @@ def cell_centers(height: int, width: int, stride: int) -> Array:
     >>> cell_centers(1, 2, 8).tolist()
     [[3.5, 3.5], [11.5, 3.5]]
     """
-    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
-    centers: Array = stride * np.stack([columns, rows], axis=-1).reshape(-1, 2) + (stride - 1) / 2
-    return centers
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
+    return stride * np.stack([columns, rows], axis=-1).reshape(-1, 2) + (stride - 1) / 2
 
 
 @dataclass(frozen=True, eq=False)
