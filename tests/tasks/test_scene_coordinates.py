@@ -13,7 +13,7 @@ from tests.training.helpers import export, load, measure, train
 
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.deploy.estimate import estimate, queries_of
-from posedistill.deploy.evaluate import evaluate_file
+from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import torch_predictor
 from posedistill.errors import DataError
 from posedistill.metrics.relocalisation import constant_pose, position_errors
