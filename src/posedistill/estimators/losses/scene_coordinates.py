@@ -21,7 +21,9 @@ class Reprojection(NamedTuple):
     valid: Tensor
 
 
-def reproject(points: Tensor, K: Tensor, pixels: Tensor, nearest: float, farthest: float) -> Reprojection:
+def reproject(
+    points: Tensor, K: Tensor, pixels: Tensor, nearest: Tensor | float, farthest: Tensor | float
+) -> Reprojection:
     """Where points appear, against the pixels whose cells claim to see them.
 
     Args:
@@ -57,7 +59,7 @@ def robust_error(error: Tensor, limit: float) -> Tensor:
 
 
 def coordinate_loss(
-    points: Tensor, found: Reprojection, rays: Tensor, counted: Tensor, limit: float, depth: float
+    points: Tensor, found: Reprojection, rays: Tensor, counted: Tensor, limit: float, depth: Tensor | float
 ) -> Tensor:
     """Mean over the cells that are counted: a robust reprojection error, or the way to a likely place.
 
