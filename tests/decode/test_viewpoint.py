@@ -113,3 +113,19 @@ def test_outputs_are_named_in_the_published_order():
     decoder = ViewpointDecoder(crop_size=32, grid="published")
     assert list(decoder.outputs) == [*ANGLES, *(f"{name}_offset" for name in ANGLES)]
     assert [shape[0] for shape in decoder.outputs.values()] == [24, 12, 24] * 2
+
+
+def test_heads_of_rotations():
+    viewpoint = RNG.uniform([0, -80, -180], [360, 80, 180], (20, 3))
+    R = viewpoint_rotation(viewpoint)
+    prepared = Prepared.of_pictures({"images": np.zeros((20, 3, 32, 32))}, np.tile(np.eye(3), (20, 1, 1)))
+    columns = {"rotation": 3 * np.concatenate([R[..., 0], R[..., 1]], axis=1)}
+    sure = {"rotation": 50 * R.reshape(20, 9)}
+    for head, outputs, score in (("6d", columns, 1.0), ("fisher", sure, 100 / 101)):
+        decoder = ViewpointDecoder(crop_size=32, head=head)
+        assert decoder.outputs == {"rotation": outputs["rotation"].shape[1:]}
+        poses = decoder.decode(outputs, prepared)
+        np.testing.assert_allclose(np.stack([pose.R for pose in poses]), R, atol=1e-9)
+        assert poses[0].score == pytest.approx(score)
+    with pytest.raises(RecordFault, match=r"'head': found quaternion"):
+        ViewpointDecoder(crop_size=32, head="quaternion")

@@ -17,6 +17,7 @@ from posedistill.estimators.losses.viewpoint import (
     rotations_of_labels,
 )
 from posedistill.estimators.registry import build_estimator
+from posedistill.estimators.rotations import geodesic_angle
 from posedistill.estimators.viewpoint import Viewpoint, ViewpointNetwork, ViewpointSettings
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.geometry.viewpoint import label_angles, viewpoint_rotation
@@ -230,9 +231,9 @@ def test_views():
     assert list(published.logits) == ["azimuth", "elevation", "inplane", *offsets, "embedding"]
 
 
-@pytest.mark.parametrize("shape", ["none", "cloud"])
-def test_exported_files_agree(tmp_path, shape):
-    model = estimator(shape=shape)
+@pytest.mark.parametrize(("shape", "head"), [("none", "bins"), ("cloud", "bins"), ("none", "6d"), ("none", "fisher")])
+def test_exported_files_agree(tmp_path, shape, head):
+    model = estimator(shape=shape, head=head)
     assert isinstance(model, Viewpoint)
     optimizer, batch = torch.optim.Adam(model.parameters(), 1e-2), make_batch()
     for _ in range(3):  # a network that prefers some bin to others
@@ -256,3 +257,30 @@ def test_a_pretrained_trunk_is_kept_where_all_else_starts_as_published(tmp_path)
     assert network.image.weight.std() < 0.002
     bare = estimator(faithful=True).network.trunk.net.state_dict()
     assert any(not torch.equal(value, weights[name]) for name, value in bare.items())
+
+
+@pytest.mark.parametrize(("head", "term"), [("6d", "rotation"), ("fisher", "likelihood")])
+@pytest.mark.parametrize("settings", [{}, {"shape": "cloud", "turned_frames": True}])
+def test_heads_of_rotations(head, term, settings):
+    """They begin upright and from the front, learn a pose by heart, and have no logits to offer."""
+    model, batch = estimator(head=head, **settings), make_batch()
+    assert model.offers == {"features", "embedding", "regression"}
+    start = model.eval()(batch)
+    front = torch.as_tensor(viewpoint_rotation(np.zeros(3)), dtype=torch.float32)
+    assert (start.regression - front.flatten()).abs().max() < 0.2 and start.logits is None
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    batch.targets["frames"] = torch.zeros(6)
+    for _ in range(60):
+        optimizer.zero_grad()
+        terms = model.train().loss(model(batch, torch.Generator().manual_seed(0)), batch)
+        assert set(terms) == {term} | ({"contrast"} if settings else set())
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+    found = model(batch, torch.Generator().manual_seed(0)).regression.view(-1, 3, 3)
+    assert geodesic_angle(found, batch.R).rad2deg().mean() < 25
+    assert all(weight.grad.any() for weight in model.network.head.parameters())
+
+
+def test_a_published_network_has_no_other_head():
+    with pytest.raises(RecipeError, match=r"found head fisher with faithful, expected bins"):
+        estimator(head="fisher", faithful=True)

@@ -13,12 +13,16 @@ import numpy as np
 
 from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, Tolerance, check
 from posedistill.decode.crops import check_request, cut_boxes
+from posedistill.decode.posenet import rotation_matrix
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
 from posedistill.geometry.viewpoint import labelled_viewpoint, viewpoint_rotation
 
 Grid = Literal["centred", "published"]
+Head = Literal["bins", "6d", "fisher"]
+HEAD_SIZES = {"6d": 6, "fisher": 9}
+"""Numbers of a head that tells a whole rotation."""
 ANGLES = ("azimuth", "elevation", "inplane")
 REACH = 0.75
 """How far an offset leads from the middle of a centred bin, in bins; neighbours overlap."""
@@ -56,14 +60,31 @@ def decode_angle(logits: Array, offsets: Array, grid: Grid, size: float, *, circ
     return np.asarray(angle % span if circular else np.clip(angle, 0.0, span))
 
 
+def fisher_mode(F: Array) -> tuple[Array, Array]:
+    """``[B, 3, 3]`` the most likely rotations of matrix Fisher distributions, and how sure each is, ``[B]`` in 0..1.
+
+    That is ``k / (1 + k)``, k the concentration about the least certain axis, s2 + s3 of the proper singular values.
+
+    >>> R, sure = fisher_mode(np.diag([9.0, 9.0, 9.0])[None])
+    >>> R[0].round(6).tolist(), round(float(sure[0]), 3)
+    ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], 0.947)
+    """
+    U, s, Vt = np.linalg.svd(F)
+    sign = np.sign(np.linalg.det(U @ Vt))
+    U[..., 2] *= sign[:, None]
+    concentration = s[:, 1] + sign * s[:, 2]
+    return np.asarray(U @ Vt), np.asarray(concentration / (1 + concentration))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ViewpointDecoder(Decoder):
-    """Crops of categories in; logits and offsets of three angles out.
+    """Crops of categories in; logits and offsets of three angles out, or a rotation.
 
     A request's labels are places in ``names``; a network that looks at the picture alone asks for none.
 
     Attributes:
         crop_size: side of the crop, pixels. pad: side of the crop over the longer side of the box.
+        head: ``bins``; ``6d``: two columns of a rotation; ``fisher``: the parameter of a matrix Fisher distribution.
         grid: where bins begin. bin_size: degrees.
         names: what each label is, as ``category/shape``.
         clouds: ``[S, P, 3]`` a point cloud for each label, of networks that look at shapes; else none.
@@ -76,12 +97,14 @@ class ViewpointDecoder(Decoder):
         **Decoder.readers,
         "crop_size": int,
         "pad": float,
+        "head": str,
         "grid": str,
         "bin_size": float,
         "names": lambda value: tuple(str(item) for item in value),
     }
     crop_size: int
     pad: float = 1.1
+    head: Head = "bins"
     grid: Grid = "centred"
     bin_size: float = 15.0
     names: tuple[str, ...] = ()
@@ -95,6 +118,7 @@ class ViewpointDecoder(Decoder):
         check(
             ("crop_size", self.crop_size, "a positive number of pixels", self.crop_size > 0),
             ("pad", self.pad, "a positive factor", self.pad > 0),
+            ("head", self.head, f"bins or one of {list(HEAD_SIZES)}", self.head == "bins" or self.head in HEAD_SIZES),
             ("grid", self.grid, "centred or published", self.grid in ("centred", "published")),
             ("bin_size", self.bin_size, "degrees that divide 180", whole),
             ("clouds", self.clouds.shape, f"[{len(self.names)}, points, 3], one for each name", fits),
@@ -117,7 +141,9 @@ class ViewpointDecoder(Decoder):
 
     @property
     def outputs(self) -> dict[str, tuple[int, ...]]:
-        """Logits of each angle, then offsets of each."""
+        """Logits of each angle, then offsets of each; or the numbers of a rotation."""
+        if self.head != "bins":
+            return {"rotation": (HEAD_SIZES[self.head],)}
         counts = bin_counts(self.grid, self.bin_size)
         return {f"{name}{kind}": (counts[name],) for kind in ("", "_offset") for name in ANGLES}
 
@@ -147,8 +173,12 @@ class ViewpointDecoder(Decoder):
         return self.clouds[labels].astype(np.float32)
 
     def decode(self, outputs: Arrays, prepared: Prepared) -> list[Pose]:
-        """Rotations of what the crops show; the score is the product of the best bins' probabilities."""
-        R, scores = viewpoint_rotation(labelled_viewpoint(self.angles(outputs))), self._scores(outputs)
+        """Rotations of what the crops show.
+
+        The score is the product of the best bins' probabilities; of ``fisher`` how sure it is of the least certain
+        axis, 0..1; of ``6d``, which does not tell, 1.
+        """
+        R, scores = self._rotations(outputs)
         labels = prepared.labels.tolist() or [-1] * len(R)
         poses = []
         for row, (x, y, w, h) in enumerate(prepared.boxes.tolist()):
@@ -165,6 +195,15 @@ class ViewpointDecoder(Decoder):
             for name in ANGLES
         ]
         return np.stack(decoded, axis=1)
+
+    def _rotations(self, outputs: Arrays) -> tuple[Array, Array]:
+        """``[B, 3, 3], [B]`` rotations and scores."""
+        if self.head == "bins":
+            return viewpoint_rotation(labelled_viewpoint(self.angles(outputs))), self._scores(outputs)
+        values = np.asarray(outputs["rotation"], dtype=np.float64)
+        if self.head == "6d":
+            return rotation_matrix(values, "6d"), np.ones(len(values))
+        return fisher_mode(values.reshape(-1, 3, 3))
 
     def _scores(self, outputs: Arrays) -> Array:
         shares = [np.exp(outputs[name] - outputs[name].max(axis=1, keepdims=True)).sum(axis=1) for name in ANGLES]

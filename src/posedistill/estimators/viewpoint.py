@@ -18,11 +18,11 @@ from posedistill.backbones.pointnet import PointNet
 from posedistill.backbones.timm_trunk import POOLED, TimmTrunk
 from posedistill.data.loading.batch import Batch
 from posedistill.decode import Decoder
-from posedistill.decode.viewpoint import ANGLES, Grid, bin_counts
+from posedistill.decode.viewpoint import Grid, Head
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.contrast import nce, negative_weights, unit
-from posedistill.estimators.losses.viewpoint import bin_losses, decoded_angle, labels_of_rotations, rotations_of_labels
 from posedistill.estimators.rotations import geodesic_angle
+from posedistill.estimators.viewpoint_heads import build_head
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 
@@ -52,6 +52,8 @@ class ViewpointSettings(BaseModel):
     """Of the vector that angles are read from, and of the embedding; hidden layers are 4 and 2 times as wide."""
     bin_size: float = Field(default=15.0, gt=0)
     """Degrees; they divide 180."""
+    head: Head = "bins"
+    """``bins``: angles in bins, with offsets. ``6d``, ``fisher``: a rotation, see ``viewpoint_heads``; no logits."""
     faithful: bool = False
     contrast: float = Field(default=0.5, ge=0)
     """``cloud``: weight of the contrast between image feature and fused feature; 0 leaves it out."""
@@ -66,6 +68,8 @@ class ViewpointSettings(BaseModel):
     def _consistent(self) -> "ViewpointSettings":
         if not (180 / self.bin_size).is_integer():
             raise ValueError(f"found bin_size {self.bin_size:g}, expected degrees that divide 180")
+        if self.faithful and self.head != "bins":
+            raise ValueError(f"found head {self.head} with faithful, expected bins: what was published has no other")
         if self.turned_frames and self.shape == "none":
             raise ValueError("found turned_frames without shapes, expected shape: cloud")
         return self
@@ -77,12 +81,10 @@ class ViewpointSettings(BaseModel):
 
 
 class NetworkOutputs(NamedTuple):
-    """All that one pass of the network gives; ``forward`` hands out the first two."""
+    """All that one pass of the network gives; ``forward`` hands out the first."""
 
-    logits: dict[str, Tensor]
-    """Of each of ``ANGLES``, ``[B, bins]``."""
-    offsets: dict[str, Tensor]
-    """Likewise, before their tanh."""
+    heads: dict[str, Tensor]
+    """By the names of the decoder's outputs, ``[B, K]``."""
     pose_feature: Tensor
     """``[B, width]`` what the angles are read from: with shapes, the feature of both."""
     embedding: Tensor
@@ -99,23 +101,6 @@ def _layers(*widths: int, last: type[nn.Module] | None = nn.ReLU, norm_last: boo
         layers += [nn.BatchNorm1d(after)] if norm_last or not is_last else []
         layers += [nn.ReLU()] if not is_last else ([last()] if last is not None else [])
     return nn.Sequential(*layers)
-
-
-class PoseHead(nn.Module):
-    """Six linear maps of one vector: logits and offsets of each angle."""
-
-    def __init__(self, width: int, settings: ViewpointSettings) -> None:
-        super().__init__()
-        counts = bin_counts(settings.grid, settings.bin_size)
-        self.logits = nn.ModuleDict({name: nn.Linear(width, counts[name]) for name in ANGLES})
-        self.offsets = nn.ModuleDict({name: nn.Linear(width, counts[name]) for name in ANGLES})
-        for name, weights in self.named_parameters():
-            nn.init.normal_(weights, std=0.01) if name.endswith("weight") else nn.init.zeros_(weights)
-
-    def forward(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """``[B, width]`` -> logits and offsets ``[B, bins]`` by angle."""
-        logits, offsets = ({name: heads[name](x) for name in ANGLES} for heads in (self.logits, self.offsets))
-        return logits, offsets
 
 
 class ViewpointNetwork(nn.Module):
@@ -137,16 +122,15 @@ class ViewpointNetwork(nn.Module):
         else:
             self.fusion = _layers(features, *hidden)
             self.projector = _layers(width, width, width, last=None, norm_last=False)
-        self.head = PoseHead(width, settings)
+        self.head = build_head(width, settings.head, settings.grid, settings.bin_size)
         if settings.faithful:
             for name, part in self.named_children():
                 if name != "trunk" or settings.pretrained is None:
                     part.apply(published_start)
 
     def forward(self, images: Tensor, clouds: Tensor | None = None) -> tuple[Tensor, ...]:
-        """``[B, 3, H, W]`` crops (and ``[B, P, 3]`` clouds) -> logits of each angle, then offsets of each, float32."""
-        outputs = self.outputs(images, clouds)
-        return (*outputs.logits.values(), *outputs.offsets.values())
+        """``[B, 3, H, W]`` crops (and ``[B, P, 3]`` clouds) -> the decoder's outputs, float32."""
+        return tuple(self.outputs(images, clouds).heads.values())
 
     def outputs(self, images: Tensor, clouds: Tensor | None = None) -> NetworkOutputs:
         """The same pass with everything a training step may use."""
@@ -154,9 +138,8 @@ class ViewpointNetwork(nn.Module):
         maps[POOLED] = pooled[:, :, None, None]
         seen = self.image(pooled)
         x = self.fused(seen, clouds)
-        logits, offsets = self.head(x)
         embedding = self.projector(x if self.shape is None else seen)
-        return NetworkOutputs(logits, offsets, x, embedding, maps)
+        return NetworkOutputs(self.head(x), x, embedding, maps)
 
     def fused(self, seen: Tensor, clouds: Tensor | None) -> Tensor:
         """``[B, width]`` of the image feature ``[B, features]`` and, where the network looks at it, the shape."""
@@ -164,6 +147,12 @@ class ViewpointNetwork(nn.Module):
             return self.fusion(seen)  # type: ignore[no-any-return]
         assert clouds is not None
         return self.fusion(torch.cat([self.shape(clouds), seen], 1))  # type: ignore[no-any-return]
+
+
+def _about_upright(angle: Tensor) -> Tensor:
+    """``[B] -> [B, 3, 3]`` rotations about z, radians."""
+    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], 1).view(-1, 3, 3)
 
 
 def published_start(layer: nn.Module) -> None:
@@ -196,10 +185,12 @@ class Viewpoint(Estimator):
         if settings.shape == "cloud":
             frames = {"frames"} if settings.turned_frames else set()
             self.targets = frozenset({"clouds"} | frames)  # type: ignore[misc]
+        if settings.head != "bins":
+            self.offers = self.offers - {"logits"}  # type: ignore[misc]
 
     def record(self) -> dict[str, Any]:
-        """What its bins mean."""
-        return {"grid": self.settings.grid, "bin_size": self.settings.bin_size}
+        """What its outputs mean."""
+        return {"head": self.settings.head, "grid": self.settings.grid, "bin_size": self.settings.bin_size}
 
     def build_decoder(self, **known: Any) -> Decoder:
         """Its decoder, with the clouds of shapes only where the network looks at them."""
@@ -216,9 +207,8 @@ class Viewpoint(Estimator):
         clouds = batch.target("clouds", "shape: cloud") if self.settings.shape == "cloud" else None
         outputs = self.network.outputs(batch.images, clouds)
         with torch.autocast(batch.images.device.type, enabled=False):
-            heads = {**outputs.logits, **{f"{name}_offset": value for name, value in outputs.offsets.items()}}
-            rotations = rotations_of_labels(self._angles(outputs))
-            logits = dict(outputs.logits)
+            heads, head = outputs.heads, self.network.head
+            rotations, logits = head.rotations(heads), head.class_logits(heads)
             if self.settings.faithful:
                 logits |= {name: heads[name] for name in heads if name not in logits} | {"embedding": outputs.embedding}
             prediction = Prediction(
@@ -227,28 +217,13 @@ class Viewpoint(Estimator):
                 embedding=outputs.embedding,
                 regression=rotations.flatten(1),
                 regression_truth=batch.R.flatten(1),
-                logits=logits,
+                logits=logits or None,
             )
         if clouds is not None:
             prediction.heads["fused"] = self._dropped(outputs.pose_feature, generator)
             if self.training and self.settings.turned_frames:
                 prediction.heads |= self._reframed(outputs, clouds, batch)
         return prediction
-
-    def _angles(self, outputs: NetworkOutputs) -> Tensor:
-        """``[B, 3]`` label angles."""
-        settings = self.settings
-        decoded = [
-            decoded_angle(
-                outputs.logits[name],
-                outputs.offsets[name],
-                settings.grid,
-                settings.bin_size,
-                circular=name != "elevation",
-            )
-            for name in ANGLES
-        ]
-        return torch.stack(decoded, 1)
 
     def _dropped(self, fused: Tensor, generator: torch.Generator | None) -> Tensor:
         rate = self.settings.dropout
@@ -263,37 +238,18 @@ class Viewpoint(Estimator):
         Points become ``Rz(turn) points``, the azimuth ``a + turn``; PoseFromShape's public code turned shape and label
         by different angles.
         """
-        turn = torch.deg2rad(batch.target("frames", "turned_frames: true"))[:, None]
-        x, y, z = clouds.unbind(2)
-        turned = torch.stack([turn.cos() * x - turn.sin() * y, turn.sin() * x + turn.cos() * y, z], 2)
+        turn = torch.deg2rad(batch.target("frames", "turned_frames: true"))
+        turned = clouds @ _about_upright(turn).transpose(1, 2)
         seen = self.network.image(outputs.features[POOLED].flatten(1))
-        logits, offsets = self.network.head(self.network.fused(seen, turned))
-        return {**logits, **{f"{name}_offset": value for name, value in offsets.items()}}
+        return self.network.head(self.network.fused(seen, turned))  # type: ignore[no-any-return]
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-        """``bins``, ``offset``, and with shapes ``contrast``: means over the batch.
-
-        ``bins`` is the sum of three cross-entropies, ``offset`` the mean of three smooth L1 losses, as published.
-        """
-        settings, heads = self.settings, prediction.heads
-        labels = labels_of_rotations(batch.R)
+        """Those of the head (``bins`` and ``offset``, ...), and with shapes ``contrast``: means over the batch."""
+        settings, heads, R = self.settings, prediction.heads, batch.R
         if self.training and settings.turned_frames:
-            labels[:, 0] = (labels[:, 0] - batch.target("frames", "turned_frames: true")) % 360
-        bins, offsets = zip(
-            *(
-                bin_losses(
-                    heads[name],
-                    heads[f"{name}_offset"],
-                    labels[:, place],
-                    settings.bin_size,
-                    settings.grid,
-                    circular=name != "elevation",
-                )
-                for place, name in enumerate(ANGLES)
-            ),
-            strict=True,
-        )
-        terms = {"bins": torch.stack(bins).sum(0).mean(), "offset": torch.stack(offsets).mean()}
+            turn = torch.deg2rad(batch.target("frames", "turned_frames: true"))
+            R = R @ _about_upright(-turn)
+        terms = self.network.head.losses(heads, R)
         if "fused" in heads and settings.contrast > 0:
             terms["contrast"] = settings.contrast * self._contrast(prediction, batch)
         return terms
