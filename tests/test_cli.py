@@ -81,6 +81,7 @@ def test_all_commands_are_there():
         "data convert",
         "data anchors",
         "data categories",
+        "data views",
         "data codes",
         "yolo6d train",
         "yolo6d valid",

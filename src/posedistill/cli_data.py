@@ -65,6 +65,27 @@ def categories(
 
 
 @data_app.command()
+def views(
+    shapes: Annotated[Path, typer.Argument(help="Folder of CAD models: CATEGORY/SHAPE.* or CATEGORY01.*.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: CATEGORY/SHAPE/crop/rendering_EEE_AAA.png.")],
+    count: Annotated[int, typer.Option(min=1, help="Renderings of each shape.")] = 12,
+    tour: Annotated[int, typer.Option(min=1, max=3, help="Elevations: 30; 0 and 30; 0, 30 and 60.")] = 2,
+    category: Annotated[list[str] | None, typer.Option(help="Category to render; default: all.")] = None,
+    size: Annotated[int, typer.Option(min=32, max=2048, help="Side of a picture before it is cut, pixels.")] = 256,
+) -> None:
+    """Render CAD models from around them, for teachers that see shapes in several views."""
+    from posedistill.data.formats.viewpoint.renderings import view_angles
+    from posedistill.data.render.categories import load_shapes
+    from posedistill.data.render.views import render_views
+    from posedistill.log import progress_of
+
+    angles, found = view_angles(count, tour), load_shapes(shapes, category or None)
+    with progress_of("render", str(out)) as progress:
+        total = render_views(found, out, angles, size, progress)
+    print(f"{total} renderings of {len(found)} shapes; {out}")
+
+
+@data_app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="BOP folder, .data file, scene in any known format, or viewpoints.")],
     split: Annotated[str | None, typer.Option(help="Split; default: all of them together.")] = None,

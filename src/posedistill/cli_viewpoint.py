@@ -19,9 +19,14 @@ Overrides = Annotated[
 ]
 Dataset = Annotated[str, typer.Option("--dataset", help="ObjectNet3D or Pascal3D; test: also Pix3D.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder that holds the data sets' folders.")]
-Shape = Annotated[str, typer.Option("--shape", help="PointCloud, or None for pictures alone.")]
+Shape = Annotated[str, typer.Option("--shape", help="PointCloud, MultiView, or None for pictures alone.")]
 ShapeDir = Annotated[
-    str | None, typer.Option("--shape_dir", help="Folder of shapes in the data set's; default: pointcloud.")
+    str | None,
+    typer.Option("--shape_dir", help="Folder of shapes in the data set's; default: pointcloud or Renders_semi_sphere."),
+]
+ShapeWidth = Annotated[
+    int | None,
+    typer.Option("--shape_feature_dim", min=1, help="Width of a cloud's feature (1024), or of a view's (256)."),
 ]
 BinSize = Annotated[float, typer.Option("--bin_size", help="Degrees.")]
 Rate = Annotated[float, typer.Option("--lr", help="Learning rate.")]
@@ -30,8 +35,8 @@ Novel = Annotated[bool, typer.Option("--novel", help="Train on none of the test'
 Shot = Annotated[int | None, typer.Option("--shot", min=1, help="Objects of each category that train.")]
 Every = Annotated[int, typer.Option("--print_freq", min=1, help="Steps between two lines of the log.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Changes nothing: one thread makes batches ahead.")]
-Views = Annotated[int | None, typer.Option("--view_num", help="MultiView alone.")]
-Tour = Annotated[int | None, typer.Option("--tour", help="MultiView alone.")]
+Views = Annotated[int | None, typer.Option("--view_num", min=1, help="MultiView: renderings of a shape; default: 12.")]
+Tour = Annotated[int | None, typer.Option("--tour", min=1, max=3, help="MultiView: rings of them; default: 2.")]
 PresetName = Annotated[str, typer.Option("--preset", help="released, paper or plus: which reading of the method.")]
 Runs = Annotated[Path, typer.Option("--output_dir", help="Folder for recipe, weights and logs.")]
 
@@ -43,9 +48,7 @@ def train(
     root: Root = Path("data"),
     shape: Shape = "PointCloud",
     shape_dir: ShapeDir = None,
-    shape_feature_dim: Annotated[
-        int, typer.Option("--shape_feature_dim", min=1, help="Width of the shape's feature.")
-    ] = 1024,
+    shape_feature_dim: ShapeWidth = None,
     img_feature_dim: Annotated[
         int, typer.Option("--img_feature_dim", min=1, help="Width of the image feature.")
     ] = 1024,
@@ -93,7 +96,7 @@ def distill(
     root: Root = Path("data"),
     shape: Shape = "PointCloud",
     shape_dir: ShapeDir = None,
-    shape_feature_dim: Annotated[int, typer.Option("--shape_feature_dim", min=1, help="Of the teacher.")] = 1024,
+    shape_feature_dim: ShapeWidth = None,
     img_feature_dim: Annotated[int, typer.Option("--img_feature_dim", min=1, help="Of the student.")] = 2048,
     view_num: Views = None,
     tour: Tour = None,
@@ -162,11 +165,11 @@ def measure(
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for predictions and the log.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Any setting of the network: backbone=resnet18")] = None,
     root: Root = Path("data"),
-    shape: Annotated[str, typer.Option("--shape", help="PointCloud (a teacher), or None (a student).")] = "None",
+    shape: Annotated[
+        str, typer.Option("--shape", help="PointCloud or MultiView (a teacher), or None (a student).")
+    ] = "None",
     shape_dir: ShapeDir = None,
-    shape_feature_dim: Annotated[
-        int, typer.Option("--shape_feature_dim", min=1, help="Width of the shape's feature.")
-    ] = 1024,
+    shape_feature_dim: ShapeWidth = None,
     img_feature_dim: Annotated[
         int | None, typer.Option("--img_feature_dim", min=1, help="Default: 1024 of teachers, 2048 of students.")
     ] = None,
@@ -183,8 +186,8 @@ def measure(
     """Measure weights on the clean objects of the split val: scores, and predictions_CATEGORY.npy of label angles."""
     from posedistill.training.published.viewpoint import measure_published
 
-    if random_model and shape == "None":
-        raise PoseDistillError("--random_model: found --shape None, expected shapes to replace")
+    if random_model and shape != "PointCloud":
+        raise PoseDistillError(f"--random_model: found --shape {shape}, expected PointCloud: shapes to replace")
     _tell(_inert(_of_views(shape, view_num, tour, workers)))
     measure_published(
         dataset,
@@ -193,7 +196,10 @@ def measure(
         root=root,
         shape=shape,
         shape_dir=shape_dir,
-        settings={"bin_size": bin_size, "faithful": preset != "plus", "shape_features": shape_feature_dim}
+        shape_features=shape_feature_dim,
+        view_num=view_num,
+        tour=tour,
+        settings={"bin_size": bin_size, "faithful": preset != "plus"}
         | ({} if img_feature_dim is None else {"features": img_feature_dim}),
         overrides=overrides or [],
         batch=batch_size,
@@ -214,7 +220,9 @@ def _options(given: dict[str, Any]) -> "Options":
 def _of_views(shape: str, view_num: int | None, tour: int | None, workers: int | None) -> dict[str, str | bool]:
     """Options that change nothing here, and why."""
     why = f"with --shape {shape}"
-    about: dict[str, str | bool] = {"--view_num": view_num is not None and why, "--tour": tour is not None and why}
+    unseen = shape != "MultiView"
+    about: dict[str, str | bool] = {"--view_num": unseen and view_num is not None and why}
+    about |= {"--tour": unseen and tour is not None and why}
     return about | {"--workers": workers is not None and "as one thread makes batches ahead"}
 
 

@@ -46,6 +46,13 @@ def test_angles_in_words_and_in_the_table(predictor, photo, tmp_path):
     assert table.name.tolist() == [photo.as_posix()] and np.isnan(table.t).all()
 
 
+def test_a_teacher_is_no_model_for_photographs(photo, tmp_path):
+    clouds = np.zeros((1, 4, 3))
+    teacher = Predictor(lambda inputs: inputs, ViewpointDecoder(crop_size=32, names=("car/1",), clouds=clouds))
+    with pytest.raises(DataError, match=r"found a teacher that looks at shapes too, expected .* the distilled student"):
+        predict_images(CategoryPresenter(teacher), [photo], tmp_path / "out")
+
+
 def test_the_command_takes_no_options_of_objects(predictor, photo, tmp_path, monkeypatch):
     monkeypatch.setattr(Predictor, "from_onnx", lambda path, threads=None: predictor)
     words = ["predict", "model.onnx", str(photo), "--out", str(tmp_path / "out")]

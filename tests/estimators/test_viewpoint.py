@@ -25,6 +25,9 @@ from posedistill.geometry.viewpoint import label_angles, viewpoint_rotation
 SMALL = {"backbone": "test_resnet", "features": 32, "width": 16, "shape_features": 32}
 
 
+VIEWS = {"shape": "views", "view_backbone": "test_resnet", "view_count": 2, "view_features": 16}
+
+
 def estimator(**settings):
     torch.manual_seed(0)
     return build_estimator("viewpoint", NO_OBJECTS, SMALL | settings, 64)
@@ -42,6 +45,7 @@ def make_batch(count=6, seed=0):
         torch.arange(count),
         clouds=tensor(rng.normal(size=(count, 20, 3)) / 4),
         frames=tensor(rng.uniform(-40, 40, count)),
+        views=tensor(rng.uniform(size=(count, 2, 3, 32, 32))),
     )
 
 
@@ -55,6 +59,19 @@ def test_published_teacher_has_its_parameters():
     parts = [parameters(part) for part in (network.shape, network.fusion, network.projector, network.head)]
     assert parts == [143_104, 6_929_096, 1_223_000, 24_120]
     assert parameters(network) == 33_925_528
+
+
+def test_published_teacher_of_views_has_its_parameters():
+    with torch.device("meta"):
+        network = ViewpointNetwork(ViewpointSettings(backbone="resnet50", shape="views", faithful=True))
+    assert parameters(network) == 65_650_648
+
+
+def test_views_must_be_as_many_as_the_network_was_built_for():
+    with pytest.raises(RecipeError, match=r"view_count.*found 3 with data.view_count 2"):
+        estimator(**VIEWS | {"view_count": 3})(make_batch())
+    with pytest.raises(RecipeError, match=r"turned_frames with shape: views"):
+        estimator(**VIEWS, turned_frames=True)
 
 
 @pytest.mark.parametrize(("backbone", "count"), [("resnet18", 14_374_656), ("resnet50", 29_851_904)])
@@ -122,7 +139,7 @@ def test_rotations_and_labels():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"shape": "cloud"}, {"shape": "cloud", "turned_frames": True}, {"faithful": True}]
+    "settings", [{}, {"shape": "cloud"}, {"shape": "cloud", "turned_frames": True}, VIEWS, {"faithful": True}]
 )
 def test_gradients_reach_every_parameter_of_a_pose(settings):
     model, batch = estimator(**settings), make_batch()
@@ -163,7 +180,7 @@ def test_a_teachers_embedding_is_of_the_image_alone():
 def test_networks_that_see_shapes_ask_for_them():
     with pytest.raises(RecipeError, match=r"family: viewpoint.*the targets clouds.*missing"):
         estimator(shape="cloud").check_targets(frozenset())
-    with pytest.raises(RecipeError, match=r"turned_frames without shapes"):
+    with pytest.raises(RecipeError, match=r"turned_frames with shape: none"):
         estimator(turned_frames=True)
     with pytest.raises(RecipeError, match=r"bin_size 7"):
         estimator(bin_size=7.0)
@@ -231,9 +248,11 @@ def test_views():
     assert list(published.logits) == ["azimuth", "elevation", "inplane", *offsets, "embedding"]
 
 
-@pytest.mark.parametrize(("shape", "head"), [("none", "bins"), ("cloud", "bins"), ("none", "6d"), ("none", "fisher")])
+@pytest.mark.parametrize(
+    ("shape", "head"), [("none", "bins"), ("cloud", "bins"), ("views", "bins"), ("none", "6d"), ("none", "fisher")]
+)
 def test_exported_files_agree(tmp_path, shape, head):
-    model = estimator(shape=shape, head=head)
+    model = estimator(**VIEWS | {"shape": shape, "head": head})
     assert isinstance(model, Viewpoint)
     optimizer, batch = torch.optim.Adam(model.parameters(), 1e-2), make_batch()
     for _ in range(3):  # a network that prefers some bin to others
@@ -241,11 +260,13 @@ def test_exported_files_agree(tmp_path, shape, head):
         torch.stack(list(model.train().loss(model(batch), batch).values())).sum().backward()
         optimizer.step()
     clouds = np.random.default_rng(0).normal(size=(2, 20, 3))
-    decoder = model.build_decoder(crop_size=64, names=("a/1", "b/1"), clouds=clouds)
+    views = np.random.default_rng(0).integers(0, 256, (2, 2, 32, 32, 3), dtype=np.uint8)
+    decoder = model.build_decoder(crop_size=64, names=("a/1", "b/1"), clouds=clouds, views=views)
     export_onnx(model.network, tmp_path / "model.onnx", decoder)
     parity = check_parity(model.network, tmp_path / "model.onnx")
     assert parity.poses == parity.rows == 2 and parity.degrees < 0.1
-    assert ("clouds" in decoder.inputs) == (shape == "cloud")
+    shown = {"none": [], "cloud": ["clouds"], "views": ["views"]}[shape]
+    assert list(decoder.inputs) == ["images", *shown]
 
 
 def test_a_pretrained_trunk_is_kept_where_all_else_starts_as_published(tmp_path):

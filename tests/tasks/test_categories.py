@@ -7,6 +7,7 @@ import yaml
 from tests.data.category_writer import write_categories
 
 from posedistill.data.formats.viewpoint.kinds import Kind
+from posedistill.data.images import write_image
 from posedistill.errors import CheckpointError, DataError, RecipeError
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
@@ -205,3 +206,25 @@ def test_training_starts_from_finished_weights(recipe_of, tmp_path):
 
 def _started(recipe, path):
     return recipe.model_copy(update={"student": recipe.student.model_copy(update={"start": path})})
+
+
+def test_a_teacher_of_views_teaches_a_student_without(recipe_of, made, tmp_path):
+    torch.set_num_threads(1)
+    folder = tmp_path / "renderings"
+    for category in ALL:
+        for azimuth in (0, 120, 240):
+            image = np.full((30, 20, 3), 80 + azimuth // 2, np.uint8)
+            write_image(folder / category / "01" / "crop" / f"rendering_030_{azimuth:03d}.png", image)
+    data = {"renderings": str(folder), "tour": 1, "view_count": 3, "view_size": 32}
+    recipe = recipe_of(**data)
+    views = {"shape": "views", "view_backbone": "test_resnet", "view_count": 3, "view_features": 8}
+    teacher = recipe.teacher.model_copy(update={"settings": NETWORK | views})
+    recipe = recipe.model_copy(update={"teacher": teacher, "seeds": 1})
+    run(recipe)
+    records = {record["stage"]: record for record in json.loads((tmp_path / "run/evaluation.json").read_text())}
+    assert np.isfinite(records["teacher"]["scores"]["median_deg"])
+    assert list(Predictor.from_onnx(tmp_path / "run/model.onnx").decoder.inputs) == ["images"]
+    shown = Predictor.from_onnx(tmp_path / "run/teacher.onnx").decoder
+    assert shown.inputs["views"] == (3, 3, 32, 32) and shown.looks_at_shapes
+    with pytest.raises(DataError, match=r"rendering_000_000\.png.*no such file"):
+        _ = open_task(recipe_of(**data | {"tour": 2, "view_count": 6})).renderings

@@ -11,6 +11,7 @@ from tests.data.category_writer import write_categories
 from typer.testing import CliRunner
 
 from posedistill import cli
+from posedistill.data.images import write_image
 from posedistill.errors import CheckpointError, PoseDistillError, RecipeError
 from posedistill.geometry.viewpoint import label_angles
 from posedistill.recipe.published_viewpoint import Options, distilling_sections, losses, training_sections
@@ -75,6 +76,11 @@ def test_what_the_recipe_of_the_trainer_says(root, tmp_path):
     assert few.name == "pascal3d-novel-2shot" and few.data.shots == 2 and few.data.held_out == {"bus", "motorbike"}
     assert few.data.turn_frames == 85 and few.teacher.settings["turned_frames"] and few.teacher.settings["faithful"]
     assert few.train.steps == 30 * 1 and few.teacher.start == Path("zero.safetensors")
+    views = options(root, shape="MultiView", view_num=6, tour=1)
+    seen = recipe_of(training_sections(views, shape_feature_dim=64), tmp_path)
+    assert seen.teacher.settings["shape"] == "views" and seen.teacher.settings["view_features"] == 64
+    assert seen.data.renderings == root / "Pascal3D" / "Renders_semi_sphere" and seen.data.shapes is None
+    assert (seen.data.view_count, seen.data.tour, seen.teacher.settings["view_count"]) == (6, 1, 6)
     alone = recipe_of(training_sections(options(root, shape="None")), tmp_path)
     assert "shape" not in alone.teacher.settings and alone.data.shapes is None
 
@@ -140,6 +146,7 @@ def test_predictions_are_label_angles(root, tmp_path, monkeypatch):
         (["train", "--dataset", "ShapeNetCore"], r"--dataset.*found ShapeNetCore.*expected ObjectNet3D or Pascal3D"),
         (["train", "--dataset", "Pascal3D", "--shape", "Voxels"], r"--shape.*found Voxels"),
         (["train", "--dataset", "Pascal3D", "--shape_dir", "Renders_semi_sphere"], r"--shape_dir.*Renders_semi_sphere"),
+        (["train", "--dataset", "Pascal3D", "--shape", "MultiView", "--random"], r"--random.*MultiView.*PointCloud"),
         (["train", "--dataset", "Pascal3D", "--shape", "None", "--random"], r"--random.*--shape None"),
         (["train", "--dataset", "Pascal3D", "--keypoint"], r"--keypoint.*Pascal3D.*ObjectNet3D"),
         (["train", "--dataset", "Pascal3D", "--random", "--random_range", "3"], r"--random_range.*found 3"),
@@ -149,7 +156,7 @@ def test_predictions_are_label_angles(root, tmp_path, monkeypatch):
         (["test", "--dataset", "ShapeNetCore", "--model", "m", "--output_dir", "o"], r"--dataset.*Pix3D"),
         (
             ["test", "--dataset", "Pascal3D", "--model", "m", "--output_dir", "o", "--random_model"],
-            r"--random_model.*--shape None",
+            r"--random_model: found --shape None",
         ),
     ],
 )
@@ -182,3 +189,23 @@ def test_a_student_starts_from_other_weights(root):
     )
     assert raw["student"]["start"] == "s.safetensors" and raw["student"]["pretrained"] == "b.pth"
     assert raw["teacher"]["checkpoint"] == "t.safetensors"
+
+
+def test_a_teacher_of_views_is_trained_and_tested(root, tmp_path):
+    for category in NAMES.values():
+        for azimuth in (0, 180):
+            image = np.full((40, 60, 3), azimuth, np.uint8)
+            write_image(
+                root / "Pascal3D" / f"Renders_semi_sphere/{category}/01/crop/rendering_030_{azimuth:03d}.png", image
+            )
+    runs, shown = tmp_path / "runs", ["--shape", "MultiView", "--view_num", 2, "--tour", 1]
+    words = ["--dataset", "Pascal3D", "--root", root, *shown]
+    small = ["teacher.settings.view_backbone=test_resnet", "data.view_size=32"]
+    done = invoke("train", *words, "--output_dir", runs, "--batch_size", 4, *RECIPE, *small)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "changes nothing" not in done.stderr
+    teacher = runs / "pascal3d" / "teacher" / "seed0" / "model.safetensors"
+    tested = ["--model", teacher, "--output_dir", tmp_path / "out", *SMALL, "view_backbone=test_resnet", "crop_size=32"]
+    done = invoke("test", *words, *tested)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert np.load(tmp_path / "out" / "predictions_car.npy").shape == (3, 3)

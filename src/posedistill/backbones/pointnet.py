@@ -8,6 +8,7 @@ class PointNet(nn.Module):
 
     def __init__(self, width: int = 1024) -> None:
         super().__init__()
+        self.width = width
         self.layers = nn.Sequential(
             *(nn.Conv1d(3, 64, 1), nn.BatchNorm1d(64), nn.ReLU()),
             *(nn.Conv1d(64, 128, 1), nn.BatchNorm1d(128), nn.ReLU()),

@@ -26,7 +26,7 @@ from posedistill.training.jobs import run_trials, sigterm_interrupts
 from posedistill.training.run_folder import write_environment
 from posedistill.training.teaching.build import check_networks, noise_batch, teacher_so_far
 from posedistill.training.teaching.cache import stored_bytes, views_of
-from posedistill.training.teaching.teachers import Teacher
+from posedistill.training.teaching.teachers import Teacher, networks_of
 from posedistill.training.trial import Trial
 
 TrialTable = dict[str, dict[int, Trial]]
@@ -186,7 +186,7 @@ def check(comparison: Comparison, task: Task[Any]) -> None:
 def tell_cache_size(comparison: Comparison, objects: ObjectTable, teacher: Teacher, views: Iterable[str]) -> None:
     """Say, before anything is trained, what these views of the teacher's outputs will take."""
     base = comparison.base
-    batch, settings = noise_batch(objects, base.input_size), base.schedule(base.student)
+    batch, settings = noise_batch(objects, base.input_size, networks=networks_of(teacher)), base.schedule(base.student)
     picture = stored_bytes(teacher.predict(batch, -1), batch, views) / len(batch)
     steps = settings.steps * len(comparison.seeds) + (comparison.sweep.steps if comparison.sweep else 0)
     size = picture * settings.batch_size * steps

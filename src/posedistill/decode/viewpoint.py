@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, Tolerance, check
 from posedistill.decode.crops import check_request, cut_boxes
@@ -88,6 +89,7 @@ class ViewpointDecoder(Decoder):
         grid: where bins begin. bin_size: degrees.
         names: what each label is, as ``category/shape``.
         clouds: ``[S, P, 3]`` a point cloud for each label, of networks that look at shapes; else none.
+        views: ``[S, V, side, side, 3]`` renderings for each label, of networks that look at these; else none.
     """
 
     family: ClassVar[str] = "viewpoint"
@@ -109,10 +111,13 @@ class ViewpointDecoder(Decoder):
     bin_size: float = 15.0
     names: tuple[str, ...] = ()
     clouds: Array = field(default_factory=lambda: np.zeros((0, 0, 3)))
+    views: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0, 0, 3), np.uint8))
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
         super().__post_init__()
+        square = self.views.ndim == 5 and self.views.shape[2] == self.views.shape[3] and self.views.shape[4] == 3
+        seen = square and len(self.views) in (0, len(self.names))
         whole = self.bin_size > 0 and (180 / self.bin_size).is_integer()
         fits = self.clouds.ndim == 3 and self.clouds.shape[2] == 3 and len(self.clouds) in (0, len(self.names))
         check(
@@ -122,21 +127,31 @@ class ViewpointDecoder(Decoder):
             ("grid", self.grid, "centred or published", self.grid in ("centred", "published")),
             ("bin_size", self.bin_size, "degrees that divide 180", whole),
             ("clouds", self.clouds.shape, f"[{len(self.names)}, points, 3], one for each name", fits),
+            ("views", self.views.shape, f"[{len(self.names)}, views, side, side, 3], some for each name", seen),
         )
 
     def tables(self) -> dict[str, np.ndarray]:
-        """The clouds."""
-        return {"clouds": self.clouds.astype(np.float32)} if len(self.clouds) else {}
+        """The shapes."""
+        tables = {"clouds": self.clouds.astype(np.float32)} if len(self.clouds) else {}
+        return tables | ({"views": self.views} if len(self.views) else {})
 
     @classmethod
     def fields_of(cls, tables: Arrays) -> dict[str, Any]:
-        """The clouds, if any."""
-        return {"clouds": np.asarray(tables["clouds"], dtype=np.float64)} if "clouds" in tables else {}
+        """The shapes, if any."""
+        kinds = {"clouds": np.float64, "views": np.uint8}
+        return {name: np.asarray(tables[name], dtype=kind) for name, kind in kinds.items() if name in tables}
+
+    @property
+    def looks_at_shapes(self) -> bool:
+        """Whether the network is a teacher's, which must be shown a shape beside each picture."""
+        return bool(len(self.clouds) or len(self.views))
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
-        """Crops, normalised RGB; and clouds, where the network looks at shapes."""
+        """Crops, normalised RGB; and clouds or views, RGB in 0..1, where the network looks at shapes."""
         shapes: dict[str, tuple[int, ...]] = {"clouds": self.clouds.shape[1:]} if len(self.clouds) else {}
+        count, side = self.views.shape[1:3]
+        shapes |= {"views": (count, 3, side, side)} if len(self.views) else {}
         return {"images": (3, self.crop_size, self.crop_size), **shapes}
 
     @property
@@ -161,16 +176,21 @@ class ViewpointDecoder(Decoder):
         K = np.eye(3)  # nothing is known of the camera, nor asked
         check_request(image, K, boxes, labels.tolist())
         crops, cameras = cut_boxes(self, image, K, boxes, self.pad, self.crop_size)
-        inputs = {"images": crops} | ({"clouds": self._clouds_of(labels)} if len(self.clouds) else {})
+        inputs = {"images": crops} | self._shapes_of(labels)
         scores = np.ones(len(boxes)) if scores is None else np.asarray(scores, dtype=np.float64)
         return Prepared(inputs, cameras.K, cameras.rotation, labels, boxes, scores)
 
-    def _clouds_of(self, labels: np.ndarray) -> np.ndarray:
-        wrong = labels[(labels < 0) | (labels >= len(self.clouds))]
+    def _shapes_of(self, labels: np.ndarray) -> dict[str, np.ndarray]:
+        if not self.looks_at_shapes:
+            return {}
+        wrong = labels[(labels < 0) | (labels >= len(self.names))]
         if len(wrong):
             expected = f"one of the {len(self.names)} shapes that the model knows: it looks at shapes too"
             raise DataError(describe("request", "labels", wrong[0], expected))
-        return self.clouds[labels].astype(np.float32)
+        shown = {"clouds": self.clouds[labels].astype(np.float32)} if len(self.clouds) else {}
+        if len(self.views):
+            shown["views"] = self.views[labels].transpose(0, 1, 4, 2, 3).astype(np.float32) / 255
+        return shown
 
     def decode(self, outputs: Arrays, prepared: Prepared) -> list[Pose]:
         """Rotations of what the crops show.

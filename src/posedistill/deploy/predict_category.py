@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
+from posedistill.decode import ViewpointDecoder
 from posedistill.deploy.predict import Found, Presenter, named_poses
+from posedistill.errors import DataError, describe
 from posedistill.geometry.viewpoint import rotation_viewpoint
 
 
@@ -13,6 +15,12 @@ class CategoryPresenter(Presenter):
 
     of: ClassVar[str] = "categories"
     writes: ClassVar[str] = "poses.csv"
+
+    def check(self, images: Sequence[Path]) -> None:
+        """``DataError`` for a teacher, which must be shown a shape beside each picture."""
+        if cast(ViewpointDecoder, self.predictor.decoder).looks_at_shapes:
+            expected = "one of pictures alone, as the model.onnx of its run is, the distilled student"
+            raise DataError(describe("predict", "model", "a teacher that looks at shapes too", expected))
 
     def finish(self, found: Sequence[Found], out: Path) -> None:
         """``poses.csv``, which names pictures as given; positions are nan."""

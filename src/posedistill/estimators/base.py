@@ -61,6 +61,11 @@ class Estimator(nn.Module):
                 describe("recipe", asked_by, found, f"{listed(self.targets)} ({sorted(missing)} missing)")
             )
 
+    def noise_targets(self, count: int) -> dict[str, Tensor]:
+        """Targets of noise by which it can be tried before any data are read; of families that look at more than poses
+        of objects, whose targets ``training.teaching.build.noise_batch`` makes."""
+        return {}
+
     def fit_targets(self, R: Array, t: Array) -> None:
         """Take what the network must know of the training poses ``[N, 3, 3]`` and ``[N, 3]``, before its first step."""
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from posedistill.backbones.pointnet import PointNet
 from posedistill.backbones.timm_trunk import POOLED, TimmTrunk
+from posedistill.backbones.view_encoder import ViewEncoder
 from posedistill.data.loading.batch import Batch
 from posedistill.decode import Decoder
 from posedistill.decode.viewpoint import Grid, Head
+from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.contrast import nce, negative_weights, unit
 from posedistill.estimators.rotations import geodesic_angle
@@ -42,12 +44,18 @@ class ViewpointSettings(BaseModel):
     """Any timm model that gives feature maps."""
     pretrained: Path | None = None
     """State dict of the backbone; random weights without one."""
-    shape: Literal["none", "cloud"] = "none"
-    """``cloud``: the network sees a point cloud of the thing beside its picture, and is a teacher's."""
+    shape: Literal["none", "cloud", "views"] = "none"
+    """What the network, a teacher's, sees of the thing's shape: a point ``cloud``, or renderings (``views``)."""
     features: int = Field(default=1024, ge=1)
     """Width of the image feature; published: 1024 with shapes, 2048 without."""
     shape_features: int = Field(default=1024, ge=1)
     """``cloud``: width of the shape's feature."""
+    view_backbone: str = "resnet18"
+    """``views``: any timm model that gives feature maps, one for all views."""
+    view_count: int = Field(default=12, ge=1)
+    """``views``: as many as ``data.view_count``."""
+    view_features: int = Field(default=256, ge=1)
+    """``views``: width of the feature of each."""
     width: int = Field(default=200, ge=1)
     """Of the vector that angles are read from, and of the embedding; hidden layers are 4 and 2 times as wide."""
     bin_size: float = Field(default=15.0, gt=0)
@@ -56,10 +64,10 @@ class ViewpointSettings(BaseModel):
     """``bins``: angles in bins, with offsets. ``6d``, ``fisher``: a rotation, see ``viewpoint_heads``; no logits."""
     faithful: bool = False
     contrast: float = Field(default=0.5, ge=0)
-    """``cloud``: weight of the contrast between image feature and fused feature; 0 leaves it out."""
+    """With shapes: weight of the contrast between image feature and fused feature; 0 leaves it out."""
     temperature: float = Field(default=0.1, ge=0.01, le=1)
     dropout: float = Field(default=0.3, ge=0, lt=1)
-    """``cloud``: of the fused feature within the contrast, in training."""
+    """With shapes: of the fused feature within the contrast, in training."""
     turned_frames: bool = False
     """``cloud``: learn poses from shapes whose own frame is turned (``data.turn_frames``), as PoseFromShape does, so
     that the frame must be read from the shape. The contrast sees the shape as it is, for no picture tells the frame."""
@@ -70,8 +78,8 @@ class ViewpointSettings(BaseModel):
             raise ValueError(f"found bin_size {self.bin_size:g}, expected degrees that divide 180")
         if self.faithful and self.head != "bins":
             raise ValueError(f"found head {self.head} with faithful, expected bins: what was published has no other")
-        if self.turned_frames and self.shape == "none":
-            raise ValueError("found turned_frames without shapes, expected shape: cloud")
+        if self.turned_frames and self.shape != "cloud":
+            raise ValueError(f"found turned_frames with shape: {self.shape}, expected shape: cloud")
         return self
 
     @property
@@ -92,6 +100,10 @@ class NetworkOutputs(NamedTuple):
     features: dict[str, Tensor]
 
 
+_SHAPES = {"none": None, "cloud": "clouds", "views": "views"}
+"""The target that holds each kind of shape, which is also the decoder's input and field."""
+
+
 def _layers(*widths: int, last: type[nn.Module] | None = nn.ReLU, norm_last: bool = True) -> nn.Sequential:
     """Linear layers with batch norm and ReLU between; after the last, batch norm and ``last``, or nothing at all."""
     layers: list[nn.Module] = []
@@ -104,18 +116,21 @@ def _layers(*widths: int, last: type[nn.Module] | None = nn.ReLU, norm_last: boo
 
 
 class ViewpointNetwork(nn.Module):
-    """The part of the estimator that is exported: of a crop (and a cloud), logits and offsets."""
+    """The part of the estimator that is exported: of a crop (and a shape), the numbers that tell a rotation."""
 
     def __init__(self, settings: ViewpointSettings) -> None:
         super().__init__()
         width, features = settings.width, settings.features
         self.trunk = TimmTrunk(settings.backbone, settings.pretrained)
         self.image = nn.Linear(self.trunk.width, features)
-        self.shape: PointNet | None = None
+        self.shape: PointNet | ViewEncoder | None = None
         hidden = (4 * width, 2 * width, width)
         if settings.shape == "cloud":
             self.shape = PointNet(settings.shape_features)
-            fused = features + settings.shape_features
+        elif settings.shape == "views":
+            self.shape = ViewEncoder(settings.view_backbone, settings.view_count, settings.view_features)
+        if self.shape is not None:
+            fused = features + self.shape.width
             widths = (fused, fused, fused // 2, fused // 4, width)
             self.fusion = _layers(*widths, last=nn.Tanh, norm_last=False) if settings.faithful else _layers(*widths)
             self.projector = _layers(features, *hidden, last=None, norm_last=False)
@@ -128,25 +143,25 @@ class ViewpointNetwork(nn.Module):
                 if name != "trunk" or settings.pretrained is None:
                     part.apply(published_start)
 
-    def forward(self, images: Tensor, clouds: Tensor | None = None) -> tuple[Tensor, ...]:
-        """``[B, 3, H, W]`` crops (and ``[B, P, 3]`` clouds) -> the decoder's outputs, float32."""
-        return tuple(self.outputs(images, clouds).heads.values())
+    def forward(self, images: Tensor, shapes: Tensor | None = None) -> tuple[Tensor, ...]:
+        """``[B, 3, H, W]`` crops (and clouds ``[B, P, 3]`` or views ``[B, V, 3, side, side]``) -> decoder's outputs."""
+        return tuple(self.outputs(images, shapes).heads.values())
 
-    def outputs(self, images: Tensor, clouds: Tensor | None = None) -> NetworkOutputs:
+    def outputs(self, images: Tensor, shapes: Tensor | None = None) -> NetworkOutputs:
         """The same pass with everything a training step may use."""
         maps, pooled = self.trunk(images)
         maps[POOLED] = pooled[:, :, None, None]
         seen = self.image(pooled)
-        x = self.fused(seen, clouds)
+        x = self.fused(seen, shapes)
         embedding = self.projector(x if self.shape is None else seen)
         return NetworkOutputs(self.head(x), x, embedding, maps)
 
-    def fused(self, seen: Tensor, clouds: Tensor | None) -> Tensor:
+    def fused(self, seen: Tensor, shapes: Tensor | None) -> Tensor:
         """``[B, width]`` of the image feature ``[B, features]`` and, where the network looks at it, the shape."""
         if self.shape is None:
             return self.fusion(seen)  # type: ignore[no-any-return]
-        assert clouds is not None
-        return self.fusion(torch.cat([self.shape(clouds), seen], 1))  # type: ignore[no-any-return]
+        assert shapes is not None
+        return self.fusion(torch.cat([self.shape(shapes), seen], 1))  # type: ignore[no-any-return]
 
 
 def _about_upright(angle: Tensor) -> Tensor:
@@ -182,21 +197,28 @@ class Viewpoint(Estimator):
         self.objects = NO_OBJECTS
         self.settings = settings
         self.network = ViewpointNetwork(settings)
-        if settings.shape == "cloud":
+        self.shown = _SHAPES[settings.shape]
+        if self.shown is not None:
             frames = {"frames"} if settings.turned_frames else set()
-            self.targets = frozenset({"clouds"} | frames)  # type: ignore[misc]
+            self.targets = frozenset({self.shown} | frames)  # type: ignore[misc]
         if settings.head != "bins":
             self.offers = self.offers - {"logits"}  # type: ignore[misc]
+
+    def noise_targets(self, count: int) -> dict[str, Tensor]:
+        """Shapes, as far as the network looks at any."""
+        settings = self.settings
+        if self.shown == "views":
+            return {"views": torch.rand(count, settings.view_count, 3, 32, 32)}
+        return {} if self.shown is None else {"clouds": torch.randn(count, 16, 3), "frames": torch.zeros(count)}
 
     def record(self) -> dict[str, Any]:
         """What its outputs mean."""
         return {"head": self.settings.head, "grid": self.settings.grid, "bin_size": self.settings.bin_size}
 
     def build_decoder(self, **known: Any) -> Decoder:
-        """Its decoder, with the clouds of shapes only where the network looks at them."""
-        if self.settings.shape == "none":
-            known.pop("clouds", None)
-        return super().build_decoder(**known)
+        """Its decoder, with those shapes alone that the network looks at."""
+        unseen = {name for name in _SHAPES.values() if name != self.shown}
+        return super().build_decoder(**{name: value for name, value in known.items() if name not in unseen})
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; in train mode ``generator`` drives the dropout within the contrast.
@@ -204,8 +226,8 @@ class Viewpoint(Estimator):
         ``heads``: logits and offsets by the names of the decoder's outputs; with shapes ``fused`` ``[B, width]``, the
         feature of image and shape.
         """
-        clouds = batch.target("clouds", "shape: cloud") if self.settings.shape == "cloud" else None
-        outputs = self.network.outputs(batch.images, clouds)
+        shapes = self._shapes(batch)
+        outputs = self.network.outputs(batch.images, shapes)
         with torch.autocast(batch.images.device.type, enabled=False):
             heads, head = outputs.heads, self.network.head
             rotations, logits = head.rotations(heads), head.class_logits(heads)
@@ -219,11 +241,21 @@ class Viewpoint(Estimator):
                 regression_truth=batch.R.flatten(1),
                 logits=logits or None,
             )
-        if clouds is not None:
+        if shapes is not None:
             prediction.heads["fused"] = self._dropped(outputs.pose_feature, generator)
             if self.training and self.settings.turned_frames:
-                prediction.heads |= self._reframed(outputs, clouds, batch)
+                prediction.heads |= self._reframed(outputs, shapes, batch)
         return prediction
+
+    def _shapes(self, batch: Batch) -> Tensor | None:
+        """What the network sees of shapes; a RecipeError where that are not as many views as it was built for."""
+        if self.shown is None:
+            return None
+        shapes, count = batch.target(self.shown, f"shape: {self.settings.shape}"), self.settings.view_count
+        if self.shown == "views" and shapes.shape[1] != count:
+            found = f"{count} with data.view_count {shapes.shape[1]}"
+            raise RecipeError(describe("recipe", "settings.view_count", found, "as many as the data give"))
+        return shapes
 
     def _dropped(self, fused: Tensor, generator: torch.Generator | None) -> Tensor:
         rate = self.settings.dropout

@@ -188,6 +188,10 @@ class CategorySettings(Settings):
     shapenet_frame: bool = Field(False, description="Shapes have ShapeNet's axes: y up, the front towards -x.")
     stand_ins: bool = Field(False, description="Where a thing's own shape is missing, take one of its category.")
     points: int = Field(2500, ge=8, description="Of a cloud, that a network sees.")
+    renderings: Path | None = Field(None, description="Folder of renderings of shapes, for teachers that see views.")
+    tour: Literal[1, 2, 3] = Field(2, description="Elevations of the renderings: 30; 0 and 30; 0, 30 and 60.")
+    view_count: int = Field(12, ge=1, description="Renderings that a network sees, evenly around on each elevation.")
+    view_size: int = Field(224, ge=32, multiple_of=32, description="Side of a rendering as a network sees it.")
     turn_frames: float = Field(0.0, ge=0, le=180, description="Largest turn of a shape's own frame, degrees.")
     symmetries: dict[str, Symmetry] = Field({}, description="Categories that look the same when turned upright.")
     crop_size: int = Field(224, ge=32, multiple_of=32)
@@ -200,9 +204,12 @@ class CategorySettings(Settings):
     def _one_choice_of_rows(self) -> "CategorySettings":
         if self.shots is not None and self.listed is not None:
             raise ValueError("found shots and listed, expected one of them: a list is a draw")
-        if self.shapes is None and (given := [key for key in ("stand_ins", "turn_frames") if getattr(self, key)]):
+        of_shapes = ("stand_ins", "turn_frames")
+        if self.shapes is None and (given := [key for key in of_shapes if getattr(self, key)]):
             raise ValueError(f"found {' and '.join(given)} without shapes, expected shapes: DIR")
         return self
+
+    silent: ClassVar[frozenset[str]] = frozenset({"renderings", "tour", "view_count", "view_size"})
 
     @property
     def held_out(self) -> frozenset[str]:

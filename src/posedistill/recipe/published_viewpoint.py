@@ -17,8 +17,10 @@ PRESETS = ("released", "paper", "plus")
 WEIGHTINGS = ("linear", "sqrt", "square", "sin", "sinsin")
 TRAINED = {"ObjectNet3D": OBJECTNET_NOVEL, "Pascal3D": PASCAL_NOVEL}
 """What may be trained on, and the categories that ``--novel`` holds out of it."""
-SHAPE_FOLDERS = {"PointCloud": "pointcloud"}
+SHAPE_FOLDERS = {"PointCloud": "pointcloud", "MultiView": "Renders_semi_sphere"}
 """What ``--shape`` may ask for, and the folder that has it."""
+VIEWS, TOUR = 12, 2
+"""Renderings of a shape, and rings of them, as published."""
 RANGES = {0: 40.0, 1: 85.0, 2: 180.0}
 """Degrees of ``--random_range``: 5 m with m up to 8, 17, or all round."""
 _OFFSETS = ["azimuth_offset", "elevation_offset", "inplane_offset"]
@@ -45,6 +47,8 @@ class Options:
     shot: int | None
     preset: str
     runs: Path
+    view_num: int | None = None
+    tour: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -83,6 +87,8 @@ class Options:
             about["measured"] = sorted(held)
         if self.shot is not None:
             about["shots"] = self.shot
+        if self.shape == "MultiView":
+            return about | {"renderings": str(folder), "view_count": self.view_num or VIEWS, "tour": self.tour or TOUR}
         return about | ({} if folder is None else {"shapes": str(folder)})
 
     def train(self) -> dict[str, Any]:
@@ -121,7 +127,7 @@ def training_sections(
     options: Options,
     *,
     img_feature_dim: int = 1024,
-    shape_feature_dim: int = 1024,
+    shape_feature_dim: int | None = None,
     model: Path | None = None,
     random: bool = False,
     random_range: int | None = None,
@@ -134,15 +140,15 @@ def training_sections(
     Raises:
         RecipeError: ``random`` without shapes, or an unknown range.
     """
-    cloud, data = options.shape != "None", options.data()
-    if random and not cloud:
-        raise _wrong("--random", "--shape None", "shapes: it turns their frames")
+    data = options.data()
+    if random and options.shape != "PointCloud":
+        raise _wrong("--random", f"--shape {options.shape}", "PointCloud: it turns the frames of clouds")
     if random_range is not None and random_range not in RANGES:
         raise _wrong("--random_range", random_range, "0, 1 or 2")
     teacher = _network(options, "resnet50", img_feature_dim)
-    if cloud:
-        teacher["settings"] |= {"shape": "cloud", "shape_features": shape_feature_dim, "turned_frames": random}
+    teacher["settings"] |= shape_settings(options.shape, shape_feature_dim, options.view_num)
     if random:
+        teacher["settings"]["turned_frames"] = True
         data["turn_frames"] = RANGES[random_range or 0]
     if model is not None:
         teacher["start"] = str(model)
@@ -155,7 +161,7 @@ def distilling_sections(
     teacher_model: Path,
     *,
     img_feature_dim: int = 2048,
-    shape_feature_dim: int = 1024,
+    shape_feature_dim: int | None = None,
     student_model: Path | None = None,
     pretrain_backbone: Path | None = None,
     crd: bool = False,
@@ -171,8 +177,7 @@ def distilling_sections(
         RecipeError: an unknown weighting.
     """
     teacher = _network(options, "resnet50", 1024) | {"checkpoint": str(teacher_model)}
-    if options.shape != "None":
-        teacher["settings"] |= {"shape": "cloud", "shape_features": shape_feature_dim}
+    teacher["settings"] |= shape_settings(options.shape, shape_feature_dim, options.view_num)
     student = _network(options, "resnet18", img_feature_dim)
     if student_model is not None:
         student["start"] = str(student_model)
@@ -215,6 +220,13 @@ def losses(preset: str, crd: bool, tau: float | None, weighting: str | None) -> 
     return [plain, {"name": "contrast", "weight": 3.6, "options": contrast}] if crd else [plain]
 
 
+def shape_settings(shape: str, features: int | None, views: int | None) -> dict[str, Any]:
+    """What a network's settings say of shapes; ``features``: the width of a cloud's, or of each view's."""
+    if shape == "MultiView":
+        return {"shape": "views", "view_count": views or VIEWS, "view_features": features or 256}
+    return {} if shape == "None" else {"shape": "cloud", "shape_features": features or 1024}
+
+
 def shape_folder(shape: str, shape_dir: str | None, base: Path) -> Path | None:
     """The folder of a kind of shapes in a data set's; None for pictures alone.
 
@@ -227,9 +239,8 @@ def shape_folder(shape: str, shape_dir: str | None, base: Path) -> Path | None:
         return None
     if shape not in SHAPE_FOLDERS:
         raise _wrong("--shape", shape, f"{', '.join(SHAPE_FOLDERS)} or None")
-    others = {folder: kind for kind, folder in SHAPE_FOLDERS.items() if kind != shape}
-    if shape_dir in others or (shape_dir or "").startswith("Renders_"):
-        raise _wrong("--shape_dir", f"{shape_dir} with --shape {shape}", f"{SHAPE_FOLDERS[shape]} or another of clouds")
+    if shape_dir in {folder for kind, folder in SHAPE_FOLDERS.items() if kind != shape}:
+        raise _wrong("--shape_dir", f"{shape_dir} with --shape {shape}", SHAPE_FOLDERS[shape])
     return base / (shape_dir or SHAPE_FOLDERS[shape])
 
 

@@ -14,6 +14,12 @@ from torch import nn
 from posedistill.data.formats.viewpoint.annotations import open_categories
 from posedistill.data.formats.viewpoint.categories import ROUND, AnnotatedView, CategoryDataset
 from posedistill.data.formats.viewpoint.kinds import Kind, Shapes
+from posedistill.data.formats.viewpoint.renderings import (
+    Renderings,
+    mirrored_order,
+    read_renderings,
+    view_angles,
+)
 from posedistill.data.images import image_size
 from posedistill.data.loading.category_view import CategoryView
 from posedistill.data.packs.category_frames import ROOM, CategoryFrames, checked_box
@@ -119,12 +125,27 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
 
     def kind(self, view: AnnotatedView) -> Kind:
         """The category and the shape of an object: its own, or where the recipe allows it one of its category."""
-        return Kind(view.category, "") if self.shapes is None else self.shapes.kind(view)
+        if self.shapes is not None:
+            return self.shapes.kind(view)
+        return Kind(view.category, view.shape if self.data.renderings is not None else "")
 
     @cached_property
     def clouds(self) -> Array | None:
         """``[S, N, 3]`` of each label; None where the recipe names no shapes."""
         return None if self.shapes is None else self.shapes.clouds(self.kinds, self.data.points)
+
+    @cached_property
+    def view_angles(self) -> list[tuple[int, int]]:
+        """Azimuth and elevation of each rendering that a network sees."""
+        return view_angles(self.data.view_count, self.data.tour)
+
+    @cached_property
+    def renderings(self) -> Renderings | None:
+        """``[S, V, side, side, 3]`` of each label; None where the recipe names none."""
+        data = self.data
+        if data.renderings is None:
+            return None
+        return read_renderings(data.renderings, self.kinds, self.view_angles, data.view_size)
 
     @cached_property
     def orders(self) -> NDArray[np.int64]:
@@ -187,6 +208,8 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
             self.orders,
             self.clouds,
             data.points,
+            self.renderings,
+            mirrored_order(self.view_angles),
             data.turn_frames,
             np.array([kind.category in ROUND for kind in self.kinds]),
             rows,
@@ -244,4 +267,5 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
         clouds = np.zeros((0, 0, 3)) if self.clouds is None else self.clouds[:, : data.points]
         names = tuple(kind.name for kind in self.kinds)
         known = {"crop_size": data.crop_size, "pad": data.pad, "names": names, "clouds": clouds}
+        known |= {} if self.renderings is None else {"views": self.renderings}
         return estimator.network, estimator.build_decoder(**known)

@@ -152,3 +152,19 @@ def test_objects_of_one_picture_stay_together():
     held = hold_out_pictures(images, 0.2, seed=1)
     assert len(held.validation) == 12
     assert not {images[row] for row in held.train} & {images[row] for row in held.validation}
+
+
+def test_mirrored_crops_see_the_views_of_the_mirrored_shape(pack):
+    """View k of a mirrored shape is view -k of the shape, mirrored."""
+    renderings = np.random.default_rng(1).integers(0, 256, (2, 4, 32, 32, 3), dtype=np.uint8)
+    order = np.array([0, 3, 2, 1])
+    kept = renderings.copy()
+    batches = {
+        flip: batch_of(view_of(pack, renderings=renderings, mirrored_views=order, flip=flip)) for flip in (0.0, 1.0)
+    }
+    plain, mirrored = (batch.targets["views"].numpy() for batch in batches.values())
+    expected = renderings[batches[0.0].label.numpy()].transpose(0, 1, 4, 2, 3) / np.float32(255)
+    np.testing.assert_allclose(plain, expected, atol=1e-6)
+    np.testing.assert_allclose(mirrored, plain[:, order][..., ::-1], atol=1e-6)
+    np.testing.assert_array_equal(renderings, kept)
+    assert "views" in view_of(pack, renderings=renderings).targets and "views" not in view_of(pack).targets

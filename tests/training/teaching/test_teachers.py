@@ -153,7 +153,7 @@ def test_labels_teach_one_vote_a_keypoint(batch):
     assert LabelTeacher.offers == {"votes"} and prediction.cells is None
     with pytest.raises(
         RecipeError,
-        match=r"'teacher\.csv': found batches with the targets clouds, frames, expected the target 'keypoints'",
+        match=r"'teacher\.csv': found batches with no targets, expected the target 'keypoints'",
     ):
         LabelTeacher().predict(noise_batch(NO_OBJECTS, 32), 0)
 

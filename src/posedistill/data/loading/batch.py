@@ -29,8 +29,9 @@ class Batch:
         targets: what only some families need (``Estimator.targets``), under these names:
             masks ``[I, H, W]`` bool, the visible mask; keypoints3d ``[I, K, 3]`` mm, object frame;
             keypoints ``[I, K, 2]`` their projections, picture pixels; diameters ``[I]`` mm; clouds ``[I, P, 3]``
-            shapes of categories; frames ``[I]`` degrees by which their own frames may be turned; places ``[I, 3, 3]``
-            from pixels to where in the photograph they are, its outer edges at 0 and 1.
+            shapes of categories, views ``[I, V, 3, side, side]`` renderings of them in 0..1; frames ``[I]`` degrees
+            by which their own frames may be turned; places ``[I, 3, 3]`` from pixels to where in the photograph they
+            are, its outer edges at 0 and 1.
     """
 
     images: Tensor

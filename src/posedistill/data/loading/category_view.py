@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posedistill.data.formats.viewpoint.renderings import Renderings
 from posedistill.data.loading.augment import AugmentSettings, Draws, hide
 from posedistill.data.loading.sampling import Indices
 from posedistill.data.loading.views import Plan, ViewPolicy
@@ -36,6 +37,8 @@ class CategoryView(ViewPolicy):
         orders: ``[S]`` of each label: how many turns about the upright axis look the same, 0 for all.
         clouds: ``[S, N, 3]`` of each label; without them batches have none.
         points: how many of a cloud's points a batch has: others in each varied crop, the first where nothing varies.
+        renderings: ``[S, V, side, side, 3]`` of each label; without them batches have none. mirrored_views: ``[V]``
+            which of them, mirrored, is each view of the mirrored shape.
         turn_frames: the target ``frames``: degrees by which a shape's own frame may be turned, drawn between minus and
             plus this; 0 for labels that ``frozen`` ``[S]`` names.
 
@@ -55,12 +58,15 @@ class CategoryView(ViewPolicy):
         orders: NDArray[np.int64],
         clouds: Array | None = None,
         points: int = 2500,
+        renderings: Renderings | None = None,
+        mirrored_views: Indices | None = None,
         turn_frames: float = 0.0,
         frozen: NDArray[np.bool_] | None = None,
         indices: Indices | None = None,
     ) -> None:
         self.pack, self.packs, self.variation, self.flip, self.pad = pack, [pack], settings, flip, pad
         self.shape, self.orders, self.clouds, self.points = (crop_size, crop_size), orders, clouds, points
+        self.renderings, self.mirrored_views = renderings, mirrored_views
         self.turn_frames, self.frozen = turn_frames, np.zeros(len(orders), bool) if frozen is None else frozen
         self.ids = np.arange(len(pack)) if indices is None else np.asarray(indices, dtype=np.int64)
         if not len(self.ids):
@@ -70,8 +76,9 @@ class CategoryView(ViewPolicy):
 
     @property
     def targets(self) -> frozenset[str]:  # type: ignore[override]
-        """Clouds and the turns of their frames, where there are shapes."""
-        return frozenset() if self.clouds is None else frozenset({"clouds", "frames"})
+        """Clouds and the turns of their frames, where there are shapes; and renderings of them, where there are any."""
+        shapes = frozenset() if self.clouds is None else frozenset({"clouds", "frames"})
+        return shapes if self.renderings is None else shapes | {"views"}
 
     def unvaried(self) -> Self:
         """The box in the middle, as it is."""
@@ -94,7 +101,7 @@ class CategoryView(ViewPolicy):
         K[:, 0, 1] = np.where(mirrored, -K[:, 0, 1], K[:, 0, 1])
         label = table.obj_id[ids]
         R = self._canonical(np.where(mirrored[:, None, None], flipped(R), R), label)
-        targets = self._shapes(label, mirrored, chance[:, 5:])
+        targets = self._shapes(label, mirrored, chance[:, 5:]) | self._views(label, mirrored)
         columns = (label, table.score[ids], ids, table.slot[ids])
         maps, picture = affine_maps(homography), np.arange(len(units))
         return Plan(frames, maps, K, shape, draws, picture, R, np.zeros((len(ids), 3)), *columns, targets)
@@ -122,6 +129,14 @@ class CategoryView(ViewPolicy):
         clouds = np.where(mirrored[:, None, None], mirrored_shape(clouds), clouds)
         turns = np.where(self.frozen[label] | (not self.varied), 0.0, self.turn_frames * (2 * chance[:, 2] - 1))
         return {"clouds": clouds, "frames": turns}
+
+    def _views(self, label: Indices, mirrored: NDArray[np.bool_]) -> dict[str, Array]:
+        """``[B, V, 3, side, side]`` in 0..1: renderings of each shape, or of the mirrored one."""
+        if self.renderings is None:
+            return {}
+        views = self.renderings[label]
+        views[mirrored] = views[mirrored][:, self.mirrored_views, :, ::-1]
+        return {"views": views.transpose(0, 1, 4, 2, 3).astype(np.float32) / 255}
 
     def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:
         """Occluders before the crops; no targets need pixels."""

@@ -11,6 +11,7 @@ import yaml
 from posedistill.data.formats.viewpoint.annotations import open_categories
 from posedistill.data.formats.viewpoint.categories import OBJECTNET_NOVEL, CategoryDataset
 from posedistill.data.formats.viewpoint.kinds import Kind, Shapes
+from posedistill.data.formats.viewpoint.renderings import read_renderings, view_angles
 from posedistill.deploy.estimate import estimate
 from posedistill.deploy.evaluate import report
 from posedistill.deploy.evaluators.categories import category_queries, naive_scores
@@ -23,7 +24,7 @@ from posedistill.geometry.viewpoint import label_angles, rotation_viewpoint
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.viewpoint import MEDIAN, score_viewpoints, viewpoint_errors
-from posedistill.recipe.published_viewpoint import shape_folder
+from posedistill.recipe.published_viewpoint import TOUR, VIEWS, shape_folder, shape_settings
 from posedistill.recipe.recipe import load_recipe
 from posedistill.recipe.stages import Stage
 from posedistill.runtime.predictor import Predictor
@@ -60,6 +61,9 @@ def measure_published(
     root: Path,
     shape: str = "None",
     shape_dir: str | None = None,
+    shape_features: int | None = None,
+    view_num: int | None = None,
+    tour: int | None = None,
     settings: Mapping[str, Any],
     overrides: Sequence[str] = (),
     batch: int = 16,
@@ -83,10 +87,14 @@ def measure_published(
     if dataset == "ObjectNet3D":
         views = views.of_categories(OBJECTNET_NOVEL & set(views.categories) or OBJECTNET_NOVEL)
     folder = shape_folder(shape, shape_dir, root / dataset)
-    shapes = None if folder is None else Shapes(folder, swapped=swapped)
-    kinds = [Kind(view.category, "") if shapes is None else shapes.kind(view) for view in views]
-    known = sorted(set(kinds))
-    predictor = _predictor(model, known, shapes, dict(settings), overrides, batch)
+    clouds = Shapes(folder, swapped=swapped) if folder is not None and shape == "PointCloud" else None
+    kinds = [Kind(view.category, view.shape) if clouds is None else clouds.kind(view) for view in views]
+    known, seen = sorted(set(kinds)), shape_settings(shape, shape_features, view_num)
+    shown: dict[str, Any] = {} if clouds is None else {"clouds": clouds.clouds(known)[:, :POINTS]}
+    if folder is not None and shape == "MultiView":
+        shown["views"] = read_renderings(folder, known, view_angles(view_num or VIEWS, tour or TOUR), SIDE)
+    predictor = _predictor(model, known, shown, seen | dict(settings), overrides)
+    predictor.batch = batch
     found = estimate(predictor, category_queries(views, [known.index(kind) for kind in kinds]), "test")
     scores = score_viewpoints(found, views.R, views.category, dataset=f"{dataset}/val")
     _write_predictions(output_dir, views, found.R, viewpoint_errors(found, views.R))
@@ -94,18 +102,10 @@ def measure_published(
 
 
 def _predictor(
-    model: Path,
-    kinds: Sequence[Kind],
-    shapes: Shapes | None,
-    settings: dict[str, Any],
-    overrides: Sequence[str],
-    batch: int,
+    model: Path, kinds: Sequence[Kind], shown: dict[str, Any], settings: dict[str, Any], overrides: Sequence[str]
 ) -> Predictor:
     """The network with its weights, and the shapes that it is shown."""
-    if shapes is None:
-        settings.pop("shape_features", None)
-    published = {"backbone": "resnet18" if shapes is None else "resnet50", "features": 2048 if shapes is None else 1024}
-    settings = published | {"shape": "none" if shapes is None else "cloud"} | settings
+    settings = {"backbone": "resnet50" if shown else "resnet18", "features": 1024 if shown else 2048} | settings
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -114,11 +114,8 @@ def _predictor(
     side = int(settings.pop("crop_size", SIDE))
     estimator = build_estimator("viewpoint", NO_OBJECTS, settings, side)
     load_strictly(estimator, load_tensors(model)[0], model)
-    clouds = {} if shapes is None else {"clouds": shapes.clouds(kinds)[:, :POINTS]}
-    decoder = estimator.build_decoder(crop_size=side, names=tuple(kind.name for kind in kinds), **clouds)
-    predictor = torch_predictor(estimator.network, decoder, "cuda" if torch.cuda.is_available() else "cpu")
-    predictor.batch = batch
-    return predictor
+    decoder = estimator.build_decoder(crop_size=side, names=tuple(kind.name for kind in kinds), **shown)
+    return torch_predictor(estimator.network, decoder, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _write_predictions(folder: Path, views: CategoryDataset, R: np.ndarray, errors: np.ndarray) -> None:

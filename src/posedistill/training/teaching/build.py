@@ -1,6 +1,8 @@
 """A recipe's teacher and the losses a student learns from it by: built, cached, and checked before anything trains."""
 
 import hashlib
+from collections import ChainMap
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,7 +22,14 @@ from posedistill.tasks.base import Task
 from posedistill.training.networks import build_network, load_members
 from posedistill.training.teaching.cache import CachedTeacher, cache_folder, views_of
 from posedistill.training.teaching.crops import CropTeacher
-from posedistill.training.teaching.teachers import Autocast, EnsembleTeacher, LabelTeacher, NetworkTeacher, Teacher
+from posedistill.training.teaching.teachers import (
+    Autocast,
+    EnsembleTeacher,
+    LabelTeacher,
+    NetworkTeacher,
+    Teacher,
+    networks_of,
+)
 from posedistill.training.teaching.teaching import Teaching
 
 
@@ -137,7 +146,7 @@ def check_losses(
     Raises:
         RecipeError: the two predictions do not fit together for a loss.
     """
-    batch = noise_batch(student.objects, size)
+    batch = noise_batch(student.objects, size, networks=[student, *networks_of(teacher)])
     with torch.no_grad():
         ours, theirs = student.eval()(batch), teacher.predict(batch, step=-1)
         for distiller in distillers:
@@ -145,10 +154,13 @@ def check_losses(
                 distiller(ours, theirs, batch)
 
 
-def noise_batch(objects: ObjectTable, size: int | tuple[int, int], count: int = 2) -> Batch:
-    """Pictures of noise, one of each object as far as they go, or (without objects) of a scene or a shape.
+def noise_batch(
+    objects: ObjectTable, size: int | tuple[int, int], count: int = 2, networks: Sequence[Estimator] = ()
+) -> Batch:
+    """Pictures of noise, one of each object as far as they go, or (without objects) of a scene or a category.
 
-    ``size``: a side, or height and width.
+    Args:
+        size: a side, or height and width. networks: that are tried on it, and may ask for targets of their own.
 
     >>> from posedistill.geometry.objects import NO_OBJECTS
     >>> noise_batch(NO_OBJECTS, 32).images.shape
@@ -159,8 +171,8 @@ def noise_batch(objects: ObjectTable, size: int | tuple[int, int], count: int = 
     K = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]]).repeat(count, 1, 1)
     R, ids = torch.eye(3).repeat(count, 1, 1), torch.arange(count)
     if not len(objects):
-        shapes = {"clouds": torch.randn(count, 16, 3), "frames": torch.zeros(count)}
-        return Batch.single(images, K, R, torch.zeros(count, 3), ids, **shapes)
+        shapes = [network.noise_targets(count) for network in networks]
+        return Batch.single(images, K, R, torch.zeros(count, 3), ids, **dict(ChainMap(*shapes)))
     label = ids % len(objects)
     keypoints3d = torch.as_tensor(objects.keypoints, dtype=torch.float32)[label]
     diameters = torch.as_tensor(objects.diameters, dtype=torch.float32)[label]

@@ -91,6 +91,13 @@ class EnsembleTeacher:
         return joined([member.predict(batch, step) for member in self.members], batch)
 
 
+def networks_of(teacher: Teacher) -> list[Estimator]:
+    """The networks that a teacher consists of; none of a csv or of stored outputs."""
+    if isinstance(teacher, EnsembleTeacher):
+        return [network for member in teacher.members for network in networks_of(member)]
+    return [teacher.estimator] if isinstance(teacher, NetworkTeacher) else []
+
+
 def joined(predictions: Sequence[Prediction], batch: Batch) -> Prediction:
     """One prediction of several networks on the same batch.
 

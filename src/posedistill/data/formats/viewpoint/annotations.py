@@ -1,5 +1,7 @@
 """Readers of annotated viewpoints: tables (csv) of several columns and names, the fine-grained cars, and Pix3D.
 
+PASCAL3D+ and ObjectNet3D as they are handed out are read by ``mat``.
+
 Tables are read by the names of their columns, whatever their order: those of PoseFromShape, PoseContrast and 3DAug-Pose
 (19 columns, made from PASCAL3D+ and ObjectNet3D), those of Click-Here CNN (Szeto and Corso, ICCV 2017), and one's own.
 """
@@ -15,6 +17,8 @@ import numpy as np
 
 from posedistill.data.faults import Fault, FaultKind, OnFault, fault, raise_fault, reported
 from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
+from posedistill.data.formats.viewpoint.checks import checked_box, checked_viewpoint
+from posedistill.data.formats.viewpoint.mat import VOC_VAL, read_objectnet3d, read_pascal3d
 from posedistill.errors import DataError, describe
 from posedistill.files import read_json, read_text
 from posedistill.geometry.viewpoint import cars_viewpoint, pix3d_viewpoint
@@ -35,6 +39,8 @@ COLUMNS = {
 REQUIRED = ("image", "category", "azimuth", "elevation")
 CLICK_HERE = "imgPath"
 """First column of Click-Here CNN's tables, whose header has 12 names for 9 columns."""
+OLD_PIX3D = ("cat_id", "example_id", "slightly_occluded", "image_path", "model_name", "inplane_rotation")
+"""Of PoseFromShape's table of Pix3D, whose pictures are cut out: label azimuths, and in-plane rotations in radians."""
 _BOX = ("left", "upper", "right", "lower")
 _YES_OR_NO = {"0": False, "1": True, "false": False, "true": True, "": False}
 _TURN = 2 * math.pi
@@ -54,7 +60,12 @@ def read_table(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDat
     path = Path(path)
     rows = list(csv.reader(io.StringIO(read_text(path, "a table (csv) of viewpoints")), skipinitialspace=True))
     header = [name.strip() for name in rows[0]] if rows else []
-    parse = _click_here if header[:1] == [CLICK_HERE] else _by_name(path, header)
+    if header[:1] == [CLICK_HERE]:
+        parse = _click_here
+    elif set(OLD_PIX3D) <= set(header):
+        parse = _old_pix3d(header)
+    else:
+        parse = _by_name(path, header)
     views: list[AnnotatedView] = []
     for line, cells in enumerate(rows[1:], start=2):
         if not any(cells):
@@ -88,7 +99,7 @@ def _by_name(path: Path, header: list[str]) -> Callable[[Path, list[str]], Annot
             category=row["category"],
             viewpoint=checked_viewpoint(angles),
             shape=row.get("shape", ""),
-            box=_checked_box(box),
+            box=checked_box(box),
             number=int(row.get("number") or 0),
             split=row.get("split") or "train",
             keypoints=_flag("keypoints", row["keypoints"]) if "keypoints" in row else True,
@@ -105,28 +116,28 @@ def _click_here(root: Path, cells: list[str]) -> AnnotatedView:
     angles = [azimuth, (elevation + 180) % 360 - 180, (inplane + 180) % 360 - 180]
     box = tuple(float(cell) for cell in cells[1:5])
     category = PureWindowsPath(image).parent.name.partition("_")[0]
-    return AnnotatedView(root / image, category, checked_viewpoint(angles), box=_checked_box(box))
+    return AnnotatedView(root / image, category, checked_viewpoint(angles), box=checked_box(box))
 
 
-def checked_viewpoint(angles: list[float]) -> np.ndarray:
-    """Azimuth in 0..360, elevation as it is, in-plane rotation in -180..180; ``ValueError`` for what cannot be."""
-    azimuth, elevation, inplane = angles
-    if not all(map(math.isfinite, angles)):
-        raise ValueError(f"angles {angles}, not all of them numbers")
-    if abs(elevation) > 90:
-        raise ValueError(f"elevation {elevation:g}, beyond -90..90 degrees: are columns swapped?")
-    if abs(inplane) > 360 or abs(azimuth) > 720:
-        raise ValueError(f"azimuth {azimuth:g}, in-plane rotation {inplane:g}, beyond a turn of 360 degrees")
-    return np.array([azimuth % 360.0, elevation, (inplane + 180.0) % 360.0 - 180.0])
+def _old_pix3d(header: list[str]) -> Callable[[Path, list[str]], AnnotatedView]:
+    """A row of PoseFromShape's table: its azimuth counts the other way about, its camera turns clockwise."""
 
+    def parse(root: Path, cells: list[str]) -> AnnotatedView:
+        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        azimuth, elevation, turn = (float(row[key]) for key in ("azimuth", "elevation", "inplane_rotation"))
+        if abs(turn) > math.pi + 0.01:
+            raise ValueError(f"inplane_rotation {turn:g}, beyond pi: this table has radians")
+        return AnnotatedView(
+            image=root / row["image_path"],
+            category=row["cat_id"],
+            viewpoint=checked_viewpoint([-azimuth, elevation, -math.degrees(turn)]),
+            shape=row["model_name"],
+            split="val",
+            truncated=_flag("truncated", row["truncated"]),
+            occluded=any(_flag(key, row[key]) for key in ("occluded", "slightly_occluded")),
+        )
 
-def _checked_box(box: Any) -> tuple[float, float, float, float] | None:
-    if box is None:
-        return None
-    left, upper, right, lower = box
-    if not (math.isfinite(left + upper + right + lower) and left < right and upper < lower):
-        raise ValueError(f"a box of left {left:g}, upper {upper:g}, right {right:g}, lower {lower:g}: it is empty")
-    return left, upper, right, lower
+    return parse
 
 
 def _flag(name: str, text: str) -> bool:
@@ -202,7 +213,7 @@ def read_pix3d(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDat
                         str(entry["category"]),
                         checked_viewpoint(viewpoint.tolist()),
                         str(entry["model"]),
-                        _checked_box(entry["bbox"]),
+                        checked_box(entry["bbox"]),
                         split="val",
                         truncated=bool(entry["truncated"]),
                         occluded=occluded,
@@ -229,19 +240,25 @@ FORMATS: Mapping[str, tuple[str, Callable[..., CategoryDataset]]] = {
     "cars": ("annotations.json", read_cars),
     "Pix3D": ("pix3d.json", read_pix3d),
     "table": ("annotations.csv, or FOLDER.txt in a folder of that name", read_table),
+    "PASCAL3D+": (f"Annotations/CATEGORY_pascal and {VOC_VAL}", read_pascal3d),
+    "ObjectNet3D": ("Annotations/*.mat and Image_sets", read_objectnet3d),
 }
 """The formats: the file that tells each, and its reader."""
 
 
 def categories_file(path: str | Path) -> tuple[Path, str] | None:
-    """The file of annotations in a folder (or the file itself) and which of ``FORMATS`` it is; None where none is."""
+    """The file of annotations in a folder (or the file, or folder, itself) and which of ``FORMATS`` it is, if any."""
     path = Path(path)
     if path.is_file():
         form = "table" if path.suffix in (".csv", ".txt") else "Pix3D" if path.name == "pix3d.json" else "cars"
         return (path, form) if path.suffix in (".csv", ".txt", ".json") else None
     names = {"annotations.csv": "table", "annotations.json": "cars", "pix3d.json": "Pix3D"}
     found = [(path / name, form) for name, form in {**names, f"{path.name}.txt": "table"}.items()]
-    return next((pair for pair in found if pair[0].is_file()), None)
+    if (path / VOC_VAL).is_file():
+        found.append((path, "PASCAL3D+"))
+    elif (path / "Annotations").is_dir() and (path / "Image_sets").is_dir():
+        found.append((path, "ObjectNet3D"))
+    return next((pair for pair in found if pair[0].exists()), None)
 
 
 def open_categories(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDataset:
