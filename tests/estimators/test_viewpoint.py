@@ -288,7 +288,7 @@ def test_heads_of_rotations(head, term, settings):
     assert model.offers == {"features", "embedding", "regression"}
     start = model.eval()(batch)
     front = torch.as_tensor(viewpoint_rotation(np.zeros(3)), dtype=torch.float32)
-    assert (start.regression - front.flatten()).abs().max() < 0.2 and start.logits is None
+    assert (start.regression - front.flatten()).abs().max() < 0.2 and not start.logits
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     batch.targets["frames"] = torch.zeros(6)
     for _ in range(60):

@@ -18,4 +18,4 @@ class ViewEncoder(nn.Module):
         """``[B, V, 3, side, side]`` -> ``[B, V width]``."""
         _, pooled = self.trunk(views.flatten(0, 1))
         features: Tensor = self.layer(pooled)
-        return features.unflatten(0, views.shape[:2]).flatten(1)
+        return features.reshape(len(views), self.width)

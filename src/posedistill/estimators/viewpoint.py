@@ -239,7 +239,7 @@ class Viewpoint(Estimator):
                 embedding=outputs.embedding,
                 regression=rotations.flatten(1),
                 regression_truth=batch.R.flatten(1),
-                logits=logits or None,
+                logits=logits,
             )
         if shapes is not None:
             prediction.heads["fused"] = self._dropped(outputs.pose_feature, generator)

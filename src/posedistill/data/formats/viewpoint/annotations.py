@@ -60,12 +60,7 @@ def read_table(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDat
     path = Path(path)
     rows = list(csv.reader(io.StringIO(read_text(path, "a table (csv) of viewpoints")), skipinitialspace=True))
     header = [name.strip() for name in rows[0]] if rows else []
-    if header[:1] == [CLICK_HERE]:
-        parse = _click_here
-    elif set(OLD_PIX3D) <= set(header):
-        parse = _old_pix3d(header)
-    else:
-        parse = _by_name(path, header)
+    parse = _row_parser(path, header)
     views: list[AnnotatedView] = []
     for line, cells in enumerate(rows[1:], start=2):
         if not any(cells):
@@ -77,6 +72,13 @@ def read_table(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDat
                 raise fault(FaultKind.POSE, path, f"line {line}", error, "an annotated object") from None
     _refuse_radians(path, views)
     return CategoryDataset(path.parent, tuple(views))
+
+
+def _row_parser(path: Path, header: list[str]) -> Callable[[Path, list[str]], AnnotatedView]:
+    """What reads a row of the table, by the names of its columns."""
+    if header[:1] == [CLICK_HERE]:
+        return _click_here
+    return _old_pix3d(header) if set(OLD_PIX3D) <= set(header) else _by_name(path, header)
 
 
 def _by_name(path: Path, header: list[str]) -> Callable[[Path, list[str]], AnnotatedView]:
