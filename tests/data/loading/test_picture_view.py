@@ -145,6 +145,47 @@ class TestPictures:
         np.testing.assert_allclose(batch.R[1::2], R, atol=1e-6)
 
 
+class TestWindows:
+    CHOSEN = settings(jitter=0.2, turn=20.0, window=(32, 64))
+
+    def test_a_window_is_a_part_of_the_whole_picture(self, pack, objects):
+        """The same chances with and without a window: the same pixels, moved, and so are camera and targets."""
+        whole, part = (load(pack, objects, replace_window(self.CHOSEN, window)) for window in (None, (32, 64)))
+        plans, batches = [loader.plan(0) for loader in (whole, part)], [loader.batch(0) for loader in (whole, part)]
+        assert batches[1].images.shape == (5, 3, 32, 64) and batches[0].images.shape == (5, 3, 64, 96)
+        corner = (plans[0].K - plans[1].K)[:, :2, 2]
+        assert (corner > -1e-9).all() and (corner < [32 + 1e-9, 32 + 1e-9]).all() and np.ptp(corner) > 3
+        np.testing.assert_allclose(plans[0].K[:, :2, :2], plans[1].K[:, :2, :2], atol=1e-12)
+        rows = [plan.ids.tolist() for plan in plans]
+        for place, row in enumerate(rows[1]):
+            before = rows[0].index(row)
+            moved = batches[0].targets["keypoints"][before] - batches[1].targets["keypoints"][place]
+            np.testing.assert_allclose(moved.numpy(), corner[[plans[1].picture[place]]].repeat(8, 0), atol=1e-3)
+
+    def test_every_window_shows_an_object(self, pack, objects):
+        """And each of the two objects of a frame is the one that it is about in some windows."""
+        shown_labels = set()
+        for step in range(10):
+            batch = load(pack, objects, replace_window(self.CHOSEN, 32)).batch(step)
+            assert batch.images.shape[2:] == (32, 32) and set(batch.picture.tolist()) == set(range(5))
+            alone = [p for p in range(5) if (batch.picture == p).sum() == 1]
+            shown_labels |= {int(batch.label[batch.picture == p]) for p in alone}
+        assert shown_labels == {0, 1}
+
+    def test_pictures_of_nothing_have_windows_too(self, pack, objects):
+        batch = load(pack, objects, settings(window=32, negatives=0.99), backgrounds=PHOTOS).batch(0)
+        assert batch.images.shape[2:] == (32, 32)
+        assert len(batch) < 5 and (shown(batch)[:, :, :, 0] > 150).mean() > 0.5
+
+    def test_whole_pictures_are_validated(self, pack, objects):
+        loader = load(pack, objects, settings(window=32), augment=False)
+        assert loader.batch(0).images.shape[2:] == loader.shape == (64, 96)
+
+
+def replace_window(chosen: PictureSettings, window: int | tuple[int, int] | None) -> PictureSettings:
+    return chosen.model_copy(update={"window": window})
+
+
 class TestChance:
     def test_a_batch_is_a_function_of_seed_and_step(self, pack, objects):
         def make(**changes: Any) -> Loader:
@@ -240,6 +281,8 @@ class TestSettings:
             ({"resolutions": (416, 320)}, "expected the smaller one first"),
             ({"blur": 0.6, "motion": 0.6}, "expected at most 1"),
             ({"flip": 0.5}, "Extra inputs"),
+            ({"window": (32, 448)}, r"expected one within pictures of \[416, 416\]"),
+            ({"window": 96, "resolutions": (320, 416)}, "expected one of them"),
         ],
     )
     def test_impossible_ones_are_refused(self, changes, message):

@@ -19,7 +19,7 @@ from posedistill.data.loading.pixels import Group
 from posedistill.data.loading.sampling import Indices
 from posedistill.data.loading.views import Plan
 from posedistill.data.packs.pack import Pack
-from posedistill.geometry.cameras import Array, picture_cameras, pixel_box
+from posedistill.geometry.cameras import Array, CropCameras, picture_cameras, pixel_box
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.warp import affine_maps
 
@@ -27,6 +27,8 @@ STRIDE = 32
 """Sides of pictures are multiples of it."""
 KEEP = 0.25
 """An instance stays in a picture that shows at least this share of its visible part's box."""
+MARGIN = 0.2
+"""Of a window's sides: the middle of its instance keeps so far from its border, but where the picture ends."""
 Side = Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)]
 
 
@@ -44,6 +46,10 @@ class PictureSettings(BaseModel):
     resolutions: tuple[Side, Side] | Literal["published"] | None = None
     """Smallest and largest longer side of the batches in training, or the published ladder, which widens with the
     epochs; null: always ``size``."""
+
+    window: Side | tuple[Side, Side] | None = None
+    """Side, or [height, width], of the part of each picture that a training step sees, about one of its instances;
+    null: all of it. Where objects are small most of a picture teaches little, and costs as much."""
 
     jitter: float = Field(0.2, ge=0, le=0.45)
     """Each edge moves in or out by up to this share of the frame, which shifts, scales and squeezes it."""
@@ -83,12 +89,22 @@ class PictureSettings(BaseModel):
             )
         if isinstance(self.resolutions, tuple) and self.resolutions[0] > self.resolutions[1]:
             raise ValueError(f"found resolutions {list(self.resolutions)}, expected the smaller one first")
+        if (window := self.window_shape) is not None:
+            if self.resolutions is not None:
+                raise ValueError("found window and resolutions, expected one of them: windows are of one size")
+            if window[0] > self.shape[0] or window[1] > self.shape[1]:
+                raise ValueError(f"found window {list(window)}, expected one within pictures of {list(self.shape)}")
         return self
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width."""
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+    @property
+    def window_shape(self) -> tuple[int, int] | None:
+        """Height and width of the part that a training step sees, where that is not all."""
+        return (self.window, self.window) if isinstance(self.window, int) else self.window
 
     @classmethod
     def faithful(cls, **changes: Any) -> "PictureSettings":
@@ -123,7 +139,7 @@ class PictureView(ObjectView):
     """
 
     targets = frozenset({"keypoints3d", "keypoints", "diameters"})
-    stream, chances = 5, 11 + CHANCES
+    stream, chances = 5, 14 + CHANCES
 
     def __init__(
         self,
@@ -151,7 +167,7 @@ class PictureView(ObjectView):
     def unvaried(self) -> Self:
         """Whole frames as they are, at the network's size."""
         same = copy.copy(self)
-        same.settings = self.settings.plain()
+        same.settings = self.settings.plain()  # which has no window
         same.variation = same.settings.pixels()
         return same
 
@@ -173,6 +189,9 @@ class PictureView(ObjectView):
         alone = (chance[:, 5] < settings.negatives) & (self._photographs is not None)
         groups = {**draws.groups, **self._groups(chance, alone)}
         picture, rows = self._instances(units, alone)
+        if (window := settings.window_shape) is not None:
+            cameras = self._windows(cameras, shape, window, picture, rows, chance[:, 11:14])
+            shape = window
         inside = shown_share(cameras.homography[picture], self.visible[rows], shape) >= KEEP
         picture, rows = picture[inside], rows[inside]
         R, t, targets = self._posed(rows, cameras.rotation[picture], cameras.K[picture])
@@ -186,6 +205,33 @@ class PictureView(ObjectView):
         picture = np.repeat(np.arange(len(units)), counts)
         place = np.arange(len(picture)) - (np.cumsum(counts) - counts)[picture]
         return picture, self._first[units][picture] + place
+
+    def _windows(
+        self,
+        cameras: CropCameras,
+        shape: tuple[int, int],
+        window: tuple[int, int],
+        picture: Indices,
+        rows: Indices,
+        chance: Array,
+    ) -> CropCameras:
+        """The cameras of windows in pictures of ``shape``: each shows the middle of an instance's visible box.
+
+        Of pictures without instances any part; none reaches beyond its picture. ``chance`` ``[P, 3]`` chooses the
+        instance and places the window.
+        """
+        inner, outer = np.array(window[::-1]), np.array(shape[::-1])
+        corner = chance[:, 1:] * (outer - inner)
+        counts = np.bincount(picture, minlength=len(chance))
+        shown = np.flatnonzero(counts)
+        first = np.cumsum(counts) - counts
+        chosen = first[shown] + (chance[shown, 0] * counts[shown]).astype(np.int64)
+        boxes, H = self.visible[rows[chosen]], cameras.homography[shown]
+        middle = np.einsum("pij,pj->pi", H[:, :2, :2], boxes[:, :2] + boxes[:, 2:] / 2) + H[:, :2, 2]
+        corner[shown] = np.clip(middle - (MARGIN + (1 - 2 * MARGIN) * chance[shown, 1:]) * inner, 0, outer - inner)
+        shift = np.tile(np.eye(3), (len(chance), 1, 1))
+        shift[:, :2, 2] = -corner
+        return CropCameras(shift @ cameras.homography, shift @ cameras.K, cameras.rotation)
 
     def _groups(self, chance: Array, alone: NDArray[np.bool_]) -> dict[str, Group]:
         """What chance does to hue, saturation and brightness, and to what is behind the objects."""
