@@ -10,7 +10,7 @@ import pytest
 import posedistill
 
 SOURCE = Path(posedistill.__file__).parent
-SHARED = {"errors", "files", "log", "machine", "poses"}
+SHARED = {"errors", "files", "interrupts", "log", "machine", "poses"}
 LIGHT = {"geometry", "decode", "runtime"}
 ALLOWED = {
     "geometry": {"errors"},

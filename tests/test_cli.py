@@ -192,7 +192,58 @@ def test_an_interrupt_ends_with_130(monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "_recipe", interrupt)
     assert main(monkeypatch, "run", "mini.yaml") == 130
-    assert capsys.readouterr().err == "posedistill: stopped; the same command goes on from the last checkpoint\n"
+    assert capsys.readouterr().err == "posedistill: stopped; the same command begins again\n"
+
+
+def test_an_interrupt_says_what_is_true_of_the_command(monkeypatch, capsys, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("posedistill.tasks.object_sources.render_folder", interrupt)
+    assert main(monkeypatch, "data", "render", "code", str(tmp_path / "out")) == 130
+    assert capsys.readouterr().err.endswith("goes on: pictures that are rendered are kept\n")
+    monkeypatch.setattr("posedistill.deploy.predict.predict_images", interrupt)
+    model = Path(__file__).parents[1] / "models" / "linemod_cat.onnx"
+    assert main(monkeypatch, "predict", str(model), "photo.jpg", "--out", "here") == 130
+    assert capsys.readouterr().err.endswith("stopped; what was found before is in here\n")
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_a_folder_that_cannot_be_written_to_is_a_mistake(recipe_file, monkeypatch, capsys, command):
+    (recipe_file.parent / "file").touch()
+    where = recipe_file.parent / "file" / "runs"
+    assert main(monkeypatch, command, str(recipe_file), f"runs={where}") == 2
+    expected = (
+        f"posedistill: {where / 'mini'}: 'folder': found Not a directory, expected a folder that can be written to"
+    )
+    assert capsys.readouterr().err == expected + "\n"
+
+
+def test_figures_that_cannot_be_written_are_a_mistake(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    model = Path(__file__).parents[1] / "models" / "linemod_cat.onnx"
+    words = ["bench", str(model), "--repeats", "1", "--json", str(tmp_path / "file" / "bench.json")]
+    assert main(monkeypatch, *words) == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err and "bench.json: 'file': found Not a directory" in printed.err
+    assert "time p50" in printed.out  # what was measured is told all the same
+
+
+def test_other_faults_of_files_are_mistakes_too(monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "_recipe", full)
+    assert main(monkeypatch, "run", "mini.yaml") == 2
+    assert "posedistill: disk: 'file': found No space left on device" in capsys.readouterr().err
+
+
+def test_a_report_of_nothing_is_refused(monkeypatch, capsys, tmp_path):
+    assert main(monkeypatch, "report", str(tmp_path / "nope")) == 2
+    assert "found no such folder, expected a run folder" in capsys.readouterr().err
+    assert main(monkeypatch, "report", str(tmp_path)) == 2
+    assert "found none of recipe.yaml, evaluation.json" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from posedistill.errors import CheckpointError, DataError, RecipeError
-from posedistill.files import kept, read_json, read_text, write_file
+from posedistill.files import kept, occupied, read_json, read_text, write_file
 
 
 def test_bytes_and_text_replace_what_was_there(tmp_path):
@@ -140,3 +140,34 @@ def test_a_kept_file_is_read_again_once_it_changes(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match="no such file"):
         reader(path)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from posedistill.files import occupied
+with occupied(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_occupied_until_its_process_dies(tmp_path):
+    folder = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match=f"in use by pid {holder.pid}, expected one process"), occupied(folder):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    for _ in range(2):
+        with occupied(folder):
+            assert (folder / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_full_disk_is_told_and_leaves_no_empty_file(tmp_path, full_disk):
+    with full_disk(), pytest.raises(DataError, match="free space"), occupied(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []

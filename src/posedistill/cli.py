@@ -26,7 +26,7 @@ from posedistill.cli_options import (
 )
 from posedistill.cli_viewpoint import viewpoint_app
 from posedistill.cli_yolo6d import yolo6d_app
-from posedistill.errors import PoseDistillError
+from posedistill.errors import PoseDistillError, describe
 
 
 class _Commands(typer.core.TyperGroup):
@@ -35,8 +35,9 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            print("posedistill: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            words = stop.args[0] if stop.args else "stopped; the same command begins again"
+            print(f"posedistill: {words}", file=sys.stderr)
             sys.exit(130)
 
 
@@ -239,8 +240,10 @@ def report(run_folder: RunFolder) -> None:
     """Write report.html of a run and print its table."""
     from posedistill.log import console
     from posedistill.report.page import build_report
+    from posedistill.report.results import refuse_no_run
     from posedistill.report.tables import result_table
 
+    refuse_no_run(run_folder)
     console.print(result_table(run_folder))
     print(build_report(run_folder))
 
@@ -271,13 +274,15 @@ def predict(
     """
     from posedistill.deploy.predict import predict_images
     from posedistill.deploy.presenters import PRESENTERS
+    from posedistill.interrupts import told
     from posedistill.runtime import Predictor
 
     predictor = Predictor.from_onnx(model, threads=threads or None)
     options: dict[str, Any] = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
     options |= {"--threshold": threshold, "--models": models}
     presenter = PRESENTERS[predictor.decoder.task].from_options(predictor, options)
-    found = predict_images(presenter, images, out)
+    with told(lambda: f"stopped; what was found before is in {out}"):
+        found = predict_images(presenter, images, out)
     for entry in found:
         for line in presenter.in_words(entry):
             print(line)
@@ -367,11 +372,9 @@ def convert(
 
 
 def _train(recipe: Any, stage: str, seed: int) -> None:
-    from posedistill.recipe.stages import Stage
-    from posedistill.tasks.registry import open_task
-    from posedistill.training.run import train_stage
+    from posedistill.training.run import train_one
 
-    train_stage(open_task(recipe), Stage(recipe, stage, recipe.seed if seed < 0 else seed))
+    train_one(recipe, stage, recipe.seed if seed < 0 else seed)
 
 
 def _recipe(path: Path, overrides: list[str] | None) -> Any:
@@ -393,6 +396,10 @@ def main() -> None:
         app()
     except PoseDistillError as error:
         print(f"posedistill: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # wherever it shows first that a folder cannot be written to
+        expected = "a readable file, or a writable folder with free space"
+        print(f"posedistill: {describe(error.filename or 'disk', 'file', error.strerror, expected)}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         print(f"posedistill: {error.name} is missing: pip install 'posedistill[train]'", file=sys.stderr)

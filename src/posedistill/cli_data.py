@@ -26,9 +26,11 @@ def render(
     workers: Annotated[int, typer.Option(help="Processes; 0 for all cores.")] = 0,
 ) -> None:
     """Render a BOP training set from CAD by ray casting: no OpenGL, all cores, resumable."""
+    from posedistill.interrupts import told
     from posedistill.tasks.object_sources import render_folder
 
-    report = render_folder(models, out, count, seed, obj or None, settings or [], workers or None)
+    with told(lambda: "stopped; the same command goes on: pictures that are rendered are kept"):
+        report = render_folder(models, out, count, seed, obj or None, settings or [], workers or None)
     preview = f"preview: {out / 'train_render_preview.jpg'}"
     if not report.images:
         print(f"nothing to render: {out} holds {count} images or more; {preview}")

@@ -166,6 +166,39 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def occupied(folder: Path, error: type[PoseDistillError] = DataError) -> Iterator[None]:
+    """Hold a folder, made where absent, for this process alone: the system frees it when the process ends.
+
+    Raises:
+        PoseDistillError: (``error``) another process holds it, or nothing can be written there.
+    """
+    import fcntl
+
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as failure:
+        raise error(describe(folder, "folder", failure.strerror, "a folder that can be written to")) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+    except BlockingIOError:
+        holder = os.read(lock, 32).decode(errors="replace") or "unknown"
+        os.close(lock)
+        raise error(describe(folder, "folder", f"in use by pid {holder}", "one process at a time")) from None
+    except OSError as failure:
+        path.unlink()
+        os.close(lock)
+        raise error(describe(path, "disk", failure.strerror, "free space")) from None
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 def kept(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
     """A reader that remembers what the last files held, for as long as they stay as they are.
 

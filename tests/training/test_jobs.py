@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from posedistill.interrupts import sigterm_interrupts
 from posedistill.machine import cores
 from posedistill.recipe.stages import students_of
 from posedistill.training import jobs
-from posedistill.training.jobs import environment_of, last_line, run_trials, sigterm_interrupts
+from posedistill.training.jobs import environment_of, last_line, run_trials
 from posedistill.training.trial import Trial
 
 

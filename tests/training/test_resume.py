@@ -21,11 +21,11 @@ STEPS = "train.steps=60"
 
 @pytest.fixture
 def begin(recipe_file: Path, tmp_path: Path):
-    """``begin(recipe)`` starts its teacher's training in a process and returns it once two steps are saved."""
+    """``begin(recipe)`` starts its teacher's training in a process; returns it once two steps are saved, or logged."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(recipe: Recipe) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "posedistill", "train", str(recipe_file), STEPS]
+    def start(recipe: Recipe, *overrides: str, logged: int = 0) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "posedistill", "train", str(recipe_file), STEPS, *overrides]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             command,
@@ -36,8 +36,8 @@ def begin(recipe_file: Path, tmp_path: Path):
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
-        last = Stage(recipe, "teacher", 0).folder / "last.safetensors"
-        while not (last.exists() and saved_step(last) >= 2):
+        folder = Stage(recipe, "teacher", 0).folder
+        while not (steps_logged(folder) >= logged if logged else saved_steps(folder) >= 2):
             assert process.poll() is None, process.communicate()
             time.sleep(0.002)
         return process
@@ -46,6 +46,16 @@ def begin(recipe_file: Path, tmp_path: Path):
     for process in started:
         process.kill()
         process.wait()
+
+
+def saved_steps(folder: Path) -> int:
+    last = folder / "last.safetensors"
+    return saved_step(last) if last.exists() else 0
+
+
+def steps_logged(folder: Path) -> int:
+    log = folder / "metrics.jsonl"
+    return sum("loss" in line for line in log.read_text().splitlines()) if log.exists() else 0
 
 
 def saved_step(path: Path) -> int:
@@ -78,6 +88,21 @@ def test_killed_and_resumed_is_bit_equal_to_straight(begin, recipe):
     assert [line["step"] for line in lines(folder) if "loss" in line] == list(range(1, 61))
 
 
+def test_a_polite_kill_keeps_the_step_whatever_the_schedule_says(begin, recipe, tmp_path):
+    """No checkpoint was due before step 1,000: it is written because of the signal, and the next start tells of it."""
+    loaded = recipe(STEPS, "train.checkpoint_every=1000")
+    process = begin(loaded, "train.checkpoint_every=1000", logged=3)
+    process.send_signal(signal.SIGTERM)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopping after this step" in printed
+    folder = Stage(loaded, "teacher", 0).folder
+    step = saved_step(folder / "last.safetensors")
+    assert 3 <= step < 60 and f"the same command goes on from its step {step}\n" in printed
+    again = begin(loaded, "train.checkpoint_every=1000", logged=step + 1)
+    again.kill()
+    assert f"teacher seed 0: goes on from step {step} of 60\n" in again.communicate(timeout=60)[1]
+
+
 def lines(folder: Path) -> list[dict[str, float]]:
     """The log without what the clock decides."""
     rates = ("steps_per_second", "images_per_second")
@@ -91,10 +116,10 @@ def test_an_interrupt_says_what_to_do_and_can_be_resumed(begin, recipe):
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "posedistill: stopped; the same command goes on from the last checkpoint" in printed
-    assert "Traceback" not in printed
     folder = Stage(loaded, "teacher", 0).folder
     step = saved_step(folder / "last.safetensors")
+    assert f"posedistill: teacher seed 0 stopped; the same command goes on from its step {step}\n" in printed
+    assert "Traceback" not in printed
     assert 2 <= step < 60 and not (folder / "done.json").exists()
     before = lines(folder)
     train(loaded, "teacher", 0)

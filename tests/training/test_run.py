@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ from posedistill.tasks.registry import open_task
 from posedistill.training import evaluate
 from posedistill.training import run as running
 from posedistill.training.checkpoints import load_tensors, save_tensors
-from posedistill.training.run import run, train_all
+from posedistill.training.run import run, train_all, train_one
 from posedistill.training.run_folder import recipe_of, write_recipe
 
 NETWORKS = ("teacher", "student", "distilled")
@@ -358,3 +360,26 @@ def test_the_cost_is_counted_where_the_network_is(copied, network):
     """An evaluated network has moved to the accelerator; ``meta`` stands for one."""
     task = open_task(load_recipe(copied))
     assert evaluate._cost(task, network().to("meta")) == pytest.approx(evaluate._cost(task, network()))
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "distilled"])
+def test_a_single_training_builds_its_networks_before_anything_is_rendered(recipe, name):
+    loaded = recipe("data.train=[{models: code, count: 1}]", "student.settings.backbone=resnet_19")
+    with pytest.raises(RecipeError, match="resnet_19"):
+        train_one(loaded, name, 0)
+    assert not loaded.cache_folder.exists() and not loaded.folder.exists()
+
+
+def test_a_run_that_another_process_is_at_work_in_is_refused(recipe):
+    loaded = recipe()
+    hold = f"from pathlib import Path; from posedistill.files import occupied\nwith occupied(Path({str(loaded.folder)!r})):"
+    code = hold + " print(flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        for work in (run, lambda recipe: train_one(recipe, "teacher", 0)):
+            with pytest.raises(TrainingError, match=f"in use by pid {other.pid}, expected one process at a time"):
+                work(loaded)
+    finally:
+        other.communicate(b"\n")
+    assert [path.name for path in loaded.folder.iterdir()] == [".lock"]

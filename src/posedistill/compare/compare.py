@@ -5,6 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from posedistill.compare.costs import Costs, equal_time_steps, measure_costs, ti
 from posedistill.compare.page import build_comparison
 from posedistill.compare.sweep import SweepScores, best_factors, sweep
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
-from posedistill.files import fresh, in_bytes, write_file
+from posedistill.files import fresh, in_bytes, occupied, write_file
 from posedistill.geometry.objects import ObjectTable
+from posedistill.interrupts import sigterm_interrupts, told
 from posedistill.log import console
 from posedistill.recipe.comparison import Comparison, Variant, load_comparison
 from posedistill.recipe.recipe import Recipe
@@ -22,7 +24,7 @@ from posedistill.recipe.stages import Stage, teacher_of
 from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
 from posedistill.training.evaluate import measure_baselines
-from posedistill.training.jobs import run_trials, sigterm_interrupts
+from posedistill.training.jobs import run_trials
 from posedistill.training.run_folder import write_environment
 from posedistill.training.teaching.build import check_networks, noise_batch, teacher_so_far
 from posedistill.training.teaching.cache import stored_bytes, views_of
@@ -131,7 +133,7 @@ def compare(
         TrainingError: the teacher failed, or (after everything else has been done) some variants did.
     """
     comparison = load_comparison(paths, overrides, seeds=seeds, baseline=baseline)
-    with sigterm_interrupts():
+    with sigterm_interrupts(), told(_kept), occupied(comparison.folder, TrainingError):
         standing = carry_out(comparison, jobs)
     page = standing.write()
     if standing.failures:
@@ -212,7 +214,9 @@ def train_teacher(comparison: Comparison) -> Trial | None:
     """
     if not comparison.base.teacher.is_network:
         return None
-    run_trials([Trial("teacher", teacher_of(comparison.base), tested=False)], 1, _raise)
+    trained = Trial("teacher", teacher_of(comparison.base), tested=False)
+    with nullcontext() if trained.finished() else occupied(comparison.base.folder, TrainingError):
+        run_trials([trained], 1, _raise)
     first = next(iter(comparison.variants.values()))
     recipe = comparison.recipe_of(first, name="teacher")
     measured = Trial("test of the teacher", teacher_of(recipe))
@@ -286,6 +290,10 @@ def by_seed(table: TrialTable) -> list[Trial]:
 def _raise(trial: Trial, failure: str | None) -> None:
     if failure is not None:
         raise TrainingError(f"{trial.title}: {failure}")
+
+
+def _kept() -> str:
+    return "stopped; the same command goes on: finished trainings are kept, others go on from their checkpoints"
 
 
 def _place(trial: Trial, folder: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posedistill.errors import DataError, describe
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.report.evaluations import Group, rank
 
@@ -81,6 +82,14 @@ def load_run(folder: str | Path) -> RunResults:
     run.histories = _histories(run)
     run.overlays = _overlays(run)
     return run
+
+
+def refuse_no_run(folder: Path) -> None:
+    """``DataError`` where a folder is none that ``posedistill run`` or another training has begun."""
+    names = ("recipe.yaml", "evaluation.json", "bench.json")
+    if not any((folder / name).is_file() for name in names):
+        found = "none of " + ", ".join(names) if folder.is_dir() else "no such folder"
+        raise DataError(describe(folder, "run", found, "a run folder, as `posedistill run` makes it"))
 
 
 def _json(run: RunResults, path: Path, shows: str) -> Any:

@@ -1,12 +1,9 @@
 """Several networks trained at the same time, each by a process of its own: order, progress, faults and interrupts."""
 
 import os
-import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,9 @@ from posedistill.training.trial import Trial
 
 Ended = Callable[[Trial, str | None], None]
 """Called when a trial has ended, with what went wrong if something did."""
+
+STOP_SECONDS = 30.0
+"""That a process gets to keep its last step before it is killed."""
 
 
 def run_trials(trials: Sequence[Trial], jobs: int, ended: Ended, title: str = "train") -> None:
@@ -124,29 +124,12 @@ class _Meter:
         return f", about {seconds / 3600:.1f} h left" if seconds >= 5400 else f", about {seconds / 60:.0f} min left"
 
 
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let a polite kill do what Ctrl-C does, so that the processes started here end with this one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _stop(children: Sequence["subprocess.Popen[bytes]"]) -> None:
     for child in children:
         child.terminate()
     for child in children:
         try:
-            child.wait(timeout=10)
+            child.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()

@@ -1,6 +1,7 @@
 """The training loop, one for all families: a student learns from labels, and from a teacher where there is one."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from posedistill.errors import CheckpointError, TrainingError, describe
 from posedistill.estimators.base import Estimator
+from posedistill.interrupts import waiting
 from posedistill.log import console
 from posedistill.recipe.recipe import TrainSettings
 from posedistill.tasks.base import SELECT, Batches, Validate
@@ -26,6 +28,9 @@ from posedistill.training.log import TrainingLog
 from posedistill.training.schedule import AveragedWeights
 from posedistill.training.step import TrainingStep
 from posedistill.training.teaching.teaching import Teaching
+
+SAVE_SECONDS = 120.0
+"""Between two checkpoints, where the schedule's are further apart."""
 
 
 def train(
@@ -44,9 +49,11 @@ def train(
     """Train to the end of the schedule, or go on from ``folder/last.safetensors`` exactly as if never interrupted.
 
     ``folder/model.safetensors`` holds the (averaged) weights of the best validation; ``signature`` is stored with
-    them and must be the same on resume.
+    them and must be the same on resume. A checkpoint is written every ``checkpoint_every`` steps, every two minutes,
+    and at an interrupt, once the step is done.
 
     Raises:
+        KeyboardInterrupt: at the end of a step that is kept.
         RecipeError: the batches lack a target that the estimator learns from.
         TrainingError: the loss is NaN or infinite (the last good checkpoint is kept), or the disk is full.
         CheckpointError: the folder holds the run of another recipe or architecture.
@@ -57,7 +64,10 @@ def train(
     start, best = 0, -math.inf
     if last.exists():
         start, best = _resume(last, estimator, optimizer, average, signature, teaching)
+        if start < settings.steps:
+            console.print(f"{title}: goes on from step {start} of {settings.steps}", highlight=False)
     stepping.begin()
+    saved = time.monotonic()
     bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
     recent: list[dict[str, Tensor]] = []
 
@@ -71,7 +81,8 @@ def train(
                 last, tensors | optimizer_tensors(optimizer), {"step": step, "best": best, "signature": signature}
             )
 
-    with TrainingLog(folder, title, settings.steps, start, quiet=not fabric.is_global_zero) as log:
+    log = TrainingLog(folder, title, settings.steps, start, quiet=not fabric.is_global_zero)
+    with log, waiting() as interrupted:
         for step, batch in enumerate(batches.prefetch(start, settings.steps), start):
             values = stepping(batch, step)
             bad |= ~(torch.isfinite(values["loss"]) & torch.isfinite(values["gradient"]))
@@ -95,8 +106,12 @@ def train(
                 if scores[SELECT] >= best:  # of equals the later, trained longer
                     best = scores[SELECT]
                     _save_model(fabric, folder, estimator, average.state, signature, done, scores)
-            if done % settings.checkpoint_every == 0 or done == settings.steps:
+            late = interrupted() or time.monotonic() > saved + SAVE_SECONDS
+            if late or done % settings.checkpoint_every == 0 or done == settings.steps:
                 save(done)
+                saved = time.monotonic()
+            if interrupted():
+                raise KeyboardInterrupt
     if not (folder / "model.safetensors").exists():  # there is no validation, or somebody has removed the file
         scores = {} if validate is None else _validate_average(estimator, average, validate)
         if validate is not None:
@@ -105,6 +120,13 @@ def train(
                 "it held those that validation had found best"
             )
         _save_model(fabric, folder, estimator, average.state, signature, settings.steps, scores)
+
+
+def goes_on(title: str, last: Path) -> str:
+    """What is true of a training that was interrupted."""
+    if not last.exists():
+        return f"{title} stopped before its first checkpoint; the same command begins this training again"
+    return f"{title} stopped; the same command goes on from its step {load_tensors(last, names=())[1]['step']}"
 
 
 def _stop_at_nan(bad: bool, step: int, last: Path, teaching: Teaching | None) -> None:

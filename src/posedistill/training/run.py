@@ -6,6 +6,7 @@ Like make, a finished stage is skipped and an interrupted one goes on; each leav
 import json
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from posedistill.data.loading.loader import Loader
 from posedistill.errors import TrainingError
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.inherit import inherit
-from posedistill.files import write_file
+from posedistill.files import occupied, write_file
 from posedistill.geometry.objects import ObjectTable
+from posedistill.interrupts import sigterm_interrupts, told
 from posedistill.log import console
 from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage, students_of, teacher_of
@@ -26,8 +28,8 @@ from posedistill.report.tables import result_table
 from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
 from posedistill.training.evaluate import bench_run, draw_cases, evaluate_run, export_run
-from posedistill.training.jobs import run_trials, sigterm_interrupts
-from posedistill.training.loop import train
+from posedistill.training.jobs import run_trials
+from posedistill.training.loop import goes_on, train
 from posedistill.training.networks import build_network, calibrate_network, load_network, load_weights
 from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
 from posedistill.training.step import make_fabric
@@ -37,12 +39,36 @@ from posedistill.training.trial import Trial
 
 
 def run(recipe: Recipe, jobs: int = 1) -> None:
-    """Walk all stages of a recipe and print the result table and the path of the report."""
+    """Walk all stages of a recipe and print the result table and the path of the report.
+
+    Raises:
+        TrainingError: another process is at work in the run's folder, or it cannot be written to.
+    """
     started = time.perf_counter()
-    for stage in (teacher_of(recipe), *students_of(recipe)):
-        refuse_other_recipe(stage)
+    with told(lambda: "stopped; the same command goes on: what is finished is kept"):
+        for stage in (teacher_of(recipe), *students_of(recipe)):
+            refuse_other_recipe(stage)
+        task = open_task(recipe)
+        check_networks(recipe, task.stand_ins)
+        with _alone(recipe):
+            _walk(task, jobs, started)
+
+
+def train_one(recipe: Recipe, name: str, seed: int) -> None:
+    """Train one network of a recipe, once all of its networks and losses are known to be right."""
     task = open_task(recipe)
     check_networks(recipe, task.stand_ins)
+    with _alone(recipe):
+        train_stage(task, Stage(recipe, name, seed))
+
+
+def _alone(recipe: Recipe) -> AbstractContextManager[None]:
+    """Keep other processes out of the run's folder; of the processes of torchrun the first does."""
+    return nullcontext() if int(os.environ.get("RANK", 0)) else occupied(recipe.folder, TrainingError)
+
+
+def _walk(task: Task[Any], jobs: int, started: float) -> None:
+    recipe = task.recipe
     task.check()
     write_recipe(recipe)
     train_all(task, jobs)
@@ -92,13 +118,27 @@ def train_stage(task: Task[Any], stage: Stage) -> Path:
     """
     if stage.given:
         return stage.weights
-    recipe, settings = stage.recipe, stage.schedule
+    recipe = stage.recipe
     refuse_other_recipe(stage)
     write_recipe(recipe)
     if stage.done.exists() and stage.weights.exists():
         console.print(f"{stage.title}: finished before, skipped")
         return stage.weights
-    fabric = make_fabric(settings.precision)
+    fabric = make_fabric(stage.schedule.precision)
+    with told(lambda: goes_on(stage.title, stage.folder / "last.safetensors")):
+        started = _train(task, stage, fabric)
+    if fabric.is_global_zero:
+        calibrate_network(task, stage)
+        seconds = time.perf_counter() - started
+        write_file(stage.done, json.dumps({"signature": stage.signature, "seconds": seconds}), TrainingError)
+        write_environment(recipe.folder, {stage.title: seconds})
+    fabric.barrier()  # the next stage of every process reads what the first has written
+    return stage.weights
+
+
+def _train(task: Task[Any], stage: Stage, fabric: Fabric) -> float:
+    """Train what :func:`train_stage` is asked for; returns the clock when everything was set up."""
+    settings = stage.schedule
     estimator, teaching, batches = set_up(task, stage, fabric)
     if stage.inherits and not (stage.folder / "last.safetensors").exists():
         begin_with_teacher(stage, estimator, task.objects)
@@ -115,13 +155,7 @@ def train_stage(task: Task[Any], stage: Stage) -> Path:
         validate=task.validation(fabric.device, settings.validation_crops),
         title=stage.title,
     )
-    if fabric.is_global_zero:
-        calibrate_network(task, stage)
-        seconds = time.perf_counter() - started
-        write_file(stage.done, json.dumps({"signature": stage.signature, "seconds": seconds}), TrainingError)
-        write_environment(recipe.folder, {stage.title: seconds})
-    fabric.barrier()  # the next stage of every process reads what the first has written
-    return stage.weights
+    return started
 
 
 def begin_with_teacher(stage: Stage, student: Estimator, objects: ObjectTable) -> None:

@@ -49,6 +49,9 @@ def main() -> None:
     try:
         stage = Stage(load_recipe(words.recipe), words.stage, words.seed)
         carry_out(Trial(stage.title, stage, words.tested))
+    except KeyboardInterrupt as stop:
+        print(*stop.args, file=sys.stderr)
+        sys.exit(130)
     except PoseDistillError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
