@@ -48,8 +48,12 @@ def test_weights_have_a_scale_for_each_channel(quantised):
 def test_poses_stay_near(camera_file, quantised, posenet_decoder):
     sides = [Predictor.from_onnx(path, threads=1) for path in (camera_file, quantised)]
     moved = drift(*sides, pictures(posenet_decoder, 9))
-    assert moved.images == 9 and 0 < moved.median_m <= moved.max_m < 0.5 and 0 < moved.median_deg <= moved.max_deg < 5
-    assert drift(sides[0], sides[0], pictures(posenet_decoder, 2)).max_m == 0
+    assert (
+        moved.images == 9
+        and 0 < moved.median_shift <= moved.max_shift < 0.5
+        and 0 < moved.median_deg <= moved.max_deg < 5
+    )
+    assert drift(sides[0], sides[0], pictures(posenet_decoder, 2)).max_shift == 0
     assert "of 9 photographs" in str(moved)
 
 

@@ -20,11 +20,15 @@ from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import torch_predictor
 from posedistill.errors import DataError, RecipeError
 from posedistill.geometry.objects import NO_OBJECTS
+from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.relocalisation import constant_pose, position_errors
 from posedistill.poses import Poses
 from posedistill.recipe.comparison import load_comparison
 from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.recipe.stages import Stage, teacher_of
+from posedistill.report.evaluations import Group
+from posedistill.report.headline import headline
+from posedistill.report.trajectory import maps
 from posedistill.runtime import Predictor
 from posedistill.tasks import scene as scene_task
 from posedistill.tasks.registry import open_task
@@ -153,7 +157,10 @@ def test_the_exported_file_is_the_network(trained: Recipe, scene: Path, tmp_path
     assert record.training.startswith("room: distilled, seed 0, step") and record.decoder.shape == (64, 64)
     scores = evaluate_file(path, scene, "test", None, "gt", None, tmp_path / "a.csv", tmp_path / "a.json")
     assert scores.scores["position_m"] == pytest.approx(ours["scores"]["position_m"], abs=1e-4)
-    assert json.loads((tmp_path / "a.json").read_text())["targets"] == 30 and (tmp_path / "a.csv").exists()
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["targets"] == 30 and (tmp_path / "a.csv").exists()
+    of_the_run = {name: task.score(poses).to_dict()["scores"] for name, poses in task.baselines(None).items()}
+    assert written["baselines"] == pytest.approx(of_the_run)
     with pytest.raises(DataError, match="'split': found 'val', expected one of train, test, all"):
         evaluate_file(path, scene, "val", None, "gt", None, None, None)
     with pytest.raises(DataError, match=r"--frames: 'option': found few\.txt, expected none"):
@@ -370,22 +377,28 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
     assert not open_task(unscaled).deployed(model)[1].metric
     assert metres["scores"] == pytest.approx(original["scores"], rel=1e-3)
     assert units["scores"]["position_m"] == pytest.approx(original["scores"]["position_m"] / 4, rel=1e-3)
+    units_metric = next(metric for metric in units["metrics"] if metric["name"] == "position_m")
+    assert units_metric["unit"] == "units" and "units" in units["curves"]["position_m"]["label"]
+    group = Group([Evaluation.from_dict(units | {"stage": "distilled"})])
+    assert " units in median position" in headline(group)[0] and maps(group).unit == "units"
     assert metres["dataset"] == "capture/test"
-    assert units["dataset"] == "capture/test, unit unknown: m stands for the scene's own"
+    assert units["dataset"] == "capture/test, no metres are known, positions are in the scene's own units"
     path = tmp_path / "room.onnx"
     export(trained, "distilled", path)
     arguments = (path, folder, "test", None, "gt", None, None, None)
     assert Predictor.from_onnx(path).decoder.metric
     told = evaluate_file(*arguments, metres_per_unit=4.0)
     printed = capsys.readouterr().err
-    assert "unit unknown" not in printed
+    assert "no metres are known" not in printed
     train, test = (open_scene(scene, split) for split in ("train", "test"))
     middle = constant_pose(Poses.of_cameras(train.R, train.t), len(test))
     median = np.median(position_errors(middle, Poses.of_cameras(test.R, test.t)))
     position = next(line for line in printed.splitlines() if "median position" in line)
     assert "constant pose" in printed and f"{median:.3f} m" in position
     untold = evaluate_file(*arguments)
-    assert "unit unknown" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "no metres are known" in printed
+    assert " m " not in "".join(line for line in printed.splitlines() if "median position" in line)
     for wrong in (0.0, -2.0, float("nan")):
         with pytest.raises(DataError, match=r"metres per unit.*expected a positive number"):
             evaluate_file(*arguments, metres_per_unit=wrong)

@@ -12,6 +12,7 @@ from posedistill.files import write_file
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.metrics.detection import ESTIMATES_PER_IMAGE, DetectionScores, score_detections
+from posedistill.metrics.matching import refuse_foreign
 from posedistill.poses import Poses
 from posedistill.report.score_table import detection_tables
 from posedistill.runtime.predictor import Predictor
@@ -21,8 +22,9 @@ def detect_csv(
     results: Path, dataset: Path, split: str, frames: Path | None, json_path: Path | None, scenes: list[int] | None
 ) -> DetectionScores:
     """Score anybody's BOP csv and print the tables."""
-    estimates = Poses.from_bop_csv(results)
-    return _report(estimates, open_bop(dataset, split, frames, None, scenes), json_path)
+    estimates, opened = Poses.from_bop_csv(results), open_bop(dataset, split, frames, None, scenes)
+    refuse_foreign(estimates, opened, results)
+    return _report(estimates, opened, json_path)
 
 
 def detect_file(

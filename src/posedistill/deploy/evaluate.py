@@ -17,6 +17,7 @@ from posedistill.geometry.cameras import pixel_box, project
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.metrics import Evaluation, ScoringModel, find_cases, load_scoring_models, score_estimates
+from posedistill.metrics.matching import refuse_foreign
 from posedistill.metrics.single_shot import score_single_shot
 from posedistill.poses import Poses
 from posedistill.report.score_table import score_tables
@@ -103,6 +104,7 @@ def score_csv(
     """Score anybody's BOP csv and print the table."""
     estimates = Poses.from_bop_csv(results)
     opened = open_bop(dataset, split, frames, None, scenes)
+    refuse_foreign(estimates, opened, results)
     about = {"vsd": vsd, "legacy_diameters": legacy_diameters, "source": results}
     return report_objects(estimates, opened, load_scoring_models(opened), json_path, **about)
 
@@ -178,7 +180,8 @@ def report(
 ) -> Evaluation:
     """Write the json, where asked, and print the table."""
     if json_path is not None:
-        content = scores.to_dict() | {"intervals": scores.intervals()} | content
+        beside = {name: baseline.scores for name, baseline in (baselines or {}).items()}
+        content = scores.to_dict() | {"intervals": scores.intervals(), "baselines": beside} | content
         write_file(json_path, json.dumps(content, indent=1), TrainingError)
     for note in scores.notes:
         console.print(f"[yellow]{note}", highlight=False)

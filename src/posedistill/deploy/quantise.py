@@ -34,19 +34,21 @@ class Drift:
     """How far the poses of one model lie from another's, over photographs.
 
     Attributes:
-        images: compared. median_m, max_m: between camera centres. median_deg, max_deg: between rotations.
+        images: compared. median_shift, max_shift: between camera centres, in ``unit``: ``m``, or ``units`` of a scene
+            without metres. median_deg, max_deg: between rotations.
     """
 
     images: int
-    median_m: float
-    max_m: float
+    median_shift: float
+    max_shift: float
     median_deg: float
     max_deg: float
+    unit: str = "m"
 
     def __str__(self) -> str:
         return (
-            f"poses move by {self.median_m:.3f} m, {self.median_deg:.2f} deg (median of {self.images} photographs), "
-            f"{self.max_m:.3f} m, {self.max_deg:.2f} deg at most"
+            f"poses move by {self.median_shift:.3f} {self.unit}, {self.median_deg:.2f} deg "
+            f"(median of {self.images} photographs), {self.max_shift:.3f} {self.unit}, {self.max_deg:.2f} deg at most"
         )
 
 
@@ -140,9 +142,10 @@ def drift(first: Predictor, second: Predictor, images: Iterable[Image]) -> Drift
         for image in images
         for ours, theirs in zip(first.predict(image), second.predict(image), strict=True)
     ]
-    metres = [first.decoder.shift(*pair) for pair in pairs]
+    shifts = [first.decoder.shift(*pair) for pair in pairs]
     degrees = [float(np.rad2deg(angle_between(ours.R, theirs.R))) for ours, theirs in pairs]
-    return Drift(len(pairs), float(np.median(metres)), max(metres), float(np.median(degrees)), max(degrees))
+    medians = float(np.median(shifts)), float(np.median(degrees))
+    return Drift(len(pairs), medians[0], max(shifts), medians[1], max(degrees), first.decoder.unit)
 
 
 def quantise_for(path: str | Path, out: str | Path, photographs: Sequence[Path]) -> Drift:

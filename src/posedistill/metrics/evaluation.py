@@ -27,7 +27,7 @@ Level = Literal["headline", "main", "detail"]
 """Where a metric is shown: in every headline, in tables of the usual metrics too, or in full tables alone."""
 _COSTS = ("parameters", "megabytes", "gmacs")
 _ABOUT = ("seed", "dataset", "boxes", "baseline", "targets", "missed")
-_DIGITS = {"%": 1, "m": 3, "mm": 1, "deg": 2, "px": 1}
+_DIGITS = {"%": 1, "m": 3, "units": 3, "mm": 1, "deg": 2, "px": 1}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Metric:
 
     Attributes:
         name: its key in ``evaluation.json``. label: what a reader calls it.
-        unit: ``%`` for outcomes in 0..1, else that of errors: ``m``, ``mm``, ``deg`` or ``px``.
+        unit: ``%`` for outcomes in 0..1, else that of errors: ``m``, ``mm``, ``deg``,
+            ``px``, or ``units`` of a scene without metres.
         statistic: what makes one score of many outcomes.
         by_category: whether it is the mean over categories of each one's statistic.
     """

@@ -207,6 +207,16 @@ def unused_rows(estimates: Poses, dataset: BopDataset, source: str | Path) -> li
     return messages
 
 
+def refuse_foreign(estimates: Poses, dataset: BopDataset, source: str | Path) -> None:
+    """``DataError`` where none of the rows is of a target image and of an object of the data set."""
+    images = set(dataset.target_images())
+    keys = zip(estimates.scene_id.tolist(), estimates.im_id.tolist(), estimates.obj_id.tolist(), strict=True)
+    if len(estimates) and not any(key[:2] in images and key[2] in dataset.models_info for key in keys):
+        found = "; ".join(unused_rows(estimates, dataset, source))
+        place = dataset.root / dataset.split
+        raise DataError(f"{source}: no row is of a target image and an object of {place}: {found}")
+
+
 def _collect_truths(dataset: BopDataset, targets: Sequence[Target]) -> tuple[GroundTruths, NDArray[np.int64]]:
     """The instances to be found, and the ``[M]`` target of each.
 

@@ -12,12 +12,16 @@ from posedistill.poses import Poses
 
 THRESHOLDS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
 """Metres and degrees of the recalls: 7-Scenes' own, and the three of long-term visual localisation."""
-POSITION = Metric("position_m", "median position", "m", "median", "lower", level="headline")
 ORIENTATION = Metric("orientation_deg", "median orientation", "deg", "median", "lower", level="headline")
 
 
+def position_metric(unit: str = "m") -> Metric:
+    """The median position error of a scene in metres, or in units of its own."""
+    return Metric("position_m", "median position", unit, "median", "lower", level="headline")
+
+
 def position_errors(estimates: Poses, truth: Poses) -> Array:
-    """``[N]`` distances of the camera centres, metres; inf where there is no pose.
+    """``[N]`` distances of the camera centres, metres or the scene's own units; inf where there is no pose.
 
     >>> still = Poses.of_cameras(np.eye(3)[None], np.zeros((1, 3)))
     >>> position_errors(Poses.of_cameras(still.R, np.array([[0.0, 3.0, 4.0]])), still)
@@ -33,11 +37,11 @@ def orientation_errors(estimates: Poses, truth: Poses) -> Array:
     return np.where(np.isnan(errors), np.inf, errors)
 
 
-def score_cameras(estimates: Poses, truth: Poses, **about: Any) -> Evaluation:
+def score_cameras(estimates: Poses, truth: Poses, unit: str = "m", **about: Any) -> Evaluation:
     """All scores of a split; each median is taken over its own errors, as the field does.
 
     Args:
-        about: further fields of the ``Evaluation``.
+        unit: of positions, see ``CameraDataset.unit``. about: further fields of the ``Evaluation``.
 
     Raises:
         DataError: the two have different numbers of images, or none.
@@ -45,14 +49,15 @@ def score_cameras(estimates: Poses, truth: Poses, **about: Any) -> Evaluation:
     if len(estimates) != len(truth) or not len(truth):
         raise DataError(describe("estimates", "images", len(estimates), f"{len(truth)}, at least one"))
     position, orientation = position_errors(estimates, truth), orientation_errors(estimates, truth)
-    outcomes = {POSITION: position, ORIENTATION: orientation}
+    placed = position_metric(unit)
+    outcomes = {placed: position, ORIENTATION: orientation}
     for m, deg in THRESHOLDS:
         within = (position <= m) & (orientation <= deg)
-        outcomes[Metric(f"recall_{m:g}m_{deg:g}deg", f"within {m:g} m, {deg:g}°")] = within.astype(np.float64)
+        outcomes[Metric(f"recall_{m:g}m_{deg:g}deg", f"within {m:g} {unit}, {deg:g}°")] = within.astype(np.float64)
     return Evaluation.of(
         outcomes,
         curves={
-            POSITION.name: _curve("position error, m", position, np.geomspace(0.001, 100.0, 151)),
+            placed.name: _curve(f"position error, {unit}", position, np.geomspace(0.001, 100.0, 151)),
             ORIENTATION.name: _curve("orientation error, °", orientation, np.geomspace(0.1, 180.0, 99)),
         },
         missed=int((~estimates.found).sum()),

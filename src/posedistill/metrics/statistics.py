@@ -127,7 +127,7 @@ def paired_difference(
         mean = float(np.round(difference.mean(), 12))
         if len(before) < 2:
             return Difference(mean, np.nan, np.nan, seeds)
-        from scipy.special import stdtrit  # scores alone must not need scipy
+        from scipy.special import stdtrit
 
         half = float(stdtrit(len(before) - 1, 0.975) * difference.std(ddof=1) / np.sqrt(len(before)))
         return Difference(mean, round(mean - half, 12), round(mean + half, 12), f"Student's t, {seeds}")

@@ -45,12 +45,13 @@ class Map(NamedTuple):
 class Maps(NamedTuple):
     """Figures of one scale and one set of colours, so that they can be compared.
 
-    ``bounds`` are errors in metres, between which there are ``colors``, one more than bounds.
+    ``bounds`` are errors in ``unit``, between which there are ``colors``, one more than bounds.
     """
 
     figures: list[Map]
     bounds: list[float]
     colors: list[str]
+    unit: str
 
 
 def maps(group: Group) -> Maps | None:
@@ -72,7 +73,8 @@ def maps(group: Group) -> Maps | None:
         marks = [colors[index] for index in np.searchsorted(bounds, thin.errors).clip(0, len(bounds))]
         panels = [_panel(title, view, thin, marks) for title, view in zip(VIEWS, views, strict=True)]
         figures.append(Map(stage, _note(thin, views, step), panels))
-    return Maps(figures, bounds.tolist(), colors)
+    unit = next((metric.unit for metric in group.metrics if metric.name == "position_m"), "m")
+    return Maps(figures, bounds.tolist(), colors, unit)
 
 
 def color_bounds(errors: Array) -> Array:

@@ -20,14 +20,14 @@ from posedistill.data.packs.splits import hold_out_blocks
 from posedistill.decode import Decoder, SceneCoordinatesDecoder
 from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.deploy.estimate import FrameQuery, queries_of
-from posedistill.deploy.evaluators.scene import UNKNOWN_UNIT
+from posedistill.deploy.evaluators.scene import UNKNOWN_UNIT, scene_baselines
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator, MeanSubtracted
 from posedistill.estimators.registry import FAMILIES
 from posedistill.geometry.cameras import Calibration, Camera
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation, Places
-from posedistill.metrics.relocalisation import constant_pose, nearest_position, nearest_training_pose, score_cameras
+from posedistill.metrics.relocalisation import nearest_training_pose, score_cameras
 from posedistill.poses import Poses
 from posedistill.recipe.data import SceneSettings
 from posedistill.recipe.recipe import fingerprint
@@ -153,17 +153,18 @@ class SceneTask(PhotographsTask[CameraDataset]):
             return Evaluation(dataset=dataset)
         up = -test.R[:, 1].mean(axis=0)
         places = Places(test.centers, poses.centers, self.training_set.poses.centers, up)
-        return score_cameras(poses, Poses.of_cameras(test.R, test.t), dataset=dataset, places=places)
+        return score_cameras(poses, Poses.of_cameras(test.R, test.t), test.unit, dataset=dataset, places=places)
 
     def baselines(self, teacher: Estimator | None) -> Mapping[str, Poses]:
         """A constant pose, the training image that looks most alike to the teacher, and the one that stands nearest."""
         train, test = self.training_set.poses, self.test_set
-        found = {"constant pose": constant_pose(train, len(test))}
+        answers = scene_baselines(self.photographs, test)
+        found = {"constant pose": answers["constant pose"]}
         if teacher is not None:
             mean = self.view(self.training_set.train[:1]).mean_crop()
             theirs, ours = self.embeddings(teacher, 0.0 if mean is None else mean.transpose(2, 0, 1))
             found["nearest image"] = nearest_training_pose(ours, theirs, train)
-        return found | {"nearest position": nearest_position(Poses.of_cameras(test.R, test.t), train)}
+        return found | answers
 
     def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
         """The network, which subtracts a mean image itself; there are no shapes."""

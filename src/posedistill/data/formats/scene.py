@@ -76,6 +76,11 @@ class CameraDataset:
         return iter(self.frames)
 
     @property
+    def unit(self) -> str:
+        """Of positions: ``m``, or ``units`` where nobody said how long one is."""
+        return "m" if self.metric else "units"
+
+    @property
     def K(self) -> Array:
         """``[N, 3, 3]``."""
         return np.stack([frame.K for frame in self.frames])

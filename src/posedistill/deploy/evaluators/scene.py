@@ -17,7 +17,7 @@ from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
 
 SPLITS = ("train", "test", "all")
-UNKNOWN_UNIT = "unit unknown: m stands for the scene's own"
+UNKNOWN_UNIT = "no metres are known, positions are in the scene's own units"
 """What is said of errors in a scene that knows no metres."""
 
 
@@ -34,7 +34,8 @@ def evaluate_scene(predictor: Predictor, asked: Asked) -> Evaluation:
     if asked.csv is not None:
         (found.to_json if asked.csv.suffix == ".json" else found.to_csv)(asked.csv)
     baselines = _baselines(dataset, asked.dataset, scale, calibration) if asked.split == "test" else {}
-    scores = report(score_cameras(found, Poses.of_cameras(dataset.R, dataset.t)), asked.json, baselines)
+    scores = score_cameras(found, Poses.of_cameras(dataset.R, dataset.t), dataset.unit)
+    report(scores, asked.json, baselines)
     if not dataset.metric:
         console.print(f"[yellow]{UNKNOWN_UNIT}: --metres-per-unit tells it[/]")
     return scores
@@ -54,6 +55,11 @@ def _baselines(
         frames = _open_scene(scene, "train", scale, calibration)
     except DataError:
         return {}
-    train, truth = Poses.of_cameras(frames.R, frames.t), Poses.of_cameras(dataset.R, dataset.t)
-    answers = {"constant pose": constant_pose(train, len(dataset)), "nearest position": nearest_position(truth, train)}
-    return {name: score_cameras(poses, truth) for name, poses in answers.items()}
+    truth = Poses.of_cameras(dataset.R, dataset.t)
+    return {name: score_cameras(poses, truth, dataset.unit) for name, poses in scene_baselines(frames, dataset).items()}
+
+
+def scene_baselines(train: CameraDataset, test: CameraDataset) -> dict[str, Poses]:
+    """Naive poses of the photographs of a test split that ask no network, out of all photographs of another split."""
+    known, truth = Poses.of_cameras(train.R, train.t), Poses.of_cameras(test.R, test.t)
+    return {"constant pose": constant_pose(known, len(test)), "nearest position": nearest_position(truth, known)}
