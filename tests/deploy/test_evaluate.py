@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,7 +337,7 @@ def run_without(modules: str, *words: object) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-TRAIN_ONLY = "torch torchvision timm lightning_fabric trimesh embreex scipy safetensors yaml matplotlib onnx PIL psutil"
+TRAIN_ONLY = "torch torchvision timm lightning_fabric embreex safetensors yaml jinja2 markupsafe matplotlib onnx psutil"
 """Modules of the [train] extra; pydantic is left out because typer itself may bring it."""
 
 
@@ -355,7 +357,7 @@ def photo(dataset) -> Path:
         "score FOUND --dataset BOP",
     ],
 )
-def test_commands_need_no_torch(words, model, camera_file, dataset, bop, photo, tmp_path):
+def test_the_light_install_does_all_but_training(words, model, camera_file, dataset, bop, photo, tmp_path):
     write_made_scene(tmp_path / "room", sequences=1, frames=2, size=(160, 120))
     truths = [(frame, instance) for frame in dataset.frames for instance in frame.instances]
     ids = np.array([(1, frame.im_id, instance.obj_id) for frame, instance in truths])
@@ -365,17 +367,40 @@ def test_commands_need_no_torch(words, model, camera_file, dataset, bop, photo, 
     names |= {"OUT": tmp_path / "out", "FOUND": tmp_path / "found.csv"}
     for name, path in names.items():
         words = words.replace(name, str(path))
-    done = run_without("torch", *words.split())
+    done = run_without(TRAIN_ONLY, *words.split())
     assert done.returncode == 0, done.stderr
 
 
-def test_the_light_install_predicts_and_benches_and_names_what_scores_need(model, bop, photo, tmp_path):
-    camera = ("--box", "1:40,30,60,50", "--camera", "100,100,80,60", "--out", tmp_path / "out")
-    for words in (("predict", model, photo, *camera), ("bench", model, "--repeats", 2)):
-        done = run_without(TRAIN_ONLY, *words)
-        assert done.returncode == 0, done.stderr
-    done = run_without(TRAIN_ONLY, "evaluate", model, "--dataset", bop)
-    assert done.returncode == 2 and "trimesh is missing: pip install 'posedistill[train]'" in done.stderr
+@pytest.mark.parametrize(
+    "words", ["run a.yaml", "data render code OUT", "quantise MODEL OUT", "report OUT", "export OUT"]
+)
+def test_what_needs_more_than_the_light_install_names_the_extra(words, model, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("{}")
+    done = run_without(TRAIN_ONLY, *words.replace("MODEL", str(model)).replace("OUT", str(tmp_path)).split())
+    expected = "posedistill: this needs more than the light install: pip install 'posedistill[train]' (found no "
+    assert done.returncode == 2 and done.stderr.startswith(expected)
+
+
+def test_the_extras_leave_out_what_the_light_install_has():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    names = [
+        {re.split(r"[>=\[<]", entry)[0] for entry in group}
+        for group in (project["dependencies"], project["optional-dependencies"]["train"])
+    ]
+    assert {"scipy", "trimesh", "pillow", "numpy"} < names[0] and not names[0] & names[1]
+
+
+def test_a_csv_of_another_data_set_is_refused(dataset, bop, tmp_path):
+    """Neither a warning and zeros, nor success: none of its rows can be meant."""
+    pose = np.eye(3)[None], np.array([[0.0, 0.0, 500.0]])
+    ids = np.array([[1, 77, 1], [9, 0, 2], [1, 0, 99]])
+    foreign = Poses.concatenate([Poses(*row[:, None], np.ones(1), *pose, np.full(1, 0.1)) for row in ids])
+    foreign.to_bop_csv(tmp_path / "other.csv")
+    for scored in (score_csv, detect_csv):
+        with pytest.raises(
+            DataError, match=r"other\.csv: no row is of a target image and an object of .*test: .*lines 2"
+        ):
+            scored(tmp_path / "other.csv", bop, "test", None, None, *([None] if scored is detect_csv else []))
 
 
 def test_every_box_of_a_detector_counts_for_detection(model, bop, dataset, decoder, tmp_path, capsys):

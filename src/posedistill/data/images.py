@@ -61,7 +61,7 @@ def significant_bits(image: NDArray[np.uint16]) -> int:
 def exif_orientation(path: Path) -> int:
     """How viewers turn a jpg or tif, 1 to 8 as EXIF has it; 1, as stored, where the file says nothing."""
     with suppress(Exception):  # damaged tags raise whatever they hit
-        from PIL import Image  # which the light install does not bring
+        from PIL import Image
 
         with Image.open(path) as image:
             if image.format in ("JPEG", "MPO", "TIFF"):
@@ -75,7 +75,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         Fault: the file is missing, no image, or larger than Pillow reads.
     """
-    from PIL import Image  # which the light install does not bring
+    from PIL import Image
 
     try:
         with Image.open(path) as image:

@@ -50,7 +50,7 @@ def run(recipe: Recipe, jobs: int = 1) -> None:
             refuse_other_recipe(stage)
         task = open_task(recipe)
         check_networks(recipe, task.stand_ins)
-        with _alone(recipe):
+        with alone(recipe):
             _walk(task, jobs, started)
 
 
@@ -58,11 +58,11 @@ def train_one(recipe: Recipe, name: str, seed: int) -> None:
     """Train one network of a recipe, once all of its networks and losses are known to be right."""
     task = open_task(recipe)
     check_networks(recipe, task.stand_ins)
-    with _alone(recipe):
+    with alone(recipe):
         train_stage(task, Stage(recipe, name, seed))
 
 
-def _alone(recipe: Recipe) -> AbstractContextManager[None]:
+def alone(recipe: Recipe) -> AbstractContextManager[None]:
     """Keep other processes out of the run's folder; of the processes of torchrun the first does."""
     return nullcontext() if int(os.environ.get("RANK", 0)) else occupied(recipe.folder, TrainingError)
 

@@ -30,7 +30,7 @@ def load_mesh(path: str | Path, looks: bool = True) -> Mesh:
     path = Path(path)
     try:
         return join(path, READERS[path.suffix.lower()](path, looks))
-    except (DataError, ImportError):  # the light install brings no library of meshes
+    except (DataError, ImportError):  # a library that is missing is no damage
         raise
     except Exception as error:  # a damaged file may break any assumption
         expected = f"a mesh ({', '.join(READERS)})"

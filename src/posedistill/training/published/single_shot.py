@@ -19,7 +19,7 @@ from posedistill.tasks.registry import open_task
 from posedistill.training.checkpoints import save_tensors
 from posedistill.training.evaluate import measure_stage
 from posedistill.training.networks import build_network
-from posedistill.training.run import train_stage
+from posedistill.training.run import alone, train_stage
 from posedistill.training.run_folder import write_recipe
 
 
@@ -54,7 +54,8 @@ def train_published(
     task = open_task(recipe)
     if teacher is not None:
         _finish(recipe, task.objects, teacher[1])
-    weights = train_stage(task, Stage(recipe, name, recipe.seed))
+    with alone(recipe):
+        weights = train_stage(task, Stage(recipe, name, recipe.seed))
     console.print(f"weights: {weights}", highlight=False, soft_wrap=True)
     return weights
 

@@ -112,7 +112,7 @@ def _has_faces(path: Path) -> bool:
 
 
 def _ply_points(path: Path) -> np.ndarray:
-    import trimesh  # which the light install does not bring
+    import trimesh
 
     try:
         return np.asarray(trimesh.load(path, process=False).vertices)
