@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from posedistill.decode import Pose
-from posedistill.deploy.predict import predict_images
+from posedistill.deploy.predict import Found, predict_images
 from posedistill.deploy.predict_objects import Box, ObjectPresenter, parse_boxes, parse_camera
 from posedistill.errors import DataError
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
+from posedistill.runtime.threshold import Threshold
 
 K = np.array([[570.0, 0.0, 160.0], [0.0, 570.0, 120.0], [0.0, 0.0, 1.0]])
 
@@ -47,6 +48,49 @@ def test_writes_overlays_and_csv(predictor, photos, tmp_path):
     assert list(zip(table.scene_id, table.im_id, table.obj_id, strict=True)) == ids and (table.seconds > 0).all()
     for name in ("000012.png", "holiday.png"):
         assert cv2.imread(str(tmp_path / "out" / name)).shape == (240, 320, 3)
+
+
+def test_names_of_pictures_are_written_beside_their_ids(predictor, photos, tmp_path):
+    predict_images(ObjectPresenter(predictor, [], K), photos, tmp_path / "out")
+    lines = (tmp_path / "out" / "images.csv").read_text().splitlines()
+    assert lines == ["scene_id,im_id,image", f"6,12,{photos[0]}", f"0,1,{photos[1]}"]
+
+
+def test_words_name_the_picture_and_say_where_the_model_is_unsure(predictor, photos):
+    record = replace(predictor.record, threshold=Threshold(0.5, 0.9, 0.1, 10, 10))
+    presenter = ObjectPresenter(Predictor(predictor.run, predictor.decoder, record=record), [], K)
+    poses = [Pose(np.eye(3), np.array([1.0, 2.0, 900.0]), 6, score) for score in (0.9, 0.2)]
+    name = photos[1].as_posix()
+    sure, unsure = presenter.in_words(Found(photos[1], (0, 1), poses))
+    assert sure == f"{name}: object 6, score 0.90, at (1, 2, 900) mm"
+    assert unsure == f"{name}: object 6, score 0.20 (unsure), at (1, 2, 900) mm"
+    assert presenter.in_words(Found(photos[1], (0, 1), [])) == [f"{name}: no object found"]
+    line = json.loads(json.dumps(presenter.as_json(Found(photos[1], (0, 1), poses))))
+    assert line["image"] == name and [entry["unsure"] for entry in line["poses"]] == [False, True]
+    assert line["poses"][0]["t"] == [1.0, 2.0, 900.0] and line["poses"][0]["name"] == "object 6"
+
+
+def test_a_video_is_followed_and_drawn_into_a_video(predictor, tmp_path, monkeypatch):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (320, 240))
+    for _ in range(3):
+        writer.write(np.zeros((240, 320, 3), np.uint8))
+    writer.release()
+    pose = Pose(np.eye(3), np.array([0.0, 0.0, 800.0]), 6, 0.9)
+    monkeypatch.setattr("posedistill.runtime.track.search", lambda *_: pose)
+    monkeypatch.setattr(predictor, "predict", lambda *_: [pose])
+    told = []
+    presenter = ObjectPresenter(predictor, None, K, [6], threshold=0.5)
+    found = predict_images(presenter, [path], tmp_path / "out", tell=told.append)
+    assert told == found and [entry.path for entry in found] == [path / f"{number:06d}" for number in range(3)]
+    assert presenter.tracker is not None and [len(entry.poses) for entry in found] == [1, 1, 1]
+    drawn = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))
+    assert drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(10.0) and drawn.read()[1].max() > 50
+    assert len(Poses.from_bop_csv(tmp_path / "out" / "results.csv")) == 3
+    photo = tmp_path / "still.png"
+    cv2.imwrite(str(photo), np.zeros((240, 320, 3), np.uint8))
+    predict_images(presenter, [photo], track=False)
+    assert presenter.tracker is None
 
 
 def test_boxes_by_image(predictor, photos):

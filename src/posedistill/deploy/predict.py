@@ -1,17 +1,22 @@
-"""What ``posedistill predict`` does: photographs in, poses, pictures and a table of them out. Imports no torch."""
+"""What ``posedistill predict`` does: pictures in, poses, overlays and a table of them out. Imports no torch."""
 
+import csv
+import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from posedistill.data.images import read_image, write_image
+from posedistill.data.images import write_image
 from posedistill.decode.base import Pose
 from posedistill.deploy.estimate import FrameQuery, table_of
+from posedistill.deploy.pictures import Film, Source, open_sources
 from posedistill.errors import DataError, PoseDistillError, describe
+from posedistill.files import write_file
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
 from posedistill.poses import Poses
@@ -56,6 +61,9 @@ class Presenter(ABC):
         """The poses in a photograph: by default that of the whole."""
         return self.predictor.predict(image)
 
+    def follow(self, frames: bool) -> None:  # noqa: B027 - most look at each picture by itself
+        """Whether the next pictures follow one another, as the frames of a video."""
+
     def picture(self, image: Image, poses: Sequence[Pose]) -> Image | None:
         """The photograph with its poses drawn in, if they can be."""
         return None
@@ -66,7 +74,16 @@ class Presenter(ABC):
 
     @abstractmethod
     def in_words(self, found: Found) -> list[str]:
-        """A line for each pose."""
+        """A line for each pose, or one that says that there is none."""
+
+    def as_json(self, found: Found) -> dict[str, Any]:
+        """The same in plain values: lengths in the model's unit, null for what it does not tell."""
+        return {"image": found.path.as_posix(), "poses": [self.pose_as_json(pose) for pose in found.poses]}
+
+    def pose_as_json(self, pose: Pose) -> dict[str, Any]:
+        """One pose in plain values."""
+        score, t = (None if np.isnan(np.sum(value)) else np.asarray(value).tolist() for value in (pose.score, pose.t))
+        return {"label": pose.label, "score": score, "R": pose.R.tolist(), "t": t, "seconds": pose.seconds}
 
 
 def named_poses(found: Sequence[Found]) -> Poses:
@@ -74,17 +91,48 @@ def named_poses(found: Sequence[Found]) -> Poses:
     return table_of((FrameQuery(entry.path, name=entry.path.as_posix()), entry.poses) for entry in found)
 
 
-def predict_images(presenter: Presenter, images: Sequence[Path], out: Path | None = None) -> list[Found]:
-    """Poses in photographs; with ``out``, a folder made where absent, also pictures and a table of them.
+def predict_images(
+    presenter: Presenter,
+    images: Sequence[str | Path],
+    out: Path | None = None,
+    limit: int | None = None,
+    tell: Callable[[Found], None] = lambda _: None,
+    track: bool | None = None,
+) -> list[Found]:
+    """Poses in pictures; with ``out``, a folder made where absent, also overlays and a table of them.
+
+    Args:
+        images: see ``open_sources``; overlays of photographs are pictures, those of a video are a video.
+        limit: frames of a video or camera at most. tell: called with what was found in each picture, as it is found.
+        track: whether pictures follow one another; None: those of videos and cameras do.
 
     Raises:
-        DataError: a photograph cannot be read or looked at. What was found before is written.
+        DataError: a picture cannot be read or looked at. What was found before is written.
     """
-    presenter.check(images)
+    sources = open_sources(images, limit)
+    presenter.check([path for source in sources for path in source.paths])
     found: list[Found] = []
     try:
-        for position, (path, name) in enumerate(zip(images, unique_names(images), strict=True)):
-            image, image_id = read_image(path), image_id_of(path, position)
+        for source in sources:
+            presenter.follow(source.rate > 0 if track is None else track)
+            _look_at(presenter, source, out, found, tell)
+    finally:  # an unreadable image or an interrupt loses no pose found before
+        if out is not None and found:
+            presenter.finish(found, out)
+            write_file(out / "images.csv", _names(found))
+    return found
+
+
+def _look_at(
+    presenter: Presenter, source: Source, out: Path | None, found: list[Found], tell: Callable[[Found], None]
+) -> None:
+    """Add what is in the pictures of a source, and write its overlays."""
+    names = iter(unique_names(source.paths))
+    film = Film(out / f"{Path(source.name).stem}.mp4", source.rate) if out is not None and source.rate else None
+    with nullcontext() if film is None else closing(film):
+        for path, image in source.frames():
+            position = len(found)
+            image_id = image_id_of(path, position)
             try:
                 poses = presenter.poses(image, path, image_id)
             except DataError as error:
@@ -92,11 +140,16 @@ def predict_images(presenter: Presenter, images: Sequence[Path], out: Path | Non
             found.append(Found(path, image_id, poses))
             picture = None if out is None else presenter.picture(image, poses)
             if picture is not None and out is not None:
-                write_image(out / f"{name}.png", picture)
-    finally:  # an unreadable image or an interrupt loses no pose found before
-        if out is not None and found:
-            presenter.finish(found, out)
-    return found
+                write_image(out / f"{next(names)}.png", picture) if film is None else film.add(picture)
+            tell(found[-1])
+
+
+def _names(found: Sequence[Found]) -> str:
+    """Which picture has which ids in a BOP csv."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("scene_id", "im_id", "image"), *((*entry.image_id, entry.path.as_posix()) for entry in found)])
+    return text.getvalue()
 
 
 def image_id_of(path: Path, position: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,6 +22,7 @@ from posedistill.geometry.draw import Image, Shape, color_of, draw_pose
 from posedistill.geometry.meshes import load_mesh
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.search import search
+from posedistill.runtime.track import Tracker
 
 LOCATE_THRESHOLD = 0.1
 """Score under which a search reports nothing, where the model's file states none."""
@@ -54,7 +56,7 @@ class ObjectPresenter(Presenter):
     """
 
     of: ClassVar[str] = "objects"
-    writes: ClassVar[str] = "overlays and results.csv"
+    writes: ClassVar[str] = "overlays, results.csv and images.csv"
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class ObjectPresenter(Presenter):
         self.boxes, self.K, self.obj_ids = boxes, K, obj_ids
         self.threshold = self._threshold(threshold)
         self.shapes = {} if models is None else {i: read_shape(models, i) for i in self.decoder.objects.obj_ids}
+        self.tracker: Tracker | None = None
         self._told: set[tuple[int, ...]] = set()
 
     @classmethod
@@ -86,6 +89,10 @@ class ObjectPresenter(Presenter):
         ids = [image_id_of(path, position) for position, path in enumerate(images)]
         if isinstance(self.boxes, Mapping) and not self.boxes.keys() & set(ids):
             raise DataError(describe("detections", "scene_id, image_id", "none of these images", f"some of {ids[:5]}"))
+
+    def follow(self, frames: bool) -> None:
+        """Follow objects from frame to frame, where they are searched for."""
+        self.tracker = Tracker(self.predictor, self.threshold) if frames else None
 
     def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
         """Poses in the boxes, or of every wanted object anywhere in the image, that score high enough."""
@@ -103,7 +110,8 @@ class ObjectPresenter(Presenter):
         if self.decoder.whole_pictures:
             self.decoder.classes_of(searched)
             return [pose for pose in self.predictor.predict(image, K) if pose.label in searched]
-        found = [search(self.predictor, image, K, obj_id) for obj_id in searched]
+        find = partial(search, self.predictor) if self.tracker is None else self.tracker
+        found = [find(image, K, obj_id) for obj_id in searched]
         return [pose for pose in found if pose is not None]
 
     def _threshold(self, given: float | None) -> float:
@@ -154,12 +162,24 @@ class ObjectPresenter(Presenter):
         table_of(rows).to_bop_csv(out / "results.csv")
 
     def in_words(self, found: Found) -> list[str]:
-        """Object, score and position."""
+        """Object, score and position; of a score below the model's own threshold that it is unsure."""
+        name = found.path.as_posix()
+        if not found.poses:
+            return [f"{name}: no object found"]
         return [
-            f"image {found.image_id[1]}: object {pose.label}, score {pose.score:.2f}, "
+            f"{name}: {self.decoder.name(pose.label)}, score {pose.score:.2f}{' (unsure)' * self.unsure(pose)}, "
             f"at ({', '.join(f'{value:.0f}' for value in pose.t)}) mm"
             for pose in found.poses
         ]
+
+    def unsure(self, pose: Pose) -> bool:
+        """Whether a search with the model's own threshold would not have reported this pose."""
+        own = self.predictor.record.threshold
+        return own is not None and pose.score < own.score
+
+    def pose_as_json(self, pose: Pose) -> dict[str, Any]:
+        """With the object's name, and whether the model is unsure."""
+        return super().pose_as_json(pose) | {"name": self.decoder.name(pose.label), "unsure": self.unsure(pose)}
 
 
 def read_shape(models: Path, obj_id: int) -> Shape:

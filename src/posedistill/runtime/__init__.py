@@ -4,5 +4,6 @@ from posedistill.decode.base import Pose, Request
 from posedistill.runtime.predictor import Predictor, Run
 from posedistill.runtime.record import Record
 from posedistill.runtime.search import locate
+from posedistill.runtime.track import Tracker
 
-__all__ = ["Pose", "Predictor", "Record", "Request", "Run", "locate"]
+__all__ = ["Pose", "Predictor", "Record", "Request", "Run", "Tracker", "locate"]
