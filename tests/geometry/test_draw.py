@@ -51,6 +51,18 @@ def test_label_stays_inside_a_small_picture():
     assert (out[:25] == 255).all(axis=2).sum() > 100
 
 
+@pytest.mark.parametrize("row", [15, 120, 225])
+def test_a_label_does_not_cover_a_small_object(row):
+    """At the upper edge of the picture, where there is no room above, it stands below."""
+    small, t = 0.2 * CORNERS, np.array([0.0, (row - 120) * T[2] / 500, T[2]])
+    plain, labelled = (draw_pose(GRAY, np.eye(3), t, K, small, label=label) for label in ("", "cat 0.99"))
+    pixels = (small + t) @ K.T
+    pixels = np.round(pixels[:, :2] / pixels[:, 2:]).astype(int)
+    (left, top), (right, bottom) = pixels.min(axis=0), pixels.max(axis=0)
+    assert (plain != labelled).any()
+    np.testing.assert_array_equal(*(drawn[top : bottom + 1, left : right + 1] for drawn in (plain, labelled)))
+
+
 @pytest.mark.parametrize("depth", [-600.0, 0.0, 40.0])
 def test_objects_behind_or_around_the_camera_do_not_crash(depth):
     out = draw_pose(GRAY, np.eye(3), np.array([0.0, 0.0, depth]), K, CORNERS, label="near", shape=cube())

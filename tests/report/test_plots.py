@@ -110,3 +110,11 @@ def test_a_curve_of_few_points_shows_them():
     many = plots.history_panel("loss", {"student": [{step: 1.0 + step for step in range(100)}]})
     few = plots.history_panel("loss", {"student": [{0: 2.0, 10: 1.0}]})
     assert "<use" in few and "<use" not in many
+
+
+def test_two_points_are_no_curve():
+    two, three = (
+        plots.history_panel("loss", {"student": [dict.fromkeys(steps, 1.0)]}) for steps in ((0, 9), (0, 5, 9))
+    )
+    line = "fill: none; stroke: var(--student)"
+    assert "<use" in two and line not in two and line in three

@@ -130,7 +130,10 @@ def _clipped(pixels: Array, shape: Sequence[int]) -> Array | None:
 
 
 def draw_label(canvas: Image, points: Array, K: Array, label: str, color: Color) -> None:
-    """Write a line above the box of camera-frame ``points`` in place, on a plate, kept inside the picture."""
+    """Write a line above the box of camera-frame ``points`` in place, on a plate, kept inside the picture.
+
+    Where there is no room above, it stands below: a plate on a small object would hide it.
+    """
     points = points[points[:, 2] > NEAR]
     if not len(points):
         return
@@ -138,11 +141,14 @@ def draw_label(canvas: Image, points: Array, K: Array, label: str, color: Color)
     thickness = line_width(canvas)
     (width, height), drop = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     pixels = points @ K.T
-    corner = np.nan_to_num((pixels[:, :2] / pixels[:, 2:]).min(axis=0))
+    places = np.nan_to_num(pixels[:, :2] / pixels[:, 2:])
+    corner, lowest = places.min(axis=0), float(places[:, 1].max())
     margin = drop // 2 + 1
     x = int(np.clip(corner[0], 0, max(canvas.shape[1] - width - 2 * margin, 0)))
-    y = int(np.clip(corner[1] - margin, height + drop + margin, canvas.shape[0]))
-    cv2.rectangle(canvas, (x, y - height - drop - margin), (x + width + 2 * margin, y), color, cv2.FILLED)
+    plate = height + drop + margin
+    below = corner[1] - margin < plate and lowest + margin + plate <= canvas.shape[0]
+    y = int(np.clip(lowest + margin + plate if below else corner[1] - margin, plate, canvas.shape[0]))
+    cv2.rectangle(canvas, (x, y - plate), (x + width + 2 * margin, y), color, cv2.FILLED)
     place = (x + margin, y - drop // 2 - margin)
     cv2.putText(canvas, label, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (15, 15, 15), thickness, cv2.LINE_AA)
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from posedistill.files import write_file
 from posedistill.report import cases, error_tables, plots, tables, trajectory
+from posedistill.report.diagnosis import diagnose
 from posedistill.report.evaluations import STAGES, Group
 from posedistill.report.headline import headline
 from posedistill.report.render import in_words, render
@@ -38,7 +39,7 @@ def render_page(run: RunResults) -> str:
         "report.html",
         title=run.folder.resolve().name,
         headline=sentence,
-        certainty=certainty,
+        certainty=" ".join(filter(None, [certainty, *diagnose(run)])),
         tiles=_tiles(group),
         measured=" on ".join(filter(None, [" and ".join(metric.label for metric in group.headline), group.title])),
         results=tables.result_tables(run),

@@ -219,8 +219,9 @@ def history_panel(
             line = line_style((colors or {}).get(name, name)) | {"label": name}
             for steps, values in found if len(found) > 1 else []:
                 axes.plot(steps, values, color=line["color"], linewidth=0.7, alpha=0.45)
-            few = max(len(steps) for steps, _ in found) <= _FEW
-            axes.plot(*mean_curve(found), **line, marker="." if few else "")
+            longest = max(len(steps) for steps, _ in found)
+            style = line | ({"linestyle": "none"} if longest <= 2 else {})  # two points are no curve
+            axes.plot(*mean_curve(found), **style, marker="." if longest <= _FEW else "")
         values = np.concatenate([values for found in curves.values() for _, values in found])
         if values.min() > 0 and values.max() > 20 * np.median(values):
             axes.set_yscale("log")

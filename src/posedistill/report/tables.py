@@ -9,6 +9,7 @@ import numpy as np
 from posedistill.metrics.evaluation import Metric, describe_units
 from posedistill.metrics.statistics import Difference, summarise
 from posedistill.report.cells import Cell, Table, plain
+from posedistill.report.diagnosis import diagnose
 from posedistill.report.evaluations import Group
 from posedistill.report.results import RunResults, load_run
 
@@ -22,7 +23,9 @@ def result_table(run_dir: str | Path) -> Table:
     group = run.main_group()
     if not group.items:
         return Table(run.folder.name, ["model"], [], run.notes)
-    return model_table(group.title, group, group.main_metrics[:3])
+    table = model_table(group.title, group, group.main_metrics[:3])
+    table.notes += diagnose(run)
+    return table
 
 
 def result_tables(run: RunResults) -> list[Table]:

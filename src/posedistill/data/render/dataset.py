@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from posedistill.data.formats.bop_parse import load_json
 from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
@@ -251,16 +252,43 @@ def _run(tasks: list[Task], workers: int, arguments: tuple[Any, ...]) -> Iterato
 
 
 def _thumbnail(frame: Frame, width: int = 400) -> Image:
-    """The frame with the boxes of its objects, green to red as they are hidden."""
-    picture = frame.image.copy()
+    """The part of the frame with its objects, and their boxes, green to red as they are hidden."""
+    x, y, w, h = around_objects(frame.masks, frame.image.shape[1], frame.image.shape[0])
+    zoom = width / w
+    picture = cv2.resize(
+        frame.image[y : y + h, x : x + w], (width, round(zoom * h)), interpolation=cv2.INTER_AREA if zoom < 1 else 1
+    )
     for (obj_id, _, _), mask, visible in zip(frame.poses, frame.masks, frame.masks_visib, strict=True):
         share = int(visible.sum()) / max(int(mask.sum()), 1)
-        x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
+        left, top, across, down = cv2.boundingRect(mask.astype(np.uint8))
+        low = (round(zoom * (left - x)), round(zoom * (top - y)))
+        high = (round(zoom * (left + across - x)), round(zoom * (top + down - y)))
         color = (int(255 * (1 - share)), int(255 * share), 40)
-        cv2.rectangle(picture, (x, y), (x + w, y + h), color, 1)
-        cv2.putText(picture, f"{obj_id}: {share:.2f}", (x, y - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1)
-    scale = width / picture.shape[1]
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        cv2.rectangle(picture, low, high, color, 1)
+        place = (low[0], low[1] - 3 if low[1] > 14 else high[1] + 13)
+        cv2.putText(picture, f"{obj_id}: {share:.2f}", place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1)
+    return picture
+
+
+def around_objects(masks: Sequence[NDArray[np.bool_]], width: int, height: int) -> tuple[int, int, int, int]:
+    """``x, y, w, h`` of the part of a frame with all its objects and some room, in the frame's proportions.
+
+    At least a quarter of the width; the whole frame where there is no object.
+
+    >>> mask = np.zeros((480, 640), bool)
+    >>> mask[200:240, 300:380] = True
+    >>> around_objects([mask], 640, 480)
+    (260, 160, 160, 120)
+    """
+    union = np.any(masks, axis=0) if len(masks) else np.zeros((height, width), bool)
+    if not union.any():
+        return 0, 0, width, height
+    x, y, w, h = cv2.boundingRect(union.astype(np.uint8))
+    scale = min(max(1.5 * w / width, 1.5 * h / height, 0.25), 1.0)
+    across, down = round(scale * width), round(scale * height)
+    left = int(np.clip(x + w / 2 - across / 2, 0, width - across))
+    top = int(np.clip(y + h / 2 - down / 2, 0, height - down))
+    return left, top, across, down
 
 
 def _write_sheet(target: tuple[Path, str], thumbnails: list[Image]) -> None:
