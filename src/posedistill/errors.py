@@ -1,5 +1,6 @@
 """The errors a user can act on. Each message names the file, the key, what was found and what was expected."""
 
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,33 @@ def describe(file: str | Path, key: str, found: object, expected: object) -> str
     return f"{file}: '{key}': found {found}, expected {expected}"
 
 
-def expectation(fault: Mapping[str, Any], known: Iterable[str]) -> str:
+_PLAIN = {
+    "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
+    "float_type": "a number", "float_parsing": "a number", "finite_number": "a finite number",
+    "bool_type": "true or false", "bool_parsing": "true or false", "string_type": "a text",
+    "path_type": "a path", "list_type": "a list", "tuple_type": "a list", "dict_type": "a section of keys",
+    "model_type": "a section of keys", "model_attributes_type": "a section of keys", "missing": "a value",
+    "greater_than": "more than {gt}", "greater_than_equal": "at least {ge}", "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}", "multiple_of": "a multiple of {multiple_of}", "literal_error": "{expected}",
+    "too_short": "at least {min_length} entries", "too_long": "at most {max_length} entries",
+    "string_pattern_mismatch": "letters, digits and the signs _ . -",
+}  # fmt: skip
+"""By what pydantic calls a fault: what was expected, in plain words."""
+
+
+def expectation(fault: Mapping[str, Any], known: Iterable[str] = ()) -> str:
     """What was expected instead of a fault that pydantic found in settings whose keys are ``known``.
 
-    >>> expectation({"type": "extra_forbidden", "msg": "Extra inputs are not permitted"}, ["width", "head"])
-    'one of head, width'
+    >>> expectation({"type": "extra_forbidden", "loc": ("haed",), "msg": "not permitted"}, ["width", "head"])
+    "one of head, width: did you mean 'head'?"
+    >>> expectation({"type": "greater_than", "ctx": {"gt": 0}, "msg": "Input should be greater than 0"})
+    'more than 0'
     """
-    return f"one of {', '.join(sorted(known))}" if fault["type"] == "extra_forbidden" else str(fault["msg"])
+    if fault["type"] == "extra_forbidden":
+        key, keys = str(fault["loc"][-1]), sorted(known)
+        near = difflib.get_close_matches(key, keys, n=1)
+        return f"one of {', '.join(keys)}" + (f": did you mean {near[0]!r}?" if near else "")
+    if fault["type"] == "value_error":  # of a check of ours
+        return str(fault["ctx"]["error"])
+    words = _PLAIN.get(fault["type"])
+    return str(fault["msg"]) if words is None else words.format(**fault.get("ctx", {}))

@@ -127,7 +127,7 @@ def test_render_folder(tmp_path):
         ("distance", "--set: 'distance': found no such setting, expected key=value"),
         ("distance=[400", "--set: 'distance=[400': found no such setting, expected key=value"),
         ("distanec=[400, 900]", "--set: 'distanec': found [400, 900], expected one of K, ambient_occlusion"),
-        ("width=wide", "--set: 'width': found wide, expected Input should be a valid integer"),
+        ("width=wide", "--set: 'width': found wide, expected a whole number"),
         ("distance=[900, 400]", "render: 'distance': found (900.0, 400.0), expected (lowest, highest)"),
     ],
 )

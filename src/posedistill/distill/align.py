@@ -39,7 +39,9 @@ class AlignSettings(FormSettings):
     gradient of a focal loss of weight 0.1 per positive cell, the published proportion.
     """
 
-    solver: Literal["converged", "faithful"] = "converged"
+    solver: Literal["converged", "faithful"] = Field(
+        "converged", description="converged: the corrected transport; faithful: as published."
+    )
     unit: Literal["object", "crop", "code"] = "object"
     """Positions count in projected object diameters, or in crop sides (or whatever unit the votes have). Codes, vectors
     of bit probabilities, count by the root mean square over their bits: 0 where they agree, 1 where all differ."""
@@ -49,9 +51,9 @@ class AlignSettings(FormSettings):
     """Distance beyond which a vote is given up rather than moved, in units; null gives up none."""
     measure: Literal["scores", "uniform"] = "scores"
     """Votes weigh their scores, or all the same."""
-    coupled: bool = False
-    transport_weight: float = Field(default=10.0, ge=0)
-    mass_weight: float = Field(default=0.2, ge=0)
+    coupled: bool = Field(False, description="Masses of both sides count as they are, instead of as shares.")
+    transport_weight: float = Field(default=10.0, ge=0, description="Of the transport.")
+    mass_weight: float = Field(default=0.2, ge=0, description="Of the difference in mass.")
     detach_scores: bool = False
     """Only positions learn."""
     joint: bool = False

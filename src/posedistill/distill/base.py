@@ -43,7 +43,7 @@ class DistillSpec(BaseModel):
 
     name: str
     """A word of ``DISTILLERS``, or ``package.module:Name`` for a Distiller of your own."""
-    weight: float = Field(default=1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0, description="By which the loss is multiplied.")
     trust: TrustSettings = TrustSettings()
     """How much each of the teacher's images or votes counts; a word stands for ``{by: word}``."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -143,7 +143,7 @@ def build_distiller(spec: DistillSpec, offers_student: frozenset[str], offers_te
     Raises:
         RecipeError: the name leads to no Distiller, an option is unknown or bad, or a needed view is not on offer.
     """
-    kind = _find(spec.name)
+    kind = find_distiller(spec.name)
     distiller = kind(spec, _settings(spec, kind))
     of_teacher = distiller.needs if distiller.needs_teacher is None else distiller.needs_teacher
     for side, offers, needs in (("student", offers_student, distiller.needs), ("teacher", offers_teacher, of_teacher)):
@@ -199,7 +199,8 @@ def mean_over(values: Tensor, counted: Tensor) -> Tensor:
     return values.where(counted, 0).sum() / counted.sum().clamp(min=1)
 
 
-def _find(name: str) -> type[Distiller]:
+def find_distiller(name: str) -> type[Distiller]:
+    """The class that a recipe means by a name; ``RecipeError`` where there is none."""
     target = DISTILLERS.get(name, name)
     module, colon, attribute = target.partition(":")
     if not colon:

@@ -41,10 +41,12 @@ _OPTIONS = {
 class ContrastSettings(FormSettings):
     """Form, negatives and temperature."""
 
-    form: Literal["info_nce", "pose_weighted_info_nce", "crd"] = "pose_weighted_info_nce"
+    form: Literal["info_nce", "pose_weighted_info_nce", "crd"] = Field(
+        "pose_weighted_info_nce", description="Which contrast: see docs/losses/contrast.md."
+    )
     weighting: Weighting = "linear"
     """How much a negative counts by its distance in pose; both sines forgive a half turn (front taken for back)."""
-    temperature: float = Field(default=0.1, ge=0.01, le=1)
+    temperature: float = Field(default=0.1, ge=0.01, le=1, description="By which similarities are divided.")
     learn_temperature: bool = False
     """Learn it along, between 0.02 and 0.5, starting from ``temperature``."""
     dim: int = Field(default=128, ge=2)

@@ -48,7 +48,7 @@ class FeatureSettings(FormSettings):
         "activation_boundary",
         "solution_flow",
         "neuron_selectivity",
-    ] = "hint"
+    ] = Field("hint", description="Which comparison of maps: see docs/losses/feature.md.")
     layers: Layers = "all"
     """The maps to compare: ``all`` that both networks have, names, or ``{student's name: teacher's name}``."""
     region: Literal["all", "object"] = "all"
@@ -58,7 +58,7 @@ class FeatureSettings(FormSettings):
     """``hint``: which adapter, targets and distance."""
     distance: Literal["smooth_l1", "cosine"] = "smooth_l1"
     """``hint`` with profile ``sckd-plus``."""
-    margin: float = Field(default=1.0, gt=0)
+    margin: float = Field(default=1.0, gt=0, description="Of activation boundaries.")
     temperature: float | None = Field(default=None, gt=0)
     """Of the attention masks and relations; 0.5, or 0.1 where faithful."""
     guided_weight: float | None = Field(default=None, ge=0)

@@ -64,7 +64,7 @@ _NEEDS = {
 class MatchSettings(FormSettings):
     """Form, distance and unit."""
 
-    form: Form = "same_cell"
+    form: Form = Field("same_cell", description="What is compared with what: see docs/losses/match.md.")
     norm: Norm = "smooth_l1"
     """Of the distance: Huber's, divided by ``beta``; the sum of absolute differences; half the squared distance; or,
     where votes are code probabilities, the binary cross entropy of their bits."""
@@ -89,7 +89,7 @@ class MatchSettings(FormSettings):
     """``regression``: each component is multiplied by its own, e.g. [1, 1, 1, 3, 3, 3, 3] where rotations come last."""
     heads: tuple[str, ...] | None = None
     """Names of the logits; all that both sides have, by default. Their losses are added."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, description="By which logits are divided.")
     mask: str | None = None
     """``bits``: head of one channel, whose probability in the teacher weighs the positions."""
 

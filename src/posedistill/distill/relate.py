@@ -50,7 +50,7 @@ class RelateSettings(FormSettings):
         "rotation_rkd",
         "pkt",
         "pose_rows",
-    ] = "self_cross"
+    ] = Field("self_cross", description="Which relations: see docs/losses/relate.md.")
     layers: Layers | None = None
     """Null: the embedding. Else the feature maps to flatten: ``all`` that both networks have, names, or ``{student's
     name: teacher's name}``."""
@@ -73,8 +73,8 @@ class RelateSettings(FormSettings):
     """Of the kernel of ``correlation_congruence``."""
     embed: int = Field(default=128, ge=1)
     """Width to which ``correlation_congruence`` brings both sides."""
-    distance_weight: float = Field(default=25.0, ge=0)
-    angle_weight: float = Field(default=50.0, ge=0)
+    distance_weight: float = Field(default=25.0, ge=0, description="Of the distances between instances (rkd).")
+    angle_weight: float = Field(default=50.0, ge=0, description="Of the angles between instances (rkd).")
 
     def in_use(self) -> tuple[str, set[str]]:
         """The options of the form, which its profile and ``faithful`` make fewer."""

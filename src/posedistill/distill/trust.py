@@ -26,8 +26,10 @@ class TrustSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    by: Literal["none", "score", "error", "spread"] = "none"
-    per: Literal["image", "vote"] = "image"
+    by: Literal["none", "score", "error", "spread"] = Field(
+        "none", description="none: all alike; score: the teacher's own; error: against labels; spread: of an ensemble."
+    )
+    per: Literal["image", "vote"] = Field("image", description="Whether images or single votes are weighed.")
     limit: float = Field(default=0.1, gt=0)
     """``error``: where trust ends; ``spread``: where it has fallen to 1/e. In object diameters for votes, in pixels
     of a picture 640 wide for points of a scene, in the units of the view ``regression`` for regressors."""

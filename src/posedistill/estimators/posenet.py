@@ -51,7 +51,7 @@ class PoseNetSettings(BaseModel):
     """State dict of the backbone; random weights without one."""
     hidden: int = Field(default=1024, ge=1)
     """Width of the head's only hidden layer; 256 makes it a quarter of the published."""
-    dropout: float = Field(default=0.5, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="In training, before the last layers.")
     init: Literal["kaiming", "published"] = "kaiming"
     """``published``: deviations 0.01 (hidden), 0.5 (position) and 0.01 (rotation), for targets in metres.
     ``kaiming``: the hidden layer by its size, small output layers that begin at the middle of the training poses."""
@@ -63,7 +63,7 @@ class PoseNetSettings(BaseModel):
     loss: Literal["homoscedastic", "weighted", "geometric", "published"] = "homoscedastic"
     """``homoscedastic``: norms, weighted by learned variances. ``weighted``: norms, rotation times ``beta`` (Kendall
     2015). ``geometric``: distances of points in view. ``published``: mean squares, rotation times ``beta``."""
-    beta: float = Field(default=500.0, ge=0)
+    beta: float = Field(default=500.0, ge=0, description="Weight of rotation in the published loss.")
     log_weights: tuple[float, float] = (0.0, -3.0)
     """``homoscedastic``: s of position and rotation at the start; (-3, -6.5) is usual outdoors."""
     norm: Norm = "l2"

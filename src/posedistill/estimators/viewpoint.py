@@ -62,10 +62,12 @@ class ViewpointSettings(BaseModel):
     """Degrees; they divide 180."""
     head: Head = "bins"
     """``bins``: angles in bins, with offsets. ``6d``, ``fisher``: a rotation, see ``viewpoint_heads``; no logits."""
-    faithful: bool = False
+    faithful: bool = Field(False, description="The published form.")
     contrast: float = Field(default=0.5, ge=0)
     """With shapes: weight of the contrast between image feature and fused feature; 0 leaves it out."""
-    temperature: float = Field(default=0.1, ge=0.01, le=1)
+    temperature: float = Field(
+        default=0.1, ge=0.01, le=1, description="By which similarities of the contrast are divided."
+    )
     dropout: float = Field(default=0.3, ge=0, lt=1)
     """With shapes: of the fused feature within the contrast, in training."""
     turned_frames: bool = False

@@ -48,7 +48,10 @@ class WDRNetSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backbone: str = "darknet_tiny_h"
+    backbone: str = Field(
+        "darknet_tiny_h",
+        description="darknet53, darknet_tiny, ..., a .cfg's network or any timm model, cut at a stride by NAME@STRIDE.",
+    )
     pretrained: Path | None = None
     """State dict of the backbone; random weights without one."""
     width: int | None = Field(default=None, ge=32, multiple_of=32)
@@ -61,17 +64,17 @@ class WDRNetSettings(BaseModel):
     """Cells that speak for one object, over all levels."""
     scale_lambda: float = Field(default=1.0, gt=0)
     """How sharply an object's size picks its levels."""
-    focal_gamma: float = Field(default=2.0, ge=0)
-    focal_alpha: float = Field(default=0.25, gt=0, lt=1)
+    focal_gamma: float = Field(default=2.0, ge=0, description="Exponent of the focal loss of scores.")
+    focal_alpha: float = Field(default=0.25, gt=0, lt=1, description="Weight of positives in the focal loss.")
     vote_sharpness: float = Field(default=50.0, gt=0)
     """The vote loss is quadratic below ``1 / vote_sharpness`` object diameters."""
-    score_weight: float = Field(default=0.1, ge=0)
-    vote_weight: float = Field(default=1.0, ge=0)
+    score_weight: float = Field(default=0.1, ge=0, description="Of the loss of scores.")
+    vote_weight: float = Field(default=1.0, ge=0, description="Of the loss of votes.")
     score_threshold: float = Field(default=0.1, ge=0, lt=1)
     """Cells below it take no part at inference."""
     student_votes: Literal["positives", "top"] = "positives"
     """Which cells a distiller sees in training: those drawn from the mask, or the most confident ones."""
-    faithful: bool = False
+    faithful: bool = Field(False, description="The published form.")
 
     @field_validator("strides")
     @classmethod

@@ -73,16 +73,16 @@ class YOLO6DSettings(BaseModel):
     point_scale: float | None = Field(default=None, ge=0)
     """Weights of the losses of points, of confidences where there is an object and where there is none, of classes:
     10, 1, 1, 1, or faithful 1, 5, 1, 1."""
-    object_scale: float | None = Field(default=None, ge=0)
-    noobject_scale: float | None = Field(default=None, ge=0)
-    class_scale: float | None = Field(default=None, ge=0)
+    object_scale: float | None = Field(default=None, ge=0, description="See point_scale.")
+    noobject_scale: float | None = Field(default=None, ge=0, description="See point_scale.")
+    class_scale: float | None = Field(default=None, ge=0, description="See point_scale.")
     score_threshold: float = Field(default=0.1, ge=0, lt=1)
     """Cells below it take no part at inference."""
     vote: Literal["neighbourhood", "all"] = "neighbourhood"
     """At inference: the weighted mean of a cell and its neighbours, or all confident cells one by one (RANSAC)."""
     student_votes: Literal["own", "confident"] = "own"
     """What a distiller sees in training: votes of the object's own cell and its neighbours, or of confident cells."""
-    faithful: bool = False
+    faithful: bool = Field(False, description="The published form.")
 
     @property
     def scales(self) -> tuple[float, ...]:

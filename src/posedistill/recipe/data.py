@@ -24,9 +24,9 @@ TESTED = {"test", "test_split", "measured", "negatives"}
 class BopSource(Settings):
     """Frames of a BOP folder."""
 
-    bop: Path
-    split: str = "test"
-    scenes: list[int] | None = None
+    bop: Path = Field(description="The BOP folder.")
+    split: str = Field("test", description="Its split: a folder of scenes.")
+    scenes: list[int] | None = Field(None, description="Numbers of the scenes that are used; null: all.")
     frames: Path | None = Field(None, description="Text file with one image id a line; relative to the BOP folder.")
     poses: Path | None = Field(None, description="BOP csv whose poses stand in for the folder's annotations.")
     min_score: float = Field(0.0, description="Poses of the csv below it are left out.")
@@ -45,11 +45,11 @@ class LabelSource(Settings):
 class RenderSource(Settings):
     """Frames rendered from CAD models: a folder of meshes, or ``code`` for the objects made in code."""
 
-    models: Path
+    models: Path = Field(description="Folder of meshes, or code.")
     objects: list[int] | None = Field(None, description="Rendered objects; default: the learned ones. More occlude.")
-    count: int = Field(gt=0)
-    seed: int = 0
-    settings: RenderSettings = RenderSettings()
+    count: int = Field(gt=0, description="Images to render.")
+    seed: int = Field(0, description="Another seed, other images.")
+    settings: RenderSettings = Field(RenderSettings(), description="How they are rendered.")
 
 
 KINDS = ("as bop", "as render", "as scene", "as objects", "as labels", "as categories")
@@ -75,8 +75,8 @@ Source = Annotated[
 class TestSource(Settings):
     """The test split, read by ``evaluate`` alone."""
 
-    source: Source
-    boxes: Boxes = "gt"
+    source: Source = Field(description="Frames of a BOP folder, of labels, or rendered.")
+    boxes: Boxes = Field("gt", description="Where crops come from: true boxes, or a detector's.")
     detections: Path | None = Field(None, description="BOP json of detections, needed by boxes: detector.")
 
     @model_validator(mode="after")
@@ -91,19 +91,21 @@ class DataSettings(Settings):
 
     task: ClassVar[str] = "objects"
     objects: list[int] = Field(min_length=1, description="BOP object ids; their order is the class order.")
-    train: list[Source] = Field(min_length=1)
+    train: list[Source] = Field(min_length=1, description="The sources that are trained on, any number.")
     shares: list[float] | None = Field(None, description="Share of each source in a batch; default: by size.")
-    test: TestSource
+    test: TestSource = Field(description="What is measured.")
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
     crop_size: int = Field(256, ge=32, multiple_of=32, description="Of families that look at crops.")
-    backgrounds: Path | None = None
+    backgrounds: Path | None = Field(
+        None, description="Folder of photographs to put behind objects in crops; made in code where null."
+    )
     negatives: Path | None = Field(
         None,
         description="Folder of photographs without the objects, for the score threshold; default: the backgrounds.",
     )
-    augment: AugmentSettings = AugmentSettings()
+    augment: AugmentSettings = Field(AugmentSettings(), description="How crops are varied in training.")
     picture: PictureSettings = Field(PictureSettings(), description="Of families that look at whole pictures.")
-    min_visible: float = Field(0.1, ge=0, le=1)
+    min_visible: float = Field(0.1, ge=0, le=1, description="Instances seen less than this share are not trained on.")
     silent: ClassVar[frozenset[str]] = frozenset({"picture", "negatives"})
 
     @model_validator(mode="after")
@@ -141,7 +143,7 @@ class SceneSettings(Settings):
     short_side: int = Field(256, ge=32, description="To which photographs are scaled, pixels.")
     squeeze: bool = Field(False, description="Scale to 455x256 whatever the aspect, as was published.")
     crop: int | tuple[int, int] | None = Field(224, description="Side, or [height, width]; null: whole frames.")
-    views: ViewSettings = ViewSettings()
+    views: ViewSettings = Field(ViewSettings(), description="How photographs are varied in training.")
     mean_image: bool = Field(False, description="Subtract the mean training image, as was published.")
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
     gap: int = Field(5, ge=0, description="Frames beside each block of these that are used for nothing.")
@@ -194,7 +196,7 @@ class CategorySettings(Settings):
     view_size: int = Field(224, ge=32, multiple_of=32, description="Side of a rendering as a network sees it.")
     turn_frames: float = Field(0.0, ge=0, le=180, description="Largest turn of a shape's own frame, degrees.")
     symmetries: dict[str, Symmetry] = Field({}, description="Categories that look the same when turned upright.")
-    crop_size: int = Field(224, ge=32, multiple_of=32)
+    crop_size: int = Field(224, ge=32, multiple_of=32, description="Side of the network's input, pixels.")
     pad: float = Field(1.1, ge=1, le=2, description="Side of a crop over the longer side of its box.")
     flip: float = Field(0.5, ge=0, le=1, description="Probability of a mirrored crop.")
     augment: AugmentSettings = AugmentSettings(shift=0.1, scale=0.1, turn=15.0, occlusion=0.2, background=0.0)

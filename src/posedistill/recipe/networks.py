@@ -37,27 +37,35 @@ class Settings(BaseModel):
 class TrainSettings(Settings):
     """The schedule of one network."""
 
-    steps: int = Field(10_000, gt=0)
+    steps: int = Field(10_000, gt=0, description="Length of the training.")
     batch_size: int = Field(16, gt=0, description="Crops a step, over all processes together.")
-    lr: float = Field(1e-3, gt=0)
-    schedule: Literal["onecycle", "cosine", "step"] = "onecycle"
+    lr: float = Field(1e-3, gt=0, description="Highest learning rate (AdamW).")
+    schedule: Literal["onecycle", "cosine", "step"] = Field(
+        "onecycle", description="How the rate falls after warming up."
+    )
     drop: float = Field(0.7, ge=0, le=1, description="step: share of the steps at the full rate; then a tenth of it.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the rate rises.")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(
+        1e-4, ge=0, description="Of weights; biases, norms and learned loss weights do not decay."
+    )
     clip: float = Field(1.0, gt=0, description="Largest global gradient norm.")
     ema: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights; 0 turns averaging off.")
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    validate_every: int = Field(1000, gt=0)
-    validation_crops: int = Field(512, gt=0)
-    checkpoint_every: int = Field(1000, gt=0)
-    log_every: int = Field(50, gt=0)
+    precision: Literal["auto", "bf16", "float32"] = Field(
+        "auto", description="auto: bf16 where the processor computes in it, else float32."
+    )
+    validate_every: int = Field(1000, gt=0, description="Steps between two validations.")
+    validation_crops: int = Field(512, gt=0, description="Pictures of each validation at most.")
+    checkpoint_every: int = Field(
+        1000, gt=0, description="Steps between two checkpoints; every two minutes there is one besides."
+    )
+    log_every: int = Field(50, gt=0, description="Steps between two lines of metrics.jsonl.")
     silent: ClassVar[frozenset[str]] = frozenset({"drop"})
 
 
 class NetworkSettings(Settings):
     """A teacher or a student: a pose family with its settings and schedule, or finished weights."""
 
-    family: str = "wdrnet"
+    family: str = Field("wdrnet", description="The pose family: wdrnet, yolo6d, posenet, viewpoint, ...")
     settings: dict[str, Any] = Field(default_factory=dict, description="The family's own settings.")
     train: TrainSettings | None = Field(None, description="Its own schedule; default: the recipe's.")
     checkpoint: Path | None = Field(None, description="Finished weights; nothing is trained.")

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from posedistill.distill import DistillSpec
-from posedistill.errors import RecipeError, describe
+from posedistill.errors import RecipeError, describe, expectation
 from posedistill.estimators.registry import FAMILIES
 from posedistill.files import read_text
 from posedistill.recipe.data import KINDS, Data
@@ -24,6 +24,7 @@ from posedistill.recipe.networks import Settings as Settings
 from posedistill.recipe.networks import StudentSettings as StudentSettings
 from posedistill.recipe.networks import TeacherSettings as TeacherSettings
 from posedistill.recipe.networks import TrainSettings as TrainSettings
+from posedistill.recipe.places import keys_at
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -31,17 +32,21 @@ Checked = TypeVar("Checked", bound=BaseModel)
 class Recipe(Settings):
     """One experiment: data, a teacher, a student, the distillation losses and a schedule."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(
+        pattern=r"^[\w.-]+$", description="Folder of the run, in runs: letters, digits and the signs _ . -"
+    )
     expected: str = Field("", description="What this recipe should give, in words.")
-    seed: int = 0
+    seed: int = Field(0, description="Seeds the split, the order of batches, augmentation and the first weights.")
     seeds: int = Field(1, ge=1, description="How many seeds of student and distilled are trained: seed, seed + 1, ...")
-    data: Data
-    teacher: TeacherSettings
-    student: StudentSettings
-    distill: list[DistillSpec] = Field(min_length=1)
+    data: Data = Field(description="What is trained, validated and tested on: its keys tell which kind it is.")
+    teacher: TeacherSettings = Field(description="The network, networks or csv that teaches.")
+    student: StudentSettings = Field(description="The network that is trained alone and under the teacher.")
+    distill: list[DistillSpec] = Field(
+        min_length=1, description="The losses under the teacher, added with their weights."
+    )
     first_phase: float = Field(0.5, gt=0, lt=1, description="Share of the steps for losses with phase: first.")
-    train: TrainSettings = TrainSettings()
-    runs: Path = Path("runs")
+    train: TrainSettings = Field(TrainSettings(), description="The schedule of every network without its own.")
+    runs: Path = Field(Path("runs"), description="Where run folders are made.")
     silent: ClassVar[frozenset[str]] = frozenset({"first_phase"})
     cache: Path | None = Field(None, description="Rendered and decoded frames; default: cache in runs.")
 
@@ -148,12 +153,13 @@ class Recipe(Settings):
         return network.train or self.train
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, apply ``key=value`` overrides, expand ``${VARIABLES}`` and validate.
 
     Raises:
         RecipeError: naming the file, the key, what was found and what was expected.
     """
+    path = Path(path)
     raw = read_sections(path)
     for override in overrides:
         apply_override(raw, override, path)
@@ -185,7 +191,7 @@ def validated(raw: dict[str, Any], path: Path, kind: type[Checked]) -> Checked:
     try:
         return kind.model_validate(expanded)
     except ValidationError as error:
-        raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from None
+        raise RecipeError("\n".join(_explain(path, fault, kind) for fault in error.errors())) from None
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
 
@@ -243,10 +249,10 @@ def _expand(node: Any, path: Path, key: tuple[str, ...]) -> Any:
     return re.sub(r"\$\{(\w+)\}", variable, node)
 
 
-def _explain(path: Path, fault: Any) -> str:
+def _explain(path: Path, fault: Any, kind: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in fault["loc"] if part not in KINDS)
     if fault["type"] == "extra_forbidden":
-        return describe(path, key, "an unknown key", "a key of the recipe (see docs/recipes.md)")
+        return describe(path, key, "an unknown key", expectation(fault, keys_at(kind, fault["loc"])))
     if fault["type"] == "value_error":  # from a check of ours, which says both
         return f"{path}: '{key or 'recipe'}': {fault['ctx']['error']}"
-    return describe(path, key, repr(fault["input"])[:120], fault["msg"])
+    return describe(path, key, repr(fault["input"])[:120], expectation(fault))

@@ -53,15 +53,15 @@ class AugmentSettings(BaseModel):
 
     light: float = Field(0.4, ge=0, le=1)
     """Probability of an illumination gradient and a shadow edge."""
-    light_strength: float = Field(0.5, ge=0, lt=1)
+    light_strength: float = Field(0.5, ge=0, lt=1, description="Largest relative change by a gradient of light.")
     colour: float = Field(0.8, ge=0, le=1)
     """Probability of the changes of colour that follow."""
-    brightness: float = Field(0.35, ge=0, lt=1)
-    contrast: float = Field(0.35, ge=0, lt=1)
-    saturation: float = Field(0.5, ge=0, le=1)
+    brightness: float = Field(0.35, ge=0, lt=1, description="Largest relative change.")
+    contrast: float = Field(0.35, ge=0, lt=1, description="Largest relative change.")
+    saturation: float = Field(0.5, ge=0, le=1, description="Largest relative change.")
     hue: float = Field(20.0, ge=0, le=180)
     """Largest turn of the hue, degrees in the IQ plane."""
-    channel_gain: float = Field(0.15, ge=0, lt=1)
+    channel_gain: float = Field(0.15, ge=0, lt=1, description="Largest relative change of one colour channel.")
     grey: float = Field(0.05, ge=0, le=1)
     """Probability of a grey picture."""
     gamma: float = Field(0.3, ge=0, le=1)

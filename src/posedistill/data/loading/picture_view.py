@@ -69,17 +69,17 @@ class PictureSettings(BaseModel):
 
     light: float = Field(0.3, ge=0, le=1)
     """Probability of an illumination gradient and a shadow edge."""
-    light_strength: float = Field(0.4, ge=0, lt=1)
+    light_strength: float = Field(0.4, ge=0, lt=1, description="Largest relative change by a gradient of light.")
     gamma: float = Field(0.2, ge=0, le=1)
     """Probability of a gamma curve."""
-    gamma_strength: float = Field(0.3, ge=0, lt=1)
+    gamma_strength: float = Field(0.3, ge=0, lt=1, description="Largest change of the exponent's logarithm.")
     blur: float = Field(0.1, ge=0, le=1)
     """Probability of a blur out of focus. Blur and motion exclude each other."""
     motion: float = Field(0.1, ge=0, le=1)
     """Probability of a motion blur."""
     noise: float = Field(0.3, ge=0, le=1)
     """Probability of sensor noise."""
-    noise_strength: float = Field(0.05, ge=0, le=0.5)
+    noise_strength: float = Field(0.05, ge=0, le=0.5, description="Largest sigma, of a range of 1.")
 
     @model_validator(mode="after")
     def _possible(self) -> "PictureSettings":

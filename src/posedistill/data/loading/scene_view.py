@@ -32,7 +32,10 @@ class ViewSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    crops: Literal["turned", "shifted"] = "turned"
+    crops: Literal["turned", "shifted"] = Field(
+        "turned",
+        description="turned: exact views of a turned camera; shifted: cuts out of the picture, as was published.",
+    )
     reach: float = Field(1.0, ge=0, le=1)
     """How far crops lie from the middle, as a share of the room that the frame leaves."""
     roll: float = Field(5.0, ge=0, le=180)
@@ -43,22 +46,22 @@ class ViewSettings(BaseModel):
 
     colour: float = Field(0.8, ge=0, le=1)
     """Probability of the changes of colour that follow."""
-    brightness: float = Field(0.3, ge=0, lt=1)
-    contrast: float = Field(0.3, ge=0, lt=1)
-    saturation: float = Field(0.3, ge=0, le=1)
+    brightness: float = Field(0.3, ge=0, lt=1, description="Largest relative change.")
+    contrast: float = Field(0.3, ge=0, lt=1, description="Largest relative change.")
+    saturation: float = Field(0.3, ge=0, le=1, description="Largest relative change.")
     hue: float = Field(10.0, ge=0, le=180)
     """Largest turn of the hue, degrees."""
-    channel_gain: float = Field(0.1, ge=0, lt=1)
+    channel_gain: float = Field(0.1, ge=0, lt=1, description="Largest relative change of one colour channel.")
     gamma: float = Field(0.2, ge=0, le=1)
     """Probability of a gamma curve."""
-    gamma_strength: float = Field(0.3, ge=0, lt=1)
+    gamma_strength: float = Field(0.3, ge=0, lt=1, description="Largest change of the exponent's logarithm.")
     blur: float = Field(0.1, ge=0, le=1)
     """Probability of a blur out of focus. Blur and motion exclude each other."""
     motion: float = Field(0.1, ge=0, le=1)
     """Probability of a motion blur."""
     noise: float = Field(0.2, ge=0, le=1)
     """Probability of sensor noise."""
-    noise_strength: float = Field(0.04, ge=0, le=0.5)
+    noise_strength: float = Field(0.04, ge=0, le=0.5, description="Largest sigma, of a range of 1.")
 
     @model_validator(mode="after")
     def _exclusive(self) -> "ViewSettings":

@@ -32,8 +32,8 @@ class RenderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(640, ge=32, le=8192)
-    height: int = Field(480, ge=32, le=8192)
+    width: int = Field(640, ge=32, le=8192, description="pixels")
+    height: int = Field(480, ge=32, le=8192, description="pixels")
     fov: float = Field(58.0, gt=5, lt=150, description="horizontal field of view, used where K is not given")
     K: tuple[Row, Row, Row] | None = Field(None, description="3x3 intrinsics, pixels")
     distance: Range = Field((500.0, 1400.0), description="camera to object")
@@ -55,7 +55,7 @@ class RenderSettings(BaseModel):
     noise: Range = Field((0.0, 6.0), description="sigma of the sensor, grey levels of 255")
 
     depth: bool = Field(True, description="write depth images")
-    jpeg_quality: int = Field(92, ge=50, le=100)
+    jpeg_quality: int = Field(92, ge=50, le=100, description="of the images; 100 is largest")
 
     @model_validator(mode="after")
     def _check(self) -> "RenderSettings":
