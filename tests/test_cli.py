@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -325,6 +326,22 @@ def test_check_ends_with_1_where_there_are_faults(monkeypatch, tmp_path):
 
     monkeypatch.setattr("posedistill.data.check.dataset.check_dataset", lambda *_: Report())
     assert main(monkeypatch, "data", "check", str(tmp_path)) == 1
+
+
+def test_a_check_draws_where_it_is_told_and_never_into_the_current_folder(monkeypatch, tmp_path):
+    class Report:
+        ok = True
+
+        def render(self, console):
+            pass
+
+    drawn = []
+    monkeypatch.setattr(
+        "posedistill.data.check.dataset.check_dataset", lambda *words: drawn.append(words[2]) or Report()
+    )
+    for words in ((), ("--overlay", "here.jpg")):
+        assert invoke("data", "check", str(tmp_path / "my_set"), *words).exit_code == 0
+    assert drawn == [Path(tempfile.gettempdir()) / "posedistill-check-my_set.jpg", Path("here.jpg")]
 
 
 def test_bench_makes_the_folder_of_its_figures(monkeypatch, tmp_path):

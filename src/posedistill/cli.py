@@ -9,6 +9,7 @@ import typer.core
 
 from posedistill import __version__
 from posedistill.cli_data import data_app
+from posedistill.cli_models import card, hub_app
 from posedistill.cli_options import (
     Detection,
     Detections,
@@ -27,6 +28,7 @@ from posedistill.cli_options import (
 from posedistill.cli_viewpoint import viewpoint_app
 from posedistill.cli_yolo6d import yolo6d_app
 from posedistill.errors import PoseDistillError, describe
+from posedistill.files import shipped
 
 
 class _Commands(typer.core.TyperGroup):
@@ -47,11 +49,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Make a large 6-DoF pose estimator small: train a teacher, distil a student, measure both, ship the student.",
-    epilog="Start with: posedistill run recipes/quickstart.yaml",
+    epilog="Start with: posedistill run quickstart",
 )
 app.add_typer(data_app, name="data")
 app.add_typer(yolo6d_app, name="yolo6d")
 app.add_typer(viewpoint_app, name="viewpoint")
+app.add_typer(hub_app, name="hub")
+app.command()(card)
 
 
 @app.command()
@@ -191,6 +195,22 @@ def evaluate(
 
 
 @app.command()
+def recipe(
+    explain: Annotated[
+        list[str] | None,
+        typer.Option(help="Keys, dotted or their last words: data.train.0.count, distance.", show_default=False),
+    ] = None,
+) -> None:
+    """Explain keys of a recipe: kind, default and meaning; without --explain all of them."""
+    from posedistill.recipe.explain import explain as explained
+    from posedistill.recipe.explain import sections
+
+    keys = explain or [entry.name for section in sections() for entry in section.keys]
+    for key in keys:
+        print(explained(key))
+
+
+@app.command()
 def score(
     results: Annotated[Path, typer.Argument(help="A BOP csv: scene_id,im_id,obj_id,score,R,t,time.")],
     dataset: Annotated[Path, typer.Option(help="BOP folder (or .data file) with ground truth and models.")],
@@ -251,7 +271,10 @@ def report(run_folder: RunFolder) -> None:
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[list[Path], typer.Argument(help="Photographs (png, jpg, tif).")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Photographs, folders, patterns ('*.jpg'), videos, webcam, webcam:1, or rtsp:// streams."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
     box: Annotated[list[str] | None, typer.Option(help="obj_id:x,y,w,h; can be repeated.")] = None,
     detections: Detections = None,
@@ -264,30 +287,44 @@ def predict(
     models: Annotated[
         Path | None, typer.Option(help="Folder of obj_XXXXXX meshes to draw contours of; default: those in the model.")
     ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a line of json for each picture.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Frames of a video or camera at most.")] = None,
+    track: Annotated[
+        bool | None, typer.Option(help="Look first where an object was last; default: in videos.", show_default=False)
+    ] = None,
     threads: Threads = 0,
 ) -> None:
-    """Find objects in photographs, tell where a camera stood, or how a thing is turned. Needs no PyTorch.
+    """Find objects in pictures, tell where a camera stood, or how a thing is turned. Needs no PyTorch.
 
     A model of objects writes overlays with axes and box, a contour where it holds a surface or --models has a mesh,
     and a BOP csv; without boxes the whole image is searched, which is slower and misses more than a detector. A model
     of a scene writes poses.csv and a picture of the trajectory, one of categories poses.csv of what fills each picture.
     """
+    import json as json_module
+    import time
+
     from posedistill.deploy.predict import predict_images
     from posedistill.deploy.presenters import PRESENTERS
     from posedistill.interrupts import told
     from posedistill.runtime import Predictor
 
-    predictor = Predictor.from_onnx(model, threads=threads or None)
+    predictor = Predictor.from_onnx(shipped(model, "models", ".onnx"), threads=threads or None)
     options: dict[str, Any] = {"--box": box, "--detections": detections, "--camera": camera, "--obj": obj}
     options |= {"--threshold": threshold, "--models": models}
     presenter = PRESENTERS[predictor.decoder.task].from_options(predictor, options)
+
+    def tell(entry: Any) -> None:
+        lines = [json_module.dumps(presenter.as_json(entry))] if json else presenter.in_words(entry)
+        for line in lines:
+            print(line, flush=True)
+
+    started = time.perf_counter()
     with told(lambda: f"stopped; what was found before is in {out}"):
-        found = predict_images(presenter, images, out)
-    for entry in found:
-        for line in presenter.in_words(entry):
-            print(line)
-    count = sum(len(entry.poses) for entry in found)
-    print(f"{count} pose{'s' * (count != 1)}; {presenter.writes} in {out}")
+        found = predict_images(presenter, images, out, limit, tell, track)
+    count, rate = sum(len(entry.poses) for entry in found), len(found) / (time.perf_counter() - started)
+    about = f"{len(found)} picture{'s' * (len(found) != 1)}, {rate:.1f} a second"
+    told_of = f"{count} pose{'s' * (count != 1)} in {about}; {presenter.writes} in {out}"
+    print(told_of, file=sys.stderr if json else sys.stdout)
 
 
 @app.command()
@@ -326,7 +363,7 @@ def bench(
     from posedistill.deploy.bench import bench as run_bench
     from posedistill.files import write_file
 
-    result = run_bench(model, threads or None, repeats, batch, poses, image)
+    result = run_bench(shipped(model, "models", ".onnx"), threads or None, repeats, batch, poses, image)
     print(result.table())
     if json is not None:
         write_file(json, json_module.dumps(asdict(result), indent=1))
@@ -380,7 +417,7 @@ def _train(recipe: Any, stage: str, seed: int) -> None:
 def _recipe(path: Path, overrides: list[str] | None) -> Any:
     from posedistill.recipe.recipe import load_recipe
 
-    return load_recipe(path, overrides or [])
+    return load_recipe(shipped(path, "recipes", ".yaml"), overrides or [])
 
 
 @app.callback(invoke_without_command=True)
@@ -402,5 +439,7 @@ def main() -> None:
         print(f"posedistill: {describe(error.filename or 'disk', 'file', error.strerror, expected)}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        print(f"posedistill: {error.name} is missing: pip install 'posedistill[train]'", file=sys.stderr)
+        extra = {"ray": "scale", "huggingface_hub": "hub"}.get(str(error.name).partition(".")[0], "train")
+        about = f"this needs more than the light install: pip install 'posedistill[{extra}]'"
+        print(f"posedistill: {about} (found no {error.name})", file=sys.stderr)
         sys.exit(2)

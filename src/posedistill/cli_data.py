@@ -1,6 +1,7 @@
 """The commands ``posedistill data ...``. Heavy imports happen inside them."""
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -92,14 +93,17 @@ def check(
     folder: Annotated[Path, typer.Argument(help="BOP folder, .data file, scene in any known format, or viewpoints.")],
     split: Annotated[str | None, typer.Option(help="Split; default: all of them together.")] = None,
     limit: Annotated[int | None, typer.Option(help="Look at this many frames only.")] = None,
-    overlay: Annotated[Path, typer.Option(help="Where to draw a sample of frames.")] = Path("check.jpg"),
+    overlay: Annotated[
+        Path | None, typer.Option(help="Where to draw a sample of frames; default: among the temporary files.")
+    ] = None,
 ) -> None:
     """Report every fault of a data set: files, poses, units, boxes, masks, with counts and names; 1 if there is any."""
     from posedistill.data.check.dataset import check_dataset
     from posedistill.log import console, progress_of
 
+    drawn = overlay or Path(tempfile.gettempdir()) / f"posedistill-check-{folder.resolve().stem}.jpg"
     with progress_of("check", str(folder)) as progress:
-        report = check_dataset(folder, split, overlay, limit, progress)
+        report = check_dataset(folder, split, drawn, limit, progress)
     report.render(console)
     if not report.ok:
         sys.exit(1)

@@ -5,14 +5,18 @@ from typing import Annotated
 
 import typer
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
+RecipeFile = Annotated[
+    Path, typer.Argument(help="The recipe (YAML), or the name of one that comes along: quickstart.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Any field of the recipe: train.steps=2000 student.settings.backbone=darknet_tiny"),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of this network; default: the recipe's.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder: runs/NAME.")]
-Model = Annotated[Path, typer.Argument(help="An exported model.onnx.")]
+Model = Annotated[
+    Path, typer.Argument(help="An exported model.onnx, or the name of one that comes along: linemod_cat.")
+]
 Split = Annotated[str, typer.Option(help="Split folder in the BOP folder.")]
 Scenes = Annotated[list[int] | None, typer.Option(help="Scene number; default: all.")]
 FrameList = Annotated[Path | None, typer.Option(help="Text file with one image id a line.")]

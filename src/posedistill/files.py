@@ -116,6 +116,20 @@ def fresh(output: Path, *sources: Path) -> bool:
     return output.exists() and all(source.stat().st_mtime <= output.stat().st_mtime for source in sources)
 
 
+def shipped(path: Path, folder: str, ending: str) -> Path:
+    """A file, or where there is none the one of that name that comes with posedistill, in a wheel or a checkout.
+
+    >>> shipped(Path("quickstart"), "recipes", ".yaml").name, shipped(Path("gone.yaml"), "recipes", ".yaml").name
+    ('quickstart.yaml', 'gone.yaml')
+    """
+    if not path.exists():
+        for root in (Path(__file__).parent / "shipped", Path(__file__).parents[2]):
+            for name in (path.name, path.name + ending):
+                if (found := root / folder / name).is_file() and found.suffix == ending:
+                    return found
+    return path
+
+
 def file_state(path: Path | None) -> bytes:
     """What identifies a source file's content without reading it."""
     try:

@@ -372,8 +372,8 @@ def test_a_single_training_builds_its_networks_before_anything_is_rendered(recip
 
 def test_a_run_that_another_process_is_at_work_in_is_refused(recipe):
     loaded = recipe()
-    hold = f"from pathlib import Path; from posedistill.files import occupied\nwith occupied(Path({str(loaded.folder)!r})):"
-    code = hold + " print(flush=True); input()"
+    code = f"from pathlib import Path; from posedistill.files import occupied\nfolder = Path({str(loaded.folder)!r})\n"
+    code += "with occupied(folder): print(flush=True); input()"
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         other.stdout.readline()

@@ -1,0 +1,1 @@
+"""Passing models on: cards, and the hub."""
