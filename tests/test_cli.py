@@ -73,6 +73,10 @@ def test_all_commands_are_there():
         "bench",
         "quantise",
         "convert",
+        "recipe",
+        "card",
+        "hub push",
+        "hub pull",
     ]
     assert set(commands()) == {
         *expected,
@@ -148,7 +152,10 @@ def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "posedistill: torch is missing: pip install 'posedistill[train]'\n"
+    assert (
+        done.stderr
+        == "posedistill: this needs more than the light install: pip install 'posedistill[train]' (found no torch)\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """posedistill: large 6-DoF pose estimators made small enough for the device that needs them.
 
-What is named in ``__all__`` is the Python interface (docs/python.md); each name is loaded when it is first used, so that
+What is named in ``__all__`` is the Python interface (docs/python.md); a name is loaded when it is first used, so that
 the runtime stays as light as it is.
 """
 

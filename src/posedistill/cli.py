@@ -322,8 +322,8 @@ def predict(
     with told(lambda: f"stopped; what was found before is in {out}"):
         found = predict_images(presenter, images, out, limit, tell, track)
     count, rate = sum(len(entry.poses) for entry in found), len(found) / (time.perf_counter() - started)
-    about = f"{len(found)} picture{'s' * (len(found) != 1)}, {rate:.1f} a second"
-    told_of = f"{count} pose{'s' * (count != 1)} in {about}; {presenter.writes} in {out}"
+    about = f" in {len(found)} pictures, {rate:.1f} a second" if len(found) > 1 else ""
+    told_of = f"{count} pose{'s' * (count != 1)}{about}; {presenter.writes} in {out}"
     print(told_of, file=sys.stderr if json else sys.stdout)
 
 
@@ -439,6 +439,8 @@ def main() -> None:
         print(f"posedistill: {describe(error.filename or 'disk', 'file', error.strerror, expected)}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
+        if str(error.name).startswith("posedistill"):
+            raise
         extra = {"ray": "scale", "huggingface_hub": "hub"}.get(str(error.name).partition(".")[0], "train")
         about = f"this needs more than the light install: pip install 'posedistill[{extra}]'"
         print(f"posedistill: {about} (found no {error.name})", file=sys.stderr)

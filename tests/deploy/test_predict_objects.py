@@ -62,12 +62,12 @@ def test_words_name_the_picture_and_say_where_the_model_is_unsure(predictor, pho
     poses = [Pose(np.eye(3), np.array([1.0, 2.0, 900.0]), 6, score) for score in (0.9, 0.2)]
     name = photos[1].as_posix()
     sure, unsure = presenter.in_words(Found(photos[1], (0, 1), poses))
-    assert sure == f"{name}: object 6, score 0.90, at (1, 2, 900) mm"
-    assert unsure == f"{name}: object 6, score 0.20 (unsure), at (1, 2, 900) mm"
+    assert sure == f"{name}: cat, score 0.90, at (1, 2, 900) mm"
+    assert unsure == f"{name}: cat, score 0.20 (unsure), at (1, 2, 900) mm"
     assert presenter.in_words(Found(photos[1], (0, 1), [])) == [f"{name}: no object found"]
     line = json.loads(json.dumps(presenter.as_json(Found(photos[1], (0, 1), poses))))
     assert line["image"] == name and [entry["unsure"] for entry in line["poses"]] == [False, True]
-    assert line["poses"][0]["t"] == [1.0, 2.0, 900.0] and line["poses"][0]["name"] == "object 6"
+    assert line["poses"][0]["t"] == [1.0, 2.0, 900.0] and line["poses"][0]["name"] == "cat"
 
 
 def test_a_video_is_followed_and_drawn_into_a_video(predictor, tmp_path, monkeypatch):

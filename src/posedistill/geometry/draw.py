@@ -146,8 +146,9 @@ def draw_label(canvas: Image, points: Array, K: Array, label: str, color: Color)
     margin = drop // 2 + 1
     x = int(np.clip(corner[0], 0, max(canvas.shape[1] - width - 2 * margin, 0)))
     plate = height + drop + margin
-    below = corner[1] - margin < plate and lowest + margin + plate <= canvas.shape[0]
-    y = int(np.clip(lowest + margin + plate if below else corner[1] - margin, plate, canvas.shape[0]))
+    lower = float(np.ceil(lowest)) + 1 + plate
+    below = corner[1] - margin < plate and lower <= canvas.shape[0]
+    y = int(np.clip(lower if below else corner[1] - margin, plate, canvas.shape[0]))
     cv2.rectangle(canvas, (x, y - plate), (x + width + 2 * margin, y), color, cv2.FILLED)
     place = (x + margin, y - drop // 2 - margin)
     cv2.putText(canvas, label, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (15, 15, 15), thickness, cv2.LINE_AA)

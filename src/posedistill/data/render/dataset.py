@@ -254,10 +254,9 @@ def _run(tasks: list[Task], workers: int, arguments: tuple[Any, ...]) -> Iterato
 def _thumbnail(frame: Frame, width: int = 400) -> Image:
     """The part of the frame with its objects, and their boxes, green to red as they are hidden."""
     x, y, w, h = around_objects(frame.masks, frame.image.shape[1], frame.image.shape[0])
-    zoom = width / w
-    picture = cv2.resize(
-        frame.image[y : y + h, x : x + w], (width, round(zoom * h)), interpolation=cv2.INTER_AREA if zoom < 1 else 1
-    )
+    zoom, size = width / w, (width, round(width * frame.image.shape[0] / frame.image.shape[1]))
+    how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+    picture = cv2.resize(frame.image[y : y + h, x : x + w], size, interpolation=how)
     for (obj_id, _, _), mask, visible in zip(frame.poses, frame.masks, frame.masks_visib, strict=True):
         share = int(visible.sum()) / max(int(mask.sum()), 1)
         left, top, across, down = cv2.boundingRect(mask.astype(np.uint8))
