@@ -113,7 +113,7 @@ def test_help_of_everything():
     result = invoke("--help")
     assert result.exit_code == 0
     assert all(name.split()[0] in result.output for name in commands())
-    assert "posedistill run recipes/quickstart.yaml" in result.output
+    assert "posedistill run quickstart" in result.output
 
 
 def test_version():

@@ -21,8 +21,8 @@ def test_a_card_says_what_the_file_says_of_itself():
         "| family | wdrnet |",
         "871,094",
         "3.34 MiB",
-        "(154 mm)",
-        "score threshold 0.7",
+        "object 6 (155 mm)",
+        "score threshold | 0.70: keeps",
         "focal length 572 px",
     ):
         assert part in text, part

@@ -205,7 +205,10 @@ def test_bad_overrides(refused, override: str, expected: str):
         (lambda r: r["train"].update(step=3), "steps"),
         (lambda r: r["data"]["train"][0].update(spilt="x"), "split"),
         (lambda r: r["data"].update(objcts=[1]), "objects"),
-        (lambda r: r["data"]["test"]["source"].update(settings={"distanec": 3}), "distance"),
+        (
+            lambda r: r["data"]["test"].update(source={"models": "code", "count": 1, "settings": {"distanec": 3}}),
+            "distance",
+        ),
         (lambda r: r["student"]["settings"].update(bakcbone="a"), "backbone"),
     ],
 )

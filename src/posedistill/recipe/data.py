@@ -199,7 +199,10 @@ class CategorySettings(Settings):
     crop_size: int = Field(224, ge=32, multiple_of=32, description="Side of the network's input, pixels.")
     pad: float = Field(1.1, ge=1, le=2, description="Side of a crop over the longer side of its box.")
     flip: float = Field(0.5, ge=0, le=1, description="Probability of a mirrored crop.")
-    augment: AugmentSettings = AugmentSettings(shift=0.1, scale=0.1, turn=15.0, occlusion=0.2, background=0.0)
+    augment: AugmentSettings = Field(
+        AugmentSettings(shift=0.1, scale=0.1, turn=15.0, occlusion=0.2, background=0.0),
+        description="How crops are varied in training.",
+    )
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training pictures kept for model selection.")
 
     @model_validator(mode="after")

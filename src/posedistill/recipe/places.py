@@ -15,7 +15,7 @@ from posedistill.recipe.data import (
     SceneSettings,
 )
 
-_TAGGED = dict(
+_TAGGED: dict[str, type[BaseModel]] = dict(
     zip(KINDS, (BopSource, RenderSource, SceneSettings, DataSettings, LabelSource, CategorySettings), strict=True)
 )
 

@@ -60,7 +60,7 @@ def model_card(path: str | Path) -> str:
         "file": f"{path.name}, {path.stat().st_size / 2**20:.2f} MiB",
         "trained by": record.training or "not stated",
         "real frames trained on": _frames(record.frames),
-        "score threshold": str(record.threshold) if record.threshold else "none chosen",
+        "score threshold": str(record.threshold or "none chosen").removeprefix("score threshold "),
         "made by": f"posedistill {record.version}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
