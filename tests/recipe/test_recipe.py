@@ -209,7 +209,7 @@ def test_bad_overrides(refused, override: str, expected: str):
             lambda r: r["data"]["test"].update(source={"models": "code", "count": 1, "settings": {"distanec": 3}}),
             "distance",
         ),
-        (lambda r: r["student"]["settings"].update(bakcbone="a"), "backbone"),
+        (lambda r: r["student"].update(settings={"bakcbone": "a"}), "backbone"),
     ],
 )
 def test_a_misspelt_key_is_told_which_was_meant(refused, change, meant: str):
