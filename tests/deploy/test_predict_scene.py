@@ -8,10 +8,12 @@ from typer.testing import CliRunner
 
 from posedistill import cli
 from posedistill.data.images import read_image, write_image
-from posedistill.decode import PoseNetDecoder
+from posedistill.decode import PoseNetDecoder, SceneCoordinatesDecoder
+from posedistill.decode.scene_coordinates import cell_centers
 from posedistill.deploy.predict import predict_images
 from posedistill.deploy.predict_scene import ScenePresenter
-from posedistill.errors import DataError
+from posedistill.errors import DataError, PoseDistillError
+from posedistill.geometry.cameras import Camera
 from posedistill.poses import Poses
 from posedistill.runtime import Predictor
 
@@ -88,3 +90,66 @@ def test_the_command(camera_file, photos, tmp_path):
     assert alone.output.splitlines()[-1].startswith("1 pose; ")
     refused = CliRunner().invoke(cli.app, [*words, "--box", "6:1,2,3,4", "--obj", "6"])
     assert str(refused.exception) == "--box, --obj: found a model of a scene, expected one of objects"
+
+
+K = np.array([[48.0, 0, 31.5], [0, 48.0, 23.5], [0, 0, 1]])
+
+
+@pytest.fixture
+def coordinates() -> Predictor:
+    """Whatever is bright shows a wall two metres ahead of a camera at the origin; nothing dark is recognised."""
+    decoder = SceneCoordinatesDecoder(
+        shape=(48, 64), short_side=48, camera=Camera(K, 64, 48), score_curve=(20.0, -10.0)
+    )
+    pixels = np.concatenate([cell_centers(6, 8, 8), np.ones((48, 1))], axis=1)
+    points = (2 + 0.1 * np.arange(48)[:, None] % 0.7) * (pixels @ np.linalg.inv(K).T)
+
+    def run(inputs):
+        bright = (inputs["images"].mean(axis=(1, 2, 3)) > 0).astype(np.float32)
+        confidence = np.broadcast_to(bright[:, None, None, None], (len(bright), 1, 6, 8))
+        return {"points": np.repeat(points.T.reshape(1, 3, 6, 8), len(bright), axis=0), "confidence": confidence}
+
+    return Predictor(run, decoder)
+
+
+def test_a_place_that_is_not_recognised_is_said_so(coordinates, tmp_path):
+    paths = [tmp_path / "wall.png", tmp_path / "night.png"]
+    for path, level in zip(paths, (250, 5), strict=True):
+        write_image(path, np.full((96, 128, 3), level, np.uint8))
+    presenter = ScenePresenter(coordinates)
+    found = predict_images(presenter, paths, tmp_path / "out")
+    assert presenter.in_words(found[0]) == [
+        f"{paths[0]}: at (0.00, 0.00, 0.00) m, looking along (0.00, 0.00, 1.00), score 1.00"
+    ]
+    assert presenter.in_words(found[1]) == [
+        f"{paths[1]}: not recognised: too little of the picture looks like the scene"
+    ]
+    table = Poses.from_csv(tmp_path / "out" / "poses.csv")
+    assert table.found.tolist() == [True, False]
+
+
+def test_a_camera_of_ones_own_and_a_score_to_reach(coordinates, tmp_path):
+    path = tmp_path / "wall.png"
+    write_image(path, np.full((100, 100, 3), 250, np.uint8))
+    options = dict.fromkeys(("--box", "--detections", "--obj", "--models"))
+    with pytest.raises(DataError, match=r"wall.png: request: 'image': found 100x100, expected the aspect of 64x48"):
+        predict_images(
+            ScenePresenter.from_options(coordinates, options | {"--camera": "", "--threshold": None}), [path]
+        )
+    told = options | {"--camera": "75,75,49.5,49.5", "--threshold": 0.5}
+    with pytest.raises(DataError, match="expected 64x48 at least"):
+        predict_images(ScenePresenter.from_options(coordinates, told), [path])
+    write_image(path, np.full((96, 128, 3), 250, np.uint8))
+    told["--camera"] = "96,96,63.5,47.5"
+    (found,) = predict_images(ScenePresenter.from_options(coordinates, told), [path])
+    assert len(found.poses) == 1
+    (found,) = predict_images(ScenePresenter.from_options(coordinates, told | {"--threshold": 1.0}), [path])
+    assert not found.poses
+    with pytest.raises(PoseDistillError, match="--obj: found a model of a scene"):
+        ScenePresenter.from_options(coordinates, told | {"--obj": [1]})
+
+
+def test_a_network_that_knows_one_camera_takes_none(predictor):
+    options = dict.fromkeys(("--box", "--detections", "--obj", "--models", "--threshold"))
+    with pytest.raises(PoseDistillError, match="--camera: found a model of a scene"):
+        ScenePresenter.from_options(predictor, options | {"--camera": "1,2,3,4"})

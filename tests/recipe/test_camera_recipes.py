@@ -69,6 +69,25 @@ def test_another_layout_and_sckds_student(tmp_path: Path) -> None:
     assert records["distilled"]["parameters"] == 11_708_999 + 2 * 1024 + 2, "SCKD's ResNet-18, its rotation in 6D"
 
 
+def test_scene_coordinates_of_a_room_from_data_to_report(tmp_path: Path) -> None:
+    write_made_scene(tmp_path / "scene", "7-Scenes", sequences=2, frames=FRAMES)
+    networks = [
+        f"{side}.{key}"
+        for side in ("teacher", "student")
+        for key in ("pretrained=null", "settings.backbone=test_efficientnet@16", "settings.frozen=false")
+    ]
+    words = [f"data.scene={tmp_path / 'scene'}", f"runs={tmp_path / 'runs'}", "data.short_side=64", "data.gap=1"]
+    words += [*networks, f"train={SHORT}"]
+    result = CliRunner().invoke(app, ["run", str(RECIPES / "my_room.yaml"), *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "runs" / "my_room"
+    records = {record["stage"]: record for record in json.loads((folder / "evaluation.json").read_text())}
+    assert {"teacher", "student", "distilled", "exported", "constant pose", "nearest image"} <= records.keys()
+    assert len(records["exported"]["outcomes"]["position_m"]) == FRAMES
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert Predictor.from_onnx(folder / "model.onnx").decoder.score_curve
+
+
 def test_recipes_of_scenes_say_which_variable_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POSEDISTILL_DATA", raising=False)
     for name in ("seven_scenes", "kings_college"):

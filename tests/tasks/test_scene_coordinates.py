@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 import yaml
 from tests.data.room_writer import write_made_scene
@@ -101,6 +102,15 @@ def test_a_distilled_student_is_measured_exported_and_shown(trained: Recipe, sce
     cloud = np.asarray(trimesh.load(tmp_path / "cloud_teacher.ply", process=False).vertices)
     low, high = np.percentile(cloud, [10, 90], axis=0)
     assert (low > -1).all() and (high < [7, 5, 4]).all()  # the room is 6 m long, 4 m wide and 2.8 m high
+
+
+def test_where_nothing_is_recognised_every_photograph_is_missed(trained: Recipe) -> None:
+    task, estimator = open_task(trained), load(trained, "teacher")[0]
+    with torch.no_grad():
+        estimator.network.head.confidence.bias.fill_(-30.0)
+    found = estimate(torch_predictor(*task.deployed(estimator)), task.queries)
+    assert len(found) == 30 and not found.found.any() and (found.score == 0).all()
+    assert task.score(found).missed == 30
 
 
 def test_a_teacher_labels_the_photographs_of_a_student(trained: Recipe, scene: Path, tmp_path: Path) -> None:

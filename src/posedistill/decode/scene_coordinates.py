@@ -99,7 +99,7 @@ class SceneCoordinatesDecoder(PhotographDecoder):
         """The pose of one of the pictures with the cells it rests on."""
         points = np.asarray(outputs["points"][row], dtype=np.float64).reshape(3, -1).T
         confidence = np.asarray(outputs["confidence"][row], dtype=np.float64).ravel()
-        chosen = surest(np.where(np.isfinite(points).all(axis=1), confidence, 0.0))
+        chosen = surest(np.where(np.isfinite(points).all(axis=1), confidence, 0.0), CELLS)
         points, confidence = points[chosen], confidence[chosen]
         if len(chosen) < FEWEST:
             return Explained(points, confidence, None, np.zeros(len(chosen), dtype=np.bool_))
@@ -131,7 +131,7 @@ class SceneCoordinatesDecoder(PhotographDecoder):
         return {"points": np.tile(points.T.reshape(1, 3, *self.grid), (rows, 1, 1, 1)), "confidence": confidence}
 
 
-def surest(confidence: Array, count: int = CELLS) -> NDArray[np.int64]:
+def surest(confidence: Array, count: int) -> NDArray[np.int64]:
     """The cells of the highest confidence, at most ``count`` and none below ``LEAST_CONFIDENCE``, in their order.
 
     >>> surest(np.array([0.2, 0.0, 0.9, 0.5]), 2).tolist()

@@ -69,7 +69,7 @@ class SceneTask(PhotographsTask[CameraDataset]):
         lenses = {frame.distortion for frame in found}
         notes = list(found.notes)
         if len(lenses) > 1:
-            told = f"photographs by {len(lenses)} lenses: each is taken out in training, a model knows the first alone"
+            told = f"photographs by {len(lenses)} lenses: each is taken out; a file falls back on the first"
             notes.append(told)
         for note in notes:
             console.print(f"[yellow]{self.data.scene}: {note}", highlight=False)

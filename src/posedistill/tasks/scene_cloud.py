@@ -18,6 +18,8 @@ from posedistill.runtime.predictor import Predictor
 
 PHOTOGRAPHS = 40
 """Most that are looked at."""
+SUREST = 98.0
+"""Percentile of the confidences that is drawn in the brightest colour: of new photographs few cells are quite sure."""
 
 
 def save_cloud(predictor: Predictor, queries: Sequence[FrameQuery], name: str, folder: Path) -> None:
@@ -27,6 +29,7 @@ def save_cloud(predictor: Predictor, queries: Sequence[FrameQuery], name: str, f
         save_votes(folder, name, [])
         return
     R, centers = np.stack([pose.R for pose in poses]), np.stack([pose.center for pose in poses])
+    confidence = confidence / np.percentile(confidence, SUREST)
     picture = draw_points(points, confidence, R, centers, predictor.decoder.unit)
     file = folder.parent / f"cloud_{name}.ply"
     told = f"points that {len(poses)} poses rest on, yellow the surest; dots: cameras; {file.name} holds {len(points)}"

@@ -335,7 +335,8 @@ def test_the_real_kitchen(real_data: Path, tmp_path: Path) -> None:
     report = check_dataset(real_data / "7scenes" / "redkitchen", limit=20, overlay=tmp_path / "kitchen.png")
     assert report.ok, str(report)
     assert [split.frames for split in report.splits.values()] == [300, 100]
-    (warning,) = report.warnings
+    camera, warning = report.warnings
+    assert "train and test: camera and poses of the depth sensor (calibration: depth), not those of" in camera
     assert "11% of test frames stand within 5 cm and 5 degrees of a training frame: neighbouring frames" in warning
 
 

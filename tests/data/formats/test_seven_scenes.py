@@ -1,6 +1,4 @@
-import os
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -218,9 +216,8 @@ def test_the_colour_camera_stands_beside_the_depth_sensor(seven_scenes_root):
     assert 0.02 < np.linalg.norm(depth.frames[3].center - colour.frames[3].center) < 0.03
 
 
-@pytest.mark.skipif("POSEDISTILL_DATA" not in os.environ, reason="POSEDISTILL_DATA names no folder of real data")
-def test_matched_features_of_real_frames_lie_on_the_colour_cameras_epipolar_lines():
-    scene = Path(os.environ["POSEDISTILL_DATA"]) / "7scenes" / "redkitchen"
+def test_matched_features_of_real_frames_lie_on_the_colour_cameras_epipolar_lines(real_data):
+    scene = real_data / "7scenes" / "redkitchen"
     pairs = [(start, start + 9) for start in range(0, 90, 15)]
     medians = {}
     for name in ("depth", "colour"):

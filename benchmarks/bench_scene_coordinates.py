@@ -1,0 +1,118 @@
+"""What scene coordinates cost: poses from 500 cells and from all, a training step, and exported files.
+
+    PYTHONPATH=. python benchmarks/bench_scene_coordinates.py [--sides 240 480] [--threads 1]
+
+Decoders are timed by turns in one process on points of a known pose, 40 % of them wrong; exported files in a process of
+their own, from a photograph of 640x480 to the network's outputs and to the pose.
+"""
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+from tests.data.room import pinhole
+from tests.data.room_writer import write_made_scene
+
+from posedistill.data.formats.open_scene import open_scene
+from posedistill.data.loading.loader import Loader
+from posedistill.data.loading.scene_view import SceneView, ViewSettings
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.scene_frames import SceneFrames
+from posedistill.decode import SceneCoordinatesDecoder, scene_coordinates
+from posedistill.deploy.bench import bench
+from posedistill.deploy.export import export_onnx
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.registry import build_estimator
+from posedistill.geometry.objects import NO_OBJECTS
+from posedistill.machine import processor
+from timing import milliseconds
+
+NETWORKS = {
+    "Lite0@16, 192": {"backbone": "tf_efficientnet_lite0@16", "width": 192, "frozen": True},
+    "Lite0@16, 64": {"backbone": "tf_efficientnet_lite0@16", "width": 64, "frozen": True},
+    "MobileNetV3-small@16, 128": {"backbone": "mobilenetv3_small_100@16", "width": 128},
+    "tiny-Q, 96": {"backbone": "darknet_tiny_q", "width": 96},
+}
+
+
+def network(settings: dict[str, object], cells: int) -> Estimator:
+    torch.manual_seed(0)
+    return build_estimator("scene_coordinates", NO_OBJECTS, settings | {"cells": cells}, 64)
+
+
+def decoders(side: int, repeats: int) -> None:
+    """Poses of the surest 500 cells, and of all."""
+    shape = (side, 4 * side // 3)
+    decoder = SceneCoordinatesDecoder(shape=shape, short_side=side, camera=pinhole(640, 480))
+    prepared = decoder.prepare(decoder.example()[0])
+    outputs, times = decoder.stand_in(prepared), {}
+    most = decoder.grid[0] * decoder.grid[1]
+    for _ in range(repeats + 2):
+        for count in (500, most):
+            scene_coordinates.CELLS = count
+            chosen = outputs | {"confidence": outputs["confidence"].clip(0.5)}
+            times.setdefault(count, []).append(milliseconds(lambda chosen=chosen: decoder.decode(chosen, prepared)))
+    for count, found in times.items():
+        print(f"decoder, {shape[1]}x{shape[0]}, {count} cells: {statistics.median(found[2:]):.2f} ms")
+
+
+def steps(folder: Path, side: int, repeats: int) -> None:
+    """Training steps a second, with the making of their pictures."""
+    pack = build_pack(SceneFrames(open_scene(folder / "room", "train"), side), folder / f"pack{side}")
+    loader = Loader(SceneView(pack, ViewSettings(roll=15, zoom=(0.67, 1.2)), None), 8 * 240 // side, 0, "cpu")
+    for name, settings in NETWORKS.items():
+        estimator = network(settings, 2048).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW([weight for weight in estimator.parameters() if weight.requires_grad])
+
+        def step(number: int, estimator: Estimator = estimator, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            batch = loader.batch(number)
+            with torch.autocast("cpu", torch.bfloat16):
+                prediction = estimator.train()(batch)
+            torch.stack(list(estimator.loss(prediction, batch).values())).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        found = statistics.median(
+            [milliseconds(lambda number=number: step(number)) for number in range(repeats + 2)][2:]
+        )
+        print(f"step, {loader.batch_size} pictures of {side} px, {name}: {found:.0f} ms, {1e3 / found:.1f} a second")
+
+
+def files(folder: Path, side: int, threads: int) -> None:
+    """Exported files, photograph to outputs and to pose."""
+    for name, settings in NETWORKS.items():
+        estimator = network(settings, 2048).eval()
+        shape = (side, 4 * side // 3)
+        decoder = estimator.build_decoder(shape=shape, short_side=side, camera=pinhole(640, 480))
+        path = export_onnx(estimator.network, folder / "model.onnx", decoder)
+        parameters = sum(weight.numel() for weight in estimator.network.parameters())
+        for poses in (False, True):
+            found = bench(path, threads=threads, poses=poses)
+            told = f"{found.p50_ms:.2f} / {found.p90_ms:.2f} / {found.p99_ms:.2f} ms"
+            end = "pose" if poses else "outputs"
+            print(
+                f"{shape[1]}x{shape[0]}, {name}, {parameters / 1e6:.2f} M, {found.megabytes:.1f} MiB, to {end}: {told}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", type=int, nargs="+", default=[240, 480])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=20)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"{processor()}, {args.threads} thread(s)")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_made_scene(folder / "room", "7-Scenes", sequences=2, frames=20, size=(640, 480))
+        for side in args.sides:
+            decoders(side, args.repeats)
+            files(folder, side, args.threads)
+            steps(folder, side, args.repeats)
+
+
+if __name__ == "__main__":
+    main()
