@@ -4,8 +4,8 @@
 
 FOLDER holds annotated viewpoints with ``shapes`` beside them, as ``posedistill data categories`` makes. Aims on 2
 cores: 400 crops of 224 pixels a second, a distilled step of 1.05 times the student's own step and the teacher's forward
-pass, and 150 images a second of MobileNetV3-small. Both sides of the ratio are timed in turn in one process, and rates
-are told per second of processor time too, as a busy machine shares its cores.
+pass, and 150 images a second of MobileNetV3-small. Both sides of the ratio are timed in turn in one process. Times are
+of the processor, all threads together, and rates are told per second of it too, as a busy machine shares its cores.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from posedistill.training.networks import build_network
 from posedistill.training.step import Untouched, losses
 from posedistill.training.teaching.teachers import NetworkTeacher
 from posedistill.training.teaching.teaching import Teaching
-from timing import milliseconds, rate
+from timing import processor_milliseconds, rate
 
 LOSSES = [
     {"name": "match", "options": {"form": "logits", "heads": ["azimuth", "elevation", "inplane"], "temperature": 2.0}},
@@ -66,7 +66,7 @@ def cloud(repeats: int) -> None:
     network, clouds = PointNet().eval(), torch.randn(32, 2500, 3)
     with torch.inference_mode():
         network(clouds)
-        times = [milliseconds(lambda: network(clouds)) for _ in range(repeats)]
+        times = [processor_milliseconds(lambda: network(clouds)) for _ in range(repeats)]
     print(f"PointNet, 32 clouds of 2,500 points: {statistics.median(times):.0f} ms forward")
 
 
@@ -99,8 +99,8 @@ def step(task: Task, recipe: Recipe, batch: Batch, repeats: int) -> None:
         "distilled step": lambda: train(teaching),
     }
     for call in work.values():
-        milliseconds(call)
-    rounds = [{name: milliseconds(call) for name, call in work.items()} for _ in range(repeats)]
+        call()
+    rounds = [{name: processor_milliseconds(call) for name, call in work.items()} for _ in range(repeats)]
     told = ", ".join(f"{name} {statistics.median(entry[name] for entry in rounds):.0f} ms" for name in work)
     ratios = [entry["distilled step"] / (entry["student step"] + entry["teacher forward"]) for entry in rounds]
     print(f"{told}; distilled / (student + teacher): {statistics.median(ratios):.3f}")
