@@ -453,3 +453,48 @@ def test_one_image_is_enough(regressors: Pair, classifiers: Pair, scenes: Batch)
             if prediction.regression is not None:
                 prediction.regression = prediction.regression[:1]
         assert match(form=form)(*pair, alone) > 0
+
+
+def test_bits_under_a_mask_have_the_value_worked_out_by_hand(scenes: Batch) -> None:
+    """One picture of 2 x 3 pixels and 3 bits, in double precision."""
+    mask = torch.tensor([[[[2, -1, 0.5], [0.1, -0.2, 3]]]])
+    code = torch.tensor(
+        [
+            [
+                [[1.5, -0.5, 0.25], [-2, 0.75, 0.1]],
+                [[-0.3, 0.6, -1.2], [0.9, -0.1, -0.4]],
+                [[0.2, -0.2, 0.05], [0.4, 1.1, -0.6]],
+            ]
+        ]
+    ).requires_grad_()
+    teacher = Prediction({}, logits={"code": 1.5 * code.detach() + 0.3, "mask": mask})
+    student = Prediction({}, logits={"code": code, "mask": mask})
+    one = scenes.select(slice(0, 1))
+    loss = match(form="bits", heads=["code"], mask="mask")(student, teacher, one)
+    assert loss.item() == pytest.approx(0.018542, abs=1e-6)
+    loss.backward()
+    assert code.grad is not None
+    torch.testing.assert_close(
+        code.grad[0, :, 0, 0], torch.tensor([-0.008729, -0.002937, -0.007604]), atol=1e-6, rtol=0
+    )
+
+
+def test_bits_of_deeper_codes_on_finer_maps_meet_where_both_are(scenes: Batch) -> None:
+    rng = torch.Generator().manual_seed(0)
+    one = scenes.select(slice(0, 2))
+    code, mask = torch.randn(2, 5, 2, 2, generator=rng), torch.randn(2, 1, 2, 2, generator=rng)
+    student = Prediction({}, logits={"code": code.requires_grad_(), "mask": mask})
+    fine = {
+        name: value.detach().repeat_interleave(2, 2).repeat_interleave(2, 3) for name, value in student.logits.items()
+    }
+    deep = torch.cat([fine["code"], torch.randn(2, 3, 4, 4, generator=rng)], 1)
+    teacher = Prediction({}, logits={"code": deep, "mask": fine["mask"]})
+    loss = match(form="bits", heads=["code"], mask="mask")
+    assert loss(student, teacher, one).item() == pytest.approx(0, abs=1e-6)
+    teacher.logits["code"] = -deep
+    far = loss(student, teacher, one)
+    far.backward()
+    assert far > 0.1 and code.grad is not None
+    back = loss(Prediction({}, logits={"code": deep.requires_grad_(), "mask": fine["mask"]}), student, one)
+    back.backward()
+    assert deep.grad is not None and bool((deep.grad[:, 5:] == 0).all())

@@ -9,7 +9,7 @@ from posedistill.backbones.cfg.network import CfgBackbone, CfgTrunk
 from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny
 from posedistill.backbones.fpn import FeaturePyramid
-from posedistill.backbones.timm_backbone import TimmBackbone
+from posedistill.backbones.timm_backbone import FINEST_STRIDE, TimmBackbone
 from posedistill.backbones.timm_trunk import TimmTrunk
 from posedistill.backbones.weights import canonical_key, load_pretrained
 
@@ -23,7 +23,9 @@ _DARKNETS: dict[str, Callable[[], DarkNet]] = {
 }
 
 
-def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet | TimmBackbone | CfgBackbone:
+def build_backbone(
+    name: str, pretrained: str | Path | None = None, finest: int = FINEST_STRIDE
+) -> DarkNet | TimmBackbone | CfgBackbone:
     """A backbone by name, randomly initialised or from a state-dict file the user gives; nothing is downloaded.
 
     Args:
@@ -34,6 +36,7 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet |
         pretrained: ``.safetensors``, a torch file that loads with ``weights_only=True``, or ``lite0``, ``lite1`` or
             ``lite2`` for the weights of an installed package; for the networks of a ``.cfg`` also Darknet's
             ``.weights``. Of a cut network the whole one's will do.
+        finest: stride from which on maps are given out; those of a ``.cfg`` have none finer than 8.
 
     Returns:
         A module with ``channels`` (stride -> channels), which turns images ``[B, 3, H, W]`` into maps by stride,
@@ -47,8 +50,8 @@ def build_backbone(name: str, pretrained: str | Path | None = None) -> DarkNet |
     if is_cfg(own):
         return CfgBackbone(name.removeprefix("cfg:").strip(), pretrained)
     if own not in _DARKNETS:
-        return TimmBackbone(name.removeprefix("timm:"), pretrained, known=(*_DARKNETS, *SHIPPED))
-    network = _DARKNETS[own]()
+        return TimmBackbone(name.removeprefix("timm:"), pretrained, known=(*_DARKNETS, *SHIPPED), finest=finest)
+    network = _DARKNETS[own]().from_stride(finest)
     check_cut(own, cut, network.channels)
     keys = {canonical_key(key) for key in network.state_dict()}
     if cut is not None:

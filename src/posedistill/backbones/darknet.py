@@ -56,6 +56,12 @@ class DarkNet(nn.Module):
                 maps[self.taps[name]] = x
         return maps
 
+    def from_stride(self, finest: int) -> "DarkNet":
+        """The same stages, giving out the maps of stride ``finest`` and coarser alone."""
+        taps = {name: stride for name, stride in self.taps.items() if stride >= finest}
+        channels = {stride: count for stride, count in self.channels.items() if stride >= finest}
+        return DarkNet(dict(self.named_children()), taps, channels)
+
     def cut(self, stride: int) -> "DarkNet":
         """The stages up to the map of that stride, one of ``channels``."""
         stages = dict(self.named_children())
@@ -65,7 +71,7 @@ class DarkNet(nn.Module):
 
 
 def darknet53() -> DarkNet:
-    """The teacher's backbone: 40.6 M parameters; strides 8, 16, 32 with 256, 512, 1024 channels."""
+    """The teacher's backbone: 40.6 M parameters; strides 2 to 32 with 64, 128, 256, 512, 1024 channels."""
     stages: dict[str, nn.Module] = {"init_block": ConvBlock(3, 32, 3)}
     inputs = 32
     for number, (width, units) in enumerate(((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)), start=1):
@@ -75,11 +81,12 @@ def darknet53() -> DarkNet:
             stage.add_module(f"unit{unit + 2}", ResidualUnit(width))
         stages[f"stage{number}"] = stage
         inputs = width
-    return DarkNet(stages, {"stage3": 8, "stage4": 16, "stage5": 32}, {8: 256, 16: 512, 32: 1024})
+    taps = {"stage1": 2, "stage2": 4, "stage3": 8, "stage4": 16, "stage5": 32}
+    return DarkNet(stages, taps, {2: 64, 4: 128, 8: 256, 16: 512, 32: 1024})
 
 
 def darknet_tiny(divisor: int = 1) -> DarkNet:
-    """DarkNet-tiny with its widths divided: strides 8 and 16 with ``128 / divisor`` channels each.
+    """DarkNet-tiny with its widths divided: strides 2 to 16 with ``(16, 32, 128, 128) / divisor`` channels.
 
     0.91 M parameters, 0.23 M at half its widths and 0.06 M at a quarter. 1x1 and 3x3 alternate in the stages of several
     units.
@@ -95,4 +102,7 @@ def darknet_tiny(divisor: int = 1) -> DarkNet:
         if number < 5:
             stage.add_module(f"pool{number}", nn.MaxPool2d(2, 2))
         stages[f"stage{number}"] = stage
-    return DarkNet(stages, {"stage3": 8, "stage5": 16}, {8: 128 // divisor, 16: 128 // divisor})
+    taps = {"stage1": 2, "stage2": 4, "stage3": 8, "stage5": 16}
+    return DarkNet(
+        stages, taps, {stride: width // divisor for stride, width in ((2, 16), (4, 32), (8, 128), (16, 128))}
+    )

@@ -16,7 +16,7 @@ FINEST_STRIDE = 8
 
 
 class TimmBackbone(nn.Module):
-    """The deepest map of each stride from 8 on, or from 8 to the stride it is cut at (``tf_efficientnet_lite0@16``).
+    """The deepest map of each stride from 8 (or ``finest``) on, up to where it is cut (``tf_efficientnet_lite0@16``).
 
     What lies deeper than the last map is removed.
 
@@ -27,14 +27,20 @@ class TimmBackbone(nn.Module):
         channels: stride of each map given out -> its number of channels, fine to coarse.
     """
 
-    def __init__(self, name: str, pretrained: str | Path | None = None, known: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        pretrained: str | Path | None = None,
+        known: tuple[str, ...] = (),
+        finest: int = FINEST_STRIDE,
+    ) -> None:
         """Build ``name`` without its classifier; ``known`` other backbones are listed where timm has no such model.
 
         Raises RecipeError (unknown name, no usable maps) and CheckpointError (a file that does not fit).
         """
         super().__init__()
         name, cut = split_cut(name)
-        indices, self.channels = _probe(name, cut, known)
+        indices, self.channels = _probe(name, cut, known, finest)
         self.net = _build(name, indices)
         self.renormalise = Renormalise(name)
         if pretrained is not None:
@@ -53,10 +59,10 @@ def _build(name: str, indices: list[int]) -> nn.Module:
     return net
 
 
-def _probe(name: str, cut: int | None, known: tuple[str, ...]) -> tuple[list[int], dict[int, int]]:
+def _probe(name: str, cut: int | None, known: tuple[str, ...], finest: int) -> tuple[list[int], dict[int, int]]:
     """Indices of the maps to take, and their channels by stride, without allocating the model."""
     info = feature_maps(name, known)
-    last = {int(stride): index for index, stride in enumerate(info.reduction()) if stride >= FINEST_STRIDE}
+    last = {int(stride): index for index, stride in enumerate(info.reduction()) if stride >= finest}
     channels = {stride: int(info.channels()[index]) for stride, index in sorted(last.items())}
     if not channels:
         raise RecipeError(f"backbone: {name!r} has maps of stride {info.reduction()}, expected 8, 16, 32")

@@ -6,6 +6,7 @@ from posedistill.decode.scene_coordinates import SceneCoordinatesDecoder
 from posedistill.decode.viewpoint import ViewpointDecoder
 from posedistill.decode.wdrnet import WDRNetDecoder
 from posedistill.decode.yolo6d import YOLO6DDecoder
+from posedistill.decode.zebrapose import ZebraPoseDecoder
 
 __all__ = [
     "DECODERS",
@@ -18,10 +19,18 @@ __all__ = [
     "ViewpointDecoder",
     "WDRNetDecoder",
     "YOLO6DDecoder",
+    "ZebraPoseDecoder",
 ]
 
 DECODERS: dict[str, type[Decoder]] = {
     decoder.family: decoder
-    for decoder in (PoseNetDecoder, SceneCoordinatesDecoder, ViewpointDecoder, WDRNetDecoder, YOLO6DDecoder)
+    for decoder in (
+        PoseNetDecoder,
+        SceneCoordinatesDecoder,
+        ViewpointDecoder,
+        WDRNetDecoder,
+        YOLO6DDecoder,
+        ZebraPoseDecoder,
+    )
 }
 """The decoders by the name of their family."""

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -174,12 +174,17 @@ def paired_votes(name: str, student: Prediction, teacher: Prediction) -> tuple[V
 def same_keypoints(ours: Votes, theirs: Votes) -> tuple[Votes, Votes]:
     """Votes of both sides without the centre of the box, where only one side has it in front of the eight corners.
 
+    Of codes (one value of more than three dimensions), which are nested, the bits that both have.
+
     >>> import torch
     >>> nine, eight = (Votes(torch.zeros(1, 2, k, 2), torch.ones(1, 2), torch.ones(1, 2)) for k in (9, 8))
     >>> [tuple(votes.values.shape) for votes in same_keypoints(nine, eight)]
     [(1, 2, 8, 2), (1, 2, 8, 2)]
     """
     counts = ours.values.shape[2], theirs.values.shape[2]
+    bits = min(ours.values.shape[3], theirs.values.shape[3])
+    if counts == (1, 1) and bits > 3:
+        ours, theirs = (replace(votes, values=votes.values[..., :bits]) for votes in (ours, theirs))
     if sorted(counts) != [8, 9]:
         return ours, theirs
     return (_without_first(ours), theirs) if counts[0] == 9 else (ours, _without_first(theirs))

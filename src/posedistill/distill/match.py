@@ -34,6 +34,7 @@ from posedistill.distill.functional.response import (
     divergence,
     imitation_loss,
     logit,
+    pooled_bits,
     single_shot_loss,
 )
 from posedistill.distill.trust import annotated_keypoints, image_trust, trust_weights, weighted_mean
@@ -88,7 +89,8 @@ class MatchSettings(FormSettings):
     scale: tuple[float, ...] | None = None
     """``regression``: each component is multiplied by its own, e.g. [1, 1, 1, 3, 3, 3, 3] where rotations come last."""
     heads: tuple[str, ...] | None = None
-    """Names of the logits; all that both sides have, by default. Their losses are added."""
+    """Names of the logits; all that both sides have, by default. Their losses are added. ``bits`` of maps are compared
+    as far as both go, on the coarser map."""
     temperature: float = Field(default=1.0, gt=0, description="By which logits are divided.")
     mask: str | None = None
     """``bits``: head of one channel, whose probability in the teacher weighs the positions."""
@@ -193,6 +195,7 @@ class Match(Distiller):
         temperature, total = self.settings.temperature, torch.zeros(len(batch), device=batch.images.device)
         for name, x, y in self._heads(student.logits, teacher.logits):
             if self.settings.form == "bits":
+                x, y = self._shared(x, y, student.logits, teacher.logits)
                 bits = bit_divergence(x, y, temperature).mean(1)
                 mask = self._mask(teacher, name, bits)
                 total = total + _mean(bits.reshape(len(bits), -1), mask.reshape(len(bits), -1))
@@ -243,16 +246,30 @@ class Match(Distiller):
             found = f"a student with logits {listed(ours)}, a teacher with {listed(theirs)}"
             raise _unfit(found, f"{listed(names)} on both sides" if names else "one of the same name", ".heads")
         for name in names:
-            if ours[name].shape != theirs[name].shape:
+            x, y = ours[name], theirs[name]
+            nested = self.settings.form == "bits" and x.ndim == y.ndim == 4 and len(x) == len(y)
+            if x.shape != y.shape and not nested:
                 found = f"student logits {name} {_shape(ours[name])}, teacher logits {_shape(theirs[name])}"
                 raise _unfit(found, "equal shapes [B, classes, ...]")
         return [(name, ours[name], theirs[name]) for name in names]
+
+    def _shared(
+        self, x: Tensor, y: Tensor, ours: dict[str, Tensor], theirs: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The bits that both sides have, of maps those at the places of the coarser: codes are nested."""
+        if x.ndim != 4 or x.shape == y.shape:
+            return x, y
+        bits, name = min(x.shape[1], y.shape[1]), self.settings.mask or ""
+        size = (min(x.shape[2], y.shape[2]), min(x.shape[3], y.shape[3]))
+        return pooled_bits(x[:, :bits], size, ours.get(name)), pooled_bits(y[:, :bits], size, theirs.get(name))
 
     def _mask(self, teacher: Prediction, name: str, bits: Tensor) -> Tensor:
         """``[B, ...]`` how much each position of a head counts."""
         if self.settings.mask is None:
             return torch.ones_like(bits)
         mask = teacher.logits.get(self.settings.mask)
+        if mask is not None and mask.ndim == bits.ndim + 1 == 4:
+            mask = pooled_bits(mask, (bits.shape[1], bits.shape[2]))
         if mask is None or mask.shape != (len(bits), 1, *bits.shape[1:]):
             found = f"mask {self.settings.mask} {_shape(mask)} for logits {name} of positions {_shape(bits)}"
             raise _unfit(found, "a teacher's head of one channel at the same positions", ".mask")

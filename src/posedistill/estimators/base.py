@@ -1,6 +1,7 @@
 """What every pose family has in common: the Estimator, and how its network may be wrapped to be shipped."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from posedistill.decode import DECODERS, Decoder
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable
 
 
@@ -68,6 +70,16 @@ class Estimator(nn.Module):
 
     def fit_targets(self, R: Array, t: Array) -> None:
         """Take what the network must know of the training poses ``[N, 3, 3]`` and ``[N, 3]``, before its first step."""
+
+    def fit_shapes(self, mesh: Callable[[int], Mesh], folder: Path) -> None:
+        """Take what the network must know of the objects' surfaces, before its first step.
+
+        Args:
+            mesh: reads an object's, by its id. folder: where what is made of them is kept for other networks.
+        """
+
+    def check_teacher(self, teacher: "Estimator") -> None:
+        """Refuse a teacher whose views mean something else than this network's; ``RecipeError`` says what."""
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; ``generator`` drives whatever the family draws at random in train mode."""

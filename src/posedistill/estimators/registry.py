@@ -12,6 +12,7 @@ from posedistill.estimators.scene_coordinates import SceneCoordinates, SceneCoor
 from posedistill.estimators.viewpoint import Viewpoint, ViewpointSettings
 from posedistill.estimators.wdrnet import WDRNet, WDRNetSettings
 from posedistill.estimators.yolo6d import YOLO6D, YOLO6DSettings
+from posedistill.estimators.zebrapose import ZebraPose, ZebraPoseSettings
 from posedistill.geometry.objects import ObjectTable
 
 FAMILIES: dict[str, type[Estimator]] = {
@@ -20,6 +21,7 @@ FAMILIES: dict[str, type[Estimator]] = {
     "viewpoint": Viewpoint,
     "wdrnet": WDRNet,
     "yolo6d": YOLO6D,
+    "zebrapose": ZebraPose,
 }
 """The estimators by their name in a recipe."""
 SETTINGS: dict[str, type[BaseModel]] = {
@@ -28,6 +30,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "viewpoint": ViewpointSettings,
     "wdrnet": WDRNetSettings,
     "yolo6d": YOLO6DSettings,
+    "zebrapose": ZebraPoseSettings,
 }
 """The settings of each family, by its name in a recipe."""
 

@@ -19,6 +19,7 @@ from posedistill.data.packs.pack import Pack
 from posedistill.decode import Decoder
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.estimators.base import Estimator
+from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import progress_bar
 from posedistill.metrics.evaluation import Evaluation
@@ -118,6 +119,10 @@ class Task(ABC, Generic[Test]):
     @abstractmethod
     def queries(self) -> Sequence[FrameQuery]:
         """What is sought in each of the test frames."""
+
+    def mesh(self, obj_id: int) -> Mesh:
+        """The surface of one of the ``objects``, mm; a scene has none."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Read, render and decode what is trained on, so that its faults are found before anything trains."""

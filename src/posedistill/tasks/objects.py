@@ -25,7 +25,9 @@ from posedistill.deploy.shapes import coarse_shape
 from posedistill.deploy.threshold import SEARCHES, Shown, photographs_in, threshold_of
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array, Camera
+from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable
+from posedistill.geometry.surfaces import Surfaces
 from posedistill.log import console
 from posedistill.metrics import Evaluation, find_cases, load_scoring_models, score_estimates
 from posedistill.metrics.models import ScoringModel
@@ -111,8 +113,17 @@ class ObjectsTask(Task[TestFrames]):
     def loader(self, rows: Rows, **options: Unpack[LoaderOptions]) -> Loader:
         """Crops of some of the instances."""
         data, pictures = self.data, self._backdrops if options.get("augment", True) else None
-        view = CropView(self.training_set.packs, self.objects, data.augment, data.crop_size, rows, pictures)
+        packs, surfaces = self.training_set.packs, self._surfaces
+        view = CropView(packs, self.objects, data.augment, data.crop_size, rows, pictures, surfaces=surfaces)
         return Loader(view, shares=data.shares, **options)
+
+    def mesh(self, obj_id: int) -> Mesh:
+        """As the first training source has it."""
+        return self.sources[0].mesh(obj_id, looks=False)
+
+    @cached_property
+    def _surfaces(self) -> Surfaces:
+        return Surfaces(self.objects.obj_ids, self.mesh)
 
     def validation(self, device: torch.device, count: int) -> Validate:
         """Keypoint errors of decoded poses."""

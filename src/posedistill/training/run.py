@@ -177,6 +177,7 @@ def first_network(task: Task[Any], stage: Stage) -> Estimator:
         return load_weights(stage.recipe, stage.section, start, task.objects)[0]
     estimator = build_network(stage.recipe, stage.section, task.objects)
     estimator.fit_targets(data.poses.R, data.poses.t)
+    estimator.fit_shapes(task.mesh, stage.recipe.cache_folder)
     return estimator
 
 
@@ -196,5 +197,6 @@ def set_up(task: Task[Any], stage: Stage, fabric: Fabric) -> tuple[Estimator, Te
         batch_size=stage.schedule.batch_size,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        targets=estimator.targets,
     )
     return estimator, teaching, batches

@@ -31,7 +31,8 @@ class Batch:
             keypoints ``[I, K, 2]`` their projections, picture pixels; diameters ``[I]`` mm; clouds ``[I, P, 3]``
             shapes of categories, views ``[I, V, 3, side, side]`` renderings of them in 0..1; frames ``[I]`` degrees
             by which their own frames may be turned; places ``[I, 3, 3]`` from pixels to where in the photograph they
-            are, its outer edges at 0 and 1.
+            are, its outer edges at 0 and 1; surface/N ``[I, H / N, W / N, 3]`` mm, object frame: the point seen at
+            each cell of N pixels, NaN beside the object.
     """
 
     images: Tensor

@@ -17,6 +17,7 @@ from posedistill.data.loading.views import Plan
 from posedistill.data.packs.pack import Pack
 from posedistill.geometry.cameras import Array, crop_cameras, pixel_box, project
 from posedistill.geometry.objects import ObjectTable
+from posedistill.geometry.surfaces import TARGET, Surfaces, strides_of
 from posedistill.geometry.warp import affine_maps
 
 _KEEP_IN_CROP = 0.45
@@ -35,6 +36,7 @@ class CropView(ObjectView):
         objects: gives each object's class, keypoints, diameter and symmetries.
         crop_size: side of a crop, pixels.
         backgrounds: uint8 ``[M, h, w, 3]`` photographs for background replacement and occluders.
+        surfaces: of the objects, for views that are asked for the points seen on them.
 
     Raises:
         RecipeError: no instance is left.
@@ -52,9 +54,11 @@ class CropView(ObjectView):
         indices: Indices | None = None,
         backgrounds: NDArray[np.uint8] | None = None,
         pad: float = 1.5,
+        surfaces: Surfaces | None = None,
     ) -> None:
         super().__init__(packs, objects, backgrounds)
         self.variation, self.varied, self.pad = settings, True, pad
+        self._surfaces, self._strides = surfaces, list[int]()
         self.shape = (crop_size, crop_size)
         obj_id = self._column("obj_id")
         ids = np.arange(len(obj_id)) if indices is None else np.asarray(indices, dtype=np.int64)
@@ -68,6 +72,16 @@ class CropView(ObjectView):
         plain = copy.copy(self)
         plain.variation, plain.varied = AugmentSettings.none(), False
         return plain
+
+    def asked(self, targets: frozenset[str]) -> Self:
+        """With the points that are seen on the surface, ``surface/STRIDE``, where they are among the targets."""
+        strides = strides_of(targets)
+        if self._surfaces is None or not strides:
+            return self
+        view = copy.copy(self)
+        view._strides = strides
+        view.targets = self.targets | {f"{TARGET}{stride}" for stride in strides}  # type: ignore[misc]
+        return view
 
     def plan(self, units: Indices, shape: tuple[int, int], chance: Array, draws: Draws) -> Plan:
         """Crops of some instances."""
@@ -98,7 +112,13 @@ class CropView(ObjectView):
         assert ids is not None
         masks = ids == pixels.move(torch.from_numpy(plan.slots), x.device)[:, None, None]
         backgrounds, occluders = self._cuts(plan.draws, x.device)
-        return {"masks": hide(x, ids, masks, draws, backgrounds, occluders)}
+        masks = hide(x, ids, masks, draws, backgrounds, occluders)
+        return {"masks": masks, **{f"{TARGET}{stride}": self._seen(plan, stride, x.device) for stride in self._strides}}
+
+    def _seen(self, plan: Plan, stride: int, device: torch.device) -> Tensor:
+        assert self._surfaces is not None
+        points = self._surfaces.seen(plan.label, plan.K, plan.R, plan.t, plan.shape[0], stride)
+        return pixels.move(torch.from_numpy(points), device)
 
     def _cuts(self, draws: Draws, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Random cuts of the photographs for the crops that get a new background, and for those with an occluder."""

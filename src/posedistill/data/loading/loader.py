@@ -39,6 +39,8 @@ class LoaderOptions(TypedDict):
     """This process's part of the global batch; 0."""
     world_size: NotRequired[int]
     """Processes that share the global batch; 1."""
+    targets: NotRequired[frozenset[str]]
+    """What the estimator's loss needs; views make some targets on request alone."""
 
 
 class Loader:
@@ -49,7 +51,7 @@ class Loader:
     goes on exactly as it would have.
 
     Args:
-        batch_size, seed, device, augment, rank, world_size: see :class:`LoaderOptions`.
+        batch_size, seed, device, augment, rank, world_size, targets: see :class:`LoaderOptions`.
         shares: of each pack in a varied batch (units are then drawn with replacement); None draws every unit once an
             epoch.
         threads: that make pictures on the CPU; all cores where None.
@@ -67,10 +69,11 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         threads: int | None = None,
+        targets: frozenset[str] = frozenset(),
     ) -> None:
         if batch_size % world_size:
             raise RecipeError(describe("recipe", "batch_size", batch_size, f"a multiple of {world_size} processes"))
-        self.view = view if augment else view.unvaried()
+        self.view = (view if augment else view.unvaried()).asked(targets)
         self.batch_size, self.seed, self.device = batch_size, seed, _exact(device)
         self.rank, self.world_size = rank, world_size
         self._frames = FrameReader([pack.frames for pack in view.packs], self.device)

@@ -81,6 +81,10 @@ class ViewPolicy:
         """The same policy without chance: what validation looks at."""
         raise NotImplementedError
 
+    def asked(self, targets: frozenset[str]) -> Self:
+        """The same policy, which also provides those of the targets that it makes on request alone."""
+        return self
+
     def shape_of(self, epoch: int, chance: float) -> tuple[int, int]:
         """Height and width of the pictures of a batch, of which ``chance`` (0..1) may choose one."""
         return self.shape

@@ -106,6 +106,25 @@ def bit_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -
     return temperature**2 * (cross_entropy(x, targets, reduction="none") - least)
 
 
+def pooled_bits(logits: Tensor, size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
+    """``[B, d, *size]`` logits of the mean probabilities of maps ``[B, d, H, W]`` over equal blocks.
+
+    Args:
+        size: divides that of the maps. mask: ``[B, 1, H, W]`` logits, whose probabilities weigh the positions.
+
+    >>> import torch
+    >>> pooled_bits(torch.tensor([[[[2.0, -2.0]]]]), (1, 1)).abs().max().item() < 1e-6
+    True
+    """
+    if logits.shape[2:] == size:
+        return logits
+    pooled = functional.adaptive_avg_pool2d
+    if mask is None:
+        return logit(pooled(logits.float().sigmoid(), size))
+    weights = mask.float().sigmoid()
+    return logit(pooled(weights * logits.float().sigmoid(), size) / pooled(weights, size).clamp(min=1e-6))
+
+
 def logit(probabilities: Tensor) -> Tensor:
     """Logits of probabilities, kept off 0 and 1."""
     return probabilities.float().clamp(1e-6, 1 - 1e-6).logit()

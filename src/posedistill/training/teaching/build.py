@@ -53,6 +53,8 @@ def build_teaching(task: Task[Any], stage: Stage, student: Estimator, fabric: Fa
     """The recipe's teacher, cached where it says so, with the losses by which the student learns."""
     recipe, settings, seed = stage.recipe, stage.schedule, stage.seed
     teacher = build_teacher(recipe, task.objects, fabric.device, fabric.autocast)
+    for member in load_members(teacher_of(recipe), task.objects):
+        student.check_teacher(member)
     distillers = build_distillers(recipe, student.offers, teacher.offers)
     if recipe.switch and fabric.world_size > 1:
         found = f"phase: first on {fabric.world_size} processes"

@@ -1,0 +1,216 @@
+"""ZebraPose: a mask and the bits of surface codes at every cell -> one pose. Numpy, OpenCV and poselib only.
+
+Su et al., CVPR 2022. There every bit is rounded and all pixels of the mask go to PnP, however unsure their last bits.
+Here a code is read as far as its bits are sure: a cell so matches a point of the surface with a known spread, and the
+matches of least spread make the pose.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from posedistill.decode.base import Arrays, Prepared, Readers, Tolerance, check
+from posedistill.decode.objects import CropDecoder, CropPose
+from posedistill.decode.wdrnet import sigmoid
+from posedistill.geometry.cameras import Array
+from posedistill.geometry.pnp import solve_pnp
+
+Floats = NDArray[np.float32]
+_LEAST_CELLS = 32
+"""Cells that answer where the mask is empty."""
+_MOST_CELLS = 4096
+"""Cells whose codes are read."""
+_ROUNDING = 0.01
+"""Of the diameter: a match is never surer than that."""
+
+
+@dataclass(frozen=True)
+class ZebraPoseDecoding:
+    """How bits become matches and matches a pose.
+
+    Attributes:
+        confidence: ``|2 p - 1|`` of the first bit that is too unsure to be read. 0 reads all bits, as published.
+        matches: how many go to PnP, those on the smallest cells of the surface.
+        threshold: reprojection error that makes a match an outlier, in crop sides.
+        always_answer: where the mask is empty, let the likeliest cells answer all the same; the pose then carries
+            their low score. Without it such an object gets no pose.
+        seed: of the RANSAC.
+    """
+
+    confidence: float = 0.5
+    matches: int = 512
+    threshold: float = 4 / 128
+    always_answer: bool = True
+    seed: int = 0
+
+
+class Matches(NamedTuple):
+    """``cells`` ``[n]``, numbered row by row; ``points`` ``[n, 3]`` mm and ``radii`` ``[n]`` mm they are read as."""
+
+    cells: NDArray[np.intp]
+    points: Array
+    radii: Array
+
+
+def node_index(depths: NDArray[np.integer], cells: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Where cell ``cells`` of depth ``depths`` stands in tables of all depths from 1 on.
+
+    >>> node_index(np.array([1, 2, 3]), np.array([1, 0, 7])).tolist()
+    [1, 2, 13]
+    """
+    return (1 << depths) - 2 + cells
+
+
+def read_codes(code_logits: Array, confidence: float) -> NDArray[np.integer]:
+    """``[n]`` the cell of the surface that each code means, as its index in tables of all depths.
+
+    Args:
+        code_logits: ``[d, n]``, coarse to fine.
+    """
+    bits = len(code_logits)
+    sure = np.abs(np.tanh(code_logits / 2)) >= confidence
+    depths = np.maximum(np.logical_and.accumulate(sure, axis=0).sum(axis=0), 1)
+    cells = (1 << np.arange(bits)[::-1]) @ (code_logits > 0)
+    return node_index(depths, cells >> (bits - depths))
+
+
+def find_matches(
+    mask: Array, code_logits: Array, points: Floats, radii: NDArray, settings: ZebraPoseDecoding = ZebraPoseDecoding()
+) -> Matches:
+    """The cells of the mask that are read as the smallest parts of the surface.
+
+    Args:
+        mask: ``[G, G]`` probabilities. code_logits: ``[d, G, G]``.
+        points: ``[nodes, 3]`` and radii: ``[nodes]`` mm of the cells of all depths.
+    """
+    inside = mask.ravel()
+    chosen = np.flatnonzero(inside > 0.5)
+    if settings.always_answer and len(chosen) < 4:
+        chosen = np.argsort(-inside, kind="stable")[:_LEAST_CELLS]
+    elif len(chosen) > _MOST_CELLS:
+        chosen = np.sort(chosen[np.argsort(-inside[chosen], kind="stable")[:_MOST_CELLS]])
+    nodes = read_codes(code_logits.reshape(len(code_logits), -1)[:, chosen], settings.confidence)
+    spread = np.asarray(radii[nodes], dtype=np.float64)
+    if len(chosen) > settings.matches:
+        best = np.sort(np.argsort(spread, kind="stable")[: settings.matches])
+        chosen, nodes, spread = chosen[best], nodes[best], spread[best]
+    return Matches(chosen, np.asarray(points[nodes], dtype=np.float64), spread)
+
+
+def cell_centers(index: NDArray[np.integer], grid: int, crop_size: int) -> Array:
+    """``[n, 2]`` crop pixels of cells of a square grid, numbered row by row.
+
+    >>> cell_centers(np.array([0, 3]), 2, 8).tolist()
+    [[1.5, 1.5], [5.5, 5.5]]
+    """
+    stride = crop_size / grid
+    return np.stack([(index % grid + 0.5) * stride - 0.5, (index // grid + 0.5) * stride - 0.5], axis=1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ZebraPoseDecoder(CropDecoder):
+    """Crops in; mask ``[B, 1, G, G]`` and code ``[B, d, G, G]``, logits, out.
+
+    Attributes:
+        grid: cells a side.
+        points: ``[C, 2^(d + 1) - 2, 3]`` mm, radii: ``[C, 2^(d + 1) - 2]`` mm: centre and spread of each cell of the
+            surface, of all depths from 1 to ``d``.
+        decoding: how matches and poses are made; what a file does not name keeps its default.
+    """
+
+    family: ClassVar[str] = "zebrapose"
+    tolerance: ClassVar[Tolerance] = Tolerance({"logits": 0.01}, degrees=0.5)
+    readers: ClassVar[Readers] = {
+        **CropDecoder.readers,
+        "grid": int,
+        "decoding": lambda value: ZebraPoseDecoding(**value),
+    }
+    grid: int
+    points: Floats
+    radii: NDArray
+    decoding: ZebraPoseDecoding = ZebraPoseDecoding()
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        super().__post_init__()
+        shape = (len(self.objects), 2 ** (self.bits + 1) - 2)
+        found = (self.points.shape, self.radii.shape)
+        finite = bool(np.isfinite(self.points).all() and np.isfinite(self.radii).all())
+        check(
+            (
+                "grid",
+                self.grid,
+                f"a divisor of the crop's {self.crop_size} px",
+                self.crop_size % max(self.grid, 1) == 0,
+            ),
+            ("codes", found, f"{(*shape, 3)} and {shape}", self.bits > 0 and found == ((*shape, 3), shape)),
+            ("codes", "NaN or infinity", "points of a surface", finite),
+        )
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        return int(self.points.shape[1] + 2).bit_length() - 2
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Of the grid."""
+        return {"mask": (1, self.grid, self.grid), "code": (self.bits, self.grid, self.grid)}
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """The objects, their shapes, and the cells of their surfaces."""
+        codes: dict[str, np.ndarray] = {
+            "codes/points": self.points.astype(np.float32),
+            "codes/radii": self.radii.astype(np.float16),
+        }
+        return super().tables() | codes
+
+    @classmethod
+    def fields_of(cls, tables: Arrays) -> dict[str, Any]:
+        """What ``tables`` gave."""
+        return {**super().fields_of(tables), "points": tables["codes/points"], "radii": tables["codes/radii"]}
+
+    def decode_crop(self, outputs: Arrays, K: Array, index: int) -> CropPose | None:
+        """PnP on the matches; its score is the mask's mean probability on them times their support in PnP."""
+        mask = sigmoid(outputs["mask"][0])
+        found = find_matches(mask, outputs["code"], self.points[index], self.radii[index], self.decoding)
+        weights = 1 / (found.radii**2 + (_ROUNDING * self.objects.diameters[index]) ** 2)
+        pixels = cell_centers(found.cells, self.grid, self.crop_size)
+        weights /= weights.max(initial=1e-300)
+        threshold = self.decoding.threshold * self.crop_size
+        pose = solve_pnp(pixels, found.points, K, weights, threshold, self.decoding.seed)
+        if pose is None:
+            return None
+        return CropPose(pose.R, pose.t, float(mask.ravel()[found.cells].mean()) * pose.score)
+
+    def differences(self, ours: Arrays, theirs: Arrays) -> dict[str, float]:
+        """Between logits of mask and bits."""
+        return {"logits": max(float(np.abs(ours[name] - theirs[name]).max(initial=0.0)) for name in self.outputs)}
+
+    def stand_in(self, prepared: Prepared, flips: float = 0.1, outliers: float = 0.2) -> Arrays:
+        """Outputs for crops in the middle of which the first object's surface is seen from the front.
+
+        Args:
+            flips: share of wrong fine bits. outliers: share of cells with any code.
+        """
+        rng, size, count = np.random.default_rng(0), self.crop_size, len(prepared.K)
+        K, diameter = prepared.K[0], float(self.objects.diameters[0])
+        leaves = np.asarray(self.points[0, 2**self.bits - 2 :], dtype=np.float64)
+        distance = K[0, 0] * diameter / (0.66 * size)
+        t = distance * np.linalg.solve(K, np.array([size / 2, size / 2, 1.0])) - leaves.mean(axis=0)
+        rays = (leaves + t) @ K.T
+        place = np.clip((rays[:, :2] / rays[:, 2:] + 0.5) * self.grid / size, 0, self.grid - 1).astype(np.int64)
+        ids = np.full((self.grid, self.grid), -1)
+        ids[place[:, 1], place[:, 0]] = np.arange(len(leaves))
+        ids = cv2.dilate(ids.astype(np.float32), np.ones((3, 3))).astype(np.int64)
+        one = np.maximum(ids, 0) >> np.arange(self.bits)[::-1, None, None] & 1
+        bits = np.broadcast_to(one, (count, *one.shape)).copy()
+        wild = rng.random((count, 1, self.grid, self.grid)) < outliers
+        fine = np.arange(self.bits)[:, None, None] >= self.bits // 2
+        bits ^= wild & (rng.random(bits.shape) < 0.5) | fine & (rng.random(bits.shape) < flips)
+        code: Array = np.where(bits, 2.5, -2.5) + rng.normal(scale=0.5, size=bits.shape)
+        mask = np.broadcast_to(np.where(ids >= 0, 3.0, -3.0), (count, 1, self.grid, self.grid))
+        return {"mask": mask.astype(np.float32), "code": code.astype(np.float32)}

@@ -1,0 +1,294 @@
+"""ZebraPose: a mask and a binary code of the object's surface at every pixel (Su et al., CVPR 2022).
+
+Votes for distillation are codes too, pooled over small blocks of pixels: Guo et al. (CVPR 2023) align distributions of
+dense predictions by optimal transport; how they pool is not public, so sizes and weights here are our own.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from posedistill.backbones import build_backbone
+from posedistill.backbones.cut import level_name
+from posedistill.backbones.dense import PUBLISHED_STRIDES, Kind, build_decoder
+from posedistill.data.codes import code_path, kept_codes
+from posedistill.data.loading.batch import Batch
+from posedistill.decode.zebrapose import ZebraPoseDecoding
+from posedistill.errors import RecipeError, describe
+from posedistill.estimators.base import Estimator
+from posedistill.estimators.losses import zebrapose as losses
+from posedistill.estimators.views import Prediction, Votes, cell_ids
+from posedistill.geometry.codes import load_tree, node_count
+from posedistill.geometry.meshes import Mesh
+from posedistill.geometry.objects import ObjectTable
+
+_MOST_BLOCKS = 16
+"""Pooled blocks along a side of the crop, at most."""
+_MOST_VOTES = 96
+"""Blocks of a crop that vote."""
+
+
+class ZebraPoseSettings(BaseModel):
+    """The network, its codes and its losses.
+
+    Losses are means: of bits over the pixels on which the object is seen, of the mask over all pixels. ``faithful``
+    gives the published ones instead (see ``losses.zebrapose``), three times the codes' plus the mask's, and
+    decoding: every bit is read, and distances are as PnP gives them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = "darknet_tiny_h"
+    pretrained: Path | None = None
+    """State dict of the backbone; random weights without one."""
+    decoder: Kind = "separable"
+    """``separable``: the fastest at inference; ``dense``: trains twice as fast on processors; ``published``:
+    ZebraPose's, for ``resnet34@8``."""
+    width: int | None = Field(default=None, ge=8)
+    """Of the decoder: 64, 48 where dense, 256 where published."""
+    stride: Literal[2, 4] | None = None
+    """Crop pixels to a cell of the output; 4, or 2 where published."""
+    bits: int = Field(default=12, ge=1, le=16)
+    """Of a code. Beyond 12, neighbouring cells of a 128 px crop are strangers."""
+    codes: Path | None = None
+    """Folder of ``posedistill data codes``; without one they are made of the training data's meshes."""
+    fold: bool = False
+    """Divide objects with a half-turn symmetry alike on both sides."""
+    bit_weights: Literal["errors", "uniform"] = "errors"
+    """Bits count by how often they are wrong (see ``losses.zebrapose``), or all the same."""
+    code_weight: float = Field(default=1.0, ge=0)
+    mask_weight: float = Field(default=1.0, ge=0)
+    dice_weight: float = Field(default=0.0, ge=0)
+    """Of the soft Dice loss of the mask, which helps where objects fill little of their crops."""
+    confidence: float = Field(default=0.5, ge=0, lt=1)
+    """At inference a code is read up to its first bit that is less sure (``|2 p - 1|``)."""
+    faithful: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.decoder == "published" and self.stride == 4:
+            raise ValueError("the published decoder has stride 2")
+        if self.codes is not None and self.fold:
+            raise ValueError("codes that are given are folded or not: fold has no use beside codes")
+        return self
+
+    def resolved_width(self) -> int:
+        """``width``, or its default for the decoder."""
+        return self.width or {"separable": 64, "dense": 48, "published": 256}[self.decoder]
+
+    def resolved_stride(self) -> int:
+        """``stride``, or its default for the decoder."""
+        return self.stride or (2 if self.decoder == "published" else 4)
+
+    def decoding(self) -> ZebraPoseDecoding:
+        """The decoder's settings that go with these."""
+        return ZebraPoseDecoding(confidence=0.0 if self.faithful else self.confidence)
+
+
+class NetworkOutputs(NamedTuple):
+    """All that one pass of the network gives; ``forward`` hands out the first two.
+
+    ``mask`` ``[B, 1, G, G]`` and ``code`` ``[B, d, G, G]`` are logits of the wanted class, float32.
+    """
+
+    mask: Tensor
+    code: Tensor
+    features: dict[str, Tensor]
+    embedding: Tensor
+
+
+class ZebraPoseNetwork(nn.Module):
+    """Backbone, decoder and predictor; the part of the estimator that is exported."""
+
+    def __init__(self, classes: int, settings: ZebraPoseSettings) -> None:
+        super().__init__()
+        self.classes, self.bits = classes, settings.bits
+        finest = PUBLISHED_STRIDES[0] if settings.decoder == "published" else 4
+        self.backbone = build_backbone(settings.backbone, settings.pretrained, finest)
+        width, stride = settings.resolved_width(), settings.resolved_stride()
+        self.decoder = build_decoder(settings.decoder, self.backbone.channels, width, stride)
+        self.predictor = nn.Conv2d(self.decoder.width, classes * (settings.bits + 1), 1)
+
+    def forward(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask and code, logits, of the object each crop was made for.
+
+        Args:
+            images: ``[B, 3, S, S]`` normalised. classes: ``[B]`` int64 class indices.
+        """
+        outputs = self.outputs(images, classes)
+        return outputs.mask, outputs.code
+
+    def outputs(self, images: Tensor, classes: Tensor) -> NetworkOutputs:
+        """The same pass with everything a training step may use."""
+        maps = self.backbone(images)
+        dense = self.decoder(maps)
+        values = self.predictor(dense.last).unflatten(1, (self.classes, self.bits + 1))
+        wanted = classes[:, None, None, None, None].expand(-1, 1, *values.shape[2:])
+        own = values.gather(1, wanted).squeeze(1).float()
+        features = {level_name(stride): level for stride, level in dense.levels.items()}
+        return NetworkOutputs(own[:, :1], own[:, 1:], features, maps[max(maps)].mean(dim=(2, 3)))
+
+
+class ZebraPose(Estimator):
+    """The estimator around :class:`ZebraPoseNetwork`; it keeps the codes that it has learned."""
+
+    offers: ClassVar[frozenset[str]] = frozenset({"votes", "cells", "features", "embedding", "logits"})
+    targets: ClassVar[frozenset[str]] = frozenset({"masks", "surface/4"})
+    decoder: ClassVar[str] = "zebrapose"
+    network: ZebraPoseNetwork
+    planes: Tensor
+    points: Tensor
+    radii: Tensor
+    bit_errors: Tensor
+    block_ids: Tensor
+
+    def __init__(self, objects: ObjectTable, settings: ZebraPoseSettings, crop_size: int) -> None:
+        super().__init__()
+        self.objects, self.settings, self.crop_size = objects, settings, crop_size
+        self.calibrates = not settings.faithful
+        self.network = ZebraPoseNetwork(len(objects), settings)
+        self.stride = settings.resolved_stride()
+        if crop_size % 16:
+            raise RecipeError(describe("recipe", "crop_size", crop_size, "a multiple of 16"))
+        self.surface = f"surface/{self.stride}"
+        self.targets = frozenset({"masks", self.surface})  # type: ignore[misc]
+        count, nodes = len(objects), node_count(settings.bits)
+        self.register_buffer("planes", torch.zeros(count, 2**settings.bits - 1, 4))
+        self.register_buffer("points", torch.zeros(count, nodes, 3))
+        self.register_buffer("radii", torch.zeros(count, nodes))
+        self.register_buffer("bit_errors", torch.full((settings.bits,), losses.UNSEEN))
+        self.block = block_side(crop_size, self.stride)
+        side = crop_size // self.block
+        self.register_buffer("block_ids", cell_ids(self.block, side, side), persistent=False)
+
+    def fit_shapes(self, mesh: Callable[[int], Mesh], folder: Path) -> None:
+        """Take the codes of the objects, read or made."""
+        settings = self.settings
+        for index, obj_id in enumerate(self.objects.obj_ids):
+            if settings.codes is not None:
+                tree = load_tree(code_path(settings.codes, obj_id))
+            else:
+                tree = kept_codes(mesh(obj_id), self.objects.symmetries[index], folder, settings.fold)
+            tree = tree.cut(settings.bits)
+            for name in ("planes", "points", "radii"):
+                getattr(self, name)[index] = torch.from_numpy(getattr(tree, name))
+
+    def check_teacher(self, teacher: Estimator) -> None:
+        """Refuse a teacher of the same family whose codes mean other parts of the surface."""
+        if not isinstance(teacher, ZebraPose):
+            return
+        shared = min(self.planes.shape[1], teacher.planes.shape[1])
+        if not torch.equal(self.planes[:, :shared].cpu(), teacher.planes[:, :shared].cpu()):
+            found, expected = (f"codes {_digest(side.planes[:, :shared])}" for side in (teacher, self))
+            raise RecipeError(describe("recipe", "teacher", found, f"{expected}, as the student's"))
+
+    def record(self) -> dict[str, Any]:
+        """Objects, crop size, grid, the cells of the surfaces, and how codes are read."""
+        tables = {name: getattr(self, name).cpu().numpy() for name in ("points", "radii")}
+        layout = {"crop_size": self.crop_size, "grid": self.crop_size // self.stride}
+        return {"objects": self.objects, **layout, **tables, "decoding": self.settings.decoding()}
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
+        """Predict on a batch; nothing is drawn.
+
+        ``heads``: mask ``[B, 1, G, G]``, code ``[B, d, G, G]`` logits. In train mode the blocks that are at least
+        half on the visible object vote, else those whose mask is likelier than not.
+        """
+        outputs = self.network.outputs(batch.images, batch.label)
+        cells = self._blocks(outputs)
+        seen = cells.weights.detach() > 0.5
+        if self.training:
+            visible = self._visible(batch).to(outputs.mask.dtype)[:, None]
+            seen = functional.avg_pool2d(visible, self.block // self.stride).flatten(1) >= 0.5
+        logits = {"mask": outputs.mask, "code": outputs.code}
+        votes = _strongest(cells, seen)
+        return Prediction(dict(logits), votes, cells, outputs.features, outputs.embedding, logits=logits)
+
+    def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """``code`` and ``mask``, weighted; the code's is zero where the object is seen nowhere."""
+        settings, mask, code = self.settings, prediction.heads["mask"], prediction.heads["code"]
+        surface = batch.target(self.surface, "family: zebrapose")
+        hit = surface[..., 0].isfinite()
+        bits = self.encode(surface, batch.label)
+        seen, visible = self._seen(batch), self._visible(batch)
+        if settings.faithful:
+            terms = losses.published_code_terms(code, bits * hit[:, None], mask)
+            of_mask, code_weight, mask_weight = losses.published_mask_loss(mask, seen), 3.0, 1.0
+        else:
+            terms = losses.code_terms(code, bits, visible * batch.score[:, None, None])
+            of_mask, code_weight = losses.mask_loss(mask, seen, batch.score), settings.code_weight
+            mask_weight = settings.mask_weight
+        if self.training:
+            self.bit_errors.copy_(losses.running_errors(self.bit_errors, terms))
+        errors = torch.where(self.bit_errors < 0, terms.errors, self.bit_errors)
+        weights = losses.bit_weights(errors, 0.51 if settings.faithful else 0.5)
+        if settings.bit_weights == "uniform":
+            weights = torch.full_like(weights, 1 / len(weights))
+        found = {"code": code_weight * (weights * terms.losses).sum(), "mask": mask_weight * of_mask}
+        if settings.dice_weight:
+            found["dice"] = settings.dice_weight * losses.soft_dice(mask, seen)
+        return found
+
+    @torch.no_grad()
+    def encode(self, surface: Tensor, label: Tensor) -> Tensor:
+        """``[B, d, G, G]`` float bits of surface points ``[B, G, G, 3]`` mm; of NaN those of some cell."""
+        planes, start = self.planes.flatten(0, 1), (label * self.planes.shape[1])[:, None, None]
+        cell = torch.zeros_like(surface[..., 0], dtype=torch.int64)
+        bits = []
+        for level in range(self.settings.bits):
+            plane = planes[start + (1 << level) - 1 + cell]
+            bit = (plane[..., :3] * surface).sum(-1) > plane[..., 3]
+            bits.append(bit)
+            cell = 2 * cell + bit
+        return torch.stack(bits, dim=1).to(surface.dtype)
+
+    def _seen(self, batch: Batch) -> Tensor:
+        """``[B, G, G]`` bool: at least half of the cell's pixels show the object."""
+        masks = batch.target("masks", "family: zebrapose").to(batch.images.dtype)
+        return functional.avg_pool2d(masks[:, None], self.stride)[:, 0] >= 0.5
+
+    def _visible(self, batch: Batch) -> Tensor:
+        """``[B, G, G]`` bool: of these the cells whose ray meets the mesh, for masks may be wider."""
+        surface = batch.target(self.surface, "family: zebrapose")
+        return self._seen(batch) & surface[..., 0].isfinite()
+
+    def _blocks(self, outputs: NetworkOutputs) -> Votes:
+        """Bit probabilities of all blocks, means weighted by the mask."""
+        inside, size = outputs.mask.sigmoid(), self.block // self.stride
+        weights = functional.avg_pool2d(inside, size)
+        values = functional.avg_pool2d(inside * outputs.code.sigmoid(), size) / weights.clamp(min=1e-6)
+        values = values.flatten(2).transpose(1, 2)[:, :, None]
+        weights = weights.flatten(1)
+        mask = torch.ones_like(weights, dtype=torch.bool)
+        return Votes(values, weights, mask, self.block_ids.expand(len(weights), -1))
+
+
+def block_side(crop_size: int, stride: int) -> int:
+    """Crop pixels along a pooled block: the fewest cells that divide the crop into 16 blocks a side at most.
+
+    >>> block_side(128, 4), block_side(256, 4), block_side(64, 4)
+    (8, 16, 4)
+    """
+    sides = range(stride, crop_size + 1, stride)
+    return next(side for side in sides if crop_size % side == 0 and crop_size // side <= _MOST_BLOCKS)
+
+
+def _strongest(cells: Votes, seen: Tensor) -> Votes:
+    """The blocks ``seen`` ``[B, N]``, at most ``_MOST_VOTES``, those of the largest weights."""
+    assert cells.cells is not None
+    keys = torch.where(seen, cells.weights.detach(), -1.0)
+    index = keys.topk(min(_MOST_VOTES, keys.shape[1]), dim=1).indices
+    values = cells.values.gather(1, index[..., None, None].expand(-1, -1, *cells.values.shape[2:]))
+    return Votes(values, cells.weights.gather(1, index), seen.gather(1, index), cells.cells.gather(1, index))
+
+
+def _digest(planes: Tensor) -> str:
+    """A short name for codes."""
+    import hashlib
+
+    return hashlib.sha256(planes.cpu().numpy().tobytes()).hexdigest()[:12]

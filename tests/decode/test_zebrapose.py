@@ -1,0 +1,141 @@
+"""Codes to poses: golden values, perfect codes of a mesh, noise, empty masks, and the record."""
+
+import numpy as np
+import pytest
+
+from posedistill.decode import ZebraPoseDecoder
+from posedistill.decode.base import Prepared, RecordFault
+from posedistill.decode.zebrapose import ZebraPoseDecoding, cell_centers, find_matches, node_index, read_codes
+from posedistill.geometry.codes import CodeTree, build_tree
+from posedistill.geometry.meshes import Mesh
+from posedistill.geometry.objects import ObjectTable, box_corners
+from posedistill.geometry.rotations import angle_between, random_rotations
+from posedistill.geometry.surfaces import Surfaces
+
+HALF = np.array([40.0, 30.0, 50.0])
+QUADS = np.array([(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)])
+MESH = Mesh(box_corners(-HALF, HALF), QUADS[:, [[0, 1, 2], [0, 2, 3]]].reshape(-1, 3), None, None, None, HALF)
+OBJECTS = ObjectTable((1,), MESH.vertices[None], np.array([2 * np.linalg.norm(HALF)]), (np.eye(4)[None],))
+SIZE, GRID, BITS = 128, 32, 10
+K = np.array([[600.0, 0.0, 63.5], [0.0, 600.0, 63.5], [0.0, 0.0, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def tree() -> CodeTree:
+    return build_tree(MESH.vertices, MESH.faces, bits=BITS)
+
+
+def decoder(tree: CodeTree, **settings) -> ZebraPoseDecoder:
+    decoding = ZebraPoseDecoding(**settings)
+    return ZebraPoseDecoder(
+        objects=OBJECTS, crop_size=SIZE, grid=GRID, points=tree.points[None], radii=tree.radii[None], decoding=decoding
+    )
+
+
+def outputs_of(tree: CodeTree, R: np.ndarray, t: np.ndarray, sure: float = 6.0) -> dict[str, np.ndarray]:
+    """What a perfect network says."""
+    surfaces = Surfaces([1], lambda _: MESH)
+    points = surfaces.seen(np.zeros(1, np.int64), K[None], R[None], t[None], SIZE, SIZE // GRID)[0]
+    hit = np.isfinite(points[..., 0])
+    ids = tree.encode(np.nan_to_num(points).reshape(-1, 3)).reshape(GRID, GRID)
+    bits = ids >> np.arange(BITS)[::-1, None, None] & 1
+    code = np.where(bits == 1, sure, -sure)
+    return {"mask": np.where(hit, 4.0, -4.0)[None].astype(np.float32), "code": code.astype(np.float32)}
+
+
+def test_nodes_of_all_depths_are_numbered_in_order():
+    assert node_index(np.array([1, 1, 2, 3]), np.array([0, 1, 3, 0])).tolist() == [0, 1, 5, 6]
+
+
+def test_codes_are_read_up_to_their_first_unsure_bit():
+    """Leaves of a 3-bit tree at the corners of a box; values worked out by hand."""
+    leaves = np.array([[x, y, z] for z in (0.0, 8) for y in (0.0, 4) for x in (0.0, 2)])
+    points, radii = [], []
+    for depth in (1, 2, 3):
+        cells = leaves.reshape(2**depth, -1, 3)
+        points.append(cells.mean(axis=1))
+        radii.append(np.sqrt(np.square(cells - cells.mean(axis=1, keepdims=True)).sum(axis=2).mean(axis=1)))
+    table, spread = np.concatenate(points), np.concatenate(radii)
+    p = np.array([[0.9, 0.8, 0.3], [0.55, 0.9, 0.1], [0.95, 0.45, 0.9], [0.1, 0.2, 0.7]]).T
+    logits = np.log(p / (1 - p))
+    nodes = read_codes(logits, 0.5)
+    np.testing.assert_allclose(table[nodes], [[1, 4, 8], [1, 2, 8], [1, 2, 8], [1, 0, 0]])
+    np.testing.assert_allclose(spread[nodes], [1, 2.236068, 2.236068, 1], atol=1e-6)
+    np.testing.assert_array_equal(read_codes(logits, 0.0) - 6, [6, 6, 5, 1])
+
+
+def test_perfect_codes_give_the_pose(tree):
+    errors = []
+    for R in random_rotations(10, np.random.default_rng(1)):
+        t = np.array([3.0, -2.0, 900.0])
+        pose = decoder(tree).decode_crop(outputs_of(tree, R, t), K, 0)
+        assert pose is not None
+        errors.append(np.linalg.norm(MESH.vertices @ (pose.R - R).T + pose.t - t, axis=1).mean())
+    assert np.median(errors) < 0.02 * OBJECTS.diameters[0]
+
+
+def test_centers_of_cells_are_half_a_cell_from_their_corners(tree):
+    R, t = random_rotations(1, np.random.default_rng(4))[0], np.array([3.0, -2.0, 900.0])
+    outputs = outputs_of(tree, R, t)
+    found = find_matches(1 / (1 + np.exp(-outputs["mask"][0])), outputs["code"], tree.points, tree.radii)
+    pixels = (found.points @ R.T + t) @ K.T
+    errors = pixels[:, :2] / pixels[:, 2:] - cell_centers(found.cells, GRID, SIZE)
+    assert np.abs(errors.mean(axis=0)).max() < 0.3
+
+
+def test_unsure_bits_and_wild_cells_are_borne(tree):
+    rng = np.random.default_rng(0)
+    R, t = random_rotations(1, rng)[0], np.array([3.0, -2.0, 900.0])
+    outputs = outputs_of(tree, R, t, sure=3.0)
+    outputs["code"][7:] = rng.normal(scale=0.5, size=outputs["code"][7:].shape)
+    wild = rng.random((GRID, GRID)) < 0.2
+    outputs["code"][:, wild] = rng.normal(scale=4, size=(BITS, int(wild.sum())))
+    pose = decoder(tree).decode_crop(outputs, K, 0)
+    assert pose is not None and 0.2 < pose.score < 0.9
+    assert np.rad2deg(angle_between(pose.R, R)) < 6
+    assert np.linalg.norm(pose.t - t) < 30
+
+
+def test_an_empty_mask_answers_with_a_low_score_or_not_at_all(tree):
+    R, t = np.eye(3), np.array([0.0, 0.0, 900.0])
+    outputs = outputs_of(tree, R, t)
+    outputs["mask"] = outputs["mask"] - 6.0
+    pose = decoder(tree).decode_crop(outputs, K, 0)
+    assert pose is not None and pose.score < 0.2
+    assert decoder(tree, always_answer=False).decode_crop(outputs, K, 0) is None
+
+
+def test_at_most_so_many_matches_of_the_smallest_cells(tree):
+    outputs = outputs_of(tree, np.eye(3), np.array([0.0, 0.0, 600.0]))
+    mask = 1 / (1 + np.exp(-outputs["mask"][0]))
+    outputs["code"][4:, ::2] = 0.0  # every other row is unsure of its fifth bit
+    found = find_matches(mask, outputs["code"], tree.points, tree.radii, ZebraPoseDecoding(matches=50))
+    assert len(found.cells) == 50
+    assert (found.cells // GRID % 2 == 1).all()
+
+
+def test_records_are_read_back_and_tables_that_do_not_fit_are_refused(tree):
+    ours = decoder(tree, confidence=0.35)
+    section, tables = ours.record()
+    again = ZebraPoseDecoder.from_record(section, tables)
+    assert again.decoding == ours.decoding and again.bits == BITS
+    assert again.outputs == {"mask": (1, GRID, GRID), "code": (BITS, GRID, GRID)}
+    np.testing.assert_allclose(again.radii, tree.radii[None], rtol=1e-3)
+    for name, table in (
+        ("codes/points", tables["codes/points"][:, :-1]),
+        ("codes/radii", tables["codes/radii"][:, 1:]),
+    ):
+        with pytest.raises(RecordFault, match="codes"):
+            ZebraPoseDecoder.from_record(section, {**tables, name: table})
+    with pytest.raises(RecordFault, match="codes"):
+        ZebraPoseDecoder.from_record(section, {**tables, "codes/points": tables["codes/points"] * np.nan})
+    with pytest.raises(RecordFault, match="grid"):
+        ZebraPoseDecoder.from_record({**section, "grid": 30}, tables)
+
+
+def test_stand_ins_are_recognised(tree):
+    own = decoder(tree)
+    prepared = own.prepare(own.example(2)[0])
+    poses = own.decode(own.stand_in(prepared), prepared)
+    assert len(poses) == 2 and poses[0].score > 0.2
+    assert isinstance(prepared, Prepared)

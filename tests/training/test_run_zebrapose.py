@@ -1,0 +1,61 @@
+"""A whole run of surface codes: drawn frames, small networks, a few steps; the teacher's codes are deeper and finer."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from posedistill.deploy.evaluate import evaluate_file
+from posedistill.poses import Poses
+from posedistill.recipe.recipe import load_recipe
+from posedistill.runtime.predictor import Predictor
+from posedistill.training.run import run
+
+NETWORK = {"backbone": "darknet_tiny_q", "width": 16, "bits": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(drawn_data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has ended. Read-only."""
+    root = tmp_path_factory.mktemp("codes")
+    schedule = {"steps": 4, "batch_size": 4, "precision": "float32", "validate_every": 2, "validation_crops": 4}
+    recipe = {
+        "name": "codes",
+        "data": drawn_data,
+        "teacher": {"family": "zebrapose", "settings": NETWORK | {"bits": 10, "stride": 2}, "cache": True},
+        "student": {"family": "zebrapose", "settings": NETWORK | {"decoder": "dense"}},
+        "distill": [
+            {"name": "align", "options": {"unit": "code", "bit_decay": 0.7, "place_weight": 4.0, "reach": 0.5}},
+            {"name": "match", "options": {"form": "bits", "heads": ["code"], "mask": "mask"}, "weight": 0.1},
+            {"name": "feature", "options": {"layers": ["p3"], "region": "object"}},
+        ],
+        "train": schedule | {"checkpoint_every": 2, "log_every": 1, "lr": 1e-3},
+        "runs": str(root / "runs"),
+    }
+    path = root / "codes.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    run(load_recipe(path))
+    return root / "runs" / "codes"
+
+
+def test_every_stage_is_trained_measured_and_shipped(folder: Path) -> None:
+    steps = [json.loads(line) for line in (folder / "distilled/seed0/metrics.jsonl").read_text().splitlines()]
+    assert {f"loss/{name}" for name in ("code", "mask", "align", "match", "feature")} <= steps[0].keys()
+    records = {entry["stage"]: entry for entry in json.loads((folder / "evaluation.json").read_text())}
+    assert records.keys() == {"teacher", "student", "distilled", "exported"}
+    assert (folder / "report.html").exists() and (folder / "bench.json").exists()
+    parity = json.loads((folder / "model.parity.json").read_text())
+    assert parity["outputs"]["logits"] < 0.01
+    assert len(list((folder.parent / "cache").glob("codes-*.npz"))) == 2  # one for each object, shared by all networks
+
+
+def test_the_file_holds_its_codes_and_is_scored_as_in_the_run(folder: Path, bop: Path, tmp_path: Path) -> None:
+    decoder = Predictor.from_onnx(folder / "model.onnx").decoder
+    assert decoder.family == "zebrapose" and len(np.unique(decoder.points[0], axis=0)) > 400  # type: ignore[attr-defined]
+    csv = tmp_path / "again.csv"
+    found = evaluate_file(folder / "model.onnx", bop, "test", None, "gt", None, csv, None)
+    records = {entry["stage"]: entry for entry in json.loads((folder / "evaluation.json").read_text())}
+    assert found.targets == records["exported"]["targets"]
+    np.testing.assert_allclose(Poses.from_bop_csv(csv).t, Poses.from_bop_csv(folder / "results.csv").t, atol=1e-3)
