@@ -184,15 +184,12 @@ def test_forms_of_the_loss_train(make: Callable[..., ZebraPose], crops, options:
 
 def test_pooled_votes(make: Callable[..., ZebraPose]) -> None:
     """A map of 4 x 4 in blocks of 2 x 2; values worked out in double precision."""
-    from posedistill.estimators.zebrapose import NetworkOutputs
-
     estimator = make()
     n = torch.arange(16, dtype=torch.float64)
     code = torch.stack([n.sin(), n.cos()]).view(1, 2, 4, 4)
     estimator.block = 8
     estimator.block_ids = torch.arange(4)
-    outputs = NetworkOutputs((2 * (n / 3).cos()).view(1, 1, 4, 4), code, {}, code)
-    cells = estimator._blocks(outputs)
+    cells = estimator._blocks((2 * (n / 3).cos()).view(1, 1, 4, 4), code)
     expected = [[0.486041, 0.589732], [0.602641, 0.426793], [0.563541, 0.599719], [0.614108, 0.410980]]
     np.testing.assert_allclose(cells.weights[0], [0.704331, 0.519643, 0.200429, 0.347232], atol=1e-6)
     np.testing.assert_allclose(cells.values[0, :, 0], expected, atol=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from posedistill.deploy.evaluate import evaluate_file
+from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
 from posedistill.runtime.predictor import Predictor

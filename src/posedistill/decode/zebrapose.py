@@ -55,6 +55,19 @@ class Matches(NamedTuple):
     radii: Array
 
 
+class CropMatches(NamedTuple):
+    """What PnP is given: ``pixels`` ``[n, 2]`` of the crop, ``points`` ``[n, 3]`` mm, ``weights`` ``[n]`` up to 1.
+
+    ``threshold`` of an outlier in pixels; ``mask`` ``[n]`` probabilities of the cells.
+    """
+
+    pixels: Array
+    points: Array
+    weights: Array
+    mask: Array
+    threshold: float
+
+
 def node_index(depths: NDArray[np.integer], cells: NDArray[np.integer]) -> NDArray[np.integer]:
     """Where cell ``cells`` of depth ``depths`` stands in tables of all depths from 1 on.
 
@@ -175,16 +188,19 @@ class ZebraPoseDecoder(CropDecoder):
 
     def decode_crop(self, outputs: Arrays, K: Array, index: int) -> CropPose | None:
         """PnP on the matches; its score is the mask's mean probability on them times their support in PnP."""
+        found = self.matches(outputs, index)
+        pose = solve_pnp(found.pixels, found.points, K, found.weights, found.threshold, self.decoding.seed)
+        return None if pose is None else CropPose(pose.R, pose.t, float(found.mask.mean()) * pose.score)
+
+    def matches(self, outputs: Arrays, index: int) -> CropMatches:
+        """The matches of one crop of the object of class ``index``, which count the more the smaller their cells."""
         mask = sigmoid(outputs["mask"][0])
         found = find_matches(mask, outputs["code"], self.points[index], self.radii[index], self.decoding)
         weights = 1 / (found.radii**2 + (_ROUNDING * self.objects.diameters[index]) ** 2)
         pixels = cell_centers(found.cells, self.grid, self.crop_size)
-        weights /= weights.max(initial=1e-300)
         threshold = self.decoding.threshold * self.crop_size
-        pose = solve_pnp(pixels, found.points, K, weights, threshold, self.decoding.seed)
-        if pose is None:
-            return None
-        return CropPose(pose.R, pose.t, float(mask.ravel()[found.cells].mean()) * pose.score)
+        weights /= weights.max(initial=1e-300)
+        return CropMatches(pixels, found.points, weights, mask.ravel()[found.cells], threshold)
 
     def differences(self, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         """Between logits of mask and bits."""

@@ -44,6 +44,7 @@ class ZebraPoseSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "darknet_tiny_h"
+    """darknet_tiny, ..., or any timm model with maps of stride 4, cut at a stride by NAME@STRIDE."""
     pretrained: Path | None = None
     """State dict of the backbone; random weights without one."""
     decoder: Kind = "separable"
@@ -61,13 +62,14 @@ class ZebraPoseSettings(BaseModel):
     """Divide objects with a half-turn symmetry alike on both sides."""
     bit_weights: Literal["errors", "uniform"] = "errors"
     """Bits count by how often they are wrong (see ``losses.zebrapose``), or all the same."""
-    code_weight: float = Field(default=1.0, ge=0)
-    mask_weight: float = Field(default=1.0, ge=0)
+    code_weight: float = Field(default=1.0, ge=0, description="Of the loss of bits.")
+    mask_weight: float = Field(default=1.0, ge=0, description="Of the cross entropy of the mask.")
     dice_weight: float = Field(default=0.0, ge=0)
     """Of the soft Dice loss of the mask, which helps where objects fill little of their crops."""
     confidence: float = Field(default=0.5, ge=0, lt=1)
     """At inference a code is read up to its first bit that is less sure (``|2 p - 1|``)."""
     faithful: bool = False
+    """The published losses and decoding."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -200,14 +202,20 @@ class ZebraPose(Estimator):
         half on the visible object vote, else those whose mask is likelier than not.
         """
         outputs = self.network.outputs(batch.images, batch.label)
-        cells = self._blocks(outputs)
+        visible = self._visible(batch) if self.training else None
+        said = self.said(outputs.mask, outputs.code, visible)
+        said.features, said.embedding = outputs.features, outputs.embedding
+        return said
+
+    def said(self, mask: Tensor, code: Tensor, visible: Tensor | None = None) -> Prediction:
+        """The views of logits ``[B, 1, G, G]`` and ``[B, d, G, G]``; ``visible`` ``[B, G, G]`` bool tells who votes."""
+        cells = self._blocks(mask, code)
         seen = cells.weights.detach() > 0.5
-        if self.training:
-            visible = self._visible(batch).to(outputs.mask.dtype)[:, None]
-            seen = functional.avg_pool2d(visible, self.block // self.stride).flatten(1) >= 0.5
-        logits = {"mask": outputs.mask, "code": outputs.code}
-        votes = _strongest(cells, seen)
-        return Prediction(dict(logits), votes, cells, outputs.features, outputs.embedding, logits=logits)
+        if visible is not None:
+            shown = visible.to(mask.dtype)[:, None]
+            seen = functional.avg_pool2d(shown, self.block // self.stride).flatten(1) >= 0.5
+        logits = {"mask": mask, "code": code}
+        return Prediction(dict(logits), _strongest(cells, seen), cells, logits=logits)
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """``code`` and ``mask``, weighted; the code's is zero where the object is seen nowhere."""
@@ -257,15 +265,15 @@ class ZebraPose(Estimator):
         surface = batch.target(self.surface, "family: zebrapose")
         return self._seen(batch) & surface[..., 0].isfinite()
 
-    def _blocks(self, outputs: NetworkOutputs) -> Votes:
+    def _blocks(self, mask: Tensor, code: Tensor) -> Votes:
         """Bit probabilities of all blocks, means weighted by the mask."""
-        inside, size = outputs.mask.sigmoid(), self.block // self.stride
+        inside, size = mask.sigmoid(), self.block // self.stride
         weights = functional.avg_pool2d(inside, size)
-        values = functional.avg_pool2d(inside * outputs.code.sigmoid(), size) / weights.clamp(min=1e-6)
+        values = functional.avg_pool2d(inside * code.sigmoid(), size) / weights.clamp(min=1e-6)
         values = values.flatten(2).transpose(1, 2)[:, :, None]
         weights = weights.flatten(1)
-        mask = torch.ones_like(weights, dtype=torch.bool)
-        return Votes(values, weights, mask, self.block_ids.expand(len(weights), -1))
+        every = torch.ones_like(weights, dtype=torch.bool)
+        return Votes(values, weights, every, self.block_ids.expand(len(weights), -1))
 
 
 def block_side(crop_size: int, stride: int) -> int:

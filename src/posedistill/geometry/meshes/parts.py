@@ -84,6 +84,19 @@ def make_mesh(
     return Mesh(vertices, faces, colors, uv, texture, np.array(normals, dtype=np.float64))
 
 
+def box_mesh(corners: Array) -> Mesh:
+    """The box of eight corners ``[8, 3]``, index bits (x, y, z), x most significant.
+
+    >>> from posedistill.geometry.objects import box_corners
+    >>> len(box_mesh(box_corners(np.zeros(3), np.ones(3))).faces)
+    12
+    """
+    quads = np.array([(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)])
+    normals = corners - corners.mean(axis=0)
+    normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    return Mesh(corners, quads[:, [[0, 1, 2], [0, 2, 3]]].reshape(-1, 3), None, None, None, normals)
+
+
 def check_indices(path: Path, key: str, indices: Faces, count: int) -> None:
     """Raise ``DataError`` unless all indices are in ``0..count - 1``."""
     if indices.size and (indices.min() < 0 or indices.max() >= count):

@@ -14,6 +14,7 @@ from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.inherit import inherit
+from posedistill.geometry.meshes import box_mesh
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.data import TESTED
 from posedistill.recipe.recipe import Recipe, fingerprint
@@ -31,6 +32,7 @@ from posedistill.training.teaching.teachers import (
     networks_of,
 )
 from posedistill.training.teaching.teaching import Teaching
+from posedistill.training.teaching.translate import as_keypoints, translated
 
 
 def build_teacher(
@@ -46,15 +48,16 @@ def build_teacher(
     networks = [NetworkTeacher(net, device, autocast) for net in load_members(teacher_of(recipe), objects)]
     teacher: Teacher = EnsembleTeacher(networks) if recipe.teacher.ensemble else networks[0]
     size = recipe.data.input_size("crop")
-    return CropTeacher(teacher, size) if recipe.cuts_crops and isinstance(size, int) else teacher
+    return CropTeacher(as_keypoints(teacher), size) if recipe.cuts_crops and isinstance(size, int) else teacher
 
 
 def build_teaching(task: Task[Any], stage: Stage, student: Estimator, fabric: Fabric) -> Teaching:
     """The recipe's teacher, cached where it says so, with the losses by which the student learns."""
     recipe, settings, seed = stage.recipe, stage.schedule, stage.seed
     teacher = build_teacher(recipe, task.objects, fabric.device, fabric.autocast)
-    for member in load_members(teacher_of(recipe), task.objects):
-        student.check_teacher(member)
+    for network in networks_of(teacher):
+        student.check_teacher(network)
+    teacher = translated(teacher, student, task.mesh)
     distillers = build_distillers(recipe, student.offers, teacher.offers)
     if recipe.switch and fabric.world_size > 1:
         found = f"phase: first on {fabric.world_size} processes"
@@ -88,7 +91,9 @@ def _about_outputs(task: Task[Any], stage: Stage, fabric: Fabric) -> dict[str, A
     with fabric.autocast():
         lowered = torch.is_autocast_enabled(fabric.device.type)
     networks = [f"{net.family} {fingerprint(net.settings)}" for net in recipe.teacher.members or [recipe.teacher]]
-    return {
+    student = recipe.student  # in whose kind of votes a teacher of another family speaks
+    spoken = {} if student.family == recipe.teacher.family else {"for": f"{student.family} {student.settings}"}
+    return spoken | {
         "teacher": f"{' and '.join(networks)}, weights {', '.join(weights)}",
         "data": fingerprint(recipe.data.model_dump(mode="json", exclude=TESTED), recipe.seed),
         "frames": task.training_set.fingerprint,
@@ -135,6 +140,8 @@ def check_networks(recipe: Recipe, objects: ObjectTable, teacher: Teacher | None
     teacher = teacher or teacher_so_far(recipe, objects)
     if isinstance(teacher, NetworkTeacher) and recipe.student.inherit is not None:
         inherit(student, teacher.estimator, recipe.student.inherit == "narrowed_teacher")
+    boxes = {obj_id: box_mesh(corners) for obj_id, corners in zip(objects.obj_ids, objects.keypoints, strict=True)}
+    teacher = translated(teacher, student, boxes.__getitem__)
     distillers = build_distillers(recipe, student.offers, teacher.offers)
     check_losses(distillers, student, teacher, recipe.input_size)
     return distillers
