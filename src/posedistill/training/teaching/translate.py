@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from posedistill.data.loading.batch import Batch
+from posedistill.decode import ZebraPoseDecoder
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.views import Prediction, Votes
@@ -115,7 +116,7 @@ class CodesAsKeypoints:
     """
 
     def __init__(self, teacher: Teacher, network: ZebraPose) -> None:
-        self.teacher, self.decoder = teacher, network.build_decoder()
+        self.teacher, self.decoder = teacher, ZebraPoseDecoder(**network.record())
 
     @property
     def offers(self) -> frozenset[str]:
@@ -148,8 +149,8 @@ def hypotheses_of(votes: Votes | None, batch: Batch) -> list[Hypotheses]:
     """Poses of every picture: of all votes, and of random halves of them where several cells vote."""
     keypoints = batch.target("keypoints3d", "teacher: codes from poses").double().cpu().numpy()
     if votes is None or votes.values.shape[2:] != (keypoints.shape[1], 2):
-        found = "no votes" if votes is None else f"votes {list(votes.values.shape)}"
-        raise RecipeError(describe("recipe", "teacher", found, "votes for the corners of the box"))
+        given = "no votes" if votes is None else f"votes {list(votes.values.shape)}"
+        raise RecipeError(describe("recipe", "teacher", given, "votes for the corners of the box"))
     side = batch.images.shape[-1]
     values, weights, mask = (value.cpu().numpy() for value in (votes.values.double() * side, votes.weights, votes.mask))
     K, ids = batch.cameras().double().cpu().numpy(), batch.ids.tolist()
