@@ -16,7 +16,8 @@ from posedistill.deploy.export import check_parity, export_onnx
 from posedistill.errors import RecipeError
 from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.views import place_of_cells
-from posedistill.estimators.zebrapose import ZebraPose, ZebraPoseNetwork, ZebraPoseSettings, block_side
+from posedistill.estimators.zebrapose import ZebraPose, ZebraPoseNetwork, ZebraPoseSettings
+from posedistill.estimators.zebrapose.estimator import block_side
 from posedistill.geometry.codes import build_tree, save_tree
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable, box_corners

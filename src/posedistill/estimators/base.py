@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,13 @@ from posedistill.estimators.views import Prediction
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable
+
+
+class Translation(NamedTuple):
+    """A teacher's prediction on the batch of a step, in another kind of votes; ``views`` that it then carries."""
+
+    views: frozenset[str]
+    translate: Callable[[Prediction, Batch, int], Prediction]
 
 
 class Estimator(nn.Module):
@@ -80,6 +87,17 @@ class Estimator(nn.Module):
 
     def check_teacher(self, teacher: "Estimator") -> None:
         """Refuse a teacher whose views mean something else than this network's; ``RecipeError`` says what."""
+
+    def from_keypoints(self, mesh: Callable[[int], Mesh]) -> "Translation | None":
+        """How a teacher's votes for keypoints become this network's own kind; None where they are of that kind.
+
+        ``mesh`` reads an object's, by its id.
+        """
+        return None
+
+    def to_keypoints(self) -> "Translation | None":
+        """How this network's own kind of votes, where it is another, become votes for keypoints."""
+        return None
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; ``generator`` drives whatever the family draws at random in train mode."""

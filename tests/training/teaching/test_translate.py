@@ -13,10 +13,11 @@ from posedistill.errors import RecipeError
 from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.views import Prediction, Votes
 from posedistill.estimators.zebrapose import ZebraPose
+from posedistill.estimators.zebrapose.translate import quadruple_poses
 from posedistill.geometry.meshes import box_mesh
 from posedistill.geometry.surfaces import Surfaces
 from posedistill.training.teaching.teachers import EnsembleTeacher, LabelTeacher, NetworkTeacher
-from posedistill.training.teaching.translate import CodesAsKeypoints, PosesAsCodes, quadruple_poses, translated
+from posedistill.training.teaching.translate import TranslatedTeacher, translated
 
 MESHES = {obj_id: box_mesh(corners) for obj_id, corners in zip(boxes().obj_ids, boxes().keypoints, strict=True)}
 CPU = torch.device("cpu")
@@ -44,6 +45,10 @@ def truth(codes: ZebraPose, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return surface[..., 0].isfinite(), codes.encode(surface, batch.label)
 
 
+def as_codes(prediction: Prediction, codes: ZebraPose) -> TranslatedTeacher:
+    return TranslatedTeacher(Said(prediction), codes.from_keypoints(MESHES.__getitem__))
+
+
 class Said:
     """A teacher that says what it is told to."""
 
@@ -58,7 +63,7 @@ class Said:
 
 def test_right_keypoints_give_the_codes_of_the_pose(codes: ZebraPose, batch: Batch) -> None:
     teacher = translated(LabelTeacher(), codes, MESHES.__getitem__)
-    assert isinstance(teacher, PosesAsCodes) and teacher.offers == {"votes", "cells", "logits"}
+    assert isinstance(teacher, TranslatedTeacher) and teacher.offers == {"votes", "cells", "logits"}
     said = teacher.predict(batch, 0)
     hit, bits = truth(codes, batch)
     assert ((said.logits["mask"][:, 0] > 0) == hit).float().mean() > 0.99
@@ -72,7 +77,7 @@ def test_where_poses_disagree_bits_are_soft_and_masks_too(codes: ZebraPose, batc
     values = (batch.targets["keypoints"] / 64)[:, None].repeat(1, 12, 1, 1)
     noisy = values + 0.06 * torch.randn(values.shape, generator=rng)
     sure, unsure = (
-        PosesAsCodes(Said(Prediction({}, Votes(v, torch.full((4, 12), 0.9), torch.ones(4, 12) > 0))), codes, surfaces())
+        as_codes(Prediction({}, Votes(v, torch.full((4, 12), 0.9), torch.ones(4, 12) > 0)), codes)
         for v in (values, noisy)
     )
     ours, theirs = (teacher.predict(batch, 0).logits["code"].abs().mean((0, 2, 3)) for teacher in (sure, unsure))
@@ -80,15 +85,11 @@ def test_where_poses_disagree_bits_are_soft_and_masks_too(codes: ZebraPose, batc
     assert bool(torch.equal(unsure.predict(batch, 0).logits["code"], unsure.predict(batch, 5).logits["code"]))
 
 
-def surfaces() -> Surfaces:
-    return Surfaces(boxes().obj_ids, MESHES.__getitem__)
-
-
 def test_pictures_without_a_pose_are_left_out(codes: ZebraPose, batch: Batch) -> None:
     values = (batch.targets["keypoints"] / 64)[:, None].clone()
     values[1] = 0.5  # all corners at one pixel
     votes = Votes(values, torch.ones(4, 1), torch.ones(4, 1) > 0)
-    said = PosesAsCodes(Said(Prediction({}, votes)), codes, surfaces()).predict(batch, 0)
+    said = as_codes(Prediction({}, votes), codes).predict(batch, 0)
     assert said.votes is not None and not said.votes.mask[1].any() and bool(said.votes.mask[0].any())
     assert said.logits["mask"][1].sigmoid().max() < 1e-6
 
@@ -96,13 +97,13 @@ def test_pictures_without_a_pose_are_left_out(codes: ZebraPose, batch: Batch) ->
 def test_other_votes_than_corners_are_refused(codes: ZebraPose, batch: Batch) -> None:
     votes = Votes(torch.zeros(4, 1, 1, 10), torch.ones(4, 1), torch.ones(4, 1) > 0)
     with pytest.raises(RecipeError, match="corners of the box"):
-        PosesAsCodes(Said(Prediction({}, votes)), codes, surfaces()).predict(batch, 0)
+        as_codes(Prediction({}, votes), codes).predict(batch, 0)
 
 
 def test_right_codes_give_votes_about_the_corners(codes: ZebraPose, batch: Batch) -> None:
     hit, bits = truth(codes, batch)
     logits = {"mask": 8 * (hit[:, None].float() - 0.5), "code": 10 * (bits - 0.5)}
-    said = CodesAsKeypoints(Said(Prediction({}, logits=logits)), codes).predict(batch, 0)
+    said = TranslatedTeacher(Said(Prediction({}, logits=logits)), codes.to_keypoints()).predict(batch, 0)
     votes = said.votes
     assert votes is not None and votes.values.shape == (4, 32, 8, 2)
     weights = votes.weights * votes.mask
@@ -125,8 +126,10 @@ def test_teachers_of_the_students_own_kind_stay_as_they_are(codes: ZebraPose) ->
     both = EnsembleTeacher([ours, ours])
     assert translated(both, codes, MESHES.__getitem__) is both
     assert translated(theirs, keypoints, MESHES.__getitem__) is theirs
-    assert isinstance(translated(ours, keypoints, MESHES.__getitem__), CodesAsKeypoints)
-    assert isinstance(translated(EnsembleTeacher([theirs, theirs]), codes, MESHES.__getitem__), PosesAsCodes)
+    to_keypoints = translated(ours, keypoints, MESHES.__getitem__)
+    assert to_keypoints.offers == {"votes", "features", "embedding"}
+    to_codes = translated(EnsembleTeacher([theirs, theirs]), codes, MESHES.__getitem__)
+    assert to_codes.offers == {"votes", "cells", "logits", "embedding"}
 
 
 @pytest.mark.parametrize("families", [("wdrnet", "zebrapose"), ("zebrapose", "wdrnet")])
