@@ -88,6 +88,8 @@ def test_all_commands_are_there():
         "data categories",
         "data views",
         "data codes",
+        "data model",
+        "data camera",
         "yolo6d train",
         "yolo6d valid",
         "viewpoint train",

@@ -45,6 +45,38 @@ def render(
 
 
 @data_app.command()
+def model(
+    source: Annotated[Path, typer.Argument(help="CAD file: .stl, .ply, .obj or .glb, of any name.")],
+    folder: Annotated[Path, typer.Argument(help="Models folder to write it to; other objects in it stay.")],
+    id: Annotated[int, typer.Option(min=1, max=999_999, help="Object id.")] = 1,
+    unit: Annotated[str, typer.Option(help="Of lengths in the file: mm, cm, m or in.")] = "mm",
+    turns: Annotated[str, typer.Option(help="Axis (x, y, z) about which it looks the same however it is turned.")] = "",
+) -> None:
+    """Make a CAD file an object to render and train: millimetres, its middle at the origin."""
+    from posedistill.data.cad import add_model
+
+    info = add_model(source, folder, id, unit, turns)
+    size = " x ".join(f"{info[f'size_{axis}']:.0f}" for axis in "xyz")
+    print(f"object {id}: {size} mm, diameter {info['diameter']:.0f} mm; {folder / f'obj_{id:06d}.ply'}")
+
+
+@data_app.command()
+def camera(
+    photographs: Annotated[list[Path], typer.Argument(help="As the camera wrote them, of one size and zoom.")],
+    board: Annotated[str, typer.Option(help="They show a checkerboard of so many inner corners: 9x6.")] = "",
+) -> None:
+    """Find the camera's intrinsics (K): from a checkerboard, or from the focal length that a phone states (EXIF)."""
+    from posedistill.data.camera import camera_of_board, camera_of_exif, parse_board
+
+    found = camera_of_board(photographs, parse_board(board)) if board else camera_of_exif(photographs)
+    print(f"images of {found.size[0]}x{found.size[1]}: --camera {found.option()}")
+    print(found.about)
+    if found.distortion:
+        told = ", ".join(f"{value:.4f}" for value in found.distortion)
+        print(f"distortion of the lens (k1, k2, p1, p2, k3): {told}; --camera takes none")
+
+
+@data_app.command()
 def categories(
     shapes: Annotated[Path, typer.Argument(help="Folder of CAD models: CATEGORY/SHAPE.* or CATEGORY01.*.")],
     out: Annotated[Path, typer.Argument(help="Folder to write: annotations.csv, images, shapes.")],

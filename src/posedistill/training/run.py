@@ -28,6 +28,7 @@ from posedistill.report.tables import result_table
 from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
 from posedistill.training.evaluate import bench_run, draw_cases, evaluate_run, export_run
+from posedistill.training.forecast import tell_forecast
 from posedistill.training.jobs import run_trials
 from posedistill.training.loop import goes_on, train
 from posedistill.training.networks import build_network, calibrate_network, load_network, load_weights
@@ -71,6 +72,8 @@ def _walk(task: Task[Any], jobs: int, started: float) -> None:
     recipe = task.recipe
     task.check()
     write_recipe(recipe)
+    if "RANK" not in os.environ:  # processes of torchrun would have to be timed together
+        tell_forecast(task, jobs)
     train_all(task, jobs)
     if int(os.environ.get("RANK", 0)):
         return  # of the processes of torchrun the first does the rest

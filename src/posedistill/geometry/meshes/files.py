@@ -11,8 +11,9 @@ from posedistill.geometry.meshes.glb import read_glb
 from posedistill.geometry.meshes.obj import read_obj
 from posedistill.geometry.meshes.parts import Mesh, join
 from posedistill.geometry.meshes.ply import read_ply
+from posedistill.geometry.meshes.stl import read_stl
 
-READERS = {".ply": read_ply, ".obj": read_obj, ".glb": read_glb}
+READERS = {".ply": read_ply, ".obj": read_obj, ".glb": read_glb, ".stl": read_stl}
 """In the order in which an object's mesh is looked for."""
 _CHUNK = 256
 

@@ -110,16 +110,16 @@ def build_distillers(recipe: Recipe, offers_student: frozenset[str], offers_teac
     return [build_distiller(spec, offers_student, offers_teacher) for spec in recipe.distill]
 
 
-def teacher_so_far(recipe: Recipe, objects: ObjectTable) -> Teacher:
+def teacher_so_far(recipe: Recipe, objects: ObjectTable, device: torch.device | None = None) -> Teacher:
     """The recipe's teacher before anything trains: finished where the recipe names its files, else on random weights.
 
     Raises:
         CheckpointError: the finished weights are missing, of another architecture or for other objects.
     """
-    cpu = torch.device("cpu")
+    device = device or torch.device("cpu")
     if recipe.teacher.files:
-        return build_teacher(recipe, objects, cpu)
-    return NetworkTeacher(build_network(recipe, recipe.teacher, objects), cpu)
+        return build_teacher(recipe, objects, device)
+    return NetworkTeacher(build_network(recipe, recipe.teacher, objects), device)
 
 
 def check_networks(recipe: Recipe, objects: ObjectTable, teacher: Teacher | None = None) -> list[Distiller]:

@@ -1,0 +1,99 @@
+"""How long the trainings of a recipe will take on this machine, by some timed steps of each network."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from posedistill.log import console
+from posedistill.machine import cores
+from posedistill.recipe.stages import Stage, students_of, teacher_of
+from posedistill.tasks.base import Task
+from posedistill.training.networks import build_network
+from posedistill.training.step import TrainingStep, make_fabric
+from posedistill.training.teaching.build import teacher_so_far
+from posedistill.training.trial import Trial
+
+STEPS, PATIENCE = 3, 20.0
+"""Steps that are timed, after one that is not; no further step begins after so many seconds."""
+
+
+def forecast(task: Task[Any]) -> dict[str, float]:
+    """Seconds that each training which is not finished will take, by title; nothing is trained or written.
+
+    A distilled step is taken for one of the student alone and a forward pass of the teacher. Validation and
+    evaluation are not in it.
+    """
+    recipe = task.recipe
+    waiting = [stage for stage in (teacher_of(recipe), *students_of(recipe)) if not stage.finished]
+    costs: dict[str, float] = {}
+    for name in dict.fromkeys("teacher" if stage.name == "teacher" else "student" for stage in waiting):
+        costs[name] = _step_seconds(task, next(s for s in waiting if (s.name == "teacher") == (name == "teacher")))
+    if any(stage.name == "distilled" for stage in waiting):
+        costs["distilled"] = costs["student"] + _teacher_seconds(task)
+    left = {stage.title: stage.schedule.steps - Trial(stage.title, stage).steps_done() for stage in waiting}
+    return {stage.title: left[stage.title] * costs[stage.name] for stage in waiting}
+
+
+def tell_forecast(task: Task[Any], jobs: int = 1) -> None:
+    """Print in a line how long the trainings will take, and on what."""
+    seconds = forecast(task)
+    if not seconds:
+        return
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cores()} processor cores"
+    parts = ", ".join(f"{title} {in_words(value)}" for title, value in seconds.items())
+    together = f"; {jobs} students at a time share the machine" if jobs > 1 else ""
+    console.print(
+        f"training will take about {in_words(sum(seconds.values()))} on {device}: {parts}{together}", highlight=False
+    )
+
+
+def in_words(seconds: float) -> str:
+    """A time as one says it.
+
+    >>> in_words(40), in_words(754), in_words(9000), in_words(400_000)
+    ('40 s', '13 min', '2.5 h', '4.6 days')
+    """
+    for unit, length, most in (("s", 1.0, 90.0), ("min", 60.0, 5400.0), ("h", 3600.0, 172_800.0)):
+        if seconds < most:
+            return f"{seconds / length:.1f} {unit}" if unit == "h" else f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def _step_seconds(task: Task[Any], stage: Stage) -> float:
+    """Of one step of a network from labels alone, batches included."""
+    settings, fabric = stage.schedule, make_fabric(stage.schedule.precision)
+    estimator = build_network(stage.recipe, stage.section, task.objects)
+    data = task.training_set
+    estimator.fit_targets(data.poses.R, data.poses.t)
+    batches = task.loader(data.train, seed=stage.seed, device=fabric.device, batch_size=settings.batch_size)
+    step = TrainingStep(fabric, estimator, batches, settings, stage.seed)
+    step.begin()
+    return _timed(lambda index: float(step(batches.batch(index), index)["loss"]))
+
+
+def _teacher_seconds(task: Task[Any]) -> float:
+    """Of a forward pass of the teacher on a batch of the student."""
+    recipe = task.recipe
+    settings = recipe.schedule(recipe.student)
+    device = make_fabric(settings.precision).device
+    teacher = teacher_so_far(recipe, task.objects, device)
+    batches = task.loader(task.training_set.train, seed=0, device=device, batch_size=settings.batch_size)
+    batch = batches.batch(0)
+    with torch.no_grad():
+        return _timed(lambda _: teacher.predict(batch, -1))
+
+
+def _timed(work: Callable[[int], object]) -> float:
+    """Seconds of one call: the median of a few, after one that warms up."""
+    spent, begun = [], time.perf_counter()
+    for index in range(STEPS + 1):
+        start = time.perf_counter()
+        work(index)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        spent.append(time.perf_counter() - start)
+        if time.perf_counter() - begun > PATIENCE:
+            break
+    return sorted(spent[1:] or spent)[len(spent[1:] or spent) // 2]

@@ -1,0 +1,94 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from posedistill import cli
+from posedistill.data.camera import camera_of_board, camera_of_exif, parse_board
+from posedistill.errors import DataError
+
+K = np.array([[820.0, 0.0, 330.0], [0.0, 815.0, 236.0], [0.0, 0.0, 1.0]])
+BOARD = (7, 5)
+
+
+def shot(path, focal=26, size=(400, 300), exif=True):
+    image, tags = Image.new("RGB", size, (90, 120, 60)), Image.Exif()
+    if exif:
+        tags.get_ifd(0x8769)[0xA405] = focal
+    image.save(path, exif=tags)
+    return path
+
+
+@pytest.fixture(scope="module")
+def board_shots(tmp_path_factory):
+    """A board seen by a known camera from seven sides."""
+    folder, squares, pixels = tmp_path_factory.mktemp("board"), (BOARD[0] + 1, BOARD[1] + 1), 60
+    flat = 255 * (np.indices(squares[::-1]).sum(axis=0) % 2).astype(np.uint8)
+    flat = cv2.copyMakeBorder(
+        np.kron(flat, np.ones((pixels, pixels), np.uint8)), 60, 60, 60, 60, cv2.BORDER_CONSTANT, value=255
+    )
+    to_board = np.array([[1 / pixels, 0, -2.0], [0, 1 / pixels, -2.0], [0, 0, 1.0]])  # pixels of the drawing to squares
+    turns = [
+        (0, 0, 0),
+        (0.4, 0, 0),
+        (-0.4, 0.1, 0),
+        (0, 0.45, 0),
+        (0.1, -0.45, 0.2),
+        (0.3, 0.3, -0.2),
+        (-0.3, 0.35, 0.1),
+    ]
+    paths = []
+    for number, turn in enumerate(turns):
+        R = cv2.Rodrigues(np.array(turn, dtype=float))[0]
+        t = np.array([0.0, 0.0, 14.0 + number % 3]) - R @ np.array([BOARD[0] / 2 - 0.5, BOARD[1] / 2 - 0.5, 0.0])
+        homography = K @ np.column_stack([R[:, 0], R[:, 1], t]) @ to_board
+        image = cv2.warpPerspective(flat, homography, (640, 480), flags=cv2.INTER_AREA, borderValue=200)
+        paths.append(folder / f"{number}.png")
+        cv2.imwrite(str(paths[-1]), cv2.GaussianBlur(image, (3, 3), 0.7))
+    return paths
+
+
+def test_a_board_gives_the_camera(board_shots):
+    found = camera_of_board(board_shots, BOARD)
+    np.testing.assert_allclose(found.K[[0, 1], [0, 1]], K[[0, 1], [0, 1]], rtol=0.01)
+    np.testing.assert_allclose(found.K[:2, 2], K[:2, 2], atol=6)
+    assert found.size == (640, 480) and "in 7 photographs" in found.about
+
+
+def test_another_board_or_too_few_photographs_are_refused(board_shots):
+    with pytest.raises(DataError, match="found a board of 7x5 inner corners in 3 of 3"):
+        camera_of_board(board_shots[:3], BOARD)
+    with pytest.raises(DataError, match="found a board of 11x8 inner corners in 0 of 7"):
+        camera_of_board(board_shots, (11, 8))
+
+
+def test_exif_gives_the_focal_length_by_the_diagonal(tmp_path):
+    found = camera_of_exif([shot(tmp_path / "a.jpg"), shot(tmp_path / "b.jpg"), shot(tmp_path / "c.jpg", exif=False)])
+    assert found.K[0, 0] == found.K[1, 1] == pytest.approx(26 / 43.267 * 500)
+    assert found.K[:2, 2].tolist() == [199.5, 149.5] and "EXIF of 2 photographs: 26 mm" in found.about
+    assert found.option() == "300.5,300.5,199.5,149.5"
+
+
+def test_photographs_without_exif_or_of_several_cameras_are_refused(tmp_path):
+    plain = shot(tmp_path / "plain.jpg", exif=False)
+    with pytest.raises(DataError, match=r"plain\.jpg: 'EXIF': found no focal length .*messengers"):
+        camera_of_exif([plain])
+    pair = [shot(tmp_path / "wide.jpg", 26), shot(tmp_path / "tele.jpg", 77)]
+    with pytest.raises(DataError, match=r"26 mm at 400x300 in wide\.jpg, 77 mm at 400x300 in tele\.jpg"):
+        camera_of_exif(pair)
+    with pytest.raises(DataError, match="no such file"):
+        camera_of_exif([tmp_path / "gone.jpg"])
+
+
+@pytest.mark.parametrize("text", ["9", "9x", "2x6", "axb"])
+def test_a_board_is_said_by_its_inner_corners(text):
+    with pytest.raises(DataError, match="expected inner corners along and across, as 9x6"):
+        parse_board(text)
+
+
+def test_the_command_prints_what_the_others_take(tmp_path, board_shots):
+    done = CliRunner().invoke(cli.app, ["data", "camera", str(shot(tmp_path / "a.jpg"))])
+    assert done.exit_code == 0 and "--camera 300.5,300.5,199.5,149.5" in done.output
+    done = CliRunner().invoke(cli.app, ["data", "camera", *map(str, board_shots), "--board", "7x5"])
+    assert done.exit_code == 0 and "checkerboard in 7 photographs" in done.output
