@@ -3,7 +3,8 @@
     PYTHONPATH=. python benchmarks/bench_scene_coordinates.py [--sides 240 480] [--threads 1]
 
 Decoders are timed by turns in one process on points of a known pose, 40 % of them wrong; exported files in a process of
-their own, from a photograph of 640x480 to the network's outputs and to the pose.
+their own, from a photograph of 640x480 to the pose, and their networks alone in processor time, which a busy machine
+changes little.
 """
 
 import argparse
@@ -20,14 +21,15 @@ from posedistill.data.loading.loader import Loader
 from posedistill.data.loading.scene_view import SceneView, ViewSettings
 from posedistill.data.packs.build import build_pack
 from posedistill.data.packs.scene_frames import SceneFrames
-from posedistill.decode import SceneCoordinatesDecoder, scene_coordinates
+from posedistill.decode import Prepared, SceneCoordinatesDecoder, scene_coordinates
 from posedistill.deploy.bench import bench
 from posedistill.deploy.export import export_onnx
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.machine import processor
-from timing import milliseconds
+from posedistill.runtime import Predictor
+from timing import milliseconds, rate
 
 NETWORKS = {
     "Lite0@16, 192": {"backbone": "tf_efficientnet_lite0@16", "width": 192, "frozen": True},
@@ -88,13 +90,16 @@ def files(folder: Path, side: int, threads: int) -> None:
         decoder = estimator.build_decoder(shape=shape, short_side=side, camera=pinhole(640, 480))
         path = export_onnx(estimator.network, folder / "model.onnx", decoder)
         parameters = sum(weight.numel() for weight in estimator.network.parameters())
-        for poses in (False, True):
-            found = bench(path, threads=threads, poses=poses)
-            told = f"{found.p50_ms:.2f} / {found.p90_ms:.2f} / {found.p99_ms:.2f} ms"
-            end = "pose" if poses else "outputs"
-            print(
-                f"{shape[1]}x{shape[0]}, {name}, {parameters / 1e6:.2f} M, {found.megabytes:.1f} MiB, to {end}: {told}"
-            )
+        found, predictor = bench(path, threads=threads), Predictor.from_onnx(path, threads=threads)
+        prepared = decoder.prepare(decoder.example()[0])
+
+        def once(predictor: Predictor = predictor, prepared: Prepared = prepared) -> int:
+            return len(predictor.outputs_of([prepared]))
+
+        size = f"{parameters / 1e6:.2f} M, {found.megabytes:.1f} MiB"
+        told = f"{found.p50_ms:.2f} / {found.p90_ms:.2f} / {found.p99_ms:.2f} ms"
+        print(f"{shape[1]}x{shape[0]}, {name}, {size}, to pose: {told}")
+        print(f"    the network alone, processor time: {1e3 / rate(once, 2.0)[1]:.1f} ms")
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def test_wrong_points_count_as_little_as_they_are_sure(points):
     errors = [np.linalg.norm(pose.center + rotation.T @ t) for pose, rotation, t in zip(poses, R, T, strict=True)]
     assert max(errors) < 0.02
     seen = DECODER.explain({"points": broken, "confidence": confidence}, prepared())
-    assert len(seen.points) == CELLS and 0.6 < seen.inliers.mean() < 0.95
+    assert CELLS < len(seen.points) <= 1200 and 0.4 < seen.inliers.mean() < 0.6
 
 
 def test_too_few_sure_cells_are_no_pose(points):
@@ -119,3 +119,14 @@ def test_what_bench_decodes_has_a_pose():
     entry = decoder.prepare(decoder.example()[0])
     (pose,) = decoder.decode(decoder.stand_in(entry), entry)
     assert np.linalg.norm(pose.center) < 0.01 and 0.4 < pose.score < 0.8
+
+
+def test_a_pose_searched_with_some_cells_is_refined_on_all(points):
+    rng = np.random.default_rng(1)
+    noisy = points + 0.02 * rng.normal(size=points.shape)
+    errors = {}
+    for name, confidence in {"all": sure(), "some": np.where(rng.random((8, 1, 30, 40)) < 0.2, 0.9, 0.0)}.items():
+        poses = DECODER.decode({"points": noisy, "confidence": confidence}, prepared())
+        pairs = zip(poses, R, T, strict=True)
+        errors[name] = np.mean([np.linalg.norm(pose.center + rotation.T @ t) for pose, rotation, t in pairs])
+    assert errors["all"] < 0.75 * errors["some"]

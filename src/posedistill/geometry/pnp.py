@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array
 
-REFINEMENT_STEPS = 2
+REFINEMENT_STEPS, MANY_STEPS = 2, 4
+"""Of Gauss-Newton: after a RANSAC, and on matches that it has not seen."""
 _MINIMUM_MATCHES = 4
 _SMALLEST_SPREAD = 0.5
 """Pixels."""
@@ -94,6 +95,30 @@ def solve_pnp(
     return PnPResult(*pose, score, inliers)
 
 
+def refine_on_all(
+    found: PnPResult, points2d: Array, points3d: Array, K: Array, weights: Array, threshold: float
+) -> PnPResult:
+    """A pose that a part of many matches gave, refined on all of them; score and inliers are those of all.
+
+    RANSAC costs by the number of its matches, refinement hardly: so thousands of them are best solved from the surest
+    and then all used. Arguments as of :func:`solve_pnp`, all finite and no weight below 0.
+    """
+    focal = float(np.sqrt(K[0, 0] * K[1, 1]))
+    pixels, shares = _square_pixels(points2d, K, focal), weights / weights.sum()
+    best: tuple[float, Array, Array, Array] | None = None
+    for R, t in (
+        (found.R, found.t),
+        _refine(found.R, found.t, pixels, points3d, weights, focal, threshold, MANY_STEPS),
+    ):
+        errors = _errors(R, t, pixels, points3d, focal)
+        score = _score(errors, shares, threshold)
+        if best is None or score >= best[0]:
+            best = score, R, t, errors
+    assert best is not None
+    score, R, t, errors = best
+    return PnPResult(R, t, score, errors < threshold)
+
+
 def _score(errors: Array, shares: Array, threshold: float) -> float:
     """Mean of ``1 - (error / threshold)^2`` by the matches' shares of all weight, outliers counted as 0."""
     return float(np.maximum(1.0 - (errors / threshold) ** 2, 0.0) @ shares)
@@ -155,7 +180,14 @@ def _errors(R: Array, t: Array, pixels: Array, points: Array, focal: float) -> A
 
 
 def _refine(
-    R: Array, t: Array, pixels: Array, points: Array, weights: Array, focal: float, threshold: float
+    R: Array,
+    t: Array,
+    pixels: Array,
+    points: Array,
+    weights: Array,
+    focal: float,
+    threshold: float,
+    steps: int = REFINEMENT_STEPS,
 ) -> tuple[Array, Array]:
     """Gauss-Newton on the weighted squared errors under the threshold, the objective that ``_score`` states.
 
@@ -163,7 +195,7 @@ def _refine(
     the whole call costs less than the overhead of a general solver.
     """
     jacobian = np.zeros((6, 2, len(points)))
-    for _ in range(REFINEMENT_STEPS):
+    for _ in range(steps):
         rotated = R @ points.T
         px, py, pz = rotated
         x, y, z = rotated + t[:, None]
