@@ -52,6 +52,13 @@ CODES: dict[tuple[str, str | None], dict[str, Any]] = {
     ("match", "bits"): {"heads": ["code"], "mask": "mask"},
 }
 """What losses must be told of votes and logits that are codes."""
+POINTS: dict[tuple[str, str | None], dict[str, Any]] = {
+    ("align", None): {"unit": "crop"},
+    ("match", "same_cell"): {"unit": "crop"},
+    ("match", "cluster_mean"): {"unit": "crop"},
+    ("match", "response"): {"unit": "crop"},
+}
+"""Options of losses on points of a scene, which have no object to be measured in."""
 
 
 def forms_of(verb: str) -> list[str | None]:
@@ -169,7 +176,7 @@ def train(student: Estimator, teaching: Teaching, given: list[Batch]) -> None:
 @pytest.mark.parametrize(("verb", "form"), LOSSES)
 def test_a_loss_trains_or_is_refused(verb: str, form: str | None, family: str) -> None:
     student, teacher = (copy.deepcopy(network(family, seed)) for seed in (0, 1))
-    own = CODES.get((verb, form), {}) if family == "zebrapose" else {}
+    own = {"zebrapose": CODES, "scene_coordinates": POINTS}.get(family, {}).get((verb, form), {})
     spec = DistillSpec(name=verb, options=own | ({} if form is None else {"form": form}))
     distiller: Distiller | None = None
     try:
