@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
@@ -15,7 +16,7 @@ from posedistill.deploy.predict import predict_images
 from posedistill.deploy.predict_objects import Box, ObjectPresenter
 from posedistill.errors import DataError
 from posedistill.poses import Poses
-from posedistill.recipe.recipe import load_recipe
+from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.search import search
 from posedistill.training.run import run
@@ -30,7 +31,11 @@ def folder(drawn_data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     schedule = {"steps": 6, "batch_size": 4, "precision": "float32", "validate_every": 3, "validation_crops": 4}
     recipe = {
         "name": "pictures",
-        "data": drawn_data | {"picture": {"size": [96, 128], "resolutions": [96, 128]}},
+        "data": drawn_data
+        | {
+            "picture": {"size": [96, 128], "resolutions": [96, 128]},
+            "test": drawn_data["test"] | {"sizes": [[128, 160], 96]},
+        },
         "teacher": {"family": "yolo6d", "settings": {"backbone": "darknet_tiny_h"} | NETWORK},
         "student": {"family": "yolo6d", "settings": NETWORK | {"pretrain": 0.2}},
         "distill": [
@@ -54,7 +59,9 @@ def test_every_stage_is_trained_measured_and_shipped(folder: Path) -> None:
     steps = [json.loads(line) for line in (folder / "distilled/seed0/metrics.jsonl").read_text().splitlines()]
     assert {f"loss/{name}" for name in ("points", "classes", "align", "match", "feature", "relate")} <= steps[0].keys()
     records = {entry["stage"]: entry for entry in json.loads((folder / "evaluation.json").read_text())}
-    assert records.keys() == {"teacher", "student", "distilled", "exported"}
+    measured = {"teacher", "student", "distilled"}
+    others = {f"{name} at {size}" for name in measured for size in ("128 x 160", "96 x 96")}
+    assert records.keys() == measured | others | {"exported"}
     assert all(entry["boxes"] == "none" and entry["targets"] == 6 for entry in records.values())
     assert (folder / "report.html").exists() and (folder / "bench.json").exists()
     for name in ("teacher", "exported"):
@@ -63,6 +70,23 @@ def test_every_stage_is_trained_measured_and_shipped(folder: Path) -> None:
     assert "confidence of each cell" in (folder / "report.html").read_text()
     parity = json.loads((folder / "model.parity.json").read_text())
     assert parity["outputs"]["points (px)"] < 0.05
+
+
+def test_networks_are_measured_at_other_sizes(folder: Path) -> None:
+    """Of the pictures: as much is computed as they hold, and other poses come of it."""
+    records = {entry["stage"]: entry for entry in json.loads((folder / "evaluation.json").read_text())}
+    for name in ("teacher", "student", "distilled"):
+        gmacs = [records[f"{name}{size}"]["gmacs"] for size in ("", " at 128 x 160", " at 96 x 96")]
+        assert gmacs[1] / gmacs[0] == pytest.approx(5 / 3) and gmacs[2] / gmacs[0] == pytest.approx(3 / 4)
+        files = [folder / name / "seed0" / f"results{size}.csv" for size in ("", "_128x160", "_96x96")]
+        assert len({file.read_text() for file in files}) == 3
+
+
+def test_sizes_are_of_pictures(drawn_data: dict) -> None:
+    network = {"family": "wdrnet"}
+    data = drawn_data | {"test": drawn_data["test"] | {"sizes": [416]}}
+    with pytest.raises(ValidationError, match="found data.test.sizes, expected none: wdrnet looks at a crop"):
+        Recipe(name="x", data=data, teacher=network, student=network, distill=[{"name": "match"}])
 
 
 def test_the_file_is_scored_as_in_the_run(folder: Path, bop: Path, tmp_path: Path) -> None:

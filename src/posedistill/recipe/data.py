@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from posedistill.data.formats.viewpoint.categories import OBJECTNET_NOVEL, PASCAL_NOVEL
 from posedistill.data.loading.augment import AugmentSettings
-from posedistill.data.loading.picture_view import PictureSettings
+from posedistill.data.loading.picture_view import PictureSettings, PictureSize
 from posedistill.data.loading.scene_view import ViewSettings
 from posedistill.data.render.dataset import RenderSettings
 from posedistill.geometry.cameras import Calibration
@@ -78,6 +78,10 @@ class TestSource(Settings):
     source: Source = Field(description="Frames of a BOP folder, of labels, or rendered.")
     boxes: Boxes = Field("gt", description="Where crops come from: true boxes, or a detector's.")
     detections: Path | None = Field(None, description="BOP json of detections, needed by boxes: detector.")
+    sizes: list[PictureSize] = Field(
+        [], description="Other sizes of whole pictures at which networks are measured besides."
+    )
+    silent: ClassVar[frozenset[str]] = frozenset({"sizes"})
 
     @model_validator(mode="after")
     def _detector_needs_detections(self) -> "TestSource":

@@ -15,7 +15,8 @@ from posedistill.distill import DistillSpec
 from posedistill.errors import RecipeError, describe, expectation
 from posedistill.estimators.registry import FAMILIES
 from posedistill.files import read_text
-from posedistill.recipe.data import KINDS, Data
+from posedistill.data.loading.picture_view import PictureSize
+from posedistill.recipe.data import KINDS, Data, DataSettings
 from posedistill.recipe.data import BopSource as BopSource
 from posedistill.recipe.data import LabelSource as LabelSource
 from posedistill.recipe.data import RenderSource as RenderSource
@@ -130,6 +131,19 @@ class Recipe(Settings):
                 found = f"a teacher of the family {self.teacher.family}"
                 raise ValueError(f"found student.inherit with {found}, expected {self.student.family}, the student's")
         return self
+
+    @model_validator(mode="after")
+    def _sizes_of_pictures(self) -> "Recipe":
+        if isinstance(self.data, DataSettings) and self.data.test.sizes and self.view != "picture":
+            family = self.student.family
+            raise ValueError(f"found data.test.sizes, expected none: {family} looks at a {self.view}, not at pictures")
+        return self
+
+    def at_size(self, size: PictureSize) -> "Recipe":
+        """The same recipe for whole pictures of another size."""
+        assert isinstance(self.data, DataSettings)
+        picture = self.data.picture.model_copy(update={"size": size})
+        return self.model_copy(update={"data": self.data.model_copy(update={"picture": picture})})
 
     @property
     def folder(self) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from posedistill.data.loading.picture_view import PictureSize
 from posedistill.deploy.bench import bench
 from posedistill.deploy.estimate import estimate
 from posedistill.deploy.export import check_parity, example_inputs, export_onnx, torch_predictor
@@ -19,6 +20,7 @@ from posedistill.files import fresh, write_file
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.poses import Poses
+from posedistill.recipe.data import DataSettings
 from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage, students_of, teacher_of
 from posedistill.runtime.predictor import Predictor
@@ -41,12 +43,21 @@ def evaluate_run(task: Task[Any]) -> None:
     """
     kept = [record for record in _records(task) if record["stage"] == "exported"]
     found = [measure_stage(task, stage) for stage in finished(task.recipe)]
+    found += [measure_stage(task, stage, size) for size in _sizes(task) for stage in _sized(task.recipe)]
     found += measure_baselines(task, teacher_of(task.recipe))
     _write_records(task, kept + [item.to_dict() for item in found])
 
 
-def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
-    """Scores and costs of one finished network (or what stands in a teacher's place) on the test split."""
+def measure_stage(task: Task[Any], stage: Stage, size: PictureSize | None = None) -> Evaluation:
+    """Scores and costs of one finished network (or what stands in a teacher's place) on the test split.
+
+    ``size``: of whole pictures, where it is not the recipe's; it is told in the name of what is measured.
+    """
+    name, csv = stage.name, stage.folder / "results.csv"
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        stage = replace(stage, recipe=stage.recipe.at_size(size))
+        name, csv = f"{name} at {height} x {width}", csv.with_stem(f"results_{height}x{width}")
     members = load_members(stage, task.objects)
     scored = stage.name != "teacher" or not stage.recipe.cuts_crops
 
@@ -57,10 +68,10 @@ def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
             return task.stated_poses()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         predictors = [torch_predictor(*task.deployed(member), device) for member in members]
-        tables = [estimate(each, task.queries, f"evaluate {stage.title}") for each in predictors]
+        tables = [estimate(each, task.queries, f"evaluate {name} seed {stage.seed}") for each in predictors]
         return tables[0] if len(tables) == 1 else task.joined(tables)
 
-    poses = _poses(task, stage.folder / "results.csv", stage.files, found)
+    poses = _poses(task, csv, stage.files, found)
     if poses is None:
         reason = (
             f"{stage.recipe.teacher.csv} says nothing of the test frames" if scored else "it looks at crops in boxes"
@@ -70,7 +81,19 @@ def measure_stage(task: Task[Any], stage: Stage) -> Evaluation:
     summed = {key: sum(cost[key] for cost in costs) for key in (costs[0] if costs else ())}
     scores = task.score(poses)
     scores = task.illustrated(scores, members[0]) if len(members) == 1 and scored else scores
-    return replace(scores, stage=stage.name, seed=stage.seed, **summed)
+    return replace(scores, stage=name, seed=stage.seed, **summed)
+
+
+def _sizes(task: Task[Any]) -> list[PictureSize]:
+    """Other sizes of whole pictures at which a recipe asks for scores; none where networks look at something else."""
+    data = task.recipe.data
+    return data.test.sizes if isinstance(data, DataSettings) else []
+
+
+def _sized(recipe: Recipe) -> list[Stage]:
+    """The finished stages whose networks look at whole pictures."""
+    whole = recipe.teacher.csv is None and not recipe.cuts_crops
+    return [stage for stage in finished(recipe) if whole or stage.name != "teacher"]
 
 
 def measure_baselines(task: Task[Any], teacher: Stage) -> list[Evaluation]:

@@ -30,6 +30,8 @@ KEEP = 0.25
 MARGIN = 0.2
 """Of a window's sides: the middle of its instance keeps so far from its border, but where the picture ends."""
 Side = Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)]
+PictureSize = Side | tuple[Side, Side]
+"""Of both sides, or [height, width]."""
 
 
 class PictureSettings(BaseModel):
@@ -41,13 +43,13 @@ class PictureSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: Side | tuple[Side, Side] = 416
+    size: PictureSize = 416
     """Side of the network's input, or [height, width]: what is validated, tested and shipped."""
     resolutions: tuple[Side, Side] | Literal["published"] | None = None
     """Smallest and largest longer side of the batches in training, or the published ladder, which widens with the
     epochs; null: always ``size``."""
 
-    window: Side | tuple[Side, Side] | None = None
+    window: PictureSize | None = None
     """Side, or [height, width], of the part of each picture that a training step sees, about one of its instances;
     null: all of it. Where objects are small most of a picture teaches little, and costs as much."""
 
