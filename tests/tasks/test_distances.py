@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from posedistill.estimators.yolo6d import true_points
 from posedistill.recipe.data import LabelSource, RenderSource
 from posedistill.tasks import objects
 from posedistill.tasks.distances import SUREST, Distances, helpful_shift
 from posedistill.tasks.objects import ObjectsTask
 from posedistill.tasks.registry import open_task
 from posedistill.tasks.validation import poses_of
+from posedistill.training.networks import build_network
 
 SHRUNK = 0.97
 
@@ -68,9 +70,36 @@ def test_the_calibrated_decoder_gives_the_true_distance(task, shrinking):
         assert np.median(ratio) == pytest.approx(wanted, abs=0.003)
 
 
+def test_whole_pictures_are_calibrated_too(recipe, monkeypatch):
+    """Of the two boxes in a picture each pose goes to its own instance, and is brought back to the true distance."""
+    network = ["{family: yolo6d, settings: {backbone: darknet_tiny_q}}"] * 2
+    task = open_task(recipe("data.picture={size: [192, 256]}", *map("{}={}".format, ("teacher", "student"), network)))
+    data = task.training_set
+    task.training_set = dataclasses.replace(data, train=np.arange(16), validation=np.arange(16))
+    estimator = build_network(task.recipe, task.recipe.student, task.objects)
+    batch = task.loader(np.arange(16), seed=0, device="cpu", batch_size=16, augment=False).batch(0)
+    points, stride = true_points(batch), estimator.network.stride
+    middle = batch.K[batch.picture] @ batch.t[:, :, None]
+    middle = (middle[:, :2] / middle[:, 2:]).transpose(1, 2)
+    region = torch.zeros(len(batch.images), 21, 192 // stride, 256 // stride)
+    region[:, 18] = -9.0
+    for shrunk, picture, label in zip(middle + SHRUNK * (points - middle), batch.picture, batch.label, strict=True):
+        column, row = (shrunk[0] / stride).floor().long().tolist()
+        offsets = shrunk / stride - torch.tensor([column, row])
+        offsets[0] = offsets[0].logit()
+        region[picture, :18, row, column], region[picture, 18, row, column] = offsets.flatten(), 5.0
+        region[picture, 19 + label, row, column] = 20.0
+    monkeypatch.setattr(estimator.network, "forward", lambda images: (region,))
+    calibration, _ = task.calibration(estimator)
+    assert estimator.calibrates and calibration["distance"] == pytest.approx([SHRUNK, SHRUNK], abs=0.004)
+    estimator.calibration = calibration
+    found = poses_of(task, estimator, [batch], task.assign)
+    np.testing.assert_allclose(np.linalg.norm(found.t, axis=1), batch.t.norm(dim=1).numpy(), rtol=0.003)
+
+
 def test_labelled_frames_count_as_real_and_renders_by_their_surest(task, network, monkeypatch):
     asked = []
-    monkeypatch.setattr(objects, "calibrate_distances", lambda *given: asked.append(given[4:]))
+    monkeypatch.setattr(objects, "calibrate_distances", lambda *given, **_: asked.append(given[4:]))
     renders = RenderSource(models=Path("code"), count=16)
     for source in (*task.data.train, LabelSource(labels=Path("ape.data")), renders):
         data = task.data.model_copy(update={"train": [source]})

@@ -25,6 +25,8 @@ class ObjectDecoder(Decoder):
         camera: assumed where a request has none, scaled to the image's size.
         names: of the objects, in class order; empty where nobody named them.
         shapes: a coarse surface of each object for the contour in overlays, in class order; empty without meshes.
+        distance: by class, what the distance of a pose is multiplied with along its line of sight, as calibrated on
+            frames that the network did not learn from; empty for distances as they are.
     """
 
     task: ClassVar[str] = "objects"
@@ -34,6 +36,7 @@ class ObjectDecoder(Decoder):
     objects: ObjectTable
     names: tuple[str, ...] = ()
     shapes: tuple[Shape, ...] = ()
+    distance: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
@@ -42,24 +45,34 @@ class ObjectDecoder(Decoder):
         check(
             ("shapes", len(self.shapes), f"{count} shapes", len(self.shapes) in (0, count)),
             ("names", self.names, f"{count} names", len(self.names) in (0, count)),
+            ("distance", self.distance, f"{count} positive factors", self._distances_fit()),
         )
 
+    def _distances_fit(self) -> bool:
+        positive = all(0 < factor < np.inf for factor in self.distance)
+        return not self.distance or (len(self.distance) == len(self.objects) and positive)
+
+    def at_distance(self, t: Array, index: int) -> Array:
+        """The position of an object of a class, at its calibrated distance."""
+        return t * self.distance[index] if self.distance else t
+
     def tables(self) -> dict[str, np.ndarray]:
-        """The objects and their shapes."""
+        """The objects, their shapes, and the factors on their distances where there are any."""
         tables = self.objects.to_tables()
         for index, shape in enumerate(self.shapes):
             tables[f"vertices/{index}"] = shape.vertices.round(1).astype(np.float32)
             tables[f"faces/{index}"] = shape.faces.astype(np.int32)
-        return tables
+        return tables | ({"distance": np.array(self.distance)} if self.distance else {})
 
     @classmethod
     def fields_of(cls, tables: Arrays) -> dict[str, Any]:
-        """The objects and their shapes."""
+        """What ``tables`` gave; files of before there were factors have none."""
         shapes = [
             Shape(tables[f"vertices/{index}"].astype(np.float64), tables[f"faces/{index}"].astype(np.int64))
             for index in range(sum(name.startswith("vertices/") for name in tables))
         ]
-        return {"objects": ObjectTable.from_tables(tables), "shapes": tuple(shapes)}
+        distance = floats(tables.get("distance", ()))
+        return {"objects": ObjectTable.from_tables(tables), "shapes": tuple(shapes), "distance": distance}
 
     def name(self, obj_id: int) -> str:
         """What to call an object in pictures and tables."""
@@ -141,14 +154,11 @@ class CropDecoder(ObjectDecoder):
 
     Attributes:
         crop_size: side of the crop, pixels. pad: side of the crop over the longer side of the object's box.
-        distance: by class, what the distance of a pose is multiplied with along its line of sight, as calibrated on
-            frames that the network did not learn from; empty for distances as they are.
     """
 
     readers: ClassVar[Readers] = {**ObjectDecoder.readers, "crop_size": int, "pad": float}
     crop_size: int
     pad: float = 1.5
-    distance: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
@@ -156,21 +166,7 @@ class CropDecoder(ObjectDecoder):
         check(
             ("crop_size", self.crop_size, "a positive number of pixels", self.crop_size > 0),
             ("pad", self.pad, "a positive factor", self.pad > 0),
-            ("distance", self.distance, f"{len(self.objects)} positive factors", self._distances_fit()),
         )
-
-    def _distances_fit(self) -> bool:
-        positive = all(0 < factor < np.inf for factor in self.distance)
-        return not self.distance or (len(self.distance) == len(self.objects) and positive)
-
-    def tables(self) -> dict[str, np.ndarray]:
-        """The objects, their shapes, and the factors on their distances where there are any."""
-        return super().tables() | ({"distance": np.array(self.distance)} if self.distance else {})
-
-    @classmethod
-    def fields_of(cls, tables: Arrays) -> dict[str, Any]:
-        """What ``tables`` gave; files of before there were factors have none."""
-        return {**super().fields_of(tables), "distance": floats(tables.get("distance", ()))}
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
@@ -209,7 +205,7 @@ class CropDecoder(ObjectDecoder):
             if found is None:
                 continue
             back, (x, y, w, h) = prepared.rotation[row].T, prepared.boxes[row].tolist()
-            t = found.t * (self.distance[index] if self.distance else 1.0)
+            t = self.at_distance(found.t, index)
             score = found.score * float(prepared.scores[row])
             label = self.objects.obj_ids[index]
             poses.append(Pose(back @ found.R, back @ t, label, score, (x, y, w, h), row))

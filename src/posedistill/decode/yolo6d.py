@@ -249,7 +249,7 @@ class YOLO6DDecoder(ObjectDecoder):
             pose = solve(self.stride * points, weights, corners, K, settings.threshold, settings.seed)
             if pose is not None:
                 score = float(votes.scores[best]) * pose.score
-                poses.append(Pose(pose.R, pose.t, self.objects.obj_ids[index], score))
+                poses.append(Pose(pose.R, self.at_distance(pose.t, index), self.objects.obj_ids[index], score))
         return sorted(poses, key=lambda pose: -pose.score)
 
     def explain(self, image: Image, outputs: Arrays, prepared: Prepared) -> Image:

@@ -52,7 +52,8 @@ class YOLO6DSettings(BaseModel):
     ``faithful`` gives the published form: half squared errors in cells, summed over all cells, a mean over pictures
     (which is what its learning rate over the batch size makes of them); one cell an object; labels clamped to the
     picture; distances in pixels of a 640 x 480 picture whatever the real one. Its code weighs cells without an object
-    1.0 where the paper says 0.1: ``noobject_scale: 0.1`` is what the published students were trained with.
+    1.0 where the paper says 0.1: ``noobject_scale: 0.1`` is what the published students were trained with. Distances
+    are not calibrated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -152,7 +153,7 @@ class YOLO6D(Estimator):
 
     def __init__(self, objects: ObjectTable, settings: YOLO6DSettings, size: tuple[int, int] | int) -> None:
         super().__init__()
-        self.objects, self.settings = objects, settings
+        self.objects, self.settings, self.calibrates = objects, settings, not settings.faithful
         self.size = (size, size) if isinstance(size, int) else size
         self.network = YOLO6DNetwork(settings, len(objects))
         if any(length % self.network.stride for length in self.size):

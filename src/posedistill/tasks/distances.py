@@ -1,6 +1,7 @@
 """How much too far or too near a finished network sees its objects, and the factor that mends it.
 
-A network that is not sure of its votes draws them together, and what looks smaller is taken for farther away. The
+A network that is not sure of its votes draws them together, and what looks smaller is taken for farther away; one that
+was trained on pictures in which objects were larger on average (zoom makes them so) takes them for nearer. The
 factor is estimated on the crops that the network has learned from, of which there are many, and used where it helps on
 those held back, of which there are few but honest ones.
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
 from posedistill.tasks.base import Rows, Task
-from posedistill.tasks.validation import poses_of
+from posedistill.tasks.validation import Assign, one_a_picture, poses_of
 
 CROPS = 512
 """That a calibration looks at, of those trained on and of those held back."""
@@ -57,16 +58,22 @@ class Distances:
 
 
 def calibrate_distances(
-    task: Task[Any], estimator: Estimator, learned: Rows, held: Rows, share: float = ALL
+    task: Task[Any],
+    estimator: Estimator,
+    learned: Rows,
+    held: Rows,
+    share: float = ALL,
+    assign: Assign = one_a_picture,
 ) -> tuple[dict[str, Any], str]:
     """The decoder's ``distance``: a factor a class, 1 where none helps; and a line about it.
 
     Args:
         learned, held: rows of the task's training instances that the network has and has not learned from.
-        share: of the crops of each, the surest, that count.
+        share: of the crops of each, the surest, that count. assign: which instance a pose is of.
     """
     rng, shifts, told = np.random.default_rng(0), [], []
-    ours, others = (_distances(task, estimator, np.sort(rng.permutation(rows)[:CROPS])) for rows in (learned, held))
+    drawn = (np.sort(rng.permutation(rows)[:CROPS]) for rows in (learned, held))
+    ours, others = (_distances(task, estimator, rows, assign) for rows in drawn)
     for index, obj_id in enumerate(estimator.objects.obj_ids):
         own, check = ours.surest(index, share), others.surest(index, share)
         shifts.append(helpful_shift(own, check))
@@ -90,14 +97,14 @@ def helpful_shift(learned: Distances, held: Distances) -> float:
     return shift if held.right(shift) > held.right() else 0.0
 
 
-def _distances(task: Task[Any], estimator: Estimator, rows: Rows) -> Distances:
+def _distances(task: Task[Any], estimator: Estimator, rows: Rows, assign: Assign) -> Distances:
     """Of the poses found of some training instances, as they are."""
     if not len(rows):
         return Distances(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
     device = next(estimator.parameters()).device
     loader = task.loader(rows, seed=0, device=device, batch_size=min(64, len(rows)), augment=False)
     batches = [loader.batch(step) for step in range(loader.steps)]
-    found = poses_of(task, estimator, batches)
+    found = poses_of(task, estimator, batches, assign)
     t = np.concatenate([batch.t.double().cpu().numpy() for batch in batches])[found.found]
     label = np.concatenate([batch.label.cpu().numpy() for batch in batches])[found.found]
     truth, distance = (np.linalg.norm(entry, axis=1) for entry in (t, found.t[found.found]))

@@ -13,12 +13,13 @@ from torch import nn
 
 from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.images import read_image
+from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.data.packs.pack import Pack
 from posedistill.data.packs.splits import hold_out_frames
-from posedistill.decode import Decoder
+from posedistill.decode import Decoder, Pose
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import boxes_for
 from posedistill.deploy.shapes import coarse_shape
@@ -42,7 +43,7 @@ from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
 from posedistill.tasks.distances import SUREST, calibrate_distances
 from posedistill.tasks.object_sources import backdrops, open_source
 from posedistill.tasks.object_teachers import best_poses, csv_poses
-from posedistill.tasks.validation import Validation, keypoint_scores
+from posedistill.tasks.validation import Validation, keypoint_scores, one_a_picture
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,13 @@ class ObjectsTask(Task[TestFrames]):
         """Distances, by real frames where any were trained on, else by renders."""
         data, real = self.training_set, self._real
         if not real[data.validation].any():
-            return calibrate_distances(self, estimator, data.train, data.validation, SUREST)
+            return calibrate_distances(self, estimator, data.train, data.validation, SUREST, assign=self.assign)
         learned, held = (rows[real[rows]] for rows in (data.train, data.validation))
-        return calibrate_distances(self, estimator, learned, held)
+        return calibrate_distances(self, estimator, learned, held, assign=self.assign)
+
+    def assign(self, poses: Sequence[Pose], batch: Batch) -> Sequence[int]:
+        """Which instance of a batch each pose is of, -1 for none: the only one of its picture."""
+        return one_a_picture(poses, batch)
 
     @property
     def _real(self) -> NDArray[np.bool_]:

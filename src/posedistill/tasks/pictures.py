@@ -9,8 +9,10 @@ from typing import Unpack
 import numpy as np
 import torch
 
+from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.loading.picture_view import PictureView
+from posedistill.decode import Pose
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import whole_pictures
@@ -63,8 +65,12 @@ class PicturesTask(ObjectsTask):
             self,
             loader,
             lambda found, batches: keypoint_scores(found, batches, objects),
-            lambda poses, batch: assign_in_pictures(poses, batch, objects),
+            self.assign,
         )
+
+    def assign(self, poses: Sequence[Pose], batch: Batch) -> Sequence[int]:
+        """Which instance of a batch each pose is of: of its picture and object, the nearest ones."""
+        return assign_in_pictures(poses, batch, self.objects)
 
     def score(self, poses: Poses | None) -> Evaluation:
         """BOP's scores, ADD(-S), and the figures that such families are published with; no boxes were given."""
