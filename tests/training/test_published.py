@@ -123,8 +123,11 @@ def test_weights_of_another_head_are_not_measured_without_it(datacfg, modelcfg, 
         valid_published(datacfg, other, weightfile, tmp_path / "runs")
     with pytest.raises(RecipeError, match=said):
         train_published(datacfg, modelcfg, None, teacher=(other, weightfile), runs=tmp_path / "runs")
-    with pytest.raises(CheckpointError, match=r"no\.weights"):
-        valid_published(datacfg, modelcfg, tmp_path / "no.weights", tmp_path / "runs")
+    for gone in ("no.weights", "no.safetensors"):
+        with pytest.raises(CheckpointError, match=gone):
+            valid_published(datacfg, modelcfg, tmp_path / gone, tmp_path / "runs")
+        with pytest.raises(CheckpointError, match=gone):
+            train_published(datacfg, modelcfg, None, teacher=(modelcfg, tmp_path / gone), runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

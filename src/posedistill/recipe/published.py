@@ -108,14 +108,12 @@ def network_section(modelcfg: Path, faithful: bool = False) -> dict[str, Any]:
 
 
 def require_whole(weights: Path, modelcfg: Path, objects: int) -> None:
-    """Refuse Darknet weights that are not all of the network of so many objects; a ``.safetensors`` says that itself.
+    """Refuse Darknet weights that are not all of the network of so many objects.
 
     Raises:
         RecipeError: a head of another kind, whose weights would be left out.
         CheckpointError: too short, too long, or of another network.
     """
-    if weights.suffix == ".safetensors":
-        return
     cfg = read_cfg(modelcfg)
     found, expected = (cfg.region.coords, cfg.region.classes), (2 * POINTS, objects)
     if found != expected:

@@ -16,7 +16,7 @@ from posedistill.recipe.stages import Stage
 from posedistill.report.score_table import score_tables
 from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
-from posedistill.training.checkpoints import save_tensors
+from posedistill.training.checkpoints import load_tensors, save_tensors
 from posedistill.training.evaluate import measure_stage
 from posedistill.training.networks import build_network
 from posedistill.training.run import alone, train_stage
@@ -44,7 +44,7 @@ def train_published(
     raw = training_recipe(datacfg, modelcfg, init, **options)
     if teacher is not None:
         raw["teacher"] = network_section(teacher[0]) | {"checkpoint": str(_checkpoint(teacher[1], Path(raw["runs"])))}
-        require_whole(teacher[1], teacher[0], len(raw["data"]["objects"]))
+        _check(teacher[1], teacher[0], len(raw["data"]["objects"]))
     path = _write(raw)
     recipe, name = load_recipe(path, overrides), "student" if teacher is None else "distilled"
     words = " ".join(
@@ -67,7 +67,7 @@ def valid_published(datacfg: Path, modelcfg: Path, weights: Path, runs: Path = P
         PoseDistillError: whatever is wrong with the files.
     """
     raw = validation_recipe(datacfg, modelcfg, _checkpoint(weights, runs), runs)
-    require_whole(weights, modelcfg, len(raw["data"]["objects"]))
+    _check(weights, modelcfg, len(raw["data"]["objects"]))
     path = _write(raw)
     console.print(f"recipe: {path}", highlight=False, soft_wrap=True)
     recipe = load_recipe(path)
@@ -84,6 +84,14 @@ def _write(raw: dict[str, Any]) -> Path:
     path = Path(raw["runs"]) / f"{raw['name']}.yaml"
     write_file(path, yaml.safe_dump(raw, sort_keys=False))
     return path
+
+
+def _check(weights: Path, modelcfg: Path, objects: int) -> None:
+    """Refuse weights that cannot be used before a recipe names them."""
+    if weights.suffix == ".safetensors":
+        load_tensors(weights, names=())
+    else:
+        require_whole(weights, modelcfg, objects)
 
 
 def _checkpoint(weights: Path, runs: Path) -> Path:
