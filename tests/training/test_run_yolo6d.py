@@ -85,7 +85,7 @@ def test_networks_are_measured_at_other_sizes(folder: Path) -> None:
 def test_sizes_are_of_pictures(drawn_data: dict) -> None:
     network = {"family": "wdrnet"}
     data = drawn_data | {"test": drawn_data["test"] | {"sizes": [416]}}
-    with pytest.raises(ValidationError, match="found data.test.sizes, expected none: wdrnet looks at a crop"):
+    with pytest.raises(ValidationError, match=r"found data\.test\.sizes, expected none: wdrnet looks at a crop"):
         Recipe(name="x", data=data, teacher=network, student=network, distill=[{"name": "match"}])
 
 

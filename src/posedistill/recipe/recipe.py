@@ -11,11 +11,11 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from posedistill.data.loading.picture_view import PictureSize
 from posedistill.distill import DistillSpec
 from posedistill.errors import RecipeError, describe, expectation
 from posedistill.estimators.registry import FAMILIES
 from posedistill.files import read_text
-from posedistill.data.loading.picture_view import PictureSize
 from posedistill.recipe.data import KINDS, Data, DataSettings
 from posedistill.recipe.data import BopSource as BopSource
 from posedistill.recipe.data import LabelSource as LabelSource
