@@ -13,7 +13,8 @@ from posedistill.geometry.cameras import project
 from posedistill.runtime import Predictor, locate
 from posedistill.runtime.search import search
 
-MODEL = Path(__file__).parents[2] / "models" / "linemod_cat.onnx"
+MODELS = Path(__file__).parents[2] / "models"
+MODEL = MODELS / "linemod_cat.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,28 @@ def test_it_finds_the_cat_with_and_without_a_box(predictor: Predictor, real_data
         found += np.linalg.norm(project(corners, searched.R, searched.t, frame.K) - pixels, axis=1).mean() < 20
     assert np.median(errors) < 2.0
     assert found >= len(frames) - 1
+
+
+def test_the_one_of_whole_pictures_asks_for_no_box(real_data: Path):
+    predictor = Predictor.from_onnx(MODELS / "linemod_cat_yolo6d.onnx", threads=1)
+    stated, decoder = predictor.record.threshold, of_objects(predictor.decoder)
+    assert decoder.whole_pictures and predictor.record.parameters == 545_956 and decoder.shapes == ()
+    assert stated is not None and stated.kept > 0.9 and stated.false <= 0.1
+    root, found, errors = real_data / "lm", 0, []
+    frames = BopDataset(root, scenes=[6], frames=root / "cat_train.txt").frames[::20]
+    for frame in frames:
+        (truth,) = frame.instances
+        pixels = project(decoder.objects.keypoints[0], truth.R, truth.t, frame.K)
+        poses = [pose for pose in predictor.predict(read_image(frame.rgb), frame.K) if pose.score >= stated.score]
+        if poses:
+            seen = project(decoder.objects.keypoints[0], poses[0].R, poses[0].t, frame.K)
+            errors.append(np.linalg.norm(seen - pixels, axis=1).mean())
+            found += len(poses) == 1
+    assert found >= len(frames) - 1 and np.median(errors) < 8.0
+    for path in sorted((real_data / "backgrounds").glob("*.jpg"))[1:16:2]:
+        image = read_image(path)
+        poses = predictor.predict(image, camera_of(decoder, image))
+        assert all(pose.score < stated.score for pose in poses), path
 
 
 def test_it_finds_no_cat_where_there_is_none(predictor: Predictor, real_data: Path):
