@@ -46,3 +46,15 @@ def test_what_is_no_number_is_left_out():
 def test_cameras_of_all_postures_and_one_place():
     R = np.stack([np.eye(3), np.diag([-1.0, -1.0, 1.0])])
     assert draw_trajectory(R, np.zeros((2, 3))).min() < 255
+
+
+def test_training_cameras_give_the_scale():
+    """A camera that is lost does not make all others a dot, and the known places are there, pale."""
+    R, centers = level_cameras()
+    lost = centers.copy()
+    lost[0] = [5000.0, 0.0, 2.0]
+    alone, among = draw_trajectory(R, lost), draw_trajectory(R, lost, known=centers)
+    assert (among == 190).all(axis=2).sum() > 10 and not (alone == 190).all(axis=2).any()
+    coloured = [(picture[:, :PANEL].std(axis=2) > 25).any(axis=0) for picture in (alone, among)]
+    assert coloured[1].sum() > 2 * coloured[0].sum(), "one beside the other instead of in one place"
+    np.testing.assert_array_equal(draw_trajectory(R, centers, known=None), draw_trajectory(R, centers))

@@ -53,6 +53,15 @@ def full(scene) -> WDRNetDecoder:
     return replace(scene.decoder, objects=objects, shapes=(shape, shape), decoding=decoding)
 
 
+def test_places_of_training_cameras_travel_along(full):
+    places = np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
+    properties = Record(full, places=places).to_properties()
+    np.testing.assert_array_equal(Record.from_properties(properties, "file").places, places)
+    assert Record.from_properties(Record(full).to_properties(), "file").places is None
+    with pytest.raises(CheckpointError, match=r"'places': found float32 \(3,\), expected \[M, 3\] finite numbers"):
+        Record.from_properties(Record(full, places=places[0]).to_properties(), "file")
+
+
 class TestRoundTrip:
     def test_of_objects(self, full, scene):
         again = Record.from_properties(Record(full, "renders", 7, "0.9").to_properties(), "file")

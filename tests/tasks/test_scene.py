@@ -154,6 +154,7 @@ def test_the_exported_file_is_the_network(trained: Recipe, scene: Path, tmp_path
     theirs = task.score(estimate(Predictor.from_onnx(path), task.queries)).to_dict()
     assert theirs["scores"] == pytest.approx(ours["scores"], abs=1e-4)
     record = Predictor.from_onnx(path).record
+    assert record.places is not None and record.places.shape == (60, 3)
     assert record.training.startswith("room: distilled, seed 0, step") and record.decoder.shape == (64, 64)
     scores = evaluate_file(path, scene, "test", None, "gt", None, tmp_path / "a.csv", tmp_path / "a.json")
     assert scores.scores["position_m"] == pytest.approx(ours["scores"]["position_m"], abs=1e-4)

@@ -48,7 +48,12 @@ class Parity:
 
 
 def export_onnx(
-    network: nn.Module, path: str | Path, decoder: Decoder, training: str = "", frames: Frames | None = None
+    network: nn.Module,
+    path: str | Path,
+    decoder: Decoder,
+    training: str = "",
+    frames: Frames | None = None,
+    places: np.ndarray | None = None,
 ) -> Path:
     """Write a network as one ONNX file: weights and record inside, any batch size.
 
@@ -59,6 +64,7 @@ def export_onnx(
             copy on the CPU is exported.
         path: where to write.
         training: in words, what the network was trained on. frames: the real ones of it, if known.
+        places: see ``Record``.
 
     Raises:
         CheckpointError: the file cannot be written; an older one of that name is left as it was.
@@ -67,7 +73,7 @@ def export_onnx(
     # Two rows: a batch of one would be burnt into the graph as a constant.
     model = trace(network, example_inputs(decoder, 2), list(decoder.outputs))
     parameters = sum(weight.numel() for weight in network.parameters())
-    return write_model(model, path, Record(decoder, training, parameters, frames=frames))
+    return write_model(model, path, Record(decoder, training, parameters, frames=frames, places=places))
 
 
 def example_inputs(decoder: Decoder, count: int = 1) -> dict[str, Tensor]:

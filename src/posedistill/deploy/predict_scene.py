@@ -49,7 +49,9 @@ class ScenePresenter(Presenter):
         """``poses.csv``, which names photographs as given, and ``trajectory.png``."""
         table = named_poses(found)
         table.to_csv(out / "poses.csv")
-        write_image(out / "trajectory.png", draw_trajectory(table.R, table.centers, self.unit))
+        write_image(
+            out / "trajectory.png", draw_trajectory(table.R, table.centers, self.unit, self.predictor.record.places)
+        )
 
     def in_words(self, found: Found) -> list[str]:
         """Position and viewing direction in the scene, and how likely they are where the model tells."""

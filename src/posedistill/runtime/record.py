@@ -25,6 +25,7 @@ PROPERTY, TABLES = "posedistill", "posedistill_tables"
 """Keys of the ONNX ``metadata_props`` that hold the JSON text and the tables."""
 FORMAT = 2
 """Raised when a key changes its meaning; a file of another format is refused, not guessed at."""
+_PLACES = "places"
 Frames = Mapping[str, np.ndarray]
 """By the folder they lie in: ``[n, 2]`` (scene_id, im_id) of BOP's, as in "lm/test"; ``[n]`` image names of a scene."""
 
@@ -38,6 +39,7 @@ class Record:
         training: what the network was trained on, for whoever finds the file. parameters: of the network.
         version: of the posedistill that wrote the file.
         frames: the real ones that the network was trained on (renders are in nobody's test); None where it is unknown.
+        places: ``[M, 3]`` where cameras of the training photographs stood, for maps; None where it is of no scene.
         threshold: under which score a search for objects reports nothing; None where nobody chose one.
     """
 
@@ -47,6 +49,7 @@ class Record:
     version: str = __version__
     frames: Frames | None = None
     threshold: Threshold | None = None
+    places: np.ndarray | None = None
 
     def to_properties(self) -> dict[str, str]:
         """As texts for the metadata of a model; ``from_properties`` gives the same record back."""
@@ -66,6 +69,8 @@ class Record:
             tables = tables | {_table_of(name): frames for name, frames in self.frames.items()}
         if self.threshold is not None:
             content["threshold"] = self.threshold.to_json()
+        if self.places is not None:
+            tables = tables | {_PLACES: self.places.astype(np.float32)}
         packed = io.BytesIO()
         np.savez_compressed(packed, **tables)  # type: ignore[arg-type]
         return {PROPERTY: json.dumps(content), TABLES: base64.b64encode(packed.getvalue()).decode("ascii")}
@@ -103,7 +108,7 @@ class Record:
             check((key, values[key], f"{ours}, as its section says", values[key] == ours))
         frames = None if values["frames"] is None else {name: _frames(tables, name) for name in values["frames"]}
         about = (values["training"], values["parameters"], values["version"])
-        return cls(decoder, *about, frames, values["threshold"])
+        return cls(decoder, *about, frames, values["threshold"], _places(tables))
 
 
 def open_session(path: str | Path, threads: int | None = None, providers: Sequence[str] | None = None) -> Any:
@@ -183,6 +188,14 @@ def _frames(tables: Mapping[str, np.ndarray], folder: str) -> np.ndarray:
     if found is None or (found.ndim, found.dtype.kind) not in ((1, "U"), (2, "i")):
         kind = "no such table" if found is None else f"{found.dtype} {found.shape}"
         raise RecordFault(_table_of(folder), kind, "[n, 2] ids or [n] names of frames")
+    return found
+
+
+def _places(tables: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Where training cameras stood; ``RecordFault`` where the table is of another kind."""
+    found = tables.get(_PLACES)
+    if found is not None and not (found.ndim == 2 and found.shape[1] == 3 and np.isfinite(found).all()):
+        raise RecordFault(_PLACES, f"{found.dtype} {found.shape}", "[M, 3] finite numbers")
     return found
 
 

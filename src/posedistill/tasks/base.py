@@ -111,6 +111,11 @@ class Task(ABC, Generic[Test]):
         """The real frames among them, which model files name."""
 
     @property
+    def places(self) -> np.ndarray | None:
+        """``[M, 3]`` where cameras of the training photographs stood, which model files of a scene keep for maps."""
+        return None
+
+    @property
     @abstractmethod
     def test_set(self) -> Test:
         """The test frames with their truth."""

@@ -39,6 +39,9 @@ from posedistill.tasks.scene_cloud import save_cloud
 from posedistill.tasks.score_curve import CALIBRATED, fit_score_curve
 from posedistill.tasks.validation import Validation, camera_scores, poses_of
 
+PLACES = 400
+"""Training cameras at most that a model file keeps the places of."""
+
 
 class SceneTask(PhotographsTask[CameraDataset]):
     """Where does the camera stand, and how is it turned?"""
@@ -106,6 +109,12 @@ class SceneTask(PhotographsTask[CameraDataset]):
     def training_frames(self) -> Frames:
         """The photographs, by their names in the scene's folder."""
         return {self.photographs.root.resolve().name: np.array(self.photographs.names)}
+
+    @property
+    def places(self) -> NDArray[np.float64]:
+        """Of at most some hundred photographs, evenly thinned."""
+        centers = self.photographs.centers
+        return centers[:: -(-len(centers) // PLACES)]
 
     @cached_property
     def test_set(self) -> CameraDataset:

@@ -137,7 +137,7 @@ def export_stage(
     estimator, trained = load_network(stage, task.objects)
     training = f"{stage.recipe.name}: {stage.name}, seed {stage.seed}, step {trained['step']}"
     network, decoder = task.deployed(estimator, shapes=shapes)
-    export_onnx(network, path, decoder, training, task.training_frames)
+    export_onnx(network, path, decoder, training, task.training_frames, task.places)
     sought = [query for query in task.queries if len(query.boxes)] or task.queries
     parity = check_parity(network, path, [query.request() for query in sought[:PARITY_FRAMES]])
     console.print(f"exported {path}: {parity}")
