@@ -139,3 +139,20 @@ def test_stand_ins_are_recognised(tree):
     poses = own.decode(own.stand_in(prepared), prepared)
     assert len(poses) == 2 and poses[0].score > 0.2
     assert isinstance(prepared, Prepared)
+
+
+def test_predicted_and_true_codes_are_drawn_in_the_same_colours(tree):
+    R, t = random_rotations(1, np.random.default_rng(2))[0], np.array([3.0, -2.0, 900.0])
+    own = decoder(tree)
+    outputs = {name: value[None] for name, value in outputs_of(tree, R, t).items()}
+    surfaces = Surfaces([1], lambda _: MESH)
+    surface = surfaces.seen(np.zeros(1, np.int64), K[None], R[None], t[None], SIZE, own.surface_stride)[0]
+    inputs = {"images": np.zeros((1, 3, SIZE, SIZE), np.float32), "classes": np.zeros(1, np.int64)}
+    drawn = own.explain_crop(outputs, Prepared.of_pictures(inputs, K[None]), 0, surface)
+    photograph, predicted, true = drawn[:, :320], drawn[:, 326:646], drawn[:, 652:]
+    assert (photograph == photograph[0, 0]).all()
+    inside = np.abs(true.astype(int) - photograph).max(axis=2) > 30
+    assert inside.mean() > 0.1
+    apart = np.abs(predicted.astype(int) - true).max(axis=2)
+    assert np.median(apart[inside]) < 25 and apart[inside].max() > 100  # but for the dots
+    assert (apart[~inside] < 60).mean() > 0.98

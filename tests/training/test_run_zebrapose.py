@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from posedistill.data.images import read_image
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
@@ -46,6 +47,10 @@ def test_every_stage_is_trained_measured_and_shipped(folder: Path) -> None:
     records = {entry["stage"]: entry for entry in json.loads((folder / "evaluation.json").read_text())}
     assert records.keys() == {"teacher", "student", "distilled", "exported"}
     assert (folder / "report.html").exists() and (folder / "bench.json").exists()
+    for name in ("teacher", "exported"):
+        pictures = sorted((folder / "cases").glob(f"{name}_votes_*.jpg"))
+        assert len(pictures) == 3 and read_image(pictures[0]).shape == (320, 3 * 320 + 12, 3)
+    assert "true codes" in (folder / "report.html").read_text()
     parity = json.loads((folder / "model.parity.json").read_text())
     assert parity["outputs"]["logits"] < 0.01
     assert len(list((folder.parent / "cache").glob("codes-*.npz"))) == 2  # one for each object, shared by all networks

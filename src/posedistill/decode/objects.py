@@ -173,6 +173,19 @@ class CropDecoder(ObjectDecoder):
         """Crops, normalised RGB, and the class index of each."""
         return {"images": (3, self.crop_size, self.crop_size), "classes": ()}
 
+    @property
+    def surface_stride(self) -> int | None:
+        """Pixels along a cell of what ``explain_crop`` compares with the true surface; None where it draws nothing."""
+        return None
+
+    def explain_crop(self, outputs: Arrays, prepared: Prepared, row: int, surface: np.ndarray) -> Image | None:
+        """What the network says of one crop, drawn beside the truth; None where a family has no picture of it.
+
+        Args:
+            surface: ``[G, G, 3]`` mm, the point of the true surface at each cell, NaN beside the object.
+        """
+        return None
+
     @abstractmethod
     def decode_crop(self, outputs: Arrays, K: Array, index: int) -> CropPose | None:
         """The pose of one crop by its own outputs, without the batch; ``K`` ``[3, 3]`` and class ``index`` of it."""

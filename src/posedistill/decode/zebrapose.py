@@ -5,7 +5,7 @@ Here a code is read as far as its bits are sure: a cell so matches a point of th
 matches of least spread make the pose.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import cv2
@@ -16,6 +16,8 @@ from posedistill.decode.base import Arrays, Prepared, Readers, Tolerance, check
 from posedistill.decode.objects import CropDecoder, CropPose
 from posedistill.decode.wdrnet import sigmoid
 from posedistill.geometry.cameras import Array
+from posedistill.geometry.codes.draw import draw_cells, draw_surface, side_by_side
+from posedistill.geometry.draw import Image
 from posedistill.geometry.pnp import solve_pnp
 
 Floats = NDArray[np.float32]
@@ -23,6 +25,8 @@ _LEAST_CELLS = 32
 """Cells that answer where the mask is empty."""
 _MOST_CELLS = 4096
 """Cells whose codes are read."""
+_PANEL = 320
+"""Side of a picture of a crop, pixels."""
 _ROUNDING = 0.01
 """Of the diameter: a match is never surer than that."""
 
@@ -201,6 +205,33 @@ class ZebraPoseDecoder(CropDecoder):
         threshold = self.decoding.threshold * self.crop_size
         weights /= weights.max(initial=1e-300)
         return CropMatches(pixels, found.points, weights, mask.ravel()[found.cells], threshold)
+
+    @property
+    def surface_stride(self) -> int:
+        """Of the grid."""
+        return self.crop_size // self.grid
+
+    def explain_crop(self, outputs: Arrays, prepared: Prepared, row: int, surface: np.ndarray) -> Image:
+        """The photograph; the codes that are read, with the cells that the pose rests on; the true surface."""
+        index = int(prepared.inputs["classes"][row])
+        own, corners = {name: value[row] for name, value in outputs.items()}, self.objects.keypoints[index]
+        scale = np.array(self.std)[:, None, None], np.array(self.mean)[:, None, None]
+        planes = 255 * (prepared.inputs["images"][row] * scale[0] + scale[1])
+        photograph = np.clip(np.rint(planes), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        photograph = cv2.resize(photograph, (_PANEL, _PANEL), interpolation=cv2.INTER_CUBIC)
+        every = replace(self.decoding, matches=self.grid**2)
+        mask = sigmoid(own["mask"][0])
+        read = find_matches(mask, own["code"], self.points[index], self.radii[index], every)
+        points = np.full((self.grid**2, 3), np.nan)
+        points[read.cells] = read.points
+        predicted = draw_surface(photograph, points.reshape(self.grid, self.grid, 3), corners)
+        found = self.matches(own, index)
+        pose = solve_pnp(
+            found.pixels, found.points, prepared.K[row], found.weights, found.threshold, self.decoding.seed
+        )
+        if pose is not None:
+            draw_cells(predicted, (found.pixels[pose.inliers] + 0.5) * _PANEL / self.crop_size - 0.5)
+        return side_by_side([photograph, predicted, draw_surface(photograph, surface, corners)])
 
     def differences(self, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         """Between logits of mask and bits."""

@@ -19,7 +19,8 @@ from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.data.packs.pack import Pack
 from posedistill.data.packs.splits import hold_out_frames
-from posedistill.decode import Decoder, Pose
+from posedistill.decode import Decoder, Pose, Prepared
+from posedistill.decode.objects import CropDecoder, of_objects
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import boxes_for
 from posedistill.deploy.shapes import coarse_shape
@@ -35,7 +36,7 @@ from posedistill.metrics.models import ScoringModel
 from posedistill.poses import Poses
 from posedistill.recipe.data import DataSettings
 from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint
-from posedistill.report.cases import Case, save_cases
+from posedistill.report.cases import Case, save_cases, save_votes
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
 from posedistill.runtime.threshold import Threshold
@@ -44,6 +45,9 @@ from posedistill.tasks.distances import SUREST, calibrate_distances
 from posedistill.tasks.object_sources import backdrops, open_source
 from posedistill.tasks.object_teachers import best_poses, csv_poses
 from posedistill.tasks.validation import Validation, keypoint_scores, one_a_picture
+
+DRAWN = 4
+"""Test frames on which votes are drawn."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,32 @@ class ObjectsTask(Task[TestFrames]):
     def draw(self, poses: Poses, name: str, folder: Path) -> None:
         """Contours over photographs."""
         save_cases(folder, name, list(self._cases(poses)))
+
+    def draw_votes(self, predictor: Predictor, name: str, folder: Path) -> None:
+        """What a network says of the surface in a few crops, beside the true one, for families that say anything."""
+        decoder, pictures = of_objects(predictor.decoder), []
+        if not isinstance(decoder, CropDecoder) or decoder.surface_stride is None:
+            return
+        sought = [query for query in self.queries if len(query.boxes)]
+        for query in sought[:: -(-len(sought) // DRAWN)]:
+            prepared = decoder.prepare(query.request())
+            surface = self._true_surface(query, prepared, decoder.crop_size, decoder.surface_stride)
+            drawn = decoder.explain_crop(predictor.outputs_of([prepared])[0], prepared, 0, surface)
+            if drawn is not None:
+                where = f"scene {query.scene_id}, image {query.im_id}"
+                pictures.append((drawn, f"{where}: crop, predicted codes with the cells behind the pose, true codes"))
+        save_votes(folder, name, pictures)
+
+    def _true_surface(self, query: FrameQuery, prepared: Prepared, side: int, stride: int) -> NDArray[np.float32]:
+        """``[G, G, 3]`` of the first thing that is sought in a frame, nothing where its pose is not known."""
+        label = int(prepared.labels[0])
+        frame = self.test_set.dataset.frame(query.scene_id, query.im_id)
+        truth = next((instance for instance in frame.instances if instance.obj_id == label), None)
+        if truth is None:
+            return np.full((side // stride, side // stride, 3), np.nan, np.float32)
+        index, turn = np.array([self.objects.index(label)]), prepared.rotation[:1]
+        R, t = self.objects.canonical(index, turn @ truth.R, turn @ truth.t)
+        return self._surfaces.seen(index, prepared.K[:1], R, t, side, stride)[0]
 
     def _pack(self, dataset: BopDataset) -> Pack:
         data = self.data

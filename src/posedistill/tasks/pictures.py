@@ -22,11 +22,9 @@ from posedistill.poses import Poses
 from posedistill.report.cases import save_votes
 from posedistill.runtime.predictor import Predictor
 from posedistill.tasks.base import Rows, Validate
-from posedistill.tasks.objects import ObjectsTask, drawn
+from posedistill.tasks.objects import DRAWN, ObjectsTask, drawn
 from posedistill.tasks.validation import Validation, assign_in_pictures, keypoint_scores
 
-DRAWN = 4
-"""Test frames on which votes are drawn."""
 VALIDATED = 16
 """Pictures that a network in validation sees at a time."""
 
