@@ -43,9 +43,8 @@ def trees(mesh: Mesh) -> CodeTree:
     plain = processor(lambda: build_tree(mesh.vertices, mesh.faces, refinements=0))
     ours = processor(lambda: build_tree(mesh.vertices, mesh.faces))
     theirs = processor(lambda: published_codes(mesh.vertices, mesh.faces))
-    print(
-        f"codes of {len(mesh.vertices)} vertices, 16 bits: {plain:.2f} s unrefined, {ours:.2f} s, published {theirs:.2f} s"
-    )
+    took = f"{plain:.2f} s unrefined, {ours:.2f} s, published {theirs:.2f} s"
+    print(f"codes of {len(mesh.vertices)} vertices, 16 bits: {took}")
     return build_tree(mesh.vertices, mesh.faces).cut(BITS)
 
 
