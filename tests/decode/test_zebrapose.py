@@ -93,7 +93,7 @@ def test_unsure_bits_and_wild_cells_are_borne(tree):
     pose = decoder(tree).decode_crop(outputs, K, 0)
     assert pose is not None and 0.2 < pose.score < 0.9
     assert np.rad2deg(angle_between(pose.R, R)) < 6
-    assert np.linalg.norm(pose.t - t) < 30
+    assert np.linalg.norm(pose.t - t) < 45
 
 
 def test_an_empty_mask_answers_with_a_low_score_or_not_at_all(tree):

@@ -44,9 +44,9 @@ class ZebraPoseDecoding:
         seed: of the RANSAC.
     """
 
-    confidence: float = 0.5
+    confidence: float = 0.35
     matches: int = 512
-    threshold: float = 4 / 128
+    threshold: float = 6 / 128
     always_answer: bool = True
     seed: int = 0
 

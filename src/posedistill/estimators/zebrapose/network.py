@@ -45,7 +45,7 @@ class ZebraPoseSettings(BaseModel):
     mask_weight: float = Field(default=1.0, ge=0, description="Of the cross entropy of the mask.")
     dice_weight: float = Field(default=0.0, ge=0)
     """Of the soft Dice loss of the mask, which helps where objects fill little of their crops."""
-    confidence: float = Field(default=0.5, ge=0, lt=1)
+    confidence: float = Field(default=0.35, ge=0, lt=1)
     """At inference a code is read up to its first bit that is less sure (``|2 p - 1|``)."""
     faithful: bool = False
     """The published losses and decoding."""
