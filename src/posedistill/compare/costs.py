@@ -141,8 +141,8 @@ class _Stepper:
         self.device, self.step = fabric.device, 0
         estimator, self.teaching, self.loader = set_up(task, stage, fabric)
         self.switch = self.teaching.switch if self.teaching else 0
-        if self.teaching:
-            self.teaching.teacher = shared or self.teaching.teacher
+        if self.teaching and shared is not None and shared.offers == self.teaching.teacher.offers:  # not translated
+            self.teaching.teacher = shared
         self._train = TrainingStep(fabric, estimator, self.loader, stage.schedule, stage.seed, self.teaching)
         self._train.begin()
 

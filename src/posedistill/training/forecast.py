@@ -67,7 +67,9 @@ def _step_seconds(task: Task[Any], stage: Stage) -> float:
     estimator = build_network(stage.recipe, stage.section, task.objects)
     data = task.training_set
     estimator.fit_targets(data.poses.R, data.poses.t)
-    batches = task.loader(data.train, seed=stage.seed, device=fabric.device, batch_size=settings.batch_size)
+    estimator.fit_shapes(task.mesh, stage.recipe.cache_folder)
+    options = {"seed": stage.seed, "device": fabric.device, "batch_size": settings.batch_size}
+    batches = task.loader(data.train, targets=estimator.targets, **options)
     step = TrainingStep(fabric, estimator, batches, settings, stage.seed)
     step.begin()
 
