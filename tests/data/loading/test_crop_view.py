@@ -11,13 +11,17 @@ from tests.data.loading.made_packs import HALF_TURN, SIZE, load, make_pack
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.loading import frame_reader
 from posedistill.data.loading.augment import AugmentSettings
+from posedistill.data.loading.crop_view import CropView
 from posedistill.data.loading.frame_reader import FrameReader
+from posedistill.data.loading.loader import Loader
 from posedistill.data.packs.build import build_pack
 from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.errors import RecipeError
 from posedistill.geometry.cameras import project
+from posedistill.geometry.meshes import box_mesh
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.rotations import is_rotation
+from posedistill.geometry.surfaces import Surfaces
 
 CPU = torch.device("cpu")
 
@@ -203,3 +207,22 @@ def test_real_frames(real_data, tmp_path):
     for mask, points in zip(masks, corners, strict=True):
         hull = cv2.fillConvexPoly(np.zeros((128, 128), np.uint8), cv2.convexHull(points.round().astype(np.int32)), 1)
         assert mask[hull == 0].sum() < 0.01 * mask.sum() and 0.2 < mask.sum() / hull.sum() < 1
+
+
+def test_surfaces_are_cast_on_request_where_the_crop_shows_them(pack, objects):
+    meshes = {obj_id: box_mesh(corners) for obj_id, corners in zip(objects.obj_ids, objects.keypoints, strict=True)}
+    surfaces = Surfaces(objects.obj_ids, meshes.__getitem__)
+    view = CropView([pack], objects, AugmentSettings(turn=40.0), SIZE, surfaces=surfaces)
+    assert Loader(view, 5, 0, CPU).targets == view.targets
+    loader = Loader(view, 5, 0, CPU, targets=frozenset({"masks", "surface/4"}))
+    assert loader.targets == view.targets | {"surface/4"}
+    batch, again = loader.batch(3), loader.batch(3)
+    points = batch.targets["surface/4"]
+    torch.testing.assert_close(points, again.targets["surface/4"], equal_nan=True)
+    line = (np.arange(SIZE // 4) + 0.5) * 4 - 0.5
+    for row in range(len(batch)):
+        rows, columns = np.nonzero(np.isfinite(points[row, ..., 0].numpy()))
+        assert len(rows) > 5
+        arrays = [value[row].double().numpy() for value in (batch.R, batch.t, batch.cameras())]
+        pixels = project(points[row, rows, columns].double().numpy(), *arrays)
+        np.testing.assert_allclose(pixels, np.stack([line[columns], line[rows]], axis=1), atol=0.02)
