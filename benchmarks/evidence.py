@@ -1,4 +1,4 @@
-"""Draws docs/figures/evidence.svg and writes the table of docs/evidence.md, both out of docs/figures/evidence.csv.
+"""Draws docs/pictures/evidence.svg and writes the tables of docs/evidence.md, both out of docs/evidence.csv.
 
     python benchmarks/evidence.py
 
@@ -121,12 +121,12 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def main() -> None:
-    rows = read(DOCS / "figures" / "evidence.csv")
-    plot(rows, DOCS / "figures" / "evidence.svg")
+    rows = read(DOCS / "evidence.csv")
+    plot(rows, DOCS / "pictures" / "evidence.svg")
     page = DOCS / "evidence.md"
     head, rest = page.read_text().split(BEGIN)
     page.write_text(head + BEGIN + "\n" + table(rows) + END + rest.split(END)[1])
-    print(f"{len(rows)} differences in {page} and {DOCS / 'figures' / 'evidence.svg'}")
+    print(f"{len(rows)} differences in {page} and in the plot beside it")
 
 
 if __name__ == "__main__":
