@@ -1,8 +1,13 @@
 """What this process runs on."""
 
+import ctypes
 import os
 import platform
+import sys
 from pathlib import Path
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Parameters of glibc's ``mallopt``."""
 
 
 def cores() -> int:
@@ -17,3 +22,15 @@ def processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory that it frees for what it allocates next; on systems with glibc.
+
+    Otherwise the C library hands the memory of every large tensor back, and the system fills each page of the next one
+    with zeros: a fifth of the time of a step of the smallest networks.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from posedistill.data.loading.batch import Batch
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.views import Prediction
+from posedistill.machine import keep_freed_memory
 from posedistill.recipe.recipe import TrainSettings
 from posedistill.tasks.base import Batches
 from posedistill.training.schedule import AveragedWeights, learning_rate
@@ -55,6 +56,7 @@ class TrainingStep:
         teaching: Teaching | None = None,
     ) -> None:
         estimator.check_targets(batches.targets)
+        keep_freed_memory()
         self.fabric, self.estimator, self.teaching = fabric, estimator, teaching
         self.settings, self.seed = settings, seed
         estimator.to(fabric.device).to(memory_format=torch.channels_last)
