@@ -43,10 +43,19 @@ _PLAIN = {
     "model_type": "a section of keys", "model_attributes_type": "a section of keys", "missing": "a value",
     "greater_than": "more than {gt}", "greater_than_equal": "at least {ge}", "less_than": "less than {lt}",
     "less_than_equal": "at most {le}", "multiple_of": "a multiple of {multiple_of}", "literal_error": "{expected}",
-    "too_short": "at least {min_length} entries", "too_long": "at most {max_length} entries",
+    "too_short": "a list of at least {min_length}", "too_long": "a list of at most {max_length}",
     "string_pattern_mismatch": "letters, digits and the signs _ . -",
 }  # fmt: skip
 """By what pydantic calls a fault: what was expected, in plain words."""
+
+
+def key_of(place: Iterable[int | str]) -> str:
+    """The dotted key of a fault that pydantic found, without the names that it gives to the types of a union.
+
+    >>> key_of(("relate", "layers", "literal['all']"))
+    'relate.layers'
+    """
+    return ".".join(str(part) for part in place if "[" not in str(part))
 
 
 def expectation(fault: Mapping[str, Any], known: Iterable[str] = ()) -> str:

@@ -263,7 +263,7 @@ def test_leaving_out_needs_a_trust() -> None:
         ({"temperature": 0.1}, "no use for temperature"),
         ({"form": "correlation_congruence", "faithful": True, "gamma": 1.0}, "no use for gamma"),
         ({"form": "crd"}, "distill.relate.form"),
-        ({"layers": []}, "at least 1 item"),
+        ({"layers": []}, "'distill.relate.layers': found \\[\\], expected a list of at least 1"),
         ({"blur": 1}, "one of angle_weight"),
     ],
 )

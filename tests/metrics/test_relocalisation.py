@@ -7,13 +7,13 @@ from posedistill.errors import DataError
 from posedistill.geometry.rotations import axis_angle, quaternion_to_matrix, random_rotations
 from posedistill.metrics import relocalisation
 from posedistill.metrics.relocalisation import (
-    POSITION,
     THRESHOLDS,
     constant_pose,
     nearest_position,
     nearest_training_pose,
     orientation_errors,
     position_errors,
+    position_metric,
     score_cameras,
 )
 from posedistill.poses import Poses
@@ -94,7 +94,7 @@ def test_a_missing_pose_is_infinitely_wrong(truth: Poses) -> None:
     assert scores.scores["recall_5m_10deg"] == pytest.approx(25 / 40)
     R[:30] = np.nan
     scores = score_cameras(Poses.of_cameras(R, t), truth)
-    interval = scores.interval(POSITION)
+    interval = scores.interval(position_metric())
     assert (interval.value, interval.low, interval.high) == (np.inf, np.inf, np.inf)
 
 

@@ -276,7 +276,7 @@ def test_a_finite_loss_with_a_nan_gradient_stops_too(run, network, tmp_path, mon
 
 
 @pytest.mark.parametrize("limit", [0, 20_000])
-def test_a_full_disk_stops_and_keeps_the_good_checkpoint(run, batch, full_disk, limit):
+def test_a_full_disk_stops_and_keeps_the_good_checkpoint(run, batch, full_disk, limit, capsys):
     with pytest.raises(KeyboardInterrupt):
         run(stopping(batch(), 2))
     with full_disk(limit), pytest.raises(TrainingError, match=r"found .*expected a .*disk with"):

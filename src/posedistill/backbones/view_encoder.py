@@ -18,4 +18,4 @@ class ViewEncoder(nn.Module):
         """``[B, V, 3, side, side]`` -> ``[B, V width]``."""
         _, pooled = self.trunk(views.flatten(0, 1))
         features: Tensor = self.layer(pooled)
-        return features.reshape(len(views), self.width)
+        return features.reshape(-1, self.width)

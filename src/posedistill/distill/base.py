@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from posedistill.data.loading.batch import Batch
 from posedistill.distill.trust import TrustSettings
-from posedistill.errors import RecipeError, describe, expectation
+from posedistill.errors import RecipeError, describe, expectation, key_of
 from posedistill.estimators.views import Prediction, Votes
 
 DISTILLERS = {
@@ -226,7 +226,7 @@ def _settings(spec: DistillSpec, kind: type[Distiller]) -> BaseModel:
     except ValidationError as error:
         faults = []
         for fault in error.errors():
-            key = ".".join(["distill", spec.name, *map(str, fault["loc"])])
+            key = key_of(["distill", spec.name, *fault["loc"]])
             expected = expectation(fault, kind.Settings.model_fields)
             faults.append(describe("recipe", key, repr(fault["input"]), expected))
         raise RecipeError("\n".join(faults)) from None

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from posedistill.errors import RecipeError, expectation
+from posedistill.errors import RecipeError, expectation, key_of
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.posenet import PoseNet, PoseNetSettings
 from posedistill.estimators.scene_coordinates import SceneCoordinates, SceneCoordinatesSettings
@@ -53,8 +53,6 @@ def build_estimator(
         return build(objects, SETTINGS[family].model_validate(values), size)
     except ValidationError as error:
         known = SETTINGS[family].model_fields
-        found = [
-            (".".join(map(str, fault["loc"])), fault["input"], expectation(fault, known)) for fault in error.errors()
-        ]
+        found = [(key_of(fault["loc"]), fault["input"], expectation(fault, known)) for fault in error.errors()]
         faults = "; ".join(f"{key}: found {value!r}, expected {expected}" for key, value, expected in found)
         raise RecipeError(f"{family}: {faults}") from error

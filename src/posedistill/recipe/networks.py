@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from posedistill.errors import expectation
+from posedistill.errors import expectation, key_of
 from posedistill.estimators.registry import SETTINGS
 
 
@@ -91,7 +91,7 @@ class NetworkSettings(Settings):
             SETTINGS[self.family].model_validate(self.settings)
         except ValidationError as error:
             known = SETTINGS[self.family].model_fields
-            faults = [(".".join(map(str, f["loc"])), f["input"], expectation(f, known)) for f in error.errors()]
+            faults = [(key_of(f["loc"]), f["input"], expectation(f, known)) for f in error.errors()]
             shown = [f"settings.{key}: found {found!r}, expected {expected}" for key, found, expected in faults]
             raise ValueError("; ".join(shown)) from None
         return self

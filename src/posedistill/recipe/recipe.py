@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from posedistill.data.loading.picture_view import PictureSize
 from posedistill.distill import DistillSpec
-from posedistill.errors import RecipeError, describe, expectation
+from posedistill.errors import RecipeError, describe, expectation, key_of
 from posedistill.estimators.registry import FAMILIES
 from posedistill.files import read_text
 from posedistill.recipe.data import KINDS, Data, DataSettings
@@ -264,7 +264,7 @@ def _expand(node: Any, path: Path, key: tuple[str, ...]) -> Any:
 
 
 def _explain(path: Path, fault: Any, kind: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in fault["loc"] if part not in KINDS)
+    key = key_of(part for part in fault["loc"] if part not in KINDS)
     if fault["type"] == "extra_forbidden":
         return describe(path, key, "an unknown key", expectation(fault, keys_at(kind, fault["loc"])))
     if fault["type"] == "value_error":  # from a check of ours, which says both

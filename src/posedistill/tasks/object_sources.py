@@ -15,7 +15,7 @@ from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
 from posedistill.data.render.label import label_dataset
 from posedistill.data.render.shapes import code_models_info, code_objects
-from posedistill.errors import DataError, RecipeError, describe, expectation
+from posedistill.errors import DataError, RecipeError, describe, expectation, key_of
 from posedistill.files import exclusive, read_text
 from posedistill.geometry.meshes import load_mesh
 from posedistill.log import console, progress_bar, progress_of
@@ -132,7 +132,7 @@ def render_folder(
     try:
         source = RenderSource(models=models, count=count, seed=seed, settings=RenderSettings(**settings))
     except ValidationError as error:
-        faults = [(".".join(map(str, f["loc"])), f["input"], expectation(f, known)) for f in error.errors()]
+        faults = [(key_of(f["loc"]), f["input"], expectation(f, known)) for f in error.errors()]
         raise RecipeError("\n".join(describe("--set", *fault) for fault in faults)) from None
     found = code_objects().keys() if models == CODE else mesh_ids(models)
     if not found:

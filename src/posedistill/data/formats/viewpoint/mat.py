@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, reported
 from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
@@ -75,6 +74,8 @@ def _objects(path: Path, image: Path, split: str, on_fault: OnFault) -> list[Ann
     views: list[AnnotatedView] = []
     with reported(on_fault, FaultKind.POSE, path):
         try:
+            from scipy.io import loadmat  # a heavy import that few data sets need
+
             record = loadmat(path, squeeze_me=True, struct_as_record=False)["record"]
             objects = list(np.atleast_1d(record.objects))
         except Exception as error:  # a damaged file may break any assumption
