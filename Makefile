@@ -8,7 +8,7 @@ quickstart: $(VENV)/.train
 	$(BIN)/posedistill run recipes/quickstart.yaml
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks
