@@ -11,8 +11,9 @@ from statistics import median
 from bench_busy_machine import steps_per_second
 from posedistill.machine import cores, keep_freed_memory
 
-HAND_BACK = {-1: 128 << 10, -3: 128 << 10, -4: 65536}
-"""glibc's defaults of ``mallopt``: from which size on freed memory goes back, is mapped, and how many such maps."""
+HAND_BACK = {-1: 64 << 20, -3: 32 << 20, -4: 65536}
+"""Parameters of ``mallopt`` where glibc's own adjustment ends, a lower bound of what is gained: from 64 MB on freed
+memory goes back, from 32 MB on tensors are mapped, and how many such maps there may be."""
 
 
 def hand_freed_memory_back() -> None:

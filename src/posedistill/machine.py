@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
     """Let the process keep the memory that it frees for what it allocates next; on systems with glibc.
 
     Otherwise the C library hands the memory of every large tensor back, and the system fills each page of the next one
-    with zeros: a fifth of the time of a step of the smallest networks.
+    with zeros: a tenth of the time of a small network's step, seldom a fifth.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
