@@ -212,7 +212,7 @@ def test_an_interrupt_says_what_is_true_of_the_command(monkeypatch, capsys, tmp_
     monkeypatch.setattr("posedistill.tasks.object_sources.render_folder", interrupt)
     assert main(monkeypatch, "data", "render", "code", str(tmp_path / "out")) == 130
     assert capsys.readouterr().err.endswith("goes on: pictures that are rendered are kept\n")
-    monkeypatch.setattr("posedistill.deploy.predict.predict_images", interrupt)
+    monkeypatch.setattr("posedistill.deploy.predict.base.predict_images", interrupt)
     model = Path(__file__).parents[1] / "models" / "linemod_cat.onnx"
     assert main(monkeypatch, "predict", str(model), "photo.jpg", "--out", "here") == 130
     assert capsys.readouterr().err.endswith("stopped; what was found before is in here\n")

@@ -303,8 +303,8 @@ def predict(
     import json as json_module
     import time
 
-    from posedistill.deploy.predict import predict_images
-    from posedistill.deploy.presenters import PRESENTERS
+    from posedistill.deploy.predict.base import predict_images
+    from posedistill.deploy.predict.presenters import PRESENTERS
     from posedistill.interrupts import told
     from posedistill.runtime import Predictor
 

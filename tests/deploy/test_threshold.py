@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from posedistill.cli import app
 from posedistill.data.formats.bop import BopDataset
 from posedistill.decode import Pose
-from posedistill.deploy import predict_objects, threshold
-from posedistill.deploy.predict_objects import Box, ObjectPresenter
+from posedistill.deploy import threshold
+from posedistill.deploy.predict import objects as predict_objects
+from posedistill.deploy.predict.objects import Box, ObjectPresenter
 from posedistill.deploy.threshold import Shown, photographs_in, shown_in, store_threshold, threshold_of
 from posedistill.errors import CheckpointError, DataError
 from posedistill.runtime.predictor import Predictor

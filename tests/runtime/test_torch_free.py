@@ -48,8 +48,8 @@ def test_light_modules_import():
         "posedistill",
         "posedistill.cli",
         "posedistill.poses",
-        "posedistill.deploy.predict",
-        "posedistill.deploy.presenters",
+        "posedistill.deploy.predict.base",
+        "posedistill.deploy.predict.presenters",
         "posedistill.deploy.bench",
         "posedistill.deploy.evaluators.files",
     ]
@@ -62,8 +62,8 @@ def test_predicts_from_a_file(scene, model_file, tmp_path):
     code = f"""
 import json
 from pathlib import Path
-from posedistill.deploy.predict import predict_images
-from posedistill.deploy.predict_objects import Box, ObjectPresenter
+from posedistill.deploy.predict.base import predict_images
+from posedistill.deploy.predict.objects import Box, ObjectPresenter
 from posedistill.runtime import Predictor
 predictor = Predictor.from_onnx({str(model_file)!r}, threads=1)
 boxes = [Box(6, tuple({scene.box.tolist()}))]

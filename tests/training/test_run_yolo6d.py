@@ -12,8 +12,8 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
 from posedistill.deploy.detection import detect_file
 from posedistill.deploy.evaluators.files import evaluate_file
-from posedistill.deploy.predict import predict_images
-from posedistill.deploy.predict_objects import Box, ObjectPresenter
+from posedistill.deploy.predict.base import predict_images
+from posedistill.deploy.predict.objects import Box, ObjectPresenter
 from posedistill.errors import DataError
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, load_recipe

@@ -14,7 +14,7 @@ from posedistill.data.formats.bop_models import mesh_path
 from posedistill.decode.base import Pose
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery, table_of
-from posedistill.deploy.predict import Found, Presenter, image_id_of, parse_camera
+from posedistill.deploy.predict.base import Found, Presenter, image_id_of, parse_camera
 from posedistill.deploy.shapes import coarse_shape
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array

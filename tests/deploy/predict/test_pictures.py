@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from posedistill.deploy import pictures
-from posedistill.deploy.pictures import Film, open_sources
+from posedistill.deploy.predict import pictures
+from posedistill.deploy.predict.pictures import Film, open_sources
 from posedistill.errors import DataError
 
 

@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 from posedistill import cli
 from posedistill.data.images import write_image
 from posedistill.decode import ViewpointDecoder
-from posedistill.deploy.predict import predict_images
-from posedistill.deploy.predict_category import CategoryPresenter
+from posedistill.deploy.predict.base import predict_images
+from posedistill.deploy.predict.category import CategoryPresenter
 from posedistill.errors import DataError
 from posedistill.geometry.viewpoint import rotation_viewpoint
 from posedistill.poses import Poses

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from posedistill.decode import ViewpointDecoder
-from posedistill.deploy.predict import Found, Presenter, named_poses
+from posedistill.deploy.predict.base import Found, Presenter, named_poses
 from posedistill.errors import DataError, describe
 from posedistill.geometry.viewpoint import rotation_viewpoint
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from posedistill.deploy.trajectory import ARROW, PANEL, draw_trajectory
+from posedistill.deploy.predict.trajectory import ARROW, PANEL, draw_trajectory
 from posedistill.geometry.rotations import axis_angle
 
 

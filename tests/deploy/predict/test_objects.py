@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from posedistill.decode import Pose
-from posedistill.deploy.predict import Found, predict_images
-from posedistill.deploy.predict_objects import Box, ObjectPresenter, parse_boxes, parse_camera
+from posedistill.deploy.predict.base import Found, predict_images
+from posedistill.deploy.predict.objects import Box, ObjectPresenter, parse_boxes, parse_camera
 from posedistill.errors import DataError
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
@@ -118,7 +118,7 @@ def test_no_camera_anywhere(predictor, photos):
 
 def test_no_boxes_searches_the_image(predictor, photos, monkeypatch):
     searched = []
-    search = "posedistill.deploy.predict_objects.search"
+    search = "posedistill.deploy.predict.objects.search"
     monkeypatch.setattr(search, lambda predictor, image, K, obj_id, **_: searched.append(obj_id))
     assert found_in(predictor, photos[:1], None, K) == [] and searched == [6, 9]
     searched.clear()

@@ -1,9 +1,9 @@
 """Who presents the poses of which models in ``posedistill predict``."""
 
-from posedistill.deploy.predict import Presenter
-from posedistill.deploy.predict_category import CategoryPresenter
-from posedistill.deploy.predict_objects import ObjectPresenter
-from posedistill.deploy.predict_scene import ScenePresenter
+from posedistill.deploy.predict.base import Presenter
+from posedistill.deploy.predict.category import CategoryPresenter
+from posedistill.deploy.predict.objects import ObjectPresenter
+from posedistill.deploy.predict.scene import ScenePresenter
 
 PRESENTERS: dict[str, type[Presenter]] = {
     "objects": ObjectPresenter,

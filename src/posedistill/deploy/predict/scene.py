@@ -8,8 +8,8 @@ import numpy as np
 
 from posedistill.data.images import write_image
 from posedistill.decode.base import Pose, Request
-from posedistill.deploy.predict import Found, Presenter, named_poses, parse_camera
-from posedistill.deploy.trajectory import draw_trajectory
+from posedistill.deploy.predict.base import Found, Presenter, named_poses, parse_camera
+from posedistill.deploy.predict.trajectory import draw_trajectory
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
 from posedistill.runtime.predictor import Predictor

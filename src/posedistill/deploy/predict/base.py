@@ -14,7 +14,7 @@ import numpy as np
 from posedistill.data.images import write_image
 from posedistill.decode.base import Pose
 from posedistill.deploy.estimate import FrameQuery, table_of
-from posedistill.deploy.pictures import Film, Source, open_sources
+from posedistill.deploy.predict.pictures import Film, Source, open_sources
 from posedistill.errors import DataError, PoseDistillError, describe
 from posedistill.files import write_file
 from posedistill.geometry.cameras import Array

@@ -10,8 +10,8 @@ from posedistill import cli
 from posedistill.data.images import read_image, write_image
 from posedistill.decode import PoseNetDecoder, SceneCoordinatesDecoder
 from posedistill.decode.scene_coordinates import cell_centers
-from posedistill.deploy.predict import predict_images
-from posedistill.deploy.predict_scene import ScenePresenter
+from posedistill.deploy.predict.base import predict_images
+from posedistill.deploy.predict.scene import ScenePresenter
 from posedistill.errors import DataError, PoseDistillError
 from posedistill.geometry.cameras import Camera
 from posedistill.poses import Poses

@@ -1,0 +1,1 @@
+"""Poses in photographs and videos, told and drawn: of objects, of a scene, of categories."""
