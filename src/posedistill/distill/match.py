@@ -299,10 +299,9 @@ def counterparts(votes: Votes, cells: Votes | None) -> Votes:
     ordered, order = cells.cells.sort(1)
     place = torch.searchsorted(ordered, votes.cells.contiguous()).clamp(max=ordered.shape[1] - 1)
     index = order.gather(1, place)
-    mask = votes.mask & (ordered.gather(1, place) == votes.cells) & cells.mask.gather(1, index)
-    values = cells.values.detach().gather(1, index[..., None, None].expand(-1, -1, *theirs[2:]))
-    errors = None if cells.errors is None else cells.errors.gather(1, index)
-    return Votes(values, cells.weights.detach().gather(1, index), mask, votes.cells, errors)
+    picked = cells.at(index)
+    mask = votes.mask & (ordered.gather(1, place) == votes.cells) & picked.mask
+    return Votes(picked.values.detach(), picked.weights.detach(), mask, votes.cells, picked.errors)
 
 
 def _mean_vote(votes: Votes, weights: Tensor) -> Tensor:

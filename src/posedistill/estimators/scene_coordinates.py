@@ -261,7 +261,7 @@ class SceneCoordinates(Estimator):
         cells = votes = self._votes(outputs.points, weights, found, counted, ids)
         if not self.training:
             chosen = weights.where(counted, -1.0).topk(min(CELLS, weights.shape[1]), dim=1).indices
-            votes = _rows(cells, chosen)
+            votes = cells.at(chosen)
             cells = self._with_wider(cells, outputs, batch)
         return Prediction(
             {
@@ -347,10 +347,3 @@ def _photographed(pixels: Tensor, batch: Batch) -> Tensor:
     ends = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1) @ places.transpose(1, 2)
     shares = ends[..., :2] / ends[..., 2:]
     return ((shares >= 0) & (shares <= 1)).all(dim=-1)
-
-
-def _rows(votes: Votes, chosen: Tensor) -> Votes:
-    """Some of the votes, ``[B, n]`` of each picture."""
-    values = votes.values.gather(1, chosen[..., None, None].expand(-1, -1, *votes.values.shape[2:]))
-    others = (getattr(votes, name).gather(1, chosen) for name in ("weights", "mask", "cells", "errors"))
-    return Votes(values, *others)

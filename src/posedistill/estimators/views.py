@@ -28,6 +28,12 @@ class Votes:
     cells: Tensor | None = None
     errors: Tensor | None = None
 
+    def at(self, index: Tensor) -> "Votes":
+        """Some of the votes: those at ``index`` ``[B, n]`` of each image."""
+        values = self.values.gather(1, index[..., None, None].expand(-1, -1, *self.values.shape[2:]))
+        cells, errors = (None if own is None else own.gather(1, index) for own in (self.cells, self.errors))
+        return Votes(values, self.weights.gather(1, index), self.mask.gather(1, index), cells, errors)
+
 
 _BITS = 16
 """Of an id for each of anchor, stride, row and column: the largest grid has 65,536 cells a side."""

@@ -5,6 +5,7 @@ Felix et al., "Squeezed Deep 6DoF Object Detection Using Knowledge Distillation"
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -244,7 +245,7 @@ class YOLO6D(Estimator):
         """``[I, 9, ...]`` votes of the cells that answer for an instance, and of those around."""
         truth = self._truth(batch)
         answers = self._answers(region, truth.detach(), batch, neighbours=True)
-        return _chosen(cells, answers.predictor, answers.mask)
+        return replace(cells.at(answers.predictor), mask=answers.mask)
 
     @torch.no_grad()
     def _nearest(self, cells: Votes, batch: Batch) -> Tensor:
@@ -260,7 +261,7 @@ class YOLO6D(Estimator):
         """``[I, MOST_VOTES, ...]`` the surest predictors above the threshold."""
         keys = cells.weights.detach().where(self._nearest(cells, batch), -1.0)
         top = keys.topk(min(MOST_VOTES, keys.shape[1]), 1)
-        return _chosen(cells, top.indices, top.values > self.settings.score_threshold)
+        return replace(cells.at(top.indices), mask=top.values > self.settings.score_threshold)
 
     def _embedding(self, outputs: CfgOutputs, batch: Batch) -> Tensor:
         """``[I, D]`` what the coarsest map holds in an instance's own cell (or the nearest to it) and around."""
@@ -280,9 +281,3 @@ def true_points(batch: Batch) -> Tensor:
     """``[I, 9, 2]`` where the centre and the corners of each instance's box appear, picture pixels."""
     asked_by = "family: yolo6d"
     return torch.cat([batch.box_centers(asked_by)[:, None], batch.target("keypoints", asked_by)], 1)
-
-
-def _chosen(cells: Votes, index: Tensor, mask: Tensor) -> Votes:
-    assert cells.cells is not None
-    values = cells.values.gather(1, index[:, :, None, None].expand(-1, -1, *cells.values.shape[2:]))
-    return Votes(values, cells.weights.gather(1, index), mask, cells.cells.gather(1, index))

@@ -6,6 +6,7 @@ dense predictions by optimal transport; how they pool is not public, so sizes an
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -207,11 +208,9 @@ def block_side(crop_size: int, stride: int) -> int:
 
 def _strongest(cells: Votes, seen: Tensor) -> Votes:
     """The blocks ``seen`` ``[B, N]``, at most ``_MOST_VOTES``, those of the largest weights."""
-    assert cells.cells is not None
     keys = torch.where(seen, cells.weights.detach(), -1.0)
     index = keys.topk(min(_MOST_VOTES, keys.shape[1]), dim=1).indices
-    values = cells.values.gather(1, index[..., None, None].expand(-1, -1, *cells.values.shape[2:]))
-    return Votes(values, cells.weights.gather(1, index), seen.gather(1, index), cells.cells.gather(1, index))
+    return replace(cells.at(index), mask=seen.gather(1, index))
 
 
 def _digest(planes: Tensor) -> str:
