@@ -4,7 +4,7 @@ A teacher that is unsure is unsure afterwards: several poses are drawn from its 
 of the surface fall to one half, or the projected keypoints spread.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -40,6 +40,12 @@ class Hypotheses(NamedTuple):
     R: Array
     t: Array
     scores: Array
+
+    @classmethod
+    def of(cls, poses: Sequence[tuple[Array, Array, float]]) -> "Hypotheses":
+        """Of (R, t, score), as many as there are."""
+        R, t, scores = zip(*poses, strict=True) if poses else ((), (), ())
+        return cls(np.reshape(R, (-1, 3, 3)), np.reshape(t, (-1, 3)), np.array(scores, dtype=np.float64))
 
 
 def pose_logits(
@@ -134,8 +140,7 @@ def _solved(
             pose = solve_pnp(values[cells].reshape(-1, 2), points, K, matched, threshold)
             if pose is not None and pose.score > 0:
                 poses.append((pose.R, pose.t, float(weights[cells].max()) * pose.score))
-    R, t, scores = zip(*poses, strict=True) if poses else ((), (), ())
-    return Hypotheses(np.reshape(R, (-1, 3, 3)), np.reshape(t, (-1, 3)), np.array(scores, dtype=np.float64))
+    return Hypotheses.of(poses)
 
 
 def quadruple_poses(
@@ -155,8 +160,7 @@ def quadruple_poses(
             errors = np.linalg.norm(project(points, *pose, K) - pixels, axis=1)
             support = np.maximum(1 - (errors / threshold) ** 2, 0) @ weights / weights.sum()
             poses.append((*pose, float(support)))
-    R, t, scores = zip(*poses, strict=True) if poses else ((), (), ())
-    return Hypotheses(np.reshape(R, (-1, 3, 3)), np.reshape(t, (-1, 3)), np.array(scores, dtype=np.float64))
+    return Hypotheses.of(poses)
 
 
 def _of_four(pixels: Array, points: Array, K: Array) -> tuple[Array, Array] | None:
