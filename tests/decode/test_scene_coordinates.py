@@ -8,9 +8,9 @@ from tests.data.room import Room, pinhole, walk
 
 from posedistill.decode import PoseNetDecoder, Prepared, Request, SceneCoordinatesDecoder
 from posedistill.decode.base import RecordFault
-from posedistill.decode.scene_coordinates import CELLS, cell_centers
+from posedistill.decode.scene_coordinates import CELLS
 from posedistill.errors import DataError
-from posedistill.geometry.cameras import Camera, project
+from posedistill.geometry.cameras import Camera, cell_centers, project
 from posedistill.geometry.rotations import angle_between
 
 CAMERA = pinhole(320, 240)

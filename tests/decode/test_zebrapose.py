@@ -5,7 +5,8 @@ import pytest
 
 from posedistill.decode import ZebraPoseDecoder
 from posedistill.decode.base import Prepared, RecordFault
-from posedistill.decode.zebrapose import ZebraPoseDecoding, cell_centers, find_matches, node_index, read_codes
+from posedistill.decode.zebrapose import ZebraPoseDecoding, find_matches, node_index, read_codes
+from posedistill.geometry.cameras import cell_centers
 from posedistill.geometry.codes import CodeTree, build_tree
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable, box_corners
@@ -79,7 +80,7 @@ def test_centers_of_cells_are_half_a_cell_from_their_corners(tree):
     outputs = outputs_of(tree, R, t)
     found = find_matches(1 / (1 + np.exp(-outputs["mask"][0])), outputs["code"], tree.points, tree.radii)
     pixels = (found.points @ R.T + t) @ K.T
-    errors = pixels[:, :2] / pixels[:, 2:] - cell_centers(found.cells, GRID, SIZE)
+    errors = pixels[:, :2] / pixels[:, 2:] - cell_centers(GRID, GRID, SIZE // GRID)[found.cells]
     assert np.abs(errors.mean(axis=0)).max() < 0.3
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from posedistill.decode.base import Arrays, Pose, Prepared, Readers, Tolerance, check, floats
 from posedistill.decode.photograph import PhotographDecoder
-from posedistill.geometry.cameras import Array
+from posedistill.geometry.cameras import Array, cell_centers
 from posedistill.geometry.pnp import PnPResult, refine_on_all, solve_pnp
 
 CELLS = 500
@@ -22,16 +22,6 @@ THRESHOLD = 10.0
 REFERENCE_SIDE = 640
 LEAST_CONFIDENCE = 0.01
 """Cells below it are not used."""
-
-
-def cell_centers(height: int, width: int, stride: int) -> Array:
-    """``[height * width, 2]``: (x, y) of the centres of a grid's cells, row by row; pixel (0, 0) is a pixel's centre.
-
-    >>> cell_centers(1, 2, 8).tolist()
-    [[3.5, 3.5], [11.5, 3.5]]
-    """
-    columns, rows = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
-    return stride * np.stack([columns, rows], axis=-1).reshape(-1, 2) + (stride - 1) / 2
 
 
 @dataclass(frozen=True, eq=False)

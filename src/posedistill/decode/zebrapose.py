@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from posedistill.decode.base import Arrays, Prepared, Readers, Tolerance, check
 from posedistill.decode.objects import CropDecoder, CropPose
 from posedistill.decode.wdrnet import sigmoid
-from posedistill.geometry.cameras import Array
+from posedistill.geometry.cameras import Array, cell_centers
+from posedistill.geometry.codes import node_count
 from posedistill.geometry.codes.draw import draw_cells, draw_surface, side_by_side
 from posedistill.geometry.draw import Image
-from posedistill.geometry.pnp import solve_pnp
+from posedistill.geometry.pnp import PnPResult, solve_pnp
 
 Floats = NDArray[np.float32]
 _LEAST_CELLS = 32
@@ -117,16 +118,6 @@ def find_matches(
     return Matches(chosen, np.asarray(points[nodes], dtype=np.float64), spread)
 
 
-def cell_centers(index: NDArray[np.integer], grid: int, crop_size: int) -> Array:
-    """``[n, 2]`` crop pixels of cells of a square grid, numbered row by row.
-
-    >>> cell_centers(np.array([0, 3]), 2, 8).tolist()
-    [[1.5, 1.5], [5.5, 5.5]]
-    """
-    stride = crop_size / grid
-    return np.stack([(index % grid + 0.5) * stride - 0.5, (index // grid + 0.5) * stride - 0.5], axis=1)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ZebraPoseDecoder(CropDecoder):
     """Crops in; mask ``[B, 1, G, G]`` and code ``[B, d, G, G]``, logits, out.
@@ -153,7 +144,7 @@ class ZebraPoseDecoder(CropDecoder):
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
         super().__post_init__()
-        shape = (len(self.objects), 2 ** (self.bits + 1) - 2)
+        shape = (len(self.objects), node_count(self.bits))
         found = (self.points.shape, self.radii.shape)
         finite = bool(np.isfinite(self.points).all() and np.isfinite(self.radii).all())
         check(
@@ -193,15 +184,18 @@ class ZebraPoseDecoder(CropDecoder):
     def decode_crop(self, outputs: Arrays, K: Array, index: int) -> CropPose | None:
         """PnP on the matches; its score is the mask's mean probability on them times their support in PnP."""
         found = self.matches(outputs, index)
-        pose = solve_pnp(found.pixels, found.points, K, found.weights, found.threshold, self.decoding.seed)
+        pose = self._solve(found, K)
         return None if pose is None else CropPose(pose.R, pose.t, float(found.mask.mean()) * pose.score)
+
+    def _solve(self, found: CropMatches, K: Array) -> PnPResult | None:
+        return solve_pnp(found.pixels, found.points, K, found.weights, found.threshold, self.decoding.seed)
 
     def matches(self, outputs: Arrays, index: int) -> CropMatches:
         """The matches of one crop of the object of class ``index``, which count the more the smaller their cells."""
         mask = sigmoid(outputs["mask"][0])
         found = find_matches(mask, outputs["code"], self.points[index], self.radii[index], self.decoding)
         weights = 1 / (found.radii**2 + (_ROUNDING * self.objects.diameters[index]) ** 2)
-        pixels = cell_centers(found.cells, self.grid, self.crop_size)
+        pixels = cell_centers(self.grid, self.grid, self.surface_stride)[found.cells]
         threshold = self.decoding.threshold * self.crop_size
         weights /= weights.max(initial=1e-300)
         return CropMatches(pixels, found.points, weights, mask.ravel()[found.cells], threshold)
@@ -226,9 +220,7 @@ class ZebraPoseDecoder(CropDecoder):
         points[read.cells] = read.points
         predicted = draw_surface(photograph, points.reshape(self.grid, self.grid, 3), corners)
         found = self.matches(own, index)
-        pose = solve_pnp(
-            found.pixels, found.points, prepared.K[row], found.weights, found.threshold, self.decoding.seed
-        )
+        pose = self._solve(found, prepared.K[row])
         if pose is not None:
             draw_cells(predicted, (found.pixels[pose.inliers] + 0.5) * _PANEL / self.crop_size - 0.5)
         return side_by_side([photograph, predicted, draw_surface(photograph, surface, corners)])

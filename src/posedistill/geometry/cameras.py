@@ -50,6 +50,16 @@ def project(points: Array, R: Array, t: Array, K: Array) -> Array:
     return pixels[..., :2] / pixels[..., 2:]
 
 
+def cell_centers(height: int, width: int, stride: int) -> Array:
+    """``[height * width, 2]``: (x, y) of the centres of a grid's cells, row by row; pixel (0, 0) is a pixel's centre.
+
+    >>> cell_centers(1, 2, 8).tolist()
+    [[3.5, 3.5], [11.5, 3.5]]
+    """
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
+    return stride * np.stack([columns, rows], axis=-1).reshape(-1, 2) + (stride - 1) / 2
+
+
 def pixel_box(pixels: Array) -> Array:
     """The boxes ``[..., 4]`` (x, y, width, height) around pixels ``[..., N, 2]``.
 

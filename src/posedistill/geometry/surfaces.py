@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.geometry.cameras import Array
+from posedistill.geometry.cameras import Array, cell_centers
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.ray_casting import RayCaster
 
@@ -49,9 +49,7 @@ class Surfaces:
             label: ``[n]`` classes. K, R: ``[n, 3, 3]``, t: ``[n, 3]`` mm of square pictures of ``side`` pixels.
         """
         grid = side // stride
-        line = (np.arange(grid) + 0.5) * stride - 0.5
-        x, y = np.meshgrid(line, line)
-        pixels = np.stack([x.ravel(), y.ravel(), np.ones(grid * grid)], axis=1)
+        pixels = np.concatenate([cell_centers(grid, grid, stride), np.ones((grid * grid, 1))], axis=1)
         directions = (pixels @ np.linalg.inv(K).transpose(0, 2, 1) @ R).astype(np.float32)
         origins = -(t[:, None] @ R)[:, 0]
         points = np.full((len(label), grid * grid, 3), np.nan, np.float32)

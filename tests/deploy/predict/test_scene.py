@@ -9,11 +9,10 @@ from typer.testing import CliRunner
 from posedistill import cli
 from posedistill.data.images import read_image, write_image
 from posedistill.decode import PoseNetDecoder, SceneCoordinatesDecoder
-from posedistill.decode.scene_coordinates import cell_centers
 from posedistill.deploy.predict.base import predict_images
 from posedistill.deploy.predict.scene import ScenePresenter
 from posedistill.errors import DataError, PoseDistillError
-from posedistill.geometry.cameras import Camera
+from posedistill.geometry.cameras import Camera, cell_centers
 from posedistill.poses import Poses
 from posedistill.runtime import Predictor
 
