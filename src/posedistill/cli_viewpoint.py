@@ -184,6 +184,7 @@ def measure(
     preset: PresetName = "plus",
 ) -> None:
     """Measure weights on the clean objects of the split val: scores, and predictions_CATEGORY.npy of label angles."""
+    from posedistill.recipe.published_viewpoint import is_faithful
     from posedistill.training.published.viewpoint import measure_published
 
     if random_model and shape != "PointCloud":
@@ -199,7 +200,7 @@ def measure(
         shape_features=shape_feature_dim,
         view_num=view_num,
         tour=tour,
-        settings={"bin_size": bin_size, "faithful": preset != "plus"}
+        settings={"bin_size": bin_size, "faithful": is_faithful(preset)}
         | ({} if img_feature_dim is None else {"features": img_feature_dim}),
         overrides=overrides or [],
         batch=batch_size,

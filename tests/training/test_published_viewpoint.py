@@ -154,6 +154,7 @@ def test_predictions_are_label_angles(root, tmp_path, monkeypatch):
         (["distill", "--dataset", "Pascal3D", "--teacher_model", "t", "--contrast"], r"--contrast.*expected --crd"),
         (["distill", "--dataset", "Pascal3D", "--teacher_model", "t"], r"--stage 1 without --crd.*--stage 2"),
         (["test", "--dataset", "ShapeNetCore", "--model", "m", "--output_dir", "o"], r"--dataset.*Pix3D"),
+        (["test", "--dataset", "Pascal3D", "--model", "m", "--output_dir", "o", "--preset", "best"], r"--preset.*best"),
         (
             ["test", "--dataset", "Pascal3D", "--model", "m", "--output_dir", "o", "--random_model"],
             r"--random_model: found --shape None",

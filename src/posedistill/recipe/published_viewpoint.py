@@ -63,8 +63,7 @@ class Options:
             raise _wrong("--dataset", " ".join(filter(None, [self.dataset, told])), expected)
         if self.keypoint and self.dataset != "ObjectNet3D":
             raise _wrong("--keypoint", f"{self.dataset}", "ObjectNet3D, which alone says so in every row")
-        if self.preset not in PRESETS:
-            raise _wrong("--preset", self.preset, f"one of {', '.join(PRESETS)}")
+        is_faithful(self.preset)  # whose faults are found here
 
     @property
     def shape_folder(self) -> Path | None:
@@ -187,6 +186,17 @@ def distilling_sections(
     return _recipe(options, f"{options.name}-distilled", options.data(), teacher, student, distill)
 
 
+def is_faithful(preset: str) -> bool:
+    """Whether a preset's network is the published one.
+
+    Raises:
+        RecipeError: an unknown preset.
+    """
+    if preset not in PRESETS:
+        raise _wrong("--preset", preset, f"one of {', '.join(PRESETS)}")
+    return preset != "plus"
+
+
 def losses(preset: str, crd: bool, tau: float | None, weighting: str | None) -> list[dict[str, Any]]:
     """The losses of a preset, their weights relative to a supervised loss of weight 1.
 
@@ -246,7 +256,7 @@ def shape_folder(shape: str, shape_dir: str | None, base: Path) -> Path | None:
 
 def _network(options: Options, backbone: str, features: int) -> dict[str, Any]:
     settings = {"backbone": backbone, "features": features, "bin_size": options.bin_size}
-    return {"family": "viewpoint", "settings": settings | {"faithful": options.preset != "plus"}}
+    return {"family": "viewpoint", "settings": settings | {"faithful": is_faithful(options.preset)}}
 
 
 def _recipe(options: Options, name: str, data: Any, teacher: Any, student: Any, distill: Any) -> dict[str, Any]:
