@@ -83,8 +83,8 @@ def train(
         random=random,
         random_range=random_range,
     )
-    idle: dict[str, str | bool] = {"--random_range": random_range is not None and not random and "without --random"}
-    _tell([*options.notes(), *_inert(idle | _of_views(shape, view_num, tour, workers))])
+    idle = _inert("--random_range", random_range is not None and not random, "without --random")
+    _tell([*options.notes(), *idle, *_inert_of_shapes(shape, view_num, tour, workers)])
     run_published(raw, "teacher", overrides or [])
 
 
@@ -149,12 +149,13 @@ def distill(
         weighting=weighting,
     )
     why = "without --crd" if not crd else "in the preset released, which has no contrast"
-    idle = {"--tau": tau is not None, "--weighting": weighting is not None}
-    unused: dict[str, str | bool] = {
-        name: why if given and (not crd or preset == "released") else False for name, given in idle.items()
-    }
-    unused |= {"--stage": crd and stage != 1 and "with --crd"}
-    _tell([*options.notes(), *_inert(unused | _of_views(shape, view_num, tour, workers))])
+    without = not crd or preset == "released"
+    idle = [
+        *_inert("--tau", without and tau is not None, why),
+        *_inert("--weighting", without and weighting is not None, why),
+        *_inert("--stage", crd and stage != 1, "with --crd"),
+    ]
+    _tell([*options.notes(), *idle, *_inert_of_shapes(shape, view_num, tour, workers)])
     run_published(raw, "distilled", overrides or [])
 
 
@@ -189,7 +190,7 @@ def measure(
 
     if random_model and shape != "PointCloud":
         raise PoseDistillError(f"--random_model: found --shape {shape}, expected PointCloud: shapes to replace")
-    _tell(_inert(_of_views(shape, view_num, tour, workers)))
+    _tell(_inert_of_shapes(shape, view_num, tour, workers))
     measure_published(
         dataset,
         model,
@@ -218,17 +219,18 @@ def _options(given: dict[str, Any]) -> "Options":
     return Options(**shared, runs=given["output_dir"])
 
 
-def _of_views(shape: str, view_num: int | None, tour: int | None, workers: int | None) -> dict[str, str | bool]:
-    """Options that change nothing here, and why."""
-    why = f"with --shape {shape}"
-    unseen = shape != "MultiView"
-    about: dict[str, str | bool] = {"--view_num": unseen and view_num is not None and why}
-    about |= {"--tour": unseen and tour is not None and why}
-    return about | {"--workers": workers is not None and "as one thread makes batches ahead"}
+def _inert_of_shapes(shape: str, view_num: int | None, tour: int | None, workers: int | None) -> list[str]:
+    """What is to be told of the options that all three commands have."""
+    unseen, why = shape != "MultiView", f"with --shape {shape}"
+    return [
+        *_inert("--view_num", unseen and view_num is not None, why),
+        *_inert("--tour", unseen and tour is not None, why),
+        *_inert("--workers", workers is not None, "as one thread makes batches ahead"),
+    ]
 
 
-def _inert(reasons: dict[str, str | bool]) -> list[str]:
-    return [f"{option} changes nothing {why}" for option, why in reasons.items() if why]
+def _inert(option: str, given: bool, why: str) -> list[str]:
+    return [f"{option} changes nothing {why}"] if given else []
 
 
 def _tell(notes: list[str]) -> None:

@@ -166,8 +166,9 @@ class ViewpointNetwork(nn.Module):
         return self.fusion(torch.cat([self.shape(shapes), seen], 1))  # type: ignore[no-any-return]
 
 
-def _about_upright(angle: Tensor) -> Tensor:
-    """``[B] -> [B, 3, 3]`` rotations about z, radians."""
+def _frame_turns(batch: Batch) -> Tensor:
+    """``[B, 3, 3]`` about z, by which the frames of a batch's shapes are turned."""
+    angle = torch.deg2rad(batch.target("frames", "turned_frames: true"))
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     return torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], 1).view(-1, 3, 3)
 
@@ -272,8 +273,7 @@ class Viewpoint(Estimator):
         Points become ``Rz(turn) points``, the azimuth ``a + turn``; PoseFromShape's public code turned shape and label
         by different angles.
         """
-        turn = torch.deg2rad(batch.target("frames", "turned_frames: true"))
-        turned = clouds @ _about_upright(turn).transpose(1, 2)
+        turned = clouds @ _frame_turns(batch).transpose(1, 2)
         seen = self.network.image(outputs.features[POOLED].flatten(1))
         return self.network.head(self.network.fused(seen, turned))  # type: ignore[no-any-return]
 
@@ -281,8 +281,7 @@ class Viewpoint(Estimator):
         """Those of the head (``bins`` and ``offset``, ...), and with shapes ``contrast``: means over the batch."""
         settings, heads, R = self.settings, prediction.heads, batch.R
         if self.training and settings.turned_frames:
-            turn = torch.deg2rad(batch.target("frames", "turned_frames: true"))
-            R = R @ _about_upright(-turn)
+            R = R @ _frame_turns(batch).transpose(1, 2)
         terms = self.network.head.losses(heads, R)
         if "fused" in heads and settings.contrast > 0:
             terms["contrast"] = settings.contrast * self._contrast(prediction, batch)

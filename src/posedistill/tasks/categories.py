@@ -129,6 +129,11 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
             return self.shapes.kind(view)
         return Kind(view.category, view.shape if self.data.renderings is not None else "")
 
+    def labels(self, views: CategoryDataset) -> list[int]:
+        """Of each object, the place of its kind among ``kinds``."""
+        places = {kind: label for label, kind in enumerate(self.kinds)}
+        return [places[self.kind(view)] for view in views]
+
     @cached_property
     def clouds(self) -> Array | None:
         """``[S, N, 3]`` of each label; None where the recipe names no shapes."""
@@ -174,11 +179,9 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
             DataError: any fault of the data. RecipeError: nothing is left to validate on.
         """
         data, learned = self.data, self.learned
-        places = {kind: label for label, kind in enumerate(self.kinds)}
-        labels = [places[self.kind(view)] for view in learned]
         side = round(ROOM * data.crop_size)
         about = fingerprint(str(data.annotations.resolve()), side, data.pad, learned.names)
-        pack = self.decoded(CategoryFrames(learned, labels, side, data.pad), f"categories-{about}")
+        pack = self.decoded(CategoryFrames(learned, self.labels(learned), side, data.pad), f"categories-{about}")
         held = hold_out_pictures(pack.images, data.validation, self.recipe.seed)
         if not len(held.validation) or not len(held.train):
             found, expected = f"{data.validation} of {len(pack)} objects", "at least one to train and one to validate"
@@ -193,8 +196,7 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
     @cached_property
     def queries(self) -> Sequence[FrameQuery]:
         """Each test object in its box."""
-        places = {kind: label for label, kind in enumerate(self.kinds)}
-        return category_queries(self.test_set, [places[self.kind(view)] for view in self.test_set])
+        return category_queries(self.test_set, self.labels(self.test_set))
 
     def view(self, rows: Rows) -> CategoryView:
         """Crops of some of the objects."""

@@ -75,11 +75,11 @@ def test_other_splits_and_what_was_trained_on(made, loaded, tmp_path, capsys):
         measure(made, tmp_path, split="all")
 
 
-def test_a_teacher_must_hold_the_shapes(made, loaded, tmp_path):
-    clouds = np.zeros((2, 4, 3))
-    loaded(names=("brick/1", "tower/1"), clouds=clouds)
+@pytest.mark.parametrize("shapes", [{"clouds": np.zeros((2, 4, 3))}, {"views": np.zeros((2, 3, 32, 32, 3), np.uint8)}])
+def test_a_teacher_must_hold_the_shapes(made, loaded, tmp_path, shapes):
+    loaded(names=("brick/1", "tower/1"), **shapes)
     assert measure(made, tmp_path).targets == 4
-    loaded(names=("brick/1", "tower/2"), clouds=clouds)
+    loaded(names=("brick/1", "tower/2"), **shapes)
     with pytest.raises(DataError, match=r"shapes.*1 others, the first tower/1.*its student needs none"):
         measure(made, tmp_path)
 

@@ -165,6 +165,11 @@ def test_one_number_that_is_not_finite_is_enough(batch):
     assert not all_finite(fine)
 
 
+def test_many_halves_are_finite_together():
+    """1,024 times 100 is beyond float16, whose maps a GPU may give."""
+    assert all_finite(Prediction({}, features={"p3": torch.full((1, 1024, 1, 1), 100.0).half()}))
+
+
 def test_a_teacher_of_nan_is_named_and_the_last_good_checkpoint_kept(recipe, network, monkeypatch, tmp_path):
     """From its third step on, and in a view that the loss does not look at: what it says is not to be trusted."""
     weights = tmp_path / "teacher.safetensors"

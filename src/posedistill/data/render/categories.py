@@ -89,7 +89,7 @@ def render_categories(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Render ``count`` pictures of each category, of its models in turn; the same for the same seed.
+    """Render ``count`` pictures of each category, each of a model drawn at random; the same for the same seed.
 
     Every fourth picture is of the split ``val``. Returns how many were rendered.
 
@@ -113,7 +113,7 @@ def render_categories(
         own = [number for number, name in enumerate(names) if name[0] == category]
         for index in range(count):
             rng = np.random.default_rng([seed, place, index])
-            number = own[index % len(own)]
+            number = own[int(rng.integers(len(own)))]
             viewpoint = draw_viewpoint(category, poses, rng)
             view = render_view(studio, number, viewpoint, rng)
             image = f"images/{category}/{index:05d}.jpg"

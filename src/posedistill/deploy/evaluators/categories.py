@@ -7,6 +7,7 @@ import numpy as np
 
 from posedistill.data.formats.viewpoint.annotations import open_categories
 from posedistill.data.formats.viewpoint.categories import CategoryDataset
+from posedistill.data.formats.viewpoint.kinds import Kind
 from posedistill.data.images import image_size
 from posedistill.decode import ViewpointDecoder
 from posedistill.deploy.estimate import FrameQuery, estimate
@@ -48,9 +49,9 @@ def labels_of(decoder: ViewpointDecoder, views: CategoryDataset, asked: Asked) -
     Raises:
         DataError: a shape that the model does not hold.
     """
-    if not len(decoder.clouds):
+    if not decoder.looks_at_shapes:
         return [-1] * len(views)
-    names = ["/".join(filter(None, (view.category, view.shape))) for view in views]
+    names = [Kind(view.category, view.shape).name for view in views]
     if missing := sorted(set(names) - set(decoder.names)):
         expected = f"the {len(decoder.names)} shapes in {asked.model}, a teacher's; its student needs none"
         raise DataError(describe(asked.dataset, "shapes", f"{len(missing)} others, the first {missing[0]}", expected))
