@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from posedistill.errors import DataError
 from posedistill.geometry.rotations import random_rotations
-from posedistill.poses import CAMERA_HEADER, HEADER, Poses
+from posedistill.poses import CAMERA_HEADER, HEADER, UNSCORED_HEADER, Poses
 
 ROW = "2,96,6,0.5,1 0 0 0 1 0 0 0 1,1 2 1000,0.1"
 
@@ -144,13 +144,13 @@ def some_cameras(count: int, seed: int = 0) -> Poses:
     rng = np.random.default_rng(seed)
     names = [f"seq-01/a, {row}.png" for row in range(count)]
     R, t = random_rotations(count, rng), rng.normal(size=(count, 3))
-    return Poses.of_cameras(R, t, name=names, seconds=rng.uniform(size=count))
+    return Poses.of_cameras(R, t, name=names, seconds=rng.uniform(size=count), score=rng.uniform(size=count))
 
 
 def test_a_single_value_fills_a_column():
     cameras = some_cameras(3)
     assert cameras.scene_id.tolist() == cameras.obj_id.tolist() == [-1, -1, -1]
-    assert np.isnan(cameras.score).all() and cameras.category.tolist() == ["", "", ""]
+    assert np.isnan(Poses.of_cameras(cameras.R).score).all() and cameras.category.tolist() == ["", "", ""]
     np.testing.assert_allclose(Poses.of_cameras(cameras.R, centers=cameras.centers).t, cameras.t, atol=1e-12)
 
 
@@ -161,8 +161,14 @@ def test_named_photographs_return_from_a_csv(tmp_path_factory, seed: int) -> Non
     cameras.to_csv(path)
     read = Poses.from_csv(path)
     assert read.name.tolist() == cameras.name.tolist() and len(read) == 5
-    for column in ("R", "t", "centers", "seconds"):
+    for column in ("R", "t", "centers", "seconds", "score"):
         np.testing.assert_allclose(getattr(read, column), getattr(cameras, column), atol=1e-7)
+
+
+def test_a_csv_without_scores_is_read(tmp_path) -> None:
+    (tmp_path / "old.csv").write_text(UNSCORED_HEADER + "\na.png,1,2,3,1,0,0,0,0.1\n")
+    old = Poses.read(tmp_path / "old.csv")
+    assert old.seconds.tolist() == [0.1] and np.isnan(old.score).all()
 
 
 def test_a_table_picks_its_own_csv(tmp_path) -> None:
@@ -187,12 +193,12 @@ def test_half_turns_survive(tmp_path) -> None:
         ("", "'line 1': found '', expected 'name,x,y,z"),
         ("scene_id,im_id\n", "'line 1': found 'scene_id,im_id', expected 'name"),
         (
-            CAMERA_HEADER + "\na.png,1,2,3,1,0,0,0,0.1\nb.png,1,2,here,1,0,0,0,0\n",
+            CAMERA_HEADER + "\na.png,1,2,3,1,0,0,0,0.1,1\nb.png,1,2,here,1,0,0,0,0,1\n",
             "line 3: could not convert .* 'here'",
         ),
-        (CAMERA_HEADER + "\na.png,1,2\n", r"1 faulty rows \(line 2: found 3 columns, expected 9\)"),
-        (CAMERA_HEADER + "\na.png,1,2,3,0,0,0,0,0.1\n", "line 2: found inf or a quaternion of zeros"),
-        (CAMERA_HEADER + "\na.png,1,2,inf,1,0,0,0,0.1\n", "line 2: found inf"),
+        (CAMERA_HEADER + "\na.png,1,2\n", r"1 faulty rows \(line 2: found 3 columns, expected 10\)"),
+        (CAMERA_HEADER + "\na.png,1,2,3,0,0,0,0,0.1,1\n", "line 2: found inf or a quaternion of zeros"),
+        (CAMERA_HEADER + "\na.png,1,2,inf,1,0,0,0,0.1,1\n", "line 2: found inf"),
     ],
 )
 def test_what_is_not_a_table_of_photographs_is_told(tmp_path, text: str, message: str) -> None:
@@ -205,7 +211,7 @@ def test_what_is_not_a_table_of_photographs_is_told(tmp_path, text: str, message
 def test_a_csv_from_excel_is_read(tmp_path) -> None:
     """With a byte-order mark."""
     (tmp_path / "bop.csv").write_text("\ufeff" + HEADER + "\n" + ROW + "\n")
-    (tmp_path / "named.csv").write_text("\ufeff" + CAMERA_HEADER + "\na.png,1,2,3,1,0,0,0,0.1\n")
+    (tmp_path / "named.csv").write_text("\ufeff" + CAMERA_HEADER + "\na.png,1,2,3,1,0,0,0,0.1,0.5\n")
     assert len(Poses.from_bop_csv(tmp_path / "bop.csv")) == len(Poses.from_csv(tmp_path / "named.csv")) == 1
 
 

@@ -111,6 +111,12 @@ def read_json(path: Path, expected: str = "a json file", error: type[PoseDistill
         raise error(describe(path, "json", failure, expected)) from None
 
 
+def write_if_changed(path: Path, text: str, error: type[PoseDistillError] = DataError) -> None:
+    """Write a text as :func:`write_file` does; an equal file stays as old as it is, and what is newer stays fresh."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_file(path, text, error)
+
+
 def fresh(output: Path, *sources: Path) -> bool:
     """Whether an output is there and no older than what it is made from, as ``make`` decides."""
     return output.exists() and all(source.stat().st_mtime <= output.stat().st_mtime for source in sources)

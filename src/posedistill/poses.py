@@ -18,8 +18,9 @@ from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import is_rotation, matrix_to_quaternion, quaternion_to_matrix
 
 HEADER = "scene_id,im_id,obj_id,score,R,t,time"
-CAMERA_HEADER = "name,x,y,z,qw,qx,qy,qz,seconds"
+UNSCORED_HEADER = "name,x,y,z,qw,qx,qy,qz,seconds"
 """Camera centre (metres, world frame), quaternion from world to camera, seconds from photograph to pose."""
+CAMERA_HEADER = UNSCORED_HEADER + ",score"
 ROTATION_TOLERANCE = 1e-2
 """Largest entry of ``R R^T - I`` a file may hold; files in the wild are rounded to as few as 4 digits."""
 _SHOWN_FAULTS = 10
@@ -121,7 +122,7 @@ class Poses:
         """
         if Path(path).suffix == ".json":
             return cls.from_json(path)
-        named = read_text(Path(path), "a csv of poses").startswith(CAMERA_HEADER)
+        named = read_text(Path(path), "a csv of poses").startswith(UNSCORED_HEADER)
         return cls.from_csv(path) if named else cls.from_bop_csv(path)
 
     def write(self, path: str | Path) -> None:
@@ -162,16 +163,19 @@ class Poses:
     def from_csv(cls, path: str | Path) -> "Poses":
         """Read the poses of named photographs that :meth:`to_csv` wrote; nan stands for a pose that was not found.
 
+        Files without a column of scores are read too.
+
         Raises:
             DataError: no such file, other columns, or a cell that is no number; the message names the lines.
         """
-        rows = _read_csv(Path(path), CAMERA_HEADER, _camera_row)
-        numbers = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 8)
+        rows = _read_csv(Path(path), CAMERA_HEADER, _camera_row, UNSCORED_HEADER)
+        numbers = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 9)
         R = quaternion_to_matrix(numbers[:, 3:7])
-        return cls.of_cameras(R, centers=numbers[:, :3], name=[row[0] for row in rows], seconds=numbers[:, 7])
+        names = [row[0] for row in rows]
+        return cls.of_cameras(R, centers=numbers[:, :3], name=names, seconds=numbers[:, 7], score=numbers[:, 8])
 
     def to_csv(self, path: str | Path) -> None:
-        """Write names, camera centres, quaternions and seconds, nine significant digits a number.
+        """Write names, camera centres, quaternions, seconds and scores, nine significant digits a number.
 
         Raises:
             DataError: a full disk, or any other refusal; an older file is kept.
@@ -179,7 +183,7 @@ class Poses:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(CAMERA_HEADER.split(","))
-        numbers = np.concatenate([self.centers, matrix_to_quaternion(self.R), self.seconds[:, None]], axis=1)
+        numbers = np.column_stack([self.centers, matrix_to_quaternion(self.R), self.seconds, self.score])
         for name, row in zip(self.name.tolist(), numbers.tolist(), strict=True):
             writer.writerow([name, *(f"{value:.9g}" for value in row)])
         write_file(Path(path), text.getvalue())
@@ -221,20 +225,23 @@ class Poses:
         write_file(Path(path), "[" + ",\n".join(json.dumps(row) for row in rows) + "]\n")
 
 
-def _read_csv(path: Path, header: str, parse: Callable[[list[str]], list[Any]]) -> list[list[Any]]:
-    """The parsed rows below a header; ``DataError`` names every line that ``parse`` refuses by ``ValueError``."""
+def _read_csv(path: Path, header: str, parse: Callable[[list[str]], list[Any]], older: str = "") -> list[list[Any]]:
+    """The parsed rows below a header; ``DataError`` names every line that ``parse`` refuses by ``ValueError``.
+
+    ``older``: the header of files that were written before there was this one.
+    """
     try:
         lines = list(csv.reader(read_text(path, f"a csv of {header}").rstrip().split("\n")))
     except csv.Error as error:
         raise DataError(describe(path, "file", error, f"a csv of {header}")) from error
     first = ",".join(lines[0]) if lines else ""
-    if first.replace(" ", "") != header:
+    if first.replace(" ", "") not in (header, older or header):
         raise DataError(describe(path, "line 1", repr(first[:80]), repr(header)))
     rows, faults = [], []
     for number, cells in enumerate(lines[1:], start=2):
         try:
-            if len(cells) != header.count(",") + 1:
-                raise ValueError(f"found {len(cells)} columns, expected {header.count(',') + 1}")
+            if len(cells) != len(lines[0]):
+                raise ValueError(f"found {len(cells)} columns, expected {len(lines[0])}")
             rows.append(parse(cells))
         except (ValueError, OverflowError) as error:
             faults.append(f"line {number}: {error}")
@@ -264,8 +271,9 @@ def _bop_row(cells: list[str]) -> list[Any]:
 
 
 def _camera_row(cells: list[str]) -> list[Any]:
-    """A name and 8 numbers."""
+    """A name and 9 numbers, the last one, the score, nan where the file has none."""
     numbers = [float(cell) for cell in cells[1:]]
+    numbers += [math.nan] * (9 - len(numbers))
     if any(map(math.isinf, numbers)) or not any(numbers[3:7]):
         raise ValueError("found inf or a quaternion of zeros, expected a pose, or nan where none was found")
     return [cells[0], *numbers]

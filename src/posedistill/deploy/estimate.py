@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,13 @@ class FrameQuery:
     def of_picture(cls, frame: Frame, labels: Sequence[int]) -> "FrameQuery":
         """Objects anywhere in a BOP frame."""
         return cls(frame.rgb, frame.scene_id, frame.im_id, "", frame.K, labels=list(labels))
+
+    def facts(self) -> list[Any]:
+        """What poses depend on, as plain values: the image by its size in bytes, wherever it lies."""
+        size = self.path.stat().st_size if self.path.exists() else None
+        K = None if self.K is None else self.K.tolist()
+        ids = [self.scene_id, self.im_id, self.name, *self.labels]
+        return [size, ids, K, self.boxes.tolist(), self.scores.tolist(), self.distortion]
 
     def request(self) -> Request:
         """With its pixels; boxes that begin beyond them are left out."""

@@ -168,10 +168,6 @@ class Task(ABC, Generic[Test]):
         """What the teacher's csv says of the test frames; None where it says nothing of them."""
         return None
 
-    def about_test(self, poses: Poses) -> bool:
-        """Whether poses out of a file are of the present test frames, as far as it tells."""
-        return True
-
     @abstractmethod
     def deployed(self, estimator: Estimator, *, shapes: bool = False) -> tuple[nn.Module, Decoder]:
         """The network as it is shipped, and the decoder that goes with it.

@@ -62,10 +62,6 @@ class PhotographsTask(Task[Test]):
         seconds = np.sum([table.seconds for table in tables], axis=0)
         return Poses.of_cameras(R, centers=centers, name=tables[0].name, seconds=seconds)
 
-    def about_test(self, poses: Poses) -> bool:
-        """By the names of the pictures."""
-        return tuple(poses.name) == self.test_set.names
-
     @torch.no_grad()
     def embeddings(
         self, teacher: Estimator, subtracted: NDArray[np.floating[Any]] | float = 0.0

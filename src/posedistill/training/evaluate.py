@@ -16,12 +16,12 @@ from posedistill.deploy.export import check_parity, example_inputs, export_onnx,
 from posedistill.deploy.threshold import store_threshold
 from posedistill.errors import TrainingError
 from posedistill.estimators.base import Estimator
-from posedistill.files import fresh, write_file
+from posedistill.files import fresh, write_file, write_if_changed
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.poses import Poses
 from posedistill.recipe.data import DataSettings
-from posedistill.recipe.recipe import Recipe
+from posedistill.recipe.recipe import Recipe, fingerprint
 from posedistill.recipe.stages import Stage, students_of, teacher_of
 from posedistill.runtime.predictor import Predictor
 from posedistill.tasks.base import Task
@@ -179,12 +179,20 @@ def draw_cases(task: Task[Any]) -> None:
 
 def _poses(task: Task[Any], csv: Path, made_from: Sequence[Path], make: Callable[[], Poses | None]) -> Poses | None:
     """Poses of the test frames as a file holds them: made again only where it is older than what they depend on."""
-    if fresh(csv, task.recipe.folder / "recipe.yaml", *made_from) and task.about_test(kept := Poses.read(csv)):
-        return kept
+    if fresh(csv, task.recipe.folder / "recipe.yaml", _noted_test(task), *made_from):
+        return Poses.read(csv)
     if (found := make()) is None:
         return None
     found.write(csv)
     return Poses.read(csv)  # so that they score the same now and when they are read again
+
+
+def _noted_test(task: Task[Any]) -> Path:
+    """``test.json`` of a run: what is sought in which frames; as old as the last change of that."""
+    path = task.recipe.folder / "test.json"
+    about = {"frames": len(task.queries), "fingerprint": fingerprint([query.facts() for query in task.queries])}
+    write_if_changed(path, json.dumps(about), TrainingError)
+    return path
 
 
 def _records(task: Task[Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import yaml
 
 from posedistill import __version__
 from posedistill.errors import CheckpointError, RecipeError, TrainingError, describe
-from posedistill.files import write_file
+from posedistill.files import write_file, write_if_changed
 from posedistill.machine import processor
 from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.recipe.stages import Stage
@@ -28,9 +28,8 @@ def recipe_of(folder: Path) -> Recipe:
 
 def write_recipe(recipe: Recipe) -> None:
     """Note the resolved recipe; an equal one stays as old as it is, and what is newer need not be made again."""
-    path, text = recipe.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    if not path.exists() or path.read_text() != text:
-        write_file(path, text, TrainingError)
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    write_if_changed(recipe.folder / "recipe.yaml", text, TrainingError)
 
 
 def refuse_other_recipe(stage: Stage) -> None:
