@@ -278,7 +278,12 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
     box: Annotated[list[str] | None, typer.Option(help="obj_id:x,y,w,h; can be repeated.")] = None,
     detections: Detections = None,
-    camera: Annotated[str, typer.Option(help="fx,fy,cx,cy in pixels; default: the model's camera.")] = "",
+    camera: Annotated[
+        str,
+        typer.Option(
+            help="fx,fy,cx,cy in pixels, then the lens (k1,k2,p1,p2), as data camera prints it; default: the model's."
+        ),
+    ] = "",
     obj: Annotated[list[int] | None, typer.Option(help="Object id to search for; default: all.")] = None,
     threshold: Annotated[
         float | None,

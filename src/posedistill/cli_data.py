@@ -70,10 +70,7 @@ def camera(
 
     found = camera_of_board(photographs, parse_board(board)) if board else camera_of_exif(photographs)
     print(f"images of {found.size[0]}x{found.size[1]}: --camera {found.option()}")
-    print(found.about)
-    if found.distortion:
-        told = ", ".join(f"{value:.4f}" for value in found.distortion)
-        print(f"distortion of the lens (k1, k2, p1, p2, k3): {told}; --camera takes none")
+    print(f"{found.about}{'; behind fx,fy,cx,cy stands the lens: k1,k2,p1,p2' if found.distortion else ''}")
 
 
 @data_app.command()

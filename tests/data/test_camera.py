@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from posedistill import cli
 from posedistill.data.camera import camera_of_board, camera_of_exif, parse_board
+from posedistill.deploy.predict.base import parse_camera
 from posedistill.errors import DataError
 
 K = np.array([[820.0, 0.0, 330.0], [0.0, 815.0, 236.0], [0.0, 0.0, 1.0]])
@@ -47,6 +48,22 @@ def board_shots(tmp_path_factory):
         paths.append(folder / f"{number}.png")
         cv2.imwrite(str(paths[-1]), cv2.GaussianBlur(image, (3, 3), 0.7))
     return paths
+
+
+def test_a_board_gives_the_lens_too(board_shots, tmp_path):
+    lens, bent = np.array([-0.15, 0.04, 0.0, 0.0]), []
+    points = np.stack(np.meshgrid(np.arange(640.0), np.arange(480.0)), axis=-1).reshape(-1, 1, 2)
+    source = cv2.undistortPoints(points, K, lens, P=K).reshape(480, 640, 2).astype(np.float32)
+    for path in board_shots:
+        image = cv2.remap(cv2.imread(str(path)), source, None, cv2.INTER_LINEAR, borderValue=(200, 200, 200))
+        bent.append(tmp_path / path.name)
+        cv2.imwrite(str(bent[-1]), image)
+    found = camera_of_board(bent, BOARD)
+    K_told, lens_told = parse_camera(found.option())
+    np.testing.assert_allclose(K_told[[0, 1], [0, 1]], K[[0, 1], [0, 1]], rtol=0.01)
+    assert len(lens_told) == 4 and lens_told[0] == pytest.approx(-0.15, abs=0.04)
+    straight = cv2.undistortPoints(np.array([[[60.0, 50.0]]]), K_told, np.array(lens_told), P=K)
+    np.testing.assert_allclose(straight, cv2.undistortPoints(np.array([[[60.0, 50.0]]]), K, lens, P=K), atol=8)
 
 
 def test_a_board_gives_the_camera(board_shots):

@@ -13,6 +13,9 @@ from posedistill.errors import DataError, describe
 from posedistill.files import write_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+PHONES_OWN = (".heic", ".heif")
+"""What phones write by default and OpenCV does not read."""
+AS_JPG = "a jpg: export it as one, or set the phone's camera to the most compatible format"
 
 MOST_BETWEEN = 0.25
 """Grey pixels of a mask, as a share of its set ones: soft edges of small objects stay below it."""
@@ -141,6 +144,8 @@ def decode(path: Path) -> NDArray:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise DataError(describe(path, "image", f"undecodable data ({error.err})", "an image")) from None
+    if image is None and path.suffix.lower() in PHONES_OWN:
+        raise DataError(describe(path, "image", f"a {path.suffix}", AS_JPG))
     if image is None:
         raise DataError(describe(path, "image", "undecodable data", "an image (png, jpg or tif)"))
     return image

@@ -110,7 +110,14 @@ class ObjectDecoder(Decoder):
         return [Request(image, K, boxes, [self.objects.obj_ids[row % len(self.objects)] for row in range(rows)])]
 
     def camera_of(self, request: Request) -> Array:
-        """``[3, 3]`` intrinsics of a request's image; ``DataError`` where neither it nor the model knows any."""
+        """``[3, 3]`` intrinsics of a request's image.
+
+        Raises:
+            DataError: neither it nor the model knows any, or it has a lens: objects are sought in straight pictures.
+        """
+        if request.distortion is not None and any(request.distortion):
+            expected = "none: geometry.photographs.undistort takes it out of the image"
+            raise DataError(describe("request", "distortion", list(request.distortion), expected))
         K = request.K if request.K is not None else self.default_K(*np.shape(request.image)[1::-1])
         if K is None:
             raise DataError(describe("request", "K", "no camera, and the model has no default one", "one"))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
-from posedistill.geometry.cameras import Array, scaled_camera
+from posedistill.geometry.cameras import Array, pixel_box, scaled_camera
 from posedistill.geometry.draw import Image
 
 
@@ -71,6 +71,23 @@ def black_share(K: Array, distortion: Sequence[float], size: tuple[int, int]) ->
 def pinhole(K: Array, distortion: Sequence[float], size: tuple[int, int]) -> Array:
     """``[3, 3]`` of what :func:`undistort` makes of a photograph of ``size`` (width, height)."""
     return _straight_camera(K, _whole(distortion), size) if any(distortion) else K
+
+
+def straight_boxes(boxes: Array, K: Array, distortion: Sequence[float], straight_K: Array) -> Array:
+    """``[n, 4]`` boxes (x, y, w, h) of a photograph about the same things once :func:`undistort` has been at it.
+
+    ``straight_K``: ``[3, 3]`` of the straight picture. The box about the corners and the middles of the edges.
+
+    >>> K = np.array([[100.0, 0, 99.5], [0, 100, 99.5], [0, 0, 1]])
+    >>> straight_boxes(np.array([[20.0, 30.0, 40.0, 50.0]]), K, (0.0,), K).round(3).tolist()
+    [[20.0, 30.0, 40.0, 50.0]]
+    """
+    edge = np.array([[x, y] for x in (0.0, 0.5, 1.0) for y in (0.0, 0.5, 1.0) if (x, y) != (0.5, 0.5)])
+    points = (boxes[:, None, :2] + boxes[:, None, 2:] * edge).reshape(-1, 1, 2)
+    if not len(points):
+        return boxes
+    straight = cv2.undistortPoints(points, K, _whole(distortion), P=straight_K)
+    return pixel_box(straight.reshape(len(boxes), len(edge), 2))
 
 
 @lru_cache(maxsize=4)  # one lens takes most pictures, and making its maps costs more than using them

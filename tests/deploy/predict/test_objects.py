@@ -6,10 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
+from posedistill.data.images import read_image, write_image
 from posedistill.decode import Pose
+from posedistill.decode.base import Request
 from posedistill.deploy.predict.base import Found, predict_images
 from posedistill.deploy.predict.objects import Box, ObjectPresenter, parse_boxes, parse_camera
 from posedistill.errors import DataError
+from posedistill.geometry.photographs import straight_boxes, undistort
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.threshold import Threshold
@@ -175,7 +178,38 @@ def test_bad_box_text(text):
 
 
 def test_camera_text():
-    assert parse_camera("") is None and parse_boxes(None, None) is None and parse_boxes([], None) is None
-    np.testing.assert_array_equal(parse_camera("1,2,3,4"), [[1, 0, 3], [0, 2, 4], [0, 0, 1]])
-    with pytest.raises(DataError, match="expected fx,fy,cx,cy"):
-        parse_camera("500,500")
+    assert parse_camera("")[0] is None and parse_boxes(None, None) is None and parse_boxes([], None) is None
+    np.testing.assert_array_equal(parse_camera("1,2,3,4")[0], [[1, 0, 3], [0, 2, 4], [0, 0, 1]])
+    assert parse_camera("1,2,3,4,-0.1,0.2,0,0")[1] == (-0.1, 0.2, 0, 0)
+
+
+@pytest.mark.parametrize("text", ["500,500", "1,2,3,x", "1,2,3,4,5,6,7,8,9,10", "0,500,3,4", "nan,1,2,3"])
+def test_what_is_no_camera(text):
+    with pytest.raises(DataError, match="expected fx,fy,cx,cy in pixels, and the lens behind them"):
+        parse_camera(text)
+
+
+def test_a_lens_is_taken_out_of_photographs_and_boxes(predictor, photos, tmp_path):
+    """What is found with a lens is what is found in the photograph that a pinhole camera would have taken."""
+    lens, box = (-0.2, 0.05, 0.0, 0.0), (100.0, 80.0, 60.0, 50.0)
+    K = np.array([[280.0, 0.0, 160.0], [0.0, 280.0, 120.0], [0.0, 0.0, 1.0]])
+    image, new_K = undistort(read_image(photos[0]), K, lens)
+    write_image(tmp_path / "straight.png", image)
+    (bent,) = predict_images(ObjectPresenter(predictor, [Box(6, box)], K, lens=lens), photos[:1], tmp_path / "out")
+    moved = straight_boxes(np.array([box]), K, lens, new_K)[0]
+    assert np.abs(moved - box).max() > 1
+    (straight,) = predict_images(ObjectPresenter(predictor, [Box(6, moved)], new_K), [tmp_path / "straight.png"])
+    np.testing.assert_allclose(bent.poses[0].t, straight.poses[0].t, rtol=1e-9)
+    np.testing.assert_allclose(bent.poses[0].R, straight.poses[0].R, atol=1e-9)
+
+
+def test_a_request_with_a_lens_is_refused(predictor, photos):
+    request = Request(read_image(photos[0]), K, np.array([[100.0, 80, 60, 50]]), [6], distortion=(-0.2,))
+    with pytest.raises(DataError, match=r"'distortion': found \[-0.2\], expected none: geometry.photographs.undistort"):
+        next(iter(predictor.predict_many([request])))
+
+
+def test_a_camera_of_other_pictures_is_told(predictor, photos):
+    large = np.array([[3000.0, 0.0, 2015.0], [0.0, 3000.0, 1511.0], [0.0, 0.0, 1.0]])
+    with pytest.raises(DataError, match=r"found a camera whose middle is at \(2015, 1511\) for 320x240 pixels"):
+        found_in(predictor, photos[:1], [Box(6, (1.0, 2.0, 30.0, 40.0))], large)

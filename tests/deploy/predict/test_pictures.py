@@ -36,6 +36,16 @@ def test_photographs_folders_and_patterns_are_one_source_in_natural_order(tmp_pa
     assert shown[-1][0] == other and shown[-1][1].mean() == 200
 
 
+def test_photographs_that_only_phones_read_are_told(tmp_path, capsys):
+    photograph(tmp_path / "one.jpg")
+    (tmp_path / "two.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (source,) = open_sources([tmp_path])
+    assert [path.name for path in source.paths] == ["one.jpg"]
+    assert "1 .heic left out, expected a jpg: export it as one" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"two\.HEIC: 'image': found a \.HEIC, expected a jpg: export it as one"):
+        list(open_sources([tmp_path / "two.HEIC"])[0].frames())
+
+
 def test_a_pattern_may_be_relative_and_a_name_may_hold_brackets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photograph(Path("a[1].png"))

@@ -13,6 +13,7 @@ import numpy as np
 
 from posedistill.data.images import write_image
 from posedistill.decode.base import Pose
+from posedistill.decode.photograph import LENSES
 from posedistill.deploy.estimate import FrameQuery, table_of
 from posedistill.deploy.predict.pictures import Film, Source, open_sources
 from posedistill.errors import DataError, PoseDistillError, describe
@@ -56,6 +57,10 @@ class Presenter(ABC):
 
     def check(self, images: Sequence[Path]) -> None:  # noqa: B027 - most have nothing to check
         """``DataError`` where these photographs cannot be meant."""
+
+    def straight(self, image: Image) -> Image:
+        """The photograph without the lens, where that is known: what poses are found in and drawn over."""
+        return image
 
     def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
         """The poses in a photograph: by default that of the whole."""
@@ -134,6 +139,7 @@ def _look_at(
             position = len(found)
             image_id = image_id_of(path, position)
             try:
+                image = presenter.straight(image)
                 poses = presenter.poses(image, path, image_id)
             except DataError as error:
                 raise DataError(f"{path}: {error}") from None
@@ -180,16 +186,20 @@ def unique_names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def parse_camera(text: str) -> Array | None:
-    """``fx,fy,cx,cy`` -> ``[3, 3]`` intrinsics; None for an empty text.
+def parse_camera(text: str) -> tuple[Array | None, tuple[float, ...]]:
+    """``fx,fy,cx,cy`` and, behind them, the lens in OpenCV's order, if any; None for the ``[3, 3]`` of an empty text.
 
-    >>> parse_camera("570,573,325,242")[0].tolist()
-    [570.0, 0.0, 325.0]
+    >>> K, lens = parse_camera("570,573,325,242,-0.1,0.02")
+    >>> K[0].tolist(), lens
+    ([570.0, 0.0, 325.0], (-0.1, 0.02))
     """
     if not text:
-        return None
+        return None, ()
     try:
-        fx, fy, cx, cy = (float(number) for number in text.split(","))
+        fx, fy, cx, cy, *lens = (float(number) for number in text.split(","))
+        if len(lens) not in LENSES or not np.isfinite([fx, fy, cx, cy, *lens]).all() or min(fx, fy) <= 0:
+            raise ValueError
     except ValueError:
-        raise DataError(describe("--camera", "camera", repr(text), "fx,fy,cx,cy in pixels")) from None
-    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+        expected = "fx,fy,cx,cy in pixels, and the lens behind them if known: k1,k2,p1,p2,k3"
+        raise DataError(describe("--camera", "camera", repr(text), expected)) from None
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]), tuple(lens)

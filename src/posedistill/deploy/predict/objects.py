@@ -20,6 +20,7 @@ from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image, Shape, color_of, draw_pose
 from posedistill.geometry.meshes import load_mesh
+from posedistill.geometry.photographs import pinhole, straight_boxes, undistort
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.search import search
 from posedistill.runtime.track import Tracker
@@ -49,6 +50,7 @@ class ObjectPresenter(Presenter):
             None searches the whole image for every object of ``obj_ids`` (``locate``); a network that looks at whole
             pictures finds them itself, and takes no boxes.
         K: ``[3, 3]`` of all images. None takes the model's default camera, scaled to the image, and says so.
+        lens: of that camera, in OpenCV's order; it is taken out of the images, and of the boxes.
         obj_ids: what to search for without boxes; default: all objects of the model.
         threshold: score under which nothing is reported. By default a search asks the model's own, and poses in given
             boxes are all reported.
@@ -66,13 +68,14 @@ class ObjectPresenter(Presenter):
         obj_ids: Sequence[int] | None = None,
         threshold: float | None = None,
         models: Path | None = None,
+        lens: Sequence[float] = (),
     ) -> None:
         super().__init__(predictor)
         self.decoder = of_objects(predictor.decoder)
         if self.decoder.whole_pictures and boxes is not None:
             expected = f"none: {self.decoder.family} finds objects in whole pictures by itself"
             raise DataError(describe("--box, --detections", "boxes", "some", expected))
-        self.boxes, self.K, self.obj_ids = boxes, K, obj_ids
+        self.boxes, self.K, self.lens, self.obj_ids = boxes, K, tuple(lens), obj_ids
         self.threshold = self._threshold(threshold)
         self.shapes = {} if models is None else {i: read_shape(models, i) for i in self.decoder.objects.obj_ids}
         self.tracker: Tracker | None = None
@@ -81,8 +84,8 @@ class ObjectPresenter(Presenter):
     @classmethod
     def from_options(cls, predictor: Predictor, options: Mapping[str, Any]) -> Self:
         """By ``--box``, ``--detections``, ``--camera``, ``--obj``, ``--threshold`` and ``--models``."""
-        boxes, K = parse_boxes(options["--box"], options["--detections"]), parse_camera(options["--camera"])
-        return cls(predictor, boxes, K, options["--obj"] or None, options["--threshold"], options["--models"])
+        boxes, (K, lens) = parse_boxes(options["--box"], options["--detections"]), parse_camera(options["--camera"])
+        return cls(predictor, boxes, K, options["--obj"] or None, options["--threshold"], options["--models"], lens)
 
     def check(self, images: Sequence[Path]) -> None:
         """``DataError`` where boxes by image are about none of these."""
@@ -93,6 +96,10 @@ class ObjectPresenter(Presenter):
     def follow(self, frames: bool) -> None:
         """Follow objects from frame to frame, where they are searched for."""
         self.tracker = Tracker(self.predictor, self.threshold) if frames else None
+
+    def straight(self, image: Image) -> Image:
+        """The photograph as a pinhole camera would have taken it."""
+        return image if self.K is None else undistort(image, self.K, self.lens)[0]
 
     def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
         """Poses in the boxes, or of every wanted object anywhere in the image, that score high enough."""
@@ -105,6 +112,8 @@ class ObjectPresenter(Presenter):
             boxes = [box for box in boxes.get(image_id, []) if box.obj_id in known]
         if boxes is not None:
             rows = np.array([box.xywh for box in boxes]).reshape(-1, 4)
+            if self.K is not None and any(self.lens):
+                rows = straight_boxes(rows, self.K, self.lens, K)
             return self.predictor.predict(image, K, rows, [box.obj_id for box in boxes])
         searched = known if self.obj_ids is None else self.obj_ids
         if self.decoder.whole_pictures:
@@ -124,14 +133,18 @@ class ObjectPresenter(Presenter):
         return LOCATE_THRESHOLD if own is None else own.score
 
     def camera(self, image: Image) -> Array:
-        """``K`` of an image: the given one, or the model's, which is told once for each size of image.
+        """``K`` of an image without the lens: of the given camera, or the model's, which is told once a size of image.
 
         Raises:
-            DataError: there is neither.
+            DataError: there is neither, or the given camera's middle lies beyond the image.
         """
-        if self.K is not None:
-            return self.K
         height, width = image.shape[:2]
+        if self.K is not None:
+            middle = self.K[:2, 2]
+            if not ((middle >= 0) & (middle < [width, height])).all():
+                found = f"a camera whose middle is at ({middle[0]:.0f}, {middle[1]:.0f}) for {width}x{height} pixels"
+                raise DataError(describe("--camera", "cx, cy", found, "one of pictures of this size"))
+            return pinhole(self.K, self.lens, (width, height))
         K = self.decoder.default_K(width, height)
         if K is None:
             found = "no camera, and the model has no default one"

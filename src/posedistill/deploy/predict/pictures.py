@@ -1,6 +1,7 @@
 """What ``posedistill predict`` looks at: photographs, folders, patterns, videos, webcams and streams. No torch."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Any
 
 import cv2
 
-from posedistill.data.images import read_image
+from posedistill.data.images import AS_JPG, PHONES_OWN, read_image
 from posedistill.errors import DataError, describe
 from posedistill.geometry.draw import Image
 
@@ -68,8 +69,11 @@ def open_sources(words: Sequence[str | Path], limit: int | None = None) -> list[
 def _photographs(path: Path) -> list[Path]:
     """A photograph, those of a folder, or what matches a pattern; a file that is missing is told when it is read."""
     if path.is_dir():
-        found = [entry for entry in path.iterdir() if entry.suffix.lower() in PHOTOGRAPHS]
+        entries = list(path.iterdir())
+        found = [entry for entry in entries if entry.suffix.lower() in PHOTOGRAPHS]
         expected = f"a folder with photographs ({', '.join(sorted(PHOTOGRAPHS))})"
+        if own := sum(entry.suffix.lower() in PHONES_OWN for entry in entries):
+            print(f"posedistill: {path}: {own} .heic left out, expected {AS_JPG}", file=sys.stderr)
     elif not path.exists() and any(sign in str(path) for sign in "*?["):
         root = Path(path.anchor or ".")
         found = list(root.glob(str(path.relative_to(path.anchor) if path.anchor else path)))

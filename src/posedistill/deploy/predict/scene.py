@@ -19,16 +19,19 @@ class ScenePresenter(Presenter):
     """Where each photograph was taken.
 
     Args:
-        K: ``[3, 3]`` of a camera without distortion that took all photographs; None takes the one that the model knows.
+        K: ``[3, 3]`` of the camera that took all photographs, and ``lens`` in OpenCV's order; None takes the one that
+            the model knows.
         threshold: poses of a lower score are not reported.
     """
 
     of: ClassVar[str] = "a scene"
     writes: ClassVar[str] = "poses.csv and trajectory.png"
 
-    def __init__(self, predictor: Predictor, K: Array | None = None, threshold: float = 0.0) -> None:
+    def __init__(
+        self, predictor: Predictor, K: Array | None = None, threshold: float = 0.0, lens: tuple[float, ...] = ()
+    ) -> None:
         super().__init__(predictor)
-        self.unit, self.K, self.threshold = predictor.decoder.unit, K, threshold
+        self.unit, self.K, self.lens, self.threshold = predictor.decoder.unit, K, lens, threshold
 
     @classmethod
     def from_options(cls, predictor: Predictor, options: Mapping[str, Any]) -> Self:
@@ -37,11 +40,12 @@ class ScenePresenter(Presenter):
         if getattr(predictor.decoder, "needs_camera", False):
             own = {name: options[name] for name in ("--camera", "--threshold")}
         super().from_options(predictor, {name: value for name, value in options.items() if name not in own})
-        return cls(predictor, parse_camera(own.get("--camera", "")), own.get("--threshold") or 0.0)
+        K, lens = parse_camera(own.get("--camera", ""))
+        return cls(predictor, K, own.get("--threshold") or 0.0, lens)
 
     def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
         """The pose of the camera, if the place is recognised."""
-        lens = None if self.K is None else ()
+        lens = None if self.K is None else self.lens
         (found,) = self.predictor.predict_many([Request(image, self.K, distortion=lens)])
         return [pose for pose in found if not pose.score < self.threshold]
 
