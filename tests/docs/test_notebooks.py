@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-NOTEBOOKS = Path(__file__).parents[1] / "docs" / "notebooks"
+NOTEBOOKS = Path(__file__).parents[2] / "docs" / "notebooks"
 QUICK = (
     "teacher.pretrained=null teacher.settings.backbone=darknet_tiny_q student.settings.backbone=darknet_tiny_q "
     "teacher.train.validate_every=2 train.validate_every=2 train.validation_crops=4 teacher.train.validation_crops=4 "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_every_picture_that_a_page_shows_is_there_and_small():
