@@ -1,21 +1,27 @@
-"""YOLO6D: its decoder beside loops over cells, and what loss and targets take of a training step.
+"""YOLO6D: its decoder beside loops over cells, its loss in a training step, and its exported networks.
 
     python benchmarks/bench_yolo6d.py [--objects 8] [--batch 32] [--size 416] [--backbone yolo_lite_bn]
 
 Both decoders get the same region map, in which so many objects are seen by nine cells each. The loops visit every cell
 and every number in it as published code does; both end before PnP, which is told apart. Times are the best of many
-rounds, so that other work on the machine does not count.
+rounds, so that other work on the machine does not count. Exported networks (random weights, one object, outputs of a
+known pose) go from a picture of 640 x 480 to the pose, each in a process of its own. Aim on two cores: 60 pictures a
+second of YOLO-LITE at 416 px.
 """
 
 import argparse
 import math
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.yolo6d import POINTS, YOLO6DDecoder, find_objects
+from posedistill.deploy.bench import bench
+from posedistill.deploy.export import export_onnx
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import ObjectTable
@@ -125,6 +131,19 @@ def time_loss(objects: int, pictures: int, size: int, backbone: str) -> None:
     print(f"targets and loss with their gradients: {ours:.2f} ms, {100 * ours / whole:.2f} % of it")
 
 
+def time_files(size: int) -> None:
+    objects = ObjectTable.of_cubes([1])
+    for backbone in ("yolo_lite_bn", "tiny_yolo", "yolo_pose"):
+        estimator = build_estimator("yolo6d", objects, {"backbone": backbone}, (size, size)).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            path = export_onnx(estimator.network, Path(folder) / "model.onnx", estimator.build_decoder())
+            found = bench(path, repeats=30)
+        print(
+            f"{backbone}, {found.parameters / 1e6:.2f} M, {size} px: {found.images_per_second:.1f} pictures/s, "
+            f"{found.p50_ms:.1f} / {found.p90_ms:.1f} / {found.p99_ms:.1f} ms (p50 / p90 / p99)"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, default=8)
@@ -135,6 +154,7 @@ def main() -> None:
     time_decoder(options.objects, options.size)
     for objects in sorted({1, options.objects}):
         time_loss(objects, options.batch, options.size, options.backbone)
+    time_files(options.size)
     print(f"{processor()}, {cores()} core(s), torch threads {torch.get_num_threads()}")
 
 
