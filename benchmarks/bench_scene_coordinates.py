@@ -1,4 +1,4 @@
-"""What scene coordinates cost: poses from 500 cells and from all, a training step, and exported files.
+"""What scene coordinates cost: poses from 500 cells and from all, a training step with and without stored maps, and exported files.
 
     PYTHONPATH=. python benchmarks/bench_scene_coordinates.py [--sides 240 480] [--threads 1]
 
@@ -10,6 +10,7 @@ changes little.
 import argparse
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from tests.data.room import pinhole
 from tests.data.room_writer import write_made_scene
 
 from posedistill.data.formats.open_scene import open_scene
+from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader
 from posedistill.data.loading.scene_view import SceneView, ViewSettings
 from posedistill.data.packs.build import build_pack
@@ -24,11 +26,12 @@ from posedistill.data.packs.scene_frames import SceneFrames
 from posedistill.decode import Prepared, SceneCoordinatesDecoder, scene_coordinates
 from posedistill.deploy.bench import bench
 from posedistill.deploy.export import export_onnx
-from posedistill.estimators.base import Estimator
+from posedistill.estimators.base import Estimator, FrozenPart
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.machine import processor
 from posedistill.runtime import Predictor
+from posedistill.training.teaching.repeated import FrozenMaps
 from timing import milliseconds, rate
 
 NETWORKS = {
@@ -61,25 +64,43 @@ def decoders(side: int, repeats: int) -> None:
 
 
 def steps(folder: Path, side: int, repeats: int) -> None:
-    """Training steps a second, with the making of their pictures."""
+    """Training steps a second: with the making of their pictures, and by turns with stored maps of what is frozen."""
     pack = build_pack(SceneFrames(open_scene(folder / "room", "train"), side), folder / f"pack{side}")
-    loader = Loader(SceneView(pack, ViewSettings(roll=15, zoom=(0.67, 1.2)), None), 8 * 240 // side, 0, "cpu")
+    loader = Loader(SceneView(pack, ViewSettings(roll=15, zoom=(0.67, 1.2)), None), 16, 0, "cpu")
     for name, settings in NETWORKS.items():
-        estimator = network(settings, 2048).to(memory_format=torch.channels_last)
+        estimator = network(settings, 3072).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW([weight for weight in estimator.parameters() if weight.requires_grad])
+        sources: dict[str, Callable[[int], Batch]] = {"pictures": loader.batch}
+        if part := estimator.frozen_part():
+            sources["stored maps"] = stored_batches(loader, part, folder / f"maps {name} {side}")
 
-        def step(number: int, estimator: Estimator = estimator, optimizer: torch.optim.Optimizer = optimizer) -> None:
-            batch = loader.batch(number)
+        def step(batch: Batch, estimator: Estimator = estimator, optimizer: torch.optim.Optimizer = optimizer) -> None:
             with torch.autocast("cpu", torch.bfloat16):
                 prediction = estimator.train()(batch)
             torch.stack(list(estimator.loss(prediction, batch).values())).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
 
-        found = statistics.median(
-            [milliseconds(lambda number=number: step(number)) for number in range(repeats + 2)][2:]
-        )
-        print(f"step, {loader.batch_size} pictures of {side} px, {name}: {found:.0f} ms, {1e3 / found:.1f} a second")
+        times: dict[str, list[float]] = {kind: [] for kind in sources}
+        for number in range(repeats + 2):
+            for kind, make in sources.items():
+                times[kind].append(milliseconds(lambda make=make, number=number: step(make(number))))  # type: ignore[misc]
+        for kind, found in times.items():
+            middle = statistics.median(found[2:])
+            told = f"step, {loader.batch_size} pictures of {side} px, {name}, {kind}"
+            print(f"{told}: {middle:.0f} ms, {1e3 / middle:.1f} a second")
+
+
+def stored_batches(loader: Loader, part: FrozenPart, folder: Path, period: int = 4) -> Callable[[int], Batch]:
+    """The first batches again and again, with the maps of what is frozen stored."""
+
+    def autocast() -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    maps = FrozenMaps(part, folder, period, 8.0, autocast)
+    for step in range(period):
+        maps.added(loader.batch(step), step)
+    return lambda step: maps.read(step % period, torch.device("cpu")) or loader.batch(step)
 
 
 def files(folder: Path, side: int, threads: int) -> None:

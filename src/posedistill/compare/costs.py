@@ -139,17 +139,17 @@ class _Stepper:
     def __init__(self, task: Task[Any], stage: Stage, shared: Teacher | None = None) -> None:
         fabric = make_fabric(stage.schedule.precision)
         self.device, self.step = fabric.device, 0
-        estimator, self.teaching, self.loader = set_up(task, stage, fabric)
+        estimator, self.teaching, self.batches = set_up(task, stage, fabric)
         self.switch = self.teaching.switch if self.teaching else 0
         if self.teaching and shared is not None and shared.offers == self.teaching.teacher.offers:  # not translated
             self.teaching.teacher = shared
-        self._train = TrainingStep(fabric, estimator, self.loader, stage.schedule, stage.seed, self.teaching)
+        self._train = TrainingStep(fabric, estimator, self.batches, stage.schedule, stage.seed, self.teaching)
         self._train.begin()
 
     def run(self, steps: int) -> float:
         """Mean seconds of so many steps, data included: added on processors, hidden behind the step on a GPU."""
         made: list[Any] = []
-        loading = self._seconds(lambda: made.append(self.loader.batch(self.step + len(made))), steps)
+        loading = self._seconds(lambda: made.append(self.batches.batch(self.step + len(made))), steps)
         training = self._seconds(lambda: self._next(made.pop(0)), steps)
         return (max(loading, training) if self.device.type == "cuda" else loading + training) / steps
 

@@ -25,6 +25,23 @@ class Translation(NamedTuple):
     translate: Callable[[Prediction, Batch, int], Prediction]
 
 
+class FrozenPart(NamedTuple):
+    """The first layers of a network, where training changes nothing of them.
+
+    Attributes:
+        maps: turns images ``[P, 3, H, W]`` into what the rest of the network reads of each cell, ``[P, N, C]``; in any
+            thread, whatever happens to the network meanwhile.
+        about: what they depend on, weights included.
+    """
+
+    maps: Callable[[Tensor], Tensor]
+    about: str
+
+
+FROZEN_MAPS = "frozen maps"
+"""The target of a batch that holds what a network's frozen part makes of its pictures, ``[P, N, C]`` float16."""
+
+
 class Estimator(nn.Module):
     """A pose family: ``network`` (what is exported), its forward pass on a Batch, and its supervised loss.
 
@@ -84,6 +101,14 @@ class Estimator(nn.Module):
         Args:
             mesh: reads an object's, by its id. folder: where what is made of them is kept for other networks.
         """
+
+    def frozen_part(self) -> FrozenPart | None:
+        """The layers that stay as they are, so that their outputs can be stored; None where all are trained.
+
+        In ``train()`` mode the forward pass then takes them from the target ``FROZEN_MAPS`` where a batch has it, and
+        looks at no pictures. Views of the frozen layers themselves are left out.
+        """
+        return None
 
     def check_teacher(self, teacher: "Estimator") -> None:
         """Refuse a teacher whose views mean something else than this network's; ``RecipeError`` says what."""

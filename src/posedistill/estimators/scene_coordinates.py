@@ -4,6 +4,8 @@ Shotton et al., CVPR 2013; Brachmann and Rother (DSAC*), PAMI 2021; Brachmann et
 with homogeneous outputs and the schedule of the loss. Batches are whole pictures, of whose cells each step draws some.
 """
 
+import copy
+import hashlib
 import math
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -19,7 +21,7 @@ from posedistill.backbones.cut import level_name
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.scene_coordinates import CELLS, REFERENCE_SIDE
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import Estimator
+from posedistill.estimators.base import FROZEN_MAPS, Estimator, FrozenPart
 from posedistill.estimators.losses.scene_coordinates import (
     Reprojection,
     confidence_loss,
@@ -75,8 +77,10 @@ class NetworkOutputs(NamedTuple):
     """``[B, N, 3]`` in the scene."""
     logits: Tensor
     """``[B, N]`` of the confidence."""
-    cells: Tensor
-    """``[B, N]`` int64, which cells these are, row by row of the grid."""
+    ids: Tensor
+    """``[B, N]`` int64, which cells these are."""
+    counted: Tensor
+    """``[B, N]`` bool, whether there is something of the photograph."""
     grid: tuple[int, int]
     """Rows and columns of all cells."""
     features: dict[str, Tensor]
@@ -173,27 +177,19 @@ class SceneCoordinatesNetwork(nn.Module):
         x = torch.cat(wide, dim=1)[:, :, :rows, :columns]
         return x, {level_name(stride): level for stride, level in maps.items()}
 
-    def outputs(
-        self, images: Tensor, cells: int | None = None, generator: torch.Generator | None = None
-    ) -> NetworkOutputs:
-        """The same pass with everything a training step may use, of ``cells`` drawn in each picture or of all."""
+    def cells_of(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """``[B, N, C]`` the features of every cell, row by row of the grid, and the trunk's maps by name."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             x, features = self.features(images)
-        # bfloat16 knows points to a hundredth at best.
-        with torch.autocast(images.device.type, enabled=False):
-            x = x.float()
-            embedding = x.mean(dim=(2, 3))
-            batch, _, *grid = x.shape
-            x = x.flatten(2)
-            if cells is None or cells >= x.shape[2]:
-                drawn = torch.arange(x.shape[2], device=x.device).expand(batch, -1)
-            else:
-                chance = torch.rand((batch, x.shape[2]), generator=generator, device=x.device)
-                drawn = chance.topk(cells, dim=1).indices
-                x = x.gather(2, drawn[:, None].expand(-1, x.shape[1], -1))
-            points, logits = self.head(self.norm(x[..., None]))
-            points = self.center + self.radius * points[..., 0].transpose(1, 2)
-        return NetworkOutputs(points, logits[:, 0, :, 0], drawn, (grid[0], grid[1]), features, embedding)
+        return x.permute(0, 2, 3, 1).flatten(1, 2), features
+
+    def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Points ``[B, N, 3]`` in the scene and logits ``[B, N]`` of cells with features ``[B, N, C]``."""
+        # bfloat16 knows points to a hundredth at best. The cells of all pictures in one row are a third faster.
+        with torch.autocast(x.device.type, enabled=False):
+            row = x.float().flatten(0, 1).T[None, :, :, None]
+            points, logits = (out[0, :, :, 0].T.unflatten(0, x.shape[:2]) for out in self.head(self.norm(row)))
+            return self.center + self.radius * points, logits[..., 0]
 
 
 class SceneCoordinates(Estimator):
@@ -240,23 +236,49 @@ class SceneCoordinates(Estimator):
         """How far apart its cells are."""
         return {"stride": self.network.stride}
 
+    def frozen_part(self) -> FrozenPart | None:
+        """The trunk, where it is frozen."""
+        if not self.settings.frozen:
+            return None
+        weights = hashlib.sha256()
+        for name, value in self.network.trunk.state_dict().items():
+            weights.update(name.encode() + value.cpu().numpy().tobytes())
+        about = f"{self.settings.backbone}, reduce {self.settings.reduce}, weights {weights.hexdigest()[:12]}"
+        # A copy, for maps are made beside the training, whose steps set modes and weights.
+        network = copy.deepcopy(self.network).eval().to(memory_format=torch.channels_last)
+        return FrozenPart(lambda images: network.to(images.device).cells_of(images)[0], about)
+
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; in train mode ``generator`` draws the cells.
 
         ``heads``: points ``[B, N, 3]`` in the scene and in the ``camera``, logits ``[B, N]``, pixels ``[B, N, 2]``,
         error ``[B, N]`` (pixels of a picture 640 wide), valid, counted ``[B, N]`` bool.
         """
-        cells = max(self.settings.cells // len(batch), 1) if self.training else None
-        outputs = self.network.outputs(batch.images, cells, generator)
+        outputs = self._outputs(batch, generator)
         with torch.autocast(batch.images.device.type, enabled=False):
             return self._prediction(outputs, batch)
 
+    def _outputs(self, batch: Batch, generator: torch.Generator | None) -> NetworkOutputs:
+        """Of the cells that a step draws, or in eval mode of all."""
+        network = self.network
+        grid = network.grid(*batch.images.shape[2:])
+        ids = cell_ids(network.stride, *grid, device=batch.images.device).expand(len(batch), -1)
+        counted = _photographed(cell_pixels(ids), batch)
+        stored = batch.targets.get(FROZEN_MAPS) if self.training else None
+        x, features = network.cells_of(batch.images) if stored is None else (stored, {})
+        embedding = None if stored is not None else x.float().mean(dim=1)
+        if self.training:
+            drawn = _drawn(counted, max(self.settings.cells // len(batch), 1), generator)
+            x = x[torch.arange(len(x))[:, None], drawn.to(x.device)].to(batch.images.device)
+            ids, counted = ids.gather(1, drawn), counted.gather(1, drawn)
+        points, logits = network.outputs(x)
+        embedding = x.float().mean(dim=1) if embedding is None else embedding
+        return NetworkOutputs(points, logits, ids, counted, grid, features, embedding)
+
     def _prediction(self, outputs: NetworkOutputs, batch: Batch) -> Prediction:
-        stride = self.network.stride
-        ids = cell_ids(stride, *outputs.grid, device=outputs.cells.device)[outputs.cells]
+        ids, counted = outputs.ids, outputs.counted
         pixels = cell_pixels(ids)
         camera, found = self._seen(outputs.points, pixels, batch)
-        counted = _photographed(pixels, batch)
         weights = outputs.logits.sigmoid()
         cells = votes = self._votes(outputs.points, weights, found, counted, ids)
         if not self.training:
@@ -322,6 +344,12 @@ class SceneCoordinates(Estimator):
             (getattr(cells, name), getattr(wide, name)) for name in ("values", "weights", "mask", "cells", "errors")
         )
         return Votes(*(torch.cat(pair, dim=1) for pair in pairs))
+
+
+def _drawn(counted: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """``[B, n]`` which of the cells ``[B, N]`` a step learns from: those with something of the photograph first."""
+    chance = torch.rand(counted.shape, generator=generator, device=counted.device)
+    return chance.where(counted, -1.0).topk(min(count, counted.shape[1]), dim=1).indices
 
 
 def cell_pixels(ids: Tensor) -> Tensor:

@@ -59,7 +59,11 @@ class TrainSettings(Settings):
         1000, gt=0, description="Steps between two checkpoints; every two minutes there is one besides."
     )
     log_every: int = Field(50, gt=0, description="Steps between two lines of metrics.jsonl.")
-    silent: ClassVar[frozenset[str]] = frozenset({"drop"})
+    repeat_views: int = Field(
+        0, ge=0, description="Epochs after which the same views come again, with frozen layers' maps stored; 0: never."
+    )
+    maps_limit: float = Field(8.0, gt=0, description="Gigabytes that the stored maps of one training may take.")
+    silent: ClassVar[frozenset[str]] = frozenset({"drop", "repeat_views", "maps_limit"})
 
 
 class NetworkSettings(Settings):

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from posedistill.data.loading.loader import Loader
 from posedistill.errors import TrainingError
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.inherit import inherit
@@ -25,7 +24,7 @@ from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage, students_of, teacher_of
 from posedistill.report.page import build_report
 from posedistill.report.tables import result_table
-from posedistill.tasks.base import Task
+from posedistill.tasks.base import Batches, Task
 from posedistill.tasks.registry import open_task
 from posedistill.training.evaluate import bench_run, draw_cases, evaluate_run, export_run
 from posedistill.training.forecast import tell_forecast
@@ -34,7 +33,7 @@ from posedistill.training.loop import goes_on, train
 from posedistill.training.networks import build_network, calibrate_network, load_network, load_weights
 from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
 from posedistill.training.step import make_fabric
-from posedistill.training.teaching.build import build_teaching, check_networks
+from posedistill.training.teaching.build import build_teaching, check_networks, repeated
 from posedistill.training.teaching.teaching import Teaching
 from posedistill.training.trial import Trial
 
@@ -184,7 +183,7 @@ def first_network(task: Task[Any], stage: Stage) -> Estimator:
     return estimator
 
 
-def set_up(task: Task[Any], stage: Stage, fabric: Fabric) -> tuple[Estimator, Teaching | None, Loader]:
+def set_up(task: Task[Any], stage: Stage, fabric: Fabric) -> tuple[Estimator, Teaching | None, Batches]:
     """What trains: the stage's network, untrained, its teacher with the losses where it is distilled, and its batches.
 
     Of the task only the data are used, so variants of one recipe can share it.
@@ -193,7 +192,7 @@ def set_up(task: Task[Any], stage: Stage, fabric: Fabric) -> tuple[Estimator, Te
     torch.manual_seed(stage.seed)
     estimator = first_network(task, stage)
     teaching = build_teaching(task, stage, estimator, fabric) if stage.name == "distilled" else None
-    batches = task.loader(
+    loader = task.loader(
         data.train,
         seed=stage.seed,
         device=fabric.device,
@@ -202,4 +201,5 @@ def set_up(task: Task[Any], stage: Stage, fabric: Fabric) -> tuple[Estimator, Te
         world_size=fabric.world_size,
         targets=estimator.targets,
     )
+    batches = repeated(loader, task, stage, estimator, fabric, teaching) if stage.schedule.repeat_views else loader
     return estimator, teaching, batches

@@ -18,7 +18,8 @@ class Batch:
     scenes the two are the same rows; what mixes both indexes the pictures' side by ``picture``.
 
     Attributes:
-        images: ``[P, 3, H, W]`` float32, RGB, ImageNet-normalised, channels-last memory.
+        images: ``[P, 3, H, W]`` float32, RGB, ImageNet-normalised, channels-last memory; where nobody looks at them a
+            stand-in of that shape, which is a single number repeated.
         K: ``[P, 3, 3]`` intrinsics of the picture's camera (a crop is a camera; full-image pixels never appear).
         picture: ``[I]`` int64, in which picture an instance is.
         R: ``[I, 3, 3]``, t: ``[I, 3]``: from the frame of the object (mm) or the scene (m) to the picture's camera;
@@ -32,7 +33,8 @@ class Batch:
             shapes of categories, views ``[I, V, 3, side, side]`` renderings of them in 0..1; frames ``[I]`` degrees
             by which their own frames may be turned; places ``[I, 3, 3]`` from pixels to where in the photograph they
             are, its outer edges at 0 and 1; surface/N ``[I, H / N, W / N, 3]`` mm, object frame: the point seen at
-            each cell of N pixels, NaN beside the object.
+            each cell of N pixels, NaN beside the object; frozen maps ``[P, N, C]``: what the first layers of the
+            network in training make of the pictures, where they are frozen and that is stored.
     """
 
     images: Tensor
@@ -67,6 +69,11 @@ class Batch:
         tensors = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "targets"}
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         return type(self)(**moved, targets={name: tensor.to(device) for name, tensor in self.targets.items()})
+
+    @property
+    def pictured(self) -> bool:
+        """Whether there are pictures, and no stand-in."""
+        return any(self.images.stride())
 
     def __len__(self) -> int:
         """Number of instances."""

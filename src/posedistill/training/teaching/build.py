@@ -4,12 +4,15 @@ import hashlib
 from collections import ChainMap
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
+from posedistill import __version__
 from posedistill.data.loading.batch import Batch
+from posedistill.data.loading.loader import Loader
 from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
@@ -23,6 +26,7 @@ from posedistill.tasks.base import Task
 from posedistill.training.networks import build_network, load_members
 from posedistill.training.teaching.cache import CachedTeacher, cache_folder, views_of
 from posedistill.training.teaching.crops import CropTeacher
+from posedistill.training.teaching.repeated import FrozenMaps, RepeatedViews
 from posedistill.training.teaching.teachers import (
     Autocast,
     EnsembleTeacher,
@@ -62,17 +66,19 @@ def build_teaching(task: Task[Any], stage: Stage, student: Estimator, fabric: Fa
     if recipe.switch and fabric.world_size > 1:
         found = f"phase: first on {fabric.world_size} processes"
         raise RecipeError(describe("recipe", "distill", found, "one process: layers without gradients stop the others"))
-    if recipe.teacher.cache:
-        about = _about_outputs(task, stage, fabric)
-        root = recipe.cache_folder if recipe.teacher.cache is True else recipe.teacher.cache
-        part = f"-rank{fabric.global_rank}" if fabric.world_size > 1 else ""
-        folder = cache_folder(root, about) if recipe.teacher.cache is True else root / f"seed{seed}{part}"
-        teacher = CachedTeacher(
-            teacher, folder, about, views_of(distillers, teacher), settings.steps, recipe.teacher.cache_limit
-        )
     each_once = task.loader(
         task.training_set.train, seed=seed, device=fabric.device, batch_size=settings.batch_size, augment=False
     )
+    # Of views that come again the answers are stored in any case.
+    if recipe.teacher.cache or (settings.repeat_views and networks_of(teacher)):
+        about = _about_outputs(task, stage, fabric)
+        folder = cache_folder(recipe.cache_folder, about)
+        if isinstance(recipe.teacher.cache, Path):
+            part = f"-rank{fabric.global_rank}" if fabric.world_size > 1 else ""
+            folder = recipe.teacher.cache / f"seed{seed}{part}"
+        steps = min(settings.steps, settings.repeat_views * each_once.steps or settings.steps)
+        views = views_of(distillers, teacher)
+        teacher = CachedTeacher(teacher, folder, about, views, steps, recipe.teacher.cache_limit)
     return Teaching(
         teacher,
         distillers,
@@ -84,17 +90,43 @@ def build_teaching(task: Task[Any], stage: Stage, student: Estimator, fabric: Fa
     )
 
 
+def repeated(
+    loader: Loader, task: Task[Any], stage: Stage, network: Estimator, fabric: Fabric, teaching: Teaching | None
+) -> RepeatedViews:
+    """A stage's batches where its views come again, with the maps of what is frozen of its network."""
+    settings, period = stage.schedule, stage.schedule.repeat_views * loader.steps
+    compared = set().union(*(loss.needs for loss in teaching.distillers)) if teaching else set()
+    part = None if "features" in compared else network.frozen_part()  # which stored maps do not carry
+    maps = None
+    if part is not None:
+        about = _about_batches(task, stage, fabric) | {"layers": part.about, "code": __version__}
+        folder = stage.recipe.cache_folder / f"maps-{fingerprint(about)}"
+        steps = min(settings.steps, period)
+        maps = FrozenMaps(part, folder, steps, settings.maps_limit, fabric.autocast)
+    teacher = teaching.teacher if teaching else None
+    taught = teacher.stored if isinstance(teacher, CachedTeacher) else lambda step: teacher is None
+    return RepeatedViews(loader, period, fabric.device, maps, taught)
+
+
 def _about_outputs(task: Task[Any], stage: Stage, fabric: Fabric) -> dict[str, Any]:
     """What the teacher's outputs on the steps of a training depend on."""
     recipe = stage.recipe
     weights = [hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in teacher_of(recipe).files]
-    with fabric.autocast():
-        lowered = torch.is_autocast_enabled(fabric.device.type)
     networks = [f"{net.family} {fingerprint(net.settings)}" for net in recipe.teacher.members or [recipe.teacher]]
     student = recipe.student  # in whose kind of votes a teacher of another family speaks
     spoken = {} if student.family == recipe.teacher.family else {"for": f"{student.family} {student.settings}"}
     return spoken | {
         "teacher": f"{' and '.join(networks)}, weights {', '.join(weights)}",
+        **_about_batches(task, stage, fabric),
+    }
+
+
+def _about_batches(task: Task[Any], stage: Stage, fabric: Fabric) -> dict[str, Any]:
+    """What the pictures of a training depend on, and how networks compute on them."""
+    recipe = stage.recipe
+    with fabric.autocast():
+        lowered = torch.is_autocast_enabled(fabric.device.type)
+    return {
         "data": fingerprint(recipe.data.model_dump(mode="json", exclude=TESTED), recipe.seed),
         "frames": task.training_set.fingerprint,
         "seed": stage.seed,

@@ -44,7 +44,7 @@ class CachedTeacher:
     Args:
         about: what the predictions depend on, in words and hashes a reader can compare.
         views: of ``estimators.views.VIEWS``, or single maps as ``features.NAME``.
-        steps: of the schedule, for the size, which is told at the first prediction.
+        steps: after which the batches come again, or of the whole schedule; their size is told at the first prediction.
         limit: gigabytes that the folder may hold.
 
     Raises:
@@ -59,6 +59,7 @@ class CachedTeacher:
         _claim(folder, about)
         self._views = [_WITNESS, _SPREAD, *sorted(views)]
         self._storing, self._sized, self._probed = True, False, False
+        self._sound: set[int] = set()
 
     @property
     def offers(self) -> frozenset[str]:
@@ -71,6 +72,7 @@ class CachedTeacher:
             prediction = self.teacher.predict(batch, step)
             self._tell_size(prediction, batch)
             return prediction
+        step %= self.steps
         stored = {view: read_record(self._file(view, step)) for view in self._views}
         missing = [view for view, tensors in stored.items() if tensors is None]
         device = batch.images.device
@@ -82,10 +84,18 @@ class CachedTeacher:
             return _prediction(made, device)
         replayed = {view: tensors for view, tensors in stored.items() if tensors is not None}
         if not self._probed or step % COMPARED_EVERY == 0:
-            self._compare(step, replayed[_WITNESS], _tensors_of(_WITNESS, Prediction({}), batch), "pictures")
-        if not self._probed:
+            shown = _tensors_of(_WITNESS, Prediction({}), batch)
+            self._compare(step, {name: replayed[_WITNESS][name] for name in shown}, shown, "pictures")
+        if not self._probed and batch.pictured:
             self._probe(batch, step, replayed)
         return _prediction(replayed, device)
+
+    def stored(self, step: int) -> bool:
+        """Whether a step can be replayed, so that the teacher needs no pictures."""
+        step %= self.steps
+        if step not in self._sound and all(read_record(self._file(view, step)) is not None for view in self._views):
+            self._sound.add(step)
+        return step in self._sound
 
     def _file(self, view: str, step: int) -> Path:
         return self.folder / view / f"{step:06d}.safetensors"
@@ -185,9 +195,10 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
 def _tensors_of(view: str, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
     """The tensors of a view by name; none where the prediction lacks the view."""
     if view == _WITNESS:
+        witness = {"ids": batch.ids, "K": batch.K, "R": batch.R, "t": batch.t}
         side = max(batch.images.shape[-1] // 4, 1)
         pixels = batch.images[:, :, side // 2 :: side, side // 2 :: side].contiguous()
-        return {"ids": batch.ids, "K": batch.K, "R": batch.R, "t": batch.t, "pixels": pixels}
+        return witness | ({"pixels": pixels} if batch.pictured else {})
     view, _, single = view.partition(".")
     content = getattr(prediction, view)
     if single:
