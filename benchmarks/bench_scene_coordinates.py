@@ -1,4 +1,4 @@
-"""What scene coordinates cost: poses from 500 cells and from all, a training step with and without stored maps, and exported files.
+"""What scene coordinates cost: poses from 500 cells and from all, a training step, and exported files.
 
     PYTHONPATH=. python benchmarks/bench_scene_coordinates.py [--sides 240 480] [--threads 1]
 

@@ -173,7 +173,7 @@ def test_a_place_that_was_never_seen_is_not_claimed_to_be_known() -> None:
 def test_a_student_of_views_that_come_again_learns_as_with_pictures(
     trained: Recipe, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trunk and teacher see each view once, whether or not their outputs can be stored, and the weights are the same."""
+    """Trunk and teacher see each view once; where their outputs cannot be stored, weights become the same."""
     frozen = NETWORK["settings"] | {"frozen": True}
     looked: list[int] = []
     original = SceneCoordinatesNetwork.features
