@@ -1,10 +1,17 @@
 """What is shipped: the wheel, and the recipes and models that come along by name."""
 
+import os
+import re
+import subprocess
+import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from tests.dev import dev_package
 
 from posedistill import files
 from posedistill.files import shipped
@@ -38,10 +45,49 @@ def test_the_wheel_names_what_is_there():
     assert {"models", "recipes"} == set(included)
 
 
-def test_a_wheel_holds_code_templates_recipes_and_models(tmp_path):
-    wheel = pytest.importorskip("hatchling.builders.wheel")
-    (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-    names = set(zipfile.ZipFile(built).namelist())
-    wanted = ("py.typed", "shipped/recipes/quickstart.yaml", "shipped/models/linemod_cat.onnx", "cli.py")
-    assert {f"posedistill/{name}" for name in (*wanted, "report/templates/report.html")} <= names
-    assert not [name for name in names if name.startswith(("tests", "docs"))]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout, built without the network."""
+    builders = dev_package("hatchling.builders.wheel")
+    folder = str(tmp_path_factory.mktemp("wheel"))
+    (built,) = builders.WheelBuilder(str(ROOT)).build(directory=folder, versions=["standard"])
+    return Path(built)
+
+
+def test_a_wheel_holds_code_templates_recipes_and_models(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    shipped = [f"shipped/{path.relative_to(ROOT)}" for path in (ROOT / "recipes").rglob("*.yaml")]
+    shipped += [f"shipped/models/{path.name}" for path in (ROOT / "models").glob("*.onnx")]
+    code = (
+        "import posedistill\n"
+        "from pathlib import Path\n"
+        "from posedistill.files import shipped\n"
+        "from posedistill.recipe.recipe import load_recipe\n"
+        "print(posedistill.__file__, load_recipe(shipped(Path('quickstart'), 'recipes', '.yaml')).name)"
+    )
+    for words in (["-c", code], ["-m", "posedistill", "predict", "linemod_cat", "photo.jpg"]):
+        done = subprocess.run(
+            [sys.executable, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        )
+        assert done.returncode == 0, done.stderr
+        assert str(tmp_path / "site" / "posedistill") in done.stdout or "photo.jpg: no object found" in done.stdout
+    assert (tmp_path / "site" / "bin" / "posedistill").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docker").glob("*.Dockerfile")), ids=lambda path: path.name)
+def test_an_image_copies_and_installs_what_is_there(path):
+    """Images cannot be built in a test: what they name is looked for instead."""
+    text, project = path.read_text(), tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extras in re.findall(r"/source\[([\w,]+)\]", text):
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    assert re.findall(r"docker build -f (\S+)", text) == [f"docker/{path.name}"]
+    assert re.search(r'^ENTRYPOINT \["posedistill"\]$', text, re.M) and "posedistill" in project["scripts"]
+    assert re.match(r"(#.*\n)*FROM python:3\.(1[1-9])-slim\n", text)
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    needed = {"src", "recipes", "models", "pyproject.toml", "README.md", "LICENSE"}  # what a wheel is made of
+    assert not needed & set(ignored) and all((ROOT / name).exists() for name in needed)

@@ -107,5 +107,6 @@ def test_a_board_is_said_by_its_inner_corners(text):
 def test_the_command_prints_what_the_others_take(tmp_path, board_shots):
     done = CliRunner().invoke(cli.app, ["data", "camera", str(shot(tmp_path / "a.jpg"))])
     assert done.exit_code == 0 and "--camera 300.5,300.5,199.5,149.5" in done.output
+    assert CliRunner().invoke(cli.app, ["data", "camera", str(tmp_path)]).output == done.output
     done = CliRunner().invoke(cli.app, ["data", "camera", *map(str, board_shots), "--board", "7x5"])
     assert done.exit_code == 0 and "checkerboard in 7 photographs" in done.output
