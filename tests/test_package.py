@@ -58,25 +58,37 @@ def test_a_wheel_holds_code_templates_recipes_and_models(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     shipped = [f"shipped/{path.relative_to(ROOT)}" for path in (ROOT / "recipes").rglob("*.yaml")]
     shipped += [f"shipped/models/{path.name}" for path in (ROOT / "models").glob("*.onnx")]
-    code = (
+    modules = [str(path.relative_to(ROOT / "src" / "posedistill")) for path in (ROOT / "src").rglob("*.py")]
+    wanted = (*shipped, *modules, "py.typed", "report/templates/report.html", "report/templates/page.css")
+    assert {f"posedistill/{name}" for name in wanted} <= names
+    assert not [name for name in names if name.startswith(("tests", "docs"))]
+    assert sum(entry.file_size for entry in zipfile.ZipFile(wheel).infolist()) < 30e6
+
+
+def test_an_installed_wheel_predicts_and_reads_its_recipes(wheel, tmp_path):
+    """Installed beside the packages of this environment, far from the checkout."""
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", "site"]
+    subprocess.run([*install, str(wheel)], check=True, cwd=tmp_path)
+    assert (tmp_path / "site" / "bin" / "posedistill").exists()
+    cv2.imwrite(str(tmp_path / "photo.jpg"), np.zeros((120, 160, 3), np.uint8))
+    recipe = (
         "import posedistill\n"
         "from pathlib import Path\n"
         "from posedistill.files import shipped\n"
         "from posedistill.recipe.recipe import load_recipe\n"
         "print(posedistill.__file__, load_recipe(shipped(Path('quickstart'), 'recipes', '.yaml')).name)"
     )
-    for words in (["-c", code], ["-m", "posedistill", "predict", "linemod_cat", "photo.jpg"]):
+
+    def said(*words: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
         done = subprocess.run(
-            [sys.executable, *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+            [sys.executable, *words], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
         )
         assert done.returncode == 0, done.stderr
-        assert str(tmp_path / "site" / "posedistill") in done.stdout or "photo.jpg: no object found" in done.stdout
-    assert (tmp_path / "site" / "bin" / "posedistill").exists()
+        return done.stdout
+
+    assert said("-c", recipe).split() == [str(tmp_path / "site" / "posedistill" / "__init__.py"), "quickstart"]
+    assert "photo.jpg: no object found" in said("-m", "posedistill", "predict", "linemod_cat", "photo.jpg")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docker").glob("*.Dockerfile")), ids=lambda path: path.name)

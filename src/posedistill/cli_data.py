@@ -62,13 +62,17 @@ def model(
 
 @data_app.command()
 def camera(
-    photographs: Annotated[list[Path], typer.Argument(help="As the camera wrote them, of one size and zoom.")],
+    photographs: Annotated[
+        list[Path], typer.Argument(help="As the camera wrote them, of one size and zoom; folders, patterns.")
+    ],
     board: Annotated[str, typer.Option(help="They show a checkerboard of so many inner corners: 9x6.")] = "",
 ) -> None:
     """Find the camera's intrinsics (K): from a checkerboard, or from the focal length that a phone states (EXIF)."""
     from posedistill.data.camera import camera_of_board, camera_of_exif, parse_board
+    from posedistill.deploy.predict.pictures import photographs_in
 
-    found = camera_of_board(photographs, parse_board(board)) if board else camera_of_exif(photographs)
+    paths = [path for word in photographs for path in photographs_in(word)]
+    found = camera_of_board(paths, parse_board(board)) if board else camera_of_exif(paths)
     print(f"images of {found.size[0]}x{found.size[1]}: --camera {found.option()}")
     print(f"{found.about}{'; behind fx,fy,cx,cy stands the lens: k1,k2,p1,p2' if found.distortion else ''}")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from posedistill.data.formats.bop_models import load_models_info, mesh_ids, mesh_path
+from posedistill.data.formats.bop_models import MESHES, load_models_info, mesh_ids, mesh_path
 from posedistill.errors import DataError, describe
 from posedistill.files import exclusive
 from posedistill.geometry.cameras import Array
@@ -93,7 +93,7 @@ def write_codes(
     """
     chosen = list(obj_ids) or sorted(mesh_ids(models))
     if not chosen:
-        raise DataError(describe(models, "meshes", "none", "obj_XXXXXX.ply, .obj or .glb, XXXXXX the object's id"))
+        raise DataError(describe(models, "meshes", "none", MESHES))
     info_path = models / "models_info.json"
     info = load_models_info(info_path) if info_path.exists() else {}
     out.mkdir(parents=True, exist_ok=True)

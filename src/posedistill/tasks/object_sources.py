@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from posedistill.data.formats.bop import BopDataset
-from posedistill.data.formats.bop_models import EVAL_FOLDERS, load_models_info, mesh_ids, mesh_path
+from posedistill.data.formats.bop_models import EVAL_FOLDERS, MESHES, load_models_info, mesh_ids, mesh_path
 from posedistill.data.formats.labels.dataset import LabelDataset
 from posedistill.data.render.backgrounds import Backgrounds
 from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
@@ -136,7 +136,7 @@ def render_folder(
         raise RecipeError("\n".join(describe("--set", *fault) for fault in faults)) from None
     found = code_objects().keys() if models == CODE else mesh_ids(models)
     if not found:
-        raise DataError(describe(models, "meshes", "none", "obj_XXXXXX.ply, .obj or .glb, XXXXXX the object's id"))
+        raise DataError(describe(models, "meshes", "none", MESHES))
     return render(source, objects or sorted(found), out, workers)
 
 

@@ -12,6 +12,8 @@ from posedistill.geometry.meshes import READERS
 from posedistill.geometry.objects import INFO_KEYS
 
 EVAL_FOLDERS = ("models_eval", "models", "models_cad")
+MESHES = "obj_XXXXXX.ply, .obj, .glb or .stl, XXXXXX the object's id: posedistill data model FILE FOLDER makes one"
+"""What is expected of a folder of models."""
 TRAIN_FOLDERS = ("models", "models_cad", "models_eval")
 
 

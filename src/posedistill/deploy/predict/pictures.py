@@ -60,13 +60,13 @@ def open_sources(words: Sequence[str | Path], limit: int | None = None) -> list[
         elif Path(word).suffix.lower() in VIDEOS:
             sources.append(_film(word, word, limit))
         else:
-            paths += _photographs(Path(word))
+            paths += photographs_in(Path(word))
     if paths:
         sources.insert(0, Source("photographs", paths, 0.0, lambda: ((path, read_image(path)) for path in paths)))
     return sources
 
 
-def _photographs(path: Path) -> list[Path]:
+def photographs_in(path: Path) -> list[Path]:
     """A photograph, those of a folder, or what matches a pattern; a file that is missing is told when it is read."""
     if path.is_dir():
         entries = list(path.iterdir())
