@@ -13,10 +13,15 @@ import pytest
 from posedistill.data.formats.bop import BopDataset, read_detections
 from posedistill.data.formats.cambridge import read_cambridge
 from posedistill.data.formats.colmap import read_colmap
+from posedistill.data.formats.labels.dataset import LabelDataset
+from posedistill.data.formats.labels.files import read_poses
+from posedistill.data.formats.labels.writer import write_labels
 from posedistill.data.formats.seven_scenes import read_seven_scenes
 from posedistill.data.formats.transforms_json import read_transforms
+from posedistill.data.formats.viewpoint.annotations import read_cars, read_pix3d, read_table
+from posedistill.data.formats.viewpoint.clouds import read_cloud
 from posedistill.data.images import write_image
-from posedistill.errors import DataError
+from posedistill.errors import DataError, PoseDistillError
 from posedistill.poses import Poses
 
 ROUNDS = 30
@@ -90,7 +95,9 @@ def mutated_json(data: bytes, rng: np.random.Generator) -> bytes:
 Case = tuple[Path, Callable[[], object]]
 
 
-def fuzz(path: Path, read: Callable[[], object], seed: int) -> None:
+def fuzz(
+    path: Path, read: Callable[[], object], seed: int, refusal: type[PoseDistillError] = DataError
+) -> None:
     """Read a file in many damaged versions, and once more as it was."""
     whole = path.read_bytes()
     mutate = mutated_json if path.suffix == ".json" else mutated_bytes
@@ -102,7 +109,7 @@ def fuzz(path: Path, read: Callable[[], object], seed: int) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of overflow, before it is refused
                 read()
-        except DataError as error:
+        except refusal as error:
             assert ": '" in str(error) and "found" in str(error) and "expected" in str(error)
         except Exception as error:
             raise AssertionError(f"round {number} of {path.name}: {error!r} at {data[:2000]!r}") from error
@@ -199,3 +206,69 @@ def test_colmap_binary(photographs: Path, name: str) -> None:
         images += struct.pack("<Qddq", 1, 1.0, 2.0, -1)
     (photographs / "images.bin").write_bytes(images)
     fuzz(photographs / name, lambda: read_colmap(photographs, "all"), 8)
+
+
+@pytest.mark.parametrize("name", ["boxes.data", "train.txt", "train/000001/labels/000000.txt"])
+def test_labels(bop_root: Path, tmp_path: Path, name: str) -> None:
+    data = write_labels(BopDataset(bop_root, "test"), tmp_path / "labels").data
+    folder = data.parent
+    place = {"boxes.data": data}.get(name) or next(folder.rglob(Path(name).name))
+
+    def read() -> None:
+        for frame in LabelDataset(data, "train").frames:
+            assert frame.instances is not None
+
+    fuzz(place, read, 9)
+
+
+def test_poses_of_labels(tmp_path: Path) -> None:
+    path = tmp_path / "poses.txt"
+    path.write_text("1 0 0 0 1 0 0 0 1 0.1 0.2 0.9\n" * 3)
+    fuzz(path, lambda: read_poses(path, 3), 10)
+
+
+def test_annotations(tmp_path: Path) -> None:
+    header = "image,category,azimuth,elevation,inplane,shape,split,left,upper,right,lower\n"
+    path = tmp_path / "annotations.csv"
+    path.write_text(header + "".join(f"{n}.png,mug,{40 * n},-5,2.5,1,train,1,2,30,40\n" for n in range(4)))
+    fuzz(path, lambda: read_table(path), 11)
+
+
+def test_cars(tmp_path: Path) -> None:
+    path = tmp_path / "annotations.json"
+    entry = {"azimuth": 0.5, "elevation": 0.1, "theta": 0.05, "split": "test", "model_id": "abc"}
+    path.write_text(json.dumps({"a.jpg": entry, "b.jpg": entry}))
+    fuzz(path, lambda: read_cars(path), 12)
+
+
+def test_pix3d(tmp_path: Path) -> None:
+    path = tmp_path / "pix3d.json"
+    entry = {"img": "img/bed/1.png", "category": "bed", "model": "bed/1.obj", "cam_position": [1.0, 0.0, 0.2]}
+    entry |= {"inplane_rotation": 0.1, "bbox": [1, 2, 30, 40], "truncated": False, "occluded": False}
+    path.write_text(json.dumps([entry] * 2))
+    fuzz(path, lambda: read_pix3d(path), 13)
+
+
+@pytest.mark.parametrize("name", ["cloud.npy", "cloud.npz", "cloud.ply"])
+def test_clouds(tmp_path: Path, name: str) -> None:
+    path, points = tmp_path / name, np.random.default_rng(0).normal(size=(40, 3))
+    if name.endswith(".npy"):
+        np.save(path, points)
+    elif name.endswith(".npz"):
+        np.savez(path, vertices=points, faces=np.arange(30).reshape(10, 3))
+    else:
+        header = "ply\nformat ascii 1.0\nelement vertex 40\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+        path.write_text(header + "end_header\n" + "".join("%g %g %g\n" % tuple(row) for row in points))
+    fuzz(path, lambda: read_cloud(path), 14)
+
+
+def test_photographs(tmp_path: Path) -> None:
+    path = tmp_path / "images.csv"
+    Poses.of_cameras(np.stack([np.eye(3)] * 2), np.ones((2, 3)), name=["a.jpg", "b.jpg"]).to_csv(path)
+    fuzz(path, lambda: Poses.read(path), 15)
+
+
+def test_json_of_poses(tmp_path: Path) -> None:
+    path = tmp_path / "poses.json"
+    Poses.of_cameras(np.eye(3)[None], np.ones((1, 3)), name=["a.jpg"]).to_json(path)
+    fuzz(path, lambda: Poses.from_json(path), 16)

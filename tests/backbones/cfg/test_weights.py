@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.test_fuzz import fuzz
 
 from posedistill.backbones.cfg.description import parse_cfg, read_cfg, with_head
 from posedistill.backbones.cfg.library import MULTI_ANCHORS
 from posedistill.backbones.cfg.weights import Header, layer_tensors, read_weights, write_weights
-from posedistill.errors import CheckpointError
+from posedistill.errors import CheckpointError, RecipeError
 
 TEXT = """[net]
 width=32
@@ -181,3 +182,14 @@ def test_a_full_disk_leaves_the_older_file(tmp_path: Path, full_disk) -> None:
     with full_disk(), pytest.raises(CheckpointError, match=r"x.weights"):
         write_weights(path, CFG, header, tensors)
     assert path.read_bytes() == before
+
+
+def test_damaged_files_end_in_errors_of_ours(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.weights", sum(COUNTS))
+    fuzz(path, lambda: read_weights(path, CFG), 1, CheckpointError)
+
+
+def test_damaged_descriptions_end_in_errors_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.cfg"
+    path.write_text(TEXT)
+    fuzz(path, lambda: read_cfg(path), 2, RecipeError)

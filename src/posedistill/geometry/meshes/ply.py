@@ -51,9 +51,7 @@ def read_ply(path: Path, looks: bool) -> list[Mesh]:
     header = _header(path, data)
     columns = _columns(path, header, data[header.size :])
     vertex, face = columns.get("vertex", {}), columns.get("face", {})
-    vertices = _stacked(vertex, ("x", "y", "z"))
-    if vertices is None:
-        raise DataError(describe(path, "element vertex", sorted(vertex), "properties x, y, z"))
+    vertices = _vertices(path, vertex)
     polygons, sizes = _polygons(path, face)
     corners, owners = mesh_parts.triangulate(path, "faces", vertices, polygons, sizes)
     faces = polygons[corners]
@@ -77,6 +75,26 @@ def read_ply(path: Path, looks: bool) -> list[Mesh]:
     rows = faces.ravel()[first]
     colors = painted[owners][first // 3]
     return [replace(mesh, vertices=vertices[rows], faces=split, colors=colors, normals=mesh.normals[rows])]
+
+
+def read_points(path: Path) -> Array | None:
+    """The vertices ``[N, 3]`` of a .ply file without faces; None where it has faces.
+
+    Raises:
+        DataError: a damaged file, or vertices without x, y, z.
+    """
+    data = path.read_bytes()
+    header = _header(path, data)
+    if header.elements.get("face", (0, []))[0]:
+        return None
+    return _vertices(path, _columns(path, header, data[header.size :]).get("vertex", {}))
+
+
+def _vertices(path: Path, vertex: Columns) -> Array:
+    vertices = _stacked(vertex, ("x", "y", "z"))
+    if vertices is None:
+        raise DataError(describe(path, "element vertex", sorted(vertex), "properties x, y, z"))
+    return vertices
 
 
 def _header(path: Path, data: bytes) -> _Header:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import savemat
+from tests.data.test_fuzz import fuzz
 
 from posedistill.data.formats.viewpoint.annotations import categories_file, open_categories
 from posedistill.data.formats.viewpoint.mat import VOC_VAL
@@ -108,6 +109,10 @@ def test_faults_are_named(pascal, tmp_path):
     (tmp_path / "other/Image_sets").mkdir()
     with pytest.raises(DataError, match=r"Image_sets.*found none, expected train\.txt"):
         open_categories(tmp_path / "other")
+
+
+def test_damaged_records_end_in_data_errors(pascal):
+    fuzz(pascal / "Annotations/car_imagenet/n1.mat", lambda: open_categories(pascal), 1)
 
 
 def test_the_table_of_posefromshape_for_pix3d(tmp_path):

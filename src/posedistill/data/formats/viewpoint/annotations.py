@@ -172,7 +172,7 @@ def read_cars(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryData
             try:
                 angles = [float(entry[key]) for key in ("azimuth", "elevation", "theta")]
                 split, shape = str(entry.get("split", "train")), str(entry.get("model_id", ""))
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
+            except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
                 raise fault(FaultKind.POSE, path, name, _worded(error), "azimuth, elevation and theta") from None
             views.append(
                 AnnotatedView(
@@ -221,7 +221,7 @@ def read_pix3d(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDat
                         occluded=occluded,
                     )
                 )
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
+            except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
                 expected = "img, category, cam_position, inplane_rotation, bbox, model, truncated, occluded"
                 raise fault(FaultKind.POSE, path, f"entry {number}", _worded(error), expected) from None
     return CategoryDataset(path.parent, tuple(views))

@@ -10,6 +10,7 @@ from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import load_mesh
 from posedistill.geometry.meshes.parts import Faces
+from posedistill.geometry.meshes.ply import read_points
 
 POINTS = 5000
 """Of a cloud, as published."""
@@ -73,8 +74,8 @@ def read_shape(path: Path) -> Array | tuple[Array, Faces]:
         raise DataError(describe(path, "shape", "no such file", "a point cloud or a CAD model"))
     if path.suffix.lower() in (".npy", ".npz"):
         return _arrays(path)
-    if path.suffix.lower() == ".ply" and not _has_faces(path):
-        return _points(path, _ply_points(path))
+    if path.suffix.lower() == ".ply" and (points := read_points(path)) is not None:
+        return _points(path, points)
     mesh = load_mesh(path, looks=False)
     return mesh.vertices, mesh.faces
 
@@ -86,10 +87,11 @@ def _arrays(path: Path) -> Array | tuple[Array, Faces]:
             return _points(path, loaded)
         with loaded:
             vertices, faces = _points(path, loaded["vertices"]), np.asarray(loaded["faces"], dtype=np.int64)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(
-            describe(path, "shape", error, "points [N, 3]; in .npz the arrays vertices and faces")
-        ) from None
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file may break any assumption
+        expected = "points [N, 3]; in .npz the arrays vertices and faces"
+        raise DataError(describe(path, "shape", f"{type(error).__name__}: {error}", expected)) from None
     if faces.ndim != 2 or faces.shape[1:] != (3,) or not len(faces):
         raise DataError(describe(path, "faces", f"shape {list(faces.shape)}", "triangles [F, 3], at least one"))
     if faces.min() < 0 or faces.max() >= len(vertices):
@@ -102,23 +104,6 @@ def _points(path: Path, points: np.ndarray) -> Array:
         found = f"{points.dtype} of shape {list(points.shape)}"
         raise DataError(describe(path, "points", found, "numbers of shape [N, 3], at least one"))
     return points.astype(np.float64)
-
-
-def _has_faces(path: Path) -> bool:
-    """Whether the header of a .ply tells of faces."""
-    header = path.read_bytes()[:4096].partition(b"end_header")[0]
-    count = re.search(rb"^element face (\d+)", header, re.MULTILINE)
-    return count is not None and int(count[1]) > 0
-
-
-def _ply_points(path: Path) -> np.ndarray:
-    import trimesh
-
-    try:
-        return np.asarray(trimesh.load(path, process=False).vertices)
-    except Exception as error:  # a damaged file may break any assumption
-        found = f"{type(error).__name__}: {error}"
-        raise DataError(describe(path, "file", found, "a .ply of points, binary or text")) from None
 
 
 class ShapeFolder:

@@ -84,7 +84,7 @@ def _objects(path: Path, image: Path, split: str, on_fault: OnFault) -> list[Ann
             with reported(on_fault, FaultKind.POSE, path):
                 try:
                     view = _view(entry, image, number, split)
-                except (AttributeError, ValueError, TypeError) as error:
+                except (AttributeError, ValueError, TypeError, OverflowError) as error:
                     raise fault(FaultKind.POSE, path, f"object {number}", error, "an annotated object") from None
                 views += [] if view is None else [view]
     return views
