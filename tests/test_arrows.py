@@ -1,6 +1,7 @@
 """Arrows go one way: what each room may lean on, as docs/architecture.md states it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,14 @@ def test_tasks_and_training_know_no_family():
     for path in [*(SOURCE / "tasks").rglob("*.py"), *(SOURCE / "training").rglob("*.py")]:
         rooms = {f"posedistill.estimators.{name}" for name in ("base", "inherit", "registry", "views")}
         assert {module for module in imported(path) if module.startswith("posedistill.estimators")} <= rooms, path
+
+
+def test_nothing_above_the_recipe_asks_which_task_it_is():
+    """What differs is asked of the task or its data: no ``isinstance`` of a data section, a task or an estimator."""
+    asked = re.compile(r"isinstance\([^)]*\b(\w*(?:DataSettings|SceneSettings|CategorySettings|Task|Predictor))\b")
+    rooms = [room for room in ALLOWED if room != "recipe"]
+    found = {path: asked.findall(path.read_text()) for room in rooms for path in (SOURCE / room).rglob("*.py")}
+    assert not any(found.values()), {path: names for path, names in found.items() if names}
 
 
 @pytest.mark.parametrize("name", ["views", "contrast"])

@@ -1,9 +1,11 @@
+import io
 import os
 import subprocess
 import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from posedistill import log
 
@@ -32,6 +34,15 @@ def test_a_terminal_sees_a_bar_alone(hasty, monkeypatch, capsys):
         bar.add_task("train", total=10, note="")
         time.sleep(0.2)
     assert " of 10" not in capsys.readouterr().err
+
+
+def test_a_long_note_leaves_the_numbers_whole(monkeypatch):
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr(log, "console", console)
+    with log.progress_of("check", "/a/long/path" * 5) as progress:
+        progress(16, 16)
+    last = console.file.getvalue().split("check ")[-1]
+    assert " 16/16 0:00:0" in last and last.count("\u2026") == 1 and "/a/lo" in last
 
 
 def test_no_line_after_the_end(hasty, capsys):

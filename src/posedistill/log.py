@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 LINE_SECONDS = 25.0
 """Between two lines of progress in a log file."""
@@ -60,7 +61,7 @@ def progress_bar() -> ProgressBar:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", table_column=Column(overflow="ellipsis")),  # a long path shrinks first
         console=console,
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.data.category_writer import write_categories
 from tests.data.room_writer import write_made_scene
 from typer.testing import CliRunner
 
@@ -351,9 +352,16 @@ def photo(dataset) -> Path:
     [
         "evaluate MODEL --dataset BOP --csv OUT/found.csv --threads 1",
         "evaluate CAMERA --dataset ROOM --threads 1",
+        "evaluate models/cars.onnx --dataset VIEWS --threads 1",
         "predict MODEL PHOTO --box 1:40,30,60,50 --camera 100,100,80,60 --out OUT",
+        "predict CAMERA PHOTO --out OUT",
+        "predict models/cars.onnx PHOTO --out OUT",
+        "card MODEL",
         "bench MODEL --repeats 2 --threads 1",
         "data check BOP --overlay OUT/check.jpg",
+        "data check ROOM --split test --overlay OUT/check.jpg",
+        "data check VIEWS --overlay OUT/check.jpg",
+        "data anchors BOP",
         "score FOUND --dataset BOP",
     ],
 )
@@ -364,6 +372,7 @@ def test_the_light_install_does_all_but_training(words, model, camera_file, data
     R, t = (np.stack([getattr(instance, name) for _, instance in truths]) for name in ("R", "t"))
     Poses(*ids.T, np.ones(6), R, t, np.full(6, 0.1)).to_bop_csv(tmp_path / "found.csv")
     names = {"MODEL": model, "CAMERA": camera_file, "BOP": bop, "ROOM": tmp_path / "room", "PHOTO": photo}
+    names |= {"VIEWS": write_categories(tmp_path / "views", count=4) if "VIEWS" in words else ""}
     names |= {"OUT": tmp_path / "out", "FOUND": tmp_path / "found.csv"}
     for name, path in names.items():
         words = words.replace(name, str(path))
@@ -372,7 +381,7 @@ def test_the_light_install_does_all_but_training(words, model, camera_file, data
 
 
 @pytest.mark.parametrize(
-    "words", ["run a.yaml", "data render code OUT", "quantise MODEL OUT", "report OUT", "export OUT"]
+    "words", ["run a.yaml", "data render code OUT", "quantise MODEL OUT", "report OUT", "export OUT", "threshold MODEL --negatives OUT --dataset OUT"]
 )
 def test_what_needs_more_than_the_light_install_names_the_extra(words, model, tmp_path):
     (tmp_path / "recipe.yaml").write_text("{}")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from tests.data.category_writer import write_categories
 from tests.data.room_writer import write_made_scene
 
 COUNT = """
@@ -33,7 +34,7 @@ def opened(recipe: Path, root: Path) -> dict[str, int]:
     done = subprocess.run([sys.executable, "-c", COUNT, str(recipe), str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     counts = {Path(path): count for path, count in json.loads(out.read_text()).items()}
-    texts = {path: count for path, count in counts.items() if path.suffix in (".json", ".txt")}
+    texts = {path: count for path, count in counts.items() if path.suffix in (".json", ".txt", ".csv")}
     return {path.relative_to(root).as_posix(): count for path, count in texts.items() if path.is_relative_to(root)}
 
 
@@ -61,3 +62,18 @@ def test_a_run_about_a_scene_opens_each_file_of_poses_once(tmp_path):
     counts = opened(recipe, root)
     assert {"TrainSplit.txt", "TestSplit.txt", "camera-intrinsics.txt"} < set(counts)
     assert len(counts) == 2 * 20 + 3 and set(counts.values()) == {1}, counts
+
+
+def test_a_run_about_categories_opens_its_annotations_once(tmp_path):
+    root, recipe = write_categories(tmp_path / "made", count=8), tmp_path / "things.yaml"
+    settings = {"backbone": "test_resnet", "width": 16, "features": 32}
+    network = {"family": "viewpoint", "settings": settings}
+    shown = {"settings": settings | {"shape": "cloud", "shape_features": 32}}
+    sections = {
+        "data": {"annotations": str(root), "crop_size": 32, "points": 16, "shapes": str(root / "shapes")},
+        "distill": [{"name": "match", "options": {"form": "logits"}}],
+        "train": {"steps": 2, "batch_size": 4, "precision": "float32", "validate_every": 2, "checkpoint_every": 2},
+    }
+    about = {"name": "things", "teacher": network | shown, "student": network, "runs": str(tmp_path / "runs")}
+    recipe.write_text(yaml.safe_dump(sections | about))
+    assert opened(recipe, root) == {"annotations.csv": 1}

@@ -115,6 +115,8 @@ def threshold_of_file(
     threads: int | None = None,
 ) -> Threshold:
     """Choose the threshold of an exported file on a BOP folder and a folder of photographs, and store it in it."""
+    import onnx  # noqa: F401 (without it nothing could be stored in the end)
+
     predictor = Predictor.from_onnx(model, threads=threads)
     obj_ids = of_objects(predictor.decoder, model).objects.obj_ids
     opened = open_bop(dataset, split, frames, obj_ids, scenes)

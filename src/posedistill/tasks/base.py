@@ -14,6 +14,7 @@ from torch import nn
 
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader, LoaderOptions
+from posedistill.data.loading.picture_view import PictureSize
 from posedistill.data.packs.build import FrameSource, build_pack, read_fingerprint
 from posedistill.data.packs.pack import Pack
 from posedistill.decode import Decoder
@@ -124,6 +125,11 @@ class Task(ABC, Generic[Test]):
     @abstractmethod
     def queries(self) -> Sequence[FrameQuery]:
         """What is sought in each of the test frames."""
+
+    @property
+    def sizes(self) -> Sequence[PictureSize]:
+        """Other sizes of whole pictures at which a recipe asks for scores; none where networks look at something else."""
+        return ()
 
     def mesh(self, obj_id: int) -> Mesh:
         """The surface of one of the ``objects``, mm; a scene has none."""

@@ -11,7 +11,7 @@ import torch
 
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader, LoaderOptions
-from posedistill.data.loading.picture_view import PictureView
+from posedistill.data.loading.picture_view import PictureSize, PictureView
 from posedistill.decode import Pose
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery
@@ -33,6 +33,11 @@ class PicturesTask(ObjectsTask):
     """Where in the picture are the objects, if there are any, and how do they lie?"""
 
     with_others = True
+
+    @property
+    def sizes(self) -> Sequence[PictureSize]:
+        """As the recipe's test lists them."""
+        return self.data.test.sizes
 
     @cached_property
     def queries(self) -> Sequence[FrameQuery]:

@@ -20,7 +20,6 @@ from posedistill.files import fresh, write_file, write_if_changed
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.poses import Poses
-from posedistill.recipe.data import DataSettings
 from posedistill.recipe.recipe import Recipe, fingerprint
 from posedistill.recipe.stages import Stage, students_of, teacher_of
 from posedistill.runtime.predictor import Predictor
@@ -43,7 +42,7 @@ def evaluate_run(task: Task[Any]) -> None:
     """
     kept = [record for record in _records(task) if record["stage"] == "exported"]
     found = [measure_stage(task, stage) for stage in finished(task.recipe)]
-    found += [measure_stage(task, stage, size) for size in _sizes(task) for stage in _sized(task.recipe)]
+    found += [measure_stage(task, stage, size) for size in task.sizes for stage in _sized(task.recipe)]
     found += measure_baselines(task, teacher_of(task.recipe))
     _write_records(task, kept + [item.to_dict() for item in found])
 
@@ -82,12 +81,6 @@ def measure_stage(task: Task[Any], stage: Stage, size: PictureSize | None = None
     scores = task.score(poses)
     scores = task.illustrated(scores, members[0]) if len(members) == 1 and scored else scores
     return replace(scores, stage=name, seed=stage.seed, **summed)
-
-
-def _sizes(task: Task[Any]) -> list[PictureSize]:
-    """Other sizes of whole pictures at which a recipe asks for scores; none where networks look at something else."""
-    data = task.recipe.data
-    return data.test.sizes if isinstance(data, DataSettings) else []
 
 
 def _sized(recipe: Recipe) -> list[Stage]:

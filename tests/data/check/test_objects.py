@@ -328,6 +328,13 @@ def test_overlay_survives_absurd_annotations(bop_root: Path, tmp_path: Path) -> 
     assert not report.ok and (tmp_path / "sheet.jpg").is_file()
 
 
+def test_an_overlay_of_no_known_ending_is_refused_before_anything_is_read(bop_root: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    with pytest.raises(DataError, match="for an ending '', expected a picture"):
+        check_dataset(bop_root, overlay=tmp_path / "sheet", progress=lambda done, _: seen.append(done))
+    assert not seen
+
+
 def test_render_prints_the_report(bop_root: Path) -> None:
     (bop_root / SCENE / "rgb" / "000001.jpg").unlink()
     console = Console(record=True, width=60, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from posedistill.data.check.categories import open_annotated
 from posedistill.data.check.labels import open_labels
 from posedistill.data.check.objects import open_objects
@@ -11,6 +13,7 @@ from posedistill.data.check.scenes import open_scenes
 from posedistill.data.check.walk import Contents, Progress, choose, walk
 from posedistill.data.formats.open_scene import scene_format
 from posedistill.data.formats.viewpoint.annotations import categories_file
+from posedistill.data.images import encode_image
 from posedistill.errors import DataError, describe
 
 
@@ -43,6 +46,8 @@ def check_dataset(
     root = Path(root)
     if limit is not None and limit < 1:  # the report would say that there are no faults
         raise DataError(describe(root, "limit", limit, "at least 1 frame to decode"))
+    if overlay is not None:
+        encode_image(Path(overlay), np.zeros((1, 1, 3), np.uint8))  # another ending is refused before hours of reading
     report = CheckReport(root)
     contents = _opener(root)(root, split, report)
     report.splits = contents.summaries
