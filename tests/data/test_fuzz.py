@@ -95,9 +95,7 @@ def mutated_json(data: bytes, rng: np.random.Generator) -> bytes:
 Case = tuple[Path, Callable[[], object]]
 
 
-def fuzz(
-    path: Path, read: Callable[[], object], seed: int, refusal: type[PoseDistillError] = DataError
-) -> None:
+def fuzz(path: Path, read: Callable[[], object], seed: int, refusal: type[PoseDistillError] = DataError) -> None:
     """Read a file in many damaged versions, and once more as it was."""
     whole = path.read_bytes()
     mutate = mutated_json if path.suffix == ".json" else mutated_bytes
@@ -258,7 +256,7 @@ def test_clouds(tmp_path: Path, name: str) -> None:
         np.savez(path, vertices=points, faces=np.arange(30).reshape(10, 3))
     else:
         header = "ply\nformat ascii 1.0\nelement vertex 40\n" + "".join(f"property float {axis}\n" for axis in "xyz")
-        path.write_text(header + "end_header\n" + "".join("%g %g %g\n" % tuple(row) for row in points))
+        path.write_text(header + "end_header\n" + "".join(f"{x} {y} {z}\n" for x, y, z in points))
     fuzz(path, lambda: read_cloud(path), 14)
 
 

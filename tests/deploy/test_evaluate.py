@@ -381,7 +381,15 @@ def test_the_light_install_does_all_but_training(words, model, camera_file, data
 
 
 @pytest.mark.parametrize(
-    "words", ["run a.yaml", "data render code OUT", "quantise MODEL OUT", "report OUT", "export OUT", "threshold MODEL --negatives OUT --dataset OUT"]
+    "words",
+    [
+        "run a.yaml",
+        "data render code OUT",
+        "quantise MODEL OUT",
+        "report OUT",
+        "export OUT",
+        "threshold MODEL --negatives OUT --dataset OUT",
+    ],
 )
 def test_what_needs_more_than_the_light_install_names_the_extra(words, model, tmp_path):
     (tmp_path / "recipe.yaml").write_text("{}")

@@ -128,7 +128,7 @@ class Task(ABC, Generic[Test]):
 
     @property
     def sizes(self) -> Sequence[PictureSize]:
-        """Other sizes of whole pictures at which a recipe asks for scores; none where networks look at something else."""
+        """Other sizes of whole pictures at which a recipe asks for scores; none where no picture is looked at whole."""
         return ()
 
     def mesh(self, obj_id: int) -> Mesh:
