@@ -116,6 +116,8 @@ def distill(
     novel: Novel = False,
     keypoint: Keypoint = False,
     shot: Shot = None,
+    random: Annotated[bool, typer.Option("--random", help="Changes nothing: no picture tells a turned frame.")] = False,
+    random_range: Annotated[int | None, typer.Option("--random_range", help="Changes nothing either.")] = None,
     contrast: Annotated[bool, typer.Option("--contrast", help="Refused: no code came with it.")] = False,
     crd: Annotated[bool, typer.Option("--crd", help="Compare embeddings too.")] = False,
     stage: Annotated[int, typer.Option("--stage", help="Without --crd: 2, logits alone.")] = 1,
@@ -154,6 +156,7 @@ def distill(
         *_inert("--tau", without and tau is not None, why),
         *_inert("--weighting", without and weighting is not None, why),
         *_inert("--stage", crd and stage != 1, "with --crd"),
+        *_inert("--random", random or random_range is not None, "here: a student is taught on shapes as they are"),
     ]
     _tell([*options.notes(), *idle, *_inert_of_shapes(shape, view_num, tour, workers)])
     run_published(raw, "distilled", overrides or [])
