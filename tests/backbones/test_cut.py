@@ -86,3 +86,30 @@ def test_what_cannot_be_cut_is_refused(build: type) -> None:
         build("hrnet_w18_small@16")
     with pytest.raises(RecipeError, match=r"'backbone': found 'darknet_tiny@32', expected one of darknet_tiny@8, dark"):
         build_backbone("darknet_tiny@32")
+
+
+@pytest.mark.parametrize(
+    ("count_of_blocks", "parameters", "channels"),
+    [(1, 87_584, 80), (3, 253_984, 80), (4, 360_288, 112), (6, 700_768, 112)],
+)
+def test_a_cut_after_a_block_gives_out_that_blocks_map(count_of_blocks: int, parameters: int, channels: int) -> None:
+    """Blocks of one stride are counted through the stages of the network."""
+    whole = build_backbone("tf_efficientnet_lite0@16").eval()
+    cut = build_backbone(f"tf_efficientnet_lite0@16:{count_of_blocks}").eval()
+    assert cut.channels == {8: 40, 16: channels} and count(cut) == parameters
+    cut.load_state_dict({key: value for key, value in whole.state_dict().items() if key in cut.state_dict()})
+    expected: list[torch.Tensor] = []
+    blocks = [block for stage in whole.net.blocks[3:] for block in stage]
+    blocks[count_of_blocks - 1].register_forward_hook(lambda _, __, output: expected.append(output))
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        fine, whole_fine = cut(images), whole(images)
+    torch.testing.assert_close(fine[16], expected[0])
+    torch.testing.assert_close(fine[8], whole_fine[8])
+
+
+def test_blocks_that_are_not_there_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"lite0' cut after block 7 of a stride, expected block 1 to 6"):
+        build_backbone("tf_efficientnet_lite0@16:7")
+    with pytest.raises(RecipeError, match=r"'resnet18' cut after a block, expected an EfficientNet"):
+        build_backbone("resnet18@16:1")

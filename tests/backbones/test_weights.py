@@ -61,7 +61,7 @@ def test_unusable_files_are_named(tmp_path: Path, name: str) -> None:
         build_backbone("darknet_tiny_h", path)
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite0@16", "tf_efficientnet_lite0@8"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite0@16", "tf_efficientnet_lite0@16:4"])
 def test_imagenet_weights_of_a_package_need_no_path(name: str) -> None:
     first, second = build_backbone(name, "lite0"), build_backbone(name, find_weights("lite0"))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

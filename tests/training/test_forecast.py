@@ -20,6 +20,12 @@ def test_every_training_is_told_and_nothing_is_written(recipe, capsys, monkeypat
     assert not loaded.folder.exists()
 
 
+def test_views_that_come_again_are_paid_for_once():
+    costs = forecasting._Costs(new=2.0, again=0.5, period=10)
+    assert costs.of(4) == 8 and costs.of(30) == 30
+    assert costs.with_teacher(1.0, 0.0).of(30) == 40
+
+
 def test_what_is_finished_takes_no_time(recipe):
     loaded = recipe("train.steps=2")
     train(loaded, "teacher")

@@ -32,7 +32,7 @@ def build_backbone(
         name: ``darknet53``, ``darknet_tiny``, ``darknet_tiny_h``, ``darknet_tiny_q``; ``tiny_yolo``, ``yolo_lite``,
             ``yolo_lite_bn``, ``yolo_pose``, or ``cfg:FILE`` for any Darknet ``.cfg``; or any timm model that supports
             ``features_only`` (``timm:darknet53`` where both have the name). ``NAME@STRIDE`` keeps its layers up to the
-            deepest map of that stride.
+            deepest map of that stride, ``NAME@STRIDE:COUNT`` (EfficientNets, MobileNetV3) the first blocks of it.
         pretrained: ``.safetensors``, a torch file that loads with ``weights_only=True``, or ``lite0``, ``lite1`` or
             ``lite2`` for the weights of an installed package; for the networks of a ``.cfg`` also Darknet's
             ``.weights``. Of a cut network the whole one's will do.

@@ -1,4 +1,7 @@
-"""Maps by their strides, and cut trunks: ``NAME@STRIDE`` is a backbone's first layers, up to that stride's map."""
+"""Maps by their strides, and cut trunks: ``NAME@STRIDE`` is a backbone's first layers, up to that stride's map.
+
+``NAME@STRIDE:COUNT`` ends after so many blocks of that stride.
+"""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -16,6 +19,16 @@ def split_cut(name: str) -> tuple[str, int | None]:
     """
     network, _, stride = name.rpartition("@")
     return (network, int(stride)) if network and stride.isdecimal() else (name, None)
+
+
+def split_blocks(name: str) -> tuple[str, int | None]:
+    """The network's name as far as the stride it is cut at, and how many blocks of that stride are kept.
+
+    >>> split_blocks("tf_efficientnet_lite0@16:4"), split_blocks("timm:resnet18@16")
+    (('tf_efficientnet_lite0@16', 4), ('timm:resnet18@16', None))
+    """
+    network, _, count = name.rpartition(":")
+    return (network, int(count)) if "@" in network and count.isdecimal() else (name, None)
 
 
 def level_name(stride: int) -> str:

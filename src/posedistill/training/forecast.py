@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from posedistill.estimators.base import FROZEN_MAPS
 from posedistill.log import console
 from posedistill.machine import cores
 from posedistill.recipe.stages import Stage, students_of, teacher_of
@@ -27,13 +28,32 @@ def forecast(task: Task[Any]) -> dict[str, float]:
     """
     recipe = task.recipe
     waiting = [stage for stage in (teacher_of(recipe), *students_of(recipe)) if not stage.finished]
-    costs: dict[str, float] = {}
+    costs: dict[str, _Costs] = {}
     for name in dict.fromkeys("teacher" if stage.name == "teacher" else "student" for stage in waiting):
         costs[name] = _step_seconds(task, next(s for s in waiting if (s.name == "teacher") == (name == "teacher")))
     if any(stage.name == "distilled" for stage in waiting):
-        costs["distilled"] = costs["student"] + _teacher_seconds(task)
+        asked = _teacher_seconds(task)
+        stored = 0.0 if recipe.schedule(recipe.student).repeat_views else asked
+        costs["distilled"] = costs["student"].with_teacher(asked, stored)
     left = {stage.title: stage.schedule.steps - Trial(stage.title, stage).steps_done() for stage in waiting}
-    return {stage.title: left[stage.title] * costs[stage.name] for stage in waiting}
+    return {stage.title: costs[stage.name].of(left[stage.title]) for stage in waiting}
+
+
+class _Costs(NamedTuple):
+    """Seconds of a step on new views and of one on views that come again, and steps that show new ones."""
+
+    new: float
+    again: float
+    period: int
+
+    def of(self, steps: int) -> float:
+        """Of so many steps; what an interrupted training has stored is left out of account."""
+        new = min(steps, self.period)
+        return new * self.new + (steps - new) * self.again
+
+    def with_teacher(self, new: float, again: float) -> "_Costs":
+        """With what a teacher takes beside them."""
+        return _Costs(self.new + new, self.again + again, self.period)
 
 
 def tell_forecast(task: Task[Any], jobs: int = 1) -> None:
@@ -61,8 +81,8 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
-def _step_seconds(task: Task[Any], stage: Stage) -> float:
-    """Of one step of a network from labels alone, batches included."""
+def _step_seconds(task: Task[Any], stage: Stage) -> _Costs:
+    """Of steps of a network from labels alone, batches included."""
     settings, fabric = stage.schedule, make_fabric(stage.schedule.precision)
     estimator = build_network(stage.recipe, stage.section, task.objects)
     data = task.training_set
@@ -77,7 +97,15 @@ def _step_seconds(task: Task[Any], stage: Stage) -> float:
         at = index % settings.steps  # a schedule may be shorter than what is timed
         step(batches.batch(at), at)
 
-    return _timed(one)
+    new, period = _timed(one), settings.repeat_views * batches.steps or settings.steps
+    part = estimator.frozen_part() if settings.repeat_views else None
+    if part is None:
+        return _Costs(new, new, period)
+    batch = batches.batch(0)
+    with torch.no_grad():
+        batch.targets[FROZEN_MAPS] = part.maps(batch.images).half()
+    again = _timed(lambda index: step(batch, index % settings.steps))
+    return _Costs(new, again, period)
 
 
 def _teacher_seconds(task: Task[Any]) -> float:
