@@ -14,6 +14,7 @@ import pytest
 from tests.dev import dev_package
 
 from posedistill import files
+from posedistill.errors import DataError
 from posedistill.files import shipped
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +28,17 @@ def test_recipes_and_models_come_along_by_name(tmp_path, monkeypatch):
     Path("quickstart").touch()  # a file of one's own comes first
     assert shipped(Path("quickstart"), "recipes", ".yaml") == Path("quickstart")
     assert shipped(Path("README.md"), "models", ".onnx") == Path("README.md")
+
+
+def test_a_name_of_nothing_is_told_what_comes_along(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match=r"quickstar: 'file': found no such file, .*comes along: .*cars_cpu.*quickstart"
+    ):
+        shipped(Path("quickstar"), "recipes", ".yaml")
+    Path("quickstart").mkdir()  # a folder is no recipe
+    assert shipped(Path("quickstart"), "recipes", ".yaml") == ROOT / "recipes" / "quickstart.yaml"
+    assert shipped(Path("far/quickstar"), "recipes", ".yaml") == Path("far/quickstar")
 
 
 def test_they_are_found_in_a_wheel_too(tmp_path, monkeypatch):

@@ -116,7 +116,10 @@ def distill(recipe: RecipeFile, overrides: Overrides = None, seed: Seed = -1) ->
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run folder (runs/NAME) or an exported model.onnx.")],
+    model: Annotated[
+        Path,
+        typer.Argument(help="A run folder (runs/NAME), an exported model.onnx, or the name of one that comes along."),
+    ],
     dataset: Annotated[
         Path | None, typer.Option(help="BOP folder, .data file, scene or viewpoints; default: the run's.")
     ] = None,
@@ -168,7 +171,7 @@ def evaluate(
         raise PoseDistillError(
             "--dataset: found nothing, expected a BOP folder, scene or viewpoints (a file knows no test data)"
         )
-    file = model / "model.onnx" if model.is_dir() else model
+    file = model / "model.onnx" if model.is_dir() else shipped(model, "models", ".onnx")
     if detection:
         from posedistill.deploy.detection import detect_file
 

@@ -125,15 +125,21 @@ def fresh(output: Path, *sources: Path) -> bool:
 def shipped(path: Path, folder: str, ending: str) -> Path:
     """A file, or where there is none the one of that name that comes with posedistill, in a wheel or a checkout.
 
+    Raises:
+        DataError: a bare name of nothing that comes along.
+
     >>> shipped(Path("quickstart"), "recipes", ".yaml").name, shipped(Path("gone.yaml"), "recipes", ".yaml").name
     ('quickstart.yaml', 'gone.yaml')
     """
-    if not path.exists():
-        for root in (Path(__file__).parent / "shipped", Path(__file__).parents[2]):
-            for name in (path.name, path.name + ending):
-                if (found := root / folder / name).is_file() and found.suffix == ending:
-                    return found
-    return path
+    if path.is_file():
+        return path
+    roots = (Path(__file__).parent / "shipped", Path(__file__).parents[2])
+    known = {found.name: found for root in roots for found in sorted((root / folder).glob(f"*{ending}"))}
+    found = known.get(path.name) or known.get(path.name + ending)
+    if found is None and path.name == str(path) and not path.suffix and not path.exists():
+        names = ", ".join(name.removesuffix(ending) for name in known)
+        raise DataError(describe(path, "file", "no such file", f"a {ending} file, or one that comes along: {names}"))
+    return found or path
 
 
 def file_state(path: Path | None) -> bytes:

@@ -58,10 +58,14 @@ def test_a_size_that_no_camera_would_look_at_names_the_unit_that_fits(part, tmp_
         ("part.stl", {"unit": "ft"}, "--unit: 'unit': found 'ft', expected one of mm, cm, m, in"),
         ("part.stl", {"turns": "w"}, "--turns: 'axis': found 'w', expected one of x, y, z"),
         ("part.stl", {}, r"part\.stl"),
+        ("folder.stl", {}, r"folder\.stl: 'file': found a folder, expected a mesh"),
     ],
 )
 def test_what_is_no_part(tmp_path, name, options, message):
-    (tmp_path / name).write_text("solid nothing\nendsolid nothing\n")
+    if name == "folder.stl":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("solid nothing\nendsolid nothing\n")
     with pytest.raises(DataError, match=message):
         add_model(tmp_path / name, tmp_path / "parts", **options)
 
@@ -76,3 +80,9 @@ def test_the_command(part, tmp_path):
     done = CliRunner().invoke(cli.app, ["data", "model", str(part), str(tmp_path / "parts"), "--id", "3"])
     assert done.exit_code == 0, done.output
     assert "60 x 40 x 20 mm" in done.output and (tmp_path / "parts" / "obj_000003.ply").exists()
+
+
+@pytest.mark.parametrize("ending", [".stl", ".ply", ".obj", ".glb"])
+def test_a_file_that_is_not_there_is_said_so(tmp_path, ending):
+    with pytest.raises(DataError, match=rf"gone\{ending}: 'file': found no such file, expected a mesh"):
+        add_model(tmp_path / f"gone{ending}", tmp_path / "parts")

@@ -29,12 +29,14 @@ def load_mesh(path: str | Path, looks: bool = True) -> Mesh:
             drawn as the file means them.
     """
     path = Path(path)
+    expected = f"a mesh ({', '.join(READERS)})"
+    if not path.is_file():
+        raise DataError(describe(path, "file", "a folder" if path.exists() else "no such file", expected))
     try:
         return join(path, READERS[path.suffix.lower()](path, looks))
     except (DataError, ImportError):  # a library that is missing is no damage
         raise
     except Exception as error:  # a damaged file may break any assumption
-        expected = f"a mesh ({', '.join(READERS)})"
         raise DataError(describe(path, "file", f"{type(error).__name__}: {error}", expected)) from error
 
 
