@@ -30,7 +30,8 @@ distill: [{name: align}]
 
 
 @pytest.fixture
-def recipe_file(tmp_path: Path) -> Path:
+def recipe_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # where its run would be
     path = tmp_path / "mini.yaml"
     path.write_text(RECIPE)
     return path

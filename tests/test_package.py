@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 from tests.dev import dev_package
+from typer.testing import CliRunner
 
-from posedistill import files
+from posedistill import cli, files
+from posedistill.data.formats.bop import BopDataset
 from posedistill.errors import DataError
 from posedistill.files import shipped
 
@@ -28,6 +30,18 @@ def test_recipes_and_models_come_along_by_name(tmp_path, monkeypatch):
     Path("quickstart").touch()  # a file of one's own comes first
     assert shipped(Path("quickstart"), "recipes", ".yaml") == Path("quickstart")
     assert shipped(Path("README.md"), "models", ".onnx") == Path("README.md")
+
+
+def test_comparisons_and_lists_of_frames_come_along_too(bop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr("posedistill.compare.compare.compare", lambda paths, *_, **__: asked.extend(paths))
+    for words in (["recipes/compare/quickstart.yaml"], ["quickstart"], ["recipes/quickstart.yaml", "own.yaml"]):
+        CliRunner().invoke(cli.app, ["compare", *words])
+    compared, recipe = ROOT / "recipes" / "compare" / "quickstart.yaml", ROOT / "recipes" / "quickstart.yaml"
+    assert asked == [compared, compared, recipe, Path("own.yaml")]
+    with pytest.raises(DataError, match=r"recipes/frames/lmo_labelled\.txt: 'line \d+': found .*, which is|no frame"):
+        BopDataset(bop, "test", frames="recipes/frames/lmo_labelled.txt")
 
 
 def test_a_name_of_nothing_is_told_what_comes_along(tmp_path, monkeypatch):

@@ -88,7 +88,10 @@ def compare(
     """
     from posedistill.compare.compare import compare as compare_variants
 
-    paths = [Path(word) for word in recipes if "=" not in word]
+    words = [Path(word) for word in recipes if "=" not in word]
+    paths = [
+        shipped(path, "recipes" if path.parent.name == "recipes" else "recipes/compare", ".yaml") for path in words
+    ]
     overrides = [word for word in recipes if "=" in word]
     page = compare_variants(paths, overrides, seeds=seeds, baseline=baseline, jobs=jobs)
     print((page.parent / "comparison.md").read_text())

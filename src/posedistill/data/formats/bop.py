@@ -23,7 +23,7 @@ from posedistill.data.formats.bop_parse import load_json_list, load_scene, parse
 from posedistill.data.formats.bop_scene import Frame, Instance, Scene
 from posedistill.data.images import read_depth_image
 from posedistill.errors import DataError, describe
-from posedistill.files import kept, read_text
+from posedistill.files import kept, read_text, shipped
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh, load_mesh
 from posedistill.geometry.objects import ObjectTable
@@ -68,7 +68,8 @@ class BopDataset:
         split: the folder of scenes, such as ``test`` or ``train_pbr``.
         scenes: scene numbers to read; all where None.
         frames: a text file with one frame a line: an image id (``000003``), ``scene/id``, or the image's path. The
-            frames come in its order. A relative path may also start from ``root``.
+            frames come in its order. A relative path may also start from ``root``, and lists
+            of the shipped recipes are found wherever one is.
         obj_ids: keep the instances of these objects alone, and of annotated scenes the frames that hold one.
 
     Raises:
@@ -94,7 +95,7 @@ class BopDataset:
         root = Path(root)
         self._hold(root, split, [load_scene(folder) for folder in scene_folders(root / split, scenes)], obj_ids)
         if frames is not None:
-            path = Path(frames)
+            path = shipped(Path(frames), "recipes/frames", ".txt") if Path(frames).suffix else Path(frames)
             self.frames = _listed_frames(path if path.exists() else self.root / path, self.frames)
         self._is_part = scenes is not None or frames is not None
         if find_models(self.root, EVAL_FOLDERS) is not None:
