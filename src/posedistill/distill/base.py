@@ -5,19 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from posedistill.data.loading.batch import Batch
+from posedistill.data.settings import Settings
 from posedistill.distill.trust import TrustSettings
 from posedistill.errors import RecipeError, describe, expectation, key_of
 from posedistill.estimators.views import Prediction, Votes
@@ -32,14 +24,12 @@ DISTILLERS = {
 """The losses a recipe can name in one word; any other is named ``package.module:Name``."""
 
 
-class DistillSpec(BaseModel):
+class DistillSpec(Settings):
     """One distillation loss of a recipe.
 
     >>> DistillSpec(name="align", weight=2.0, trust="error", options={"blur": 0.02}).trust.by
     'error'
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     """A word of ``DISTILLERS``, or ``package.module:Name`` for a Distiller of your own."""
@@ -51,12 +41,7 @@ class DistillSpec(BaseModel):
     phase: Literal["whole", "first"] = "whole"
     """``first``: the student begins with nothing but such losses, without labels; what they have taught is then frozen,
     and the rest is trained by the labels and all other losses (Saputra et al., ICCV 2019)."""
-
-    @model_serializer(mode="wrap")
-    def _phase_where_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What was trained before there were phases keeps its signature."""
-        values: dict[str, Any] = serialize(self)
-        return {key: value for key, value in values.items() if (key, value) != ("phase", "whole")}
+    silent: ClassVar[frozenset[str]] = frozenset({"phase"})
 
     @field_validator("trust", mode="before")
     @classmethod
@@ -64,10 +49,8 @@ class DistillSpec(BaseModel):
         return {"by": trust} if isinstance(trust, str) else trust
 
 
-class FormSettings(BaseModel):
+class FormSettings(Settings):
     """Settings of a loss with several forms: an option that does nothing beside the others is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     def in_use(self) -> tuple[str, set[str]]:
         """What kind of loss these settings ask for, in words, and all options it has."""

@@ -8,10 +8,11 @@ members of an ensemble disagree. All weights are functions of one batch: there i
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
+from posedistill.data.settings import Settings
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.views import Prediction, Votes
 
@@ -21,10 +22,8 @@ PERCENTILE = 0.95
 """Of the errors of a batch, where ``eta: percentile`` ends trust."""
 
 
-class TrustSettings(BaseModel):
+class TrustSettings(Settings):
     """Which weights; the default trusts all alike (losses on votes already weigh votes by the teacher's scores)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: Literal["none", "score", "error", "spread"] = Field(
         "none", description="none: all alike; score: the teacher's own; error: against labels; spread: of an ensemble."

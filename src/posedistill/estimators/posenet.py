@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from posedistill.backbones import build_trunk
 from posedistill.backbones.timm_trunk import POOLED
 from posedistill.data.loading.batch import Batch
+from posedistill.data.settings import Settings
 from posedistill.decode.posenet import ROTATION_SIZES
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.losses.posenet import (
@@ -37,13 +38,11 @@ from posedistill.geometry.rotations import mean_rotation
 Rotation = Literal["6d", "quaternion", "log_quaternion"]
 
 
-class PoseNetSettings(BaseModel):
+class PoseNetSettings(Settings):
     """The network, its targets and its losses.
 
     The original form is rotation: quaternion, loss: published, init: published, normalise: false and sign: fixed.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "resnet18"
     """Any timm model that gives feature maps."""

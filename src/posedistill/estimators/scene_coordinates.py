@@ -12,13 +12,14 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from posedistill.backbones import build_backbone
 from posedistill.backbones.cut import level_name
 from posedistill.data.loading.batch import Batch
+from posedistill.data.settings import Settings
 from posedistill.decode.scene_coordinates import CELLS, REFERENCE_SIDE
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import FROZEN_MAPS, Estimator, FrozenPart
@@ -45,10 +46,8 @@ _SETTLED = 0.05
 """Share of a training after which the statistics of frozen features are held."""
 
 
-class SceneCoordinatesSettings(BaseModel):
+class SceneCoordinatesSettings(Settings):
     """The network, what of a picture is learned from, and the units of its losses."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "tf_efficientnet_lite0@16"
     """With a map of stride 8, and one of stride 16 at least for what surrounds a cell; deeper ones are used too."""

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from posedistill.backbones.pointnet import PointNet
 from posedistill.backbones.timm_trunk import POOLED, TimmTrunk
 from posedistill.backbones.view_encoder import ViewEncoder
 from posedistill.data.loading.batch import Batch
+from posedistill.data.settings import Settings
 from posedistill.decode import Decoder
 from posedistill.decode.viewpoint import Grid, Head
 from posedistill.errors import RecipeError, describe
@@ -29,7 +30,7 @@ from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
 
 
-class ViewpointSettings(BaseModel):
+class ViewpointSettings(Settings):
     """The network and its losses.
 
     ``faithful`` is what the published code computes: bins that begin at 0 with hard targets, weights drawn so narrowly
@@ -37,8 +38,6 @@ class ViewpointSettings(BaseModel):
     twice and pulls at both sides, and offsets and embedding offered as logits (which they are not) for the published
     distillation.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "resnet18"
     """Any timm model that gives feature maps."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from posedistill.backbones import FeaturePyramid, build_backbone
 from posedistill.backbones.cut import level_name, split_cut
 from posedistill.data.loading.batch import Batch
+from posedistill.data.settings import Settings
 from posedistill.decode.cells import PUBLISHED_STRIDES, CellLayout, level_anchors
 from posedistill.decode.wdrnet import WDRNetDecoding
 from posedistill.estimators.base import Estimator
@@ -32,7 +33,7 @@ def _runs(strides: tuple[int, ...]) -> set[tuple[int, ...]]:
     return {strides[start:stop] for start in range(count) for stop in range(start + 1, count + 1)}
 
 
-class WDRNetSettings(BaseModel):
+class WDRNetSettings(Settings):
     """The network, its targets and its losses.
 
     Both losses are means: the score loss over the cells an object may have (``B * positives``), the vote loss over the
@@ -45,8 +46,6 @@ class WDRNetSettings(BaseModel):
     all classes, and at inference budgets normalised over five levels even where the network has four, PnP that takes
     votes 5 px off (of 256) for outliers, and distances as it gives them, not calibrated.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = Field(
         "darknet_tiny_h",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from posedistill.backbones import build_backbone
@@ -18,6 +18,7 @@ from posedistill.backbones.cfg.library import is_cfg
 from posedistill.backbones.cfg.network import CfgNetwork, CfgOutputs, pose_network, unit_images
 from posedistill.backbones.cut import level_name
 from posedistill.data.loading.batch import Batch
+from posedistill.data.settings import Settings
 from posedistill.decode.yolo6d import YOLO6DDecoding
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
@@ -43,7 +44,7 @@ PUBLISHED_REACH = 80.0
 """Pixels of that picture at which a published confidence is nothing."""
 
 
-class YOLO6DSettings(BaseModel):
+class YOLO6DSettings(Settings):
     """The network, its targets and its losses.
 
     By default errors of points are smooth L1 distances in units of the picture's diagonal and confidences learn by a
@@ -56,8 +57,6 @@ class YOLO6DSettings(BaseModel):
     1.0 where the paper says 0.1: ``noobject_scale: 0.1`` is what the published students were trained with. Distances
     are not calibrated.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "yolo_lite_bn"
     """``yolo_pose``, ``tiny_yolo``, ``yolo_lite``, ``yolo_lite_bn``, ``cfg:FILE``, or any other backbone, on whose

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from posedistill.data.settings import Settings
 from posedistill.errors import RecipeError, describe
-from posedistill.recipe.recipe import Recipe, Settings, apply_override, load_recipe, read_sections, validated
+from posedistill.recipe.recipe import Recipe, apply_override, load_recipe, read_sections, validated
 from posedistill.recipe.stages import teacher_of
 
 RESERVED = ("teacher", "sweep", "probe", "equal_time", "teacher_cache")

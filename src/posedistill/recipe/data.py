@@ -10,9 +10,9 @@ from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.picture_view import PictureSettings, PictureSize
 from posedistill.data.loading.scene_view import ViewSettings
 from posedistill.data.render.dataset import RenderSettings
+from posedistill.data.settings import Settings
 from posedistill.geometry.cameras import Calibration
 from posedistill.geometry.viewpoint import Symmetry
-from posedistill.recipe.networks import Settings as Settings
 
 Boxes = Literal["gt", "detector"]
 

@@ -1,9 +1,7 @@
 """Every key of a recipe, with its kind, default and meaning, out of the settings themselves: docs/keys.md."""
 
-import ast
 import difflib
 import inspect
-import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -114,10 +112,9 @@ def keys_page() -> str:
 
 
 def _keys(place: str, model: type[BaseModel]) -> Iterator[Key]:
-    written = _docstrings(model)
     for name, field in model.model_fields.items():
         name_ = f"{place}.{name}" if place else name
-        about = " ".join((field.description or written.get(name, "")).replace("``", "`").split())
+        about = " ".join((field.description or "").replace("``", "`").split())
         yield Key(name_, _kind(field), _default(field), about)
 
 
@@ -173,18 +170,6 @@ def _join(place: str, name: str, field: FieldInfo) -> str:
 
 def _title(model: type[BaseModel]) -> str:
     return (inspect.getdoc(model) or model.__name__).partition("\n\n")[0].replace("\n", " ").replace("``", "`")
-
-
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The texts below the fields of a class and of those it inherits from."""
-    found: dict[str, str] = {}
-    for kind in reversed([base for base in model.__mro__ if issubclass(base, BaseModel) and base is not BaseModel]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for field, text in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[ast.unparse(field.target)] = str(text.value.value)
-    return found
 
 
 if __name__ == "__main__":

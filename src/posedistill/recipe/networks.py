@@ -3,35 +3,11 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
+from posedistill.data.settings import Settings
 from posedistill.errors import expectation, key_of
 from posedistill.estimators.registry import SETTINGS
-
-
-class Settings(BaseModel):
-    """Base of every section: unknown keys are refused, values never change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    silent: ClassVar[frozenset[str]] = frozenset()
-    """Keys that are written only where they are set: what was made before there were such keys keeps its signature."""
-
-    @model_serializer(mode="wrap")
-    def _without_silence(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        defaults = {name: type(self).model_fields[name].default for name in self.silent}
-        return {
-            key: value
-            for key, value in serialize(self).items()
-            if key not in defaults or getattr(self, key) != defaults[key]
-        }
 
 
 class TrainSettings(Settings):

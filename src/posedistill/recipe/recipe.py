@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from posedistill.data.loading.picture_view import PictureSize
+from posedistill.data.settings import Settings
 from posedistill.distill import DistillSpec
 from posedistill.errors import RecipeError, describe, expectation, key_of
 from posedistill.estimators.registry import FAMILIES
@@ -21,7 +22,6 @@ from posedistill.recipe.data import BopSource as BopSource
 from posedistill.recipe.data import LabelSource as LabelSource
 from posedistill.recipe.data import RenderSource as RenderSource
 from posedistill.recipe.networks import NetworkSettings as NetworkSettings
-from posedistill.recipe.networks import Settings as Settings
 from posedistill.recipe.networks import StudentSettings as StudentSettings
 from posedistill.recipe.networks import TeacherSettings as TeacherSettings
 from posedistill.recipe.networks import TrainSettings as TrainSettings

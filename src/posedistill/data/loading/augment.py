@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading import pixels
 from posedistill.data.loading.pixels import Group
+from posedistill.data.settings import Settings
 
 _PIXEL_CHANCES = (
     *("background", "occlusion", "grid", "light", "colour", "grey", "gamma"),
@@ -22,14 +23,12 @@ _PIXEL_CHANCES = (
 )
 
 
-class AugmentSettings(BaseModel):
+class AugmentSettings(Settings):
     """How much crops are varied. Probabilities are per sample; lengths are shares of the crop's side.
 
     The default is meant for networks that must go from rendered to real images (the strength of DeepIM, CosyPose and
     GDR-Net). ``none()`` varies nothing, ``faithful()`` is the published WDRNet+ / ADLP recipe: affine changes only.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     box: Literal["amodal", "visible", "mixed"] = "mixed"
     """The box a crop is cut around: that of the projected keypoints, of the visible part, or either by a coin."""

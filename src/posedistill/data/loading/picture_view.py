@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading import pixels
@@ -19,6 +19,7 @@ from posedistill.data.loading.pixels import Group
 from posedistill.data.loading.sampling import Indices
 from posedistill.data.loading.views import Plan
 from posedistill.data.packs.pack import Pack
+from posedistill.data.settings import Settings
 from posedistill.geometry.cameras import Array, CropCameras, picture_cameras, pixel_box
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.warp import affine_maps
@@ -34,14 +35,12 @@ PictureSize = Side | tuple[Side, Side]
 """Of both sides, or [height, width]."""
 
 
-class PictureSettings(BaseModel):
+class PictureSettings(Settings):
     """How whole frames are shown to a network. Probabilities are per picture.
 
     Nothing is ever mirrored: the mirror image of an object has no pose. ``faithful()`` is the published recipe of
     single-shot pose (Tekin et al., CVPR 2018): another background always, jitter, hue, saturation and exposure.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: PictureSize = 416
     """Side of the network's input, or [height, width]: what is validated, tested and shipped."""

@@ -1,12 +1,12 @@
 """SceneView: a crop of a photograph. Each crop and turn is a new camera at the same place, its pose known exactly."""
 
 import copy
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from posedistill.data.loading import pixels
@@ -14,6 +14,7 @@ from posedistill.data.loading.augment import AugmentSettings, Draws
 from posedistill.data.loading.sampling import Indices
 from posedistill.data.loading.views import Plan, ViewPolicy
 from posedistill.data.packs.pack import Pack
+from posedistill.data.settings import Settings
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.photographs import middle_crop
@@ -21,7 +22,7 @@ from posedistill.geometry.rotations import axis_angle, rotation_onto
 from posedistill.geometry.warp import warp
 
 
-class ViewSettings(BaseModel):
+class ViewSettings(Settings):
     """How photographs are varied in training. Probabilities are per picture.
 
     A network that sees no intrinsics can only learn from pictures of one camera. A crop beside the middle is taken by
@@ -29,8 +30,6 @@ class ViewSettings(BaseModel):
     lies, and turns the label along. ``shifted`` cuts it as it is, which keeps the label and moves the principal point:
     the published way, an error of up to 16 degrees in what a network that knows no intrinsics is taught.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     crops: Literal["turned", "shifted"] = Field(
         "turned",
@@ -62,6 +61,7 @@ class ViewSettings(BaseModel):
     noise: float = Field(0.2, ge=0, le=1)
     """Probability of sensor noise."""
     noise_strength: float = Field(0.04, ge=0, le=0.5, description="Largest sigma, of a range of 1.")
+    silent: ClassVar[frozenset[str]] = frozenset({"zoom"})
 
     @model_validator(mode="after")
     def _exclusive(self) -> "ViewSettings":
@@ -76,12 +76,6 @@ class ViewSettings(BaseModel):
         if not 0.2 <= self.zoom[0] <= self.zoom[1] <= 5:
             raise ValueError(f"found zoom {list(self.zoom)}, expected two numbers of 0.2 to 5, the smaller one first")
         return self
-
-    @model_serializer(mode="wrap")
-    def _zoom_where_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What was trained before there were zooms keeps its signature."""
-        values: dict[str, Any] = serialize(self)
-        return {key: value for key, value in values.items() if key != "zoom" or self.zoom != (1.0, 1.0)}
 
     @classmethod
     def published(cls) -> "ViewSettings":

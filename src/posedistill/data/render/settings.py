@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from posedistill.data.settings import Settings
 from posedistill.errors import RecipeError, describe
 from posedistill.geometry.cameras import Array
 
@@ -23,14 +24,12 @@ _BOUNDS |= dict.fromkeys(("distance", "distractors", "blur", "noise"), (0, math.
 """Within which (lowest, highest) of a range must lie."""
 
 
-class RenderSettings(BaseModel):
+class RenderSettings(Settings):
     """Settings of `render_dataset`. Ranges are (lowest, highest), sampled uniformly; lengths are mm, angles degrees.
 
     The view sphere (``distance``, ``elevation``, ``inplane``, every azimuth) is that of a camera around an object
     whose z axis points up, as in BOP. Elevation (-90, 90) with in-plane (-180, 180) gives every rotation.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int = Field(640, ge=32, le=8192, description="pixels")
     height: int = Field(480, ge=32, le=8192, description="pixels")

@@ -3,24 +3,23 @@
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from posedistill.backbones import build_backbone
 from posedistill.backbones.cut import level_name
 from posedistill.backbones.dense import PUBLISHED_STRIDES, Kind, build_decoder
+from posedistill.data.settings import Settings
 from posedistill.decode.zebrapose import ZebraPoseDecoding
 
 
-class ZebraPoseSettings(BaseModel):
+class ZebraPoseSettings(Settings):
     """The network, its codes and its losses.
 
     Losses are means: of bits over the pixels on which the object is seen, of the mask over all pixels. ``faithful``
     gives the published ones instead (see ``estimators.losses.zebrapose``), three times the codes' plus the mask's, and
     decoding: every bit is read, and distances are as PnP gives them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "darknet_tiny_h"
     """darknet_tiny, ..., or any timm model with maps of stride 4, cut at a stride by NAME@STRIDE."""
