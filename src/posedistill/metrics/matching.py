@@ -1,6 +1,6 @@
 """Which estimate stands for which annotated instance: BOP's targets and greedy matching, without loops over images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,14 @@ class Candidates:
     def gt(self) -> NDArray[np.int64]:
         """``[P]`` row of the true instance of each pair."""
         return self.gt_rows[self.group, self.slot]
+
+    def by_object(self, estimates: Poses) -> Iterator[tuple[int, NDArray[np.intp], tuple[Array, Array, Array, Array]]]:
+        """The pairs of each object: its id, their numbers, and ``R`` and ``t`` of the estimates, then of the truth."""
+        obj_ids, est, gt = self.truths.obj_id[self.gt], self.est, self.gt
+        for obj_id in np.unique(obj_ids).tolist():
+            pairs = np.flatnonzero(obj_ids == obj_id)
+            e, g = est[pairs], gt[pairs]
+            yield obj_id, pairs, (estimates.R[e], estimates.t[e], self.truths.R[g], self.truths.t[g])
 
     def hits(self, errors: Array, thresholds: Array) -> NDArray[np.bool_]:
         """``[M, T]`` which instances are matched at thresholds ``[T]`` of errors ``[P]`` or ``[P, T]``."""

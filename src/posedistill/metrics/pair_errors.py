@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from posedistill.data.formats.bop import BopDataset, read_depth
 from posedistill.data.formats.bop_parse import load_json
-from posedistill.data.images import read_image
+from posedistill.data.images import image_size
 from posedistill.errors import DataError, describe
 from posedistill.files import kept
 from posedistill.geometry.cameras import Array
@@ -30,16 +30,13 @@ def pair_errors(estimates: Poses, candidates: Candidates, models: Mapping[int, S
 
     ``add`` is ADD-S for symmetric objects. ``reprojection`` and what follows are to the nearest equivalent true pose.
     """
-    truths = candidates.truths
-    errors = {name: np.full(len(candidates.gt), np.inf) for name in ERRORS}
-    obj_ids = truths.obj_id[candidates.gt]
-    for obj_id in np.unique(obj_ids).tolist():
-        pairs, model = np.flatnonzero(obj_ids == obj_id), models[obj_id]
-        e, g, points = candidates.est[pairs], candidates.gt[pairs], model.mesh.vertices
-        estimated, true, K = (estimates.R[e], estimates.t[e]), (truths.R[g], truths.t[g]), truths.K[g]
-        errors["add"][pairs] = (add_s if model.symmetric else add)(*estimated, *true, points)
-        errors["mspd"][pairs] = mspd(*estimated, *true, points, model.symmetries, K)
-        R, t, errors["mssd"][pairs] = nearest_equivalent(*estimated, *true, model.hull, model.symmetries)
+    errors, cameras = {name: np.full(len(candidates.gt), np.inf) for name in ERRORS}, candidates.truths.K[candidates.gt]
+    for obj_id, pairs, poses in candidates.by_object(estimates):
+        model, K, estimated = models[obj_id], cameras[pairs], poses[:2]
+        points = model.mesh.vertices
+        errors["add"][pairs] = (add_s if model.symmetric else add)(*poses, points)
+        errors["mspd"][pairs] = mspd(*poses, points, model.symmetries, K)
+        R, t, errors["mssd"][pairs] = nearest_equivalent(*poses, model.hull, model.symmetries)
         errors["reprojection"][pairs] = reprojection(*estimated, R, t, points, K)
         errors["translation"][pairs] = translation_error(estimated[1], t)
         errors["rotation"][pairs] = np.degrees(angle_between(estimated[0], R))
@@ -96,4 +93,4 @@ def image_widths(dataset: BopDataset) -> dict[int, int]:
             return {scene.scene_id: content["width"] for scene in dataset.scenes}
         raise DataError(describe(camera, "width", content, "the images' width in pixels"))
     first = {frame.scene_id: frame for frame in reversed(dataset.frames)}
-    return {scene_id: read_image(frame.rgb).shape[1] for scene_id, frame in first.items()}
+    return {scene_id: image_size(frame.rgb)[0] for scene_id, frame in first.items()}

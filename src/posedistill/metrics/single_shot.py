@@ -69,19 +69,17 @@ def published_errors(estimates: Poses, candidates: Candidates, models: Mapping[i
 
     ``corners`` are compared with those of the nearest equivalent true pose, the rest with the annotated one.
     """
-    truths = candidates.truths
     names = ("add", "add_s", "translation", "rotation", "reprojection", "corners")
     errors = {name: np.full(len(candidates.gt), np.inf) for name in names}
-    obj_ids = truths.obj_id[candidates.gt]
-    for obj_id in np.unique(obj_ids).tolist():
-        pairs, model = np.flatnonzero(obj_ids == obj_id), models[obj_id]
-        e, g, points = candidates.est[pairs], candidates.gt[pairs], model.mesh.vertices
-        poses = (estimates.R[e], estimates.t[e], truths.R[g], truths.t[g])
+    cameras = candidates.truths.K[candidates.gt]
+    for obj_id, pairs, poses in candidates.by_object(estimates):
+        model, K = models[obj_id], cameras[pairs]
+        points = model.mesh.vertices
         errors["add"][pairs], errors["add_s"][pairs] = add(*poses, points), add_s(*poses, points)
         errors["translation"][pairs] = translation_error(poses[1], poses[3])
         errors["rotation"][pairs] = _unclipped_angle(poses[0], poses[2])
-        errors["reprojection"][pairs] = reprojection(*poses, points, truths.K[g])
-        errors["corners"][pairs] = corner_errors(*poses, points, model.symmetries, truths.K[g])
+        errors["reprojection"][pairs] = reprojection(*poses, points, K)
+        errors["corners"][pairs] = corner_errors(*poses, points, model.symmetries, K)
     return errors
 
 

@@ -1,8 +1,8 @@
 """Groups of evaluations that may be compared, and what a report asks of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from posedistill.geometry.cameras import Array
 from posedistill.metrics.evaluation import Evaluation, Level, Metric
 from posedistill.metrics.statistics import Difference, Summary, paired_difference, summarise
 
+Part = TypeVar("Part")
 STAGES = ("teacher", "student", "distilled", "exported")
 """The order in which a report names the models of a run; a model of another name comes after them."""
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -57,6 +58,14 @@ class Group:
     def headline(self) -> list[Metric]:
         """The metrics that a page leads with."""
         return [metric for metric in self.metrics if metric.level == "headline"] or self.metrics[:1]
+
+    def first_of_stages(self, part: Callable[[Evaluation], Part | None]) -> dict[str, Part]:
+        """A part of each stage's first seed that has it; the exported file is the distilled network."""
+        first: dict[str, Part] = {}
+        for item in self.items:
+            if item.stage in STAGES and (found := part(item)) is not None:
+                first.setdefault(item.stage, found)
+        return {stage: found for stage, found in first.items() if stage != "exported" or "distilled" not in first}
 
     def of(self, name: str) -> list[Evaluation]:
         """A model's evaluations, a seed each."""

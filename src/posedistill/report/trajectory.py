@@ -7,8 +7,8 @@ import numpy as np
 
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw_cameras import VIEWS, View, map_axes, map_views
-from posedistill.metrics.evaluation import Places
-from posedistill.report.evaluations import STAGES, Group
+from posedistill.metrics.evaluation import Evaluation, Places
+from posedistill.report.evaluations import Group
 
 SIZE, MARGIN = (560, 420), 28
 """The most that a panel covers, and room around what it shows, pixels."""
@@ -56,7 +56,7 @@ class Maps(NamedTuple):
 
 def maps(group: Group) -> Maps | None:
     """A figure for each of teacher, student and distilled (without it, exported), of the first seed of each."""
-    shown = _shown(group)
+    shown = group.first_of_stages(_places)
     if not shown:
         return None
     errors = np.concatenate([places.errors for places in shown.values()])
@@ -94,15 +94,10 @@ def color_bounds(errors: Array) -> Array:
     return chosen
 
 
-def _shown(group: Group) -> dict[str, Places]:
-    """Of each stage the first seed that has places."""
-    first: dict[str, Places] = {}
-    for item in group.items:
-        if item.stage in STAGES and item.places is not None and np.isfinite(item.places.errors).any():
-            first.setdefault(item.stage, item.places)
-    if "distilled" in first:
-        first.pop("exported", None)  # the same network
-    return first
+def _places(item: Evaluation) -> Places | None:
+    """Where there are any."""
+    places = item.places
+    return places if places is not None and np.isfinite(places.errors).any() else None
 
 
 def _views(shown: list[Places]) -> list[View]:

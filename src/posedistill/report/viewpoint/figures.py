@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from posedistill.geometry.cameras import Array
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.viewpoint import MEDIAN, OPPOSITE
-from posedistill.report.evaluations import STAGES, Group
+from posedistill.report.evaluations import Group
 from posedistill.report.plots import COLORS, GRID, INK, RC, add_legend, line_style, new_figure, to_svg
 
 SECTORS = 12
@@ -23,7 +23,7 @@ _TICKS = [0, 90, 180, 270, 360]
 
 def figures(group: Group) -> list[Markup]:
     """All that can be drawn of a group's evaluations; none where they are of something else."""
-    shown = _shown(group)
+    shown = group.first_of_stages(lambda item: None if item.turns is None else item)
     if not shown:
         return []
     return [error_over_azimuth(group), *(azimuths(name, item) for name, item in shown.items()), *_maps(shown)]
@@ -110,14 +110,3 @@ def _colour_key(axes: Axes) -> None:
     """Names of the colours of four azimuths."""
     for place, words in enumerate(("0° front", "90°", "180° rear", "270°")):
         axes.scatter([], [], s=16, color=mpl.colormaps["hsv"](place / 4), label=words)
-
-
-def _shown(group: Group) -> dict[str, Evaluation]:
-    """Of each stage the first seed that tells how things are turned; the exported file is the distilled network."""
-    first: dict[str, Evaluation] = {}
-    for item in group.items:
-        if item.stage in STAGES and item.turns is not None:
-            first.setdefault(item.stage, item)
-    if "distilled" in first:
-        first.pop("exported", None)
-    return first

@@ -14,10 +14,10 @@ from posedistill.training.teaching.teachers import Teacher, networks_of
 def translated(teacher: Teacher, student: Estimator, mesh: Callable[[int], Mesh]) -> Teacher:
     """The teacher, or what says the same in the student's kind of votes; ``mesh`` reads an object's by its id."""
     into = student.from_keypoints(mesh)
-    if into is None:
-        return as_keypoints(teacher)
-    own = any(network.to_keypoints() is not None for network in networks_of(teacher))
-    return teacher if own else TranslatedTeacher(teacher, into)
+    if into is not None and any(type(network) is type(student) for network in networks_of(teacher)):
+        return teacher
+    said = as_keypoints(teacher)
+    return said if into is None else TranslatedTeacher(said, into)
 
 
 def as_keypoints(teacher: Teacher) -> Teacher:
