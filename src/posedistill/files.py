@@ -117,6 +117,11 @@ def write_if_changed(path: Path, text: str, error: type[PoseDistillError] = Data
         write_file(path, text, error)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; none has a name that is too long to ask for."""
+    return os.path.exists(path)  # noqa: PTH110 (which answers where Path.exists raises)
+
+
 def fresh(output: Path, *sources: Path) -> bool:
     """Whether an output is there and no older than what it is made from, as ``make`` decides."""
     return output.exists() and all(source.stat().st_mtime <= output.stat().st_mtime for source in sources)

@@ -22,7 +22,7 @@ from posedistill.data.formats.scene_parse import (
 )
 from posedistill.data.images import IMAGE_SUFFIXES, image_size
 from posedistill.errors import DataError, describe
-from posedistill.files import kept, read_json
+from posedistill.files import is_there, kept, read_json
 from posedistill.geometry.cameras import Array
 
 FILE = "transforms.json"
@@ -145,15 +145,7 @@ def _images(folder: Path, name: str) -> list[Path]:
     path = folder / name
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return [path]
-    return [found for end in ("", *_ENDINGS) if _is_file(found := Path(f"{path}{end}"))] or [path]
-
-
-def _is_file(path: Path) -> bool:
-    """Whether there is such a file; no file has a name that is too long to ask for."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+    return [found for end in ("", *_ENDINGS) if is_there(found := Path(f"{path}{end}")) and found.is_file()] or [path]
 
 
 def _numbers(values: Sequence[Any], file: Path, key: str, kind: FaultKind) -> Array:

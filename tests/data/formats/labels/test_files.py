@@ -8,6 +8,7 @@ import pytest
 from posedistill.data.faults import Fault
 from posedistill.data.formats.labels.files import label_path, read_data_file, read_labels, read_list, read_poses
 from posedistill.errors import DataError
+from posedistill.files import is_there
 
 LINE = "4 0.5 0.4 " + " ".join(f"{0.1 * k:.1f} {0.05 * k:.2f}" for k in range(1, 9)) + " 0.7 0.35"
 
@@ -21,6 +22,13 @@ def write(tmp_path):
         return path
 
     return make
+
+
+def test_names_that_are_too_long_are_missing_files(write):
+    data = write("train = train.txt\nmesh = " + "m" * 3000 + ".ply\n", "a.data")
+    assert not is_there(read_data_file(data).objects[None].mesh)
+    with pytest.raises(DataError, match=r"1 of 1 images that do not exist"):
+        read_list(write("9" * 3000 + ".jpg\n", "train.txt"))
 
 
 class TestLabels:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from posedistill.data.faults import Fault, FaultKind, OnFault, fault, raise_fault, reported
 from posedistill.errors import DataError
-from posedistill.files import read_text
+from posedistill.files import is_there, read_text
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import is_rotation
 
@@ -85,7 +85,7 @@ class Labels:
 def resolved(name: str, near: Path) -> Path:
     """A path as the original has them: from the working directory, or from any folder above the file that names it."""
     path = Path(name.strip().replace("\\", "/"))
-    found = next((above / path for above in (Path(), *near.resolve().parents) if (above / path).exists()), None)
+    found = next((above / path for above in (Path(), *near.resolve().parents) if is_there(above / path)), None)
     return found or near.parent / path
 
 
@@ -171,7 +171,7 @@ def read_list(path: Path, on_fault: OnFault = raise_fault) -> list[Path]:
         return []
     named = {line.strip(): number for number, line in enumerate(lines, start=1) if line.strip()}
     images = {name: resolved(name, path) for name in named}
-    missing = [name for name, image in images.items() if not image.is_file()]
+    missing = [name for name, image in images.items() if not (is_there(image) and image.is_file())]
     if missing:
         found = (
             f"{len(missing)} of {len(images)} images that do not exist (first: {missing[0]}, line {named[missing[0]]})"

@@ -16,7 +16,7 @@ from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, repo
 from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
 from posedistill.data.formats.viewpoint.checks import checked_box, checked_viewpoint
 from posedistill.errors import DataError, describe
-from posedistill.files import read_text
+from posedistill.files import is_there, read_text
 
 VOC_VAL = "PASCAL/VOCdevkit/VOC2012/ImageSets/Main/val.txt"
 """Of PASCAL3D+: the pictures that are measured."""
@@ -141,4 +141,4 @@ def _listed(path: Path) -> Iterable[str]:
 def _picture(stem: Path) -> Path:
     """The picture of that name, whatever its ending; the first ending where there is none."""
     paths = [stem.with_name(stem.name + ending) for ending in _ENDINGS]
-    return next((path for path in paths if path.is_file()), paths[0])
+    return next((path for path in paths if is_there(path)), paths[0])
