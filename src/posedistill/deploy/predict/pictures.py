@@ -130,7 +130,14 @@ class Film:
             size = image.shape[1], image.shape[0]
             self.writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.rate, size)
             if not self.writer.isOpened():
-                raise DataError(describe(self.path, "video", "a file that cannot be written", "a writable disk"))
+                raise DataError(
+                    describe(
+                        self.path,
+                        "video",
+                        "a file that cannot be written",
+                        "a writable disk, and an OpenCV that has the codec mp4v",
+                    )
+                )
         self.writer.write(image[..., ::-1])
 
     def close(self) -> None:
