@@ -192,4 +192,4 @@ def test_a_student_of_views_that_come_again_learns_as_with_pictures(
         passes.append(len(looked))
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name])
-    assert passes[0] < passes[1] - 8, passes
+    assert passes[0] < passes[1] - 20, passes  # eleven steps of each were replayed

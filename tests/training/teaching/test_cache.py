@@ -210,6 +210,31 @@ def test_nothing_that_is_not_finite_is_stored(cached, batch):
     assert torch.isfinite(cached(teacher).predict(batch(), 0).embedding).all() and teacher.asked == [0]
 
 
+def test_errors_of_points_that_cannot_be_are_infinite_and_stored(cached, batch):
+    """Of scene coordinates, whose points may lie behind the camera."""
+
+    def with_errors(crops):
+        prediction = everything(crops)
+        prediction.cells.errors = prediction.cells.weights.clone()
+        prediction.cells.errors[:, 1] = torch.inf
+        return prediction
+
+    first, teacher = cached(Counting(with_errors)), Counting(with_errors)
+    expected = first.predict(batch(), 0)
+    second = cached(teacher)
+    for _ in range(2):
+        torch.testing.assert_close(second.predict(batch(), 0).cells.errors, expected.cells.errors, rtol=0, atol=0)
+    assert teacher.asked == [0] and second.stored(0) and not second.stored(1)  # asked to compare what is stored
+
+    def other_infinities(crops):
+        prediction = with_errors(crops)
+        prediction.cells.errors[:, 2:] = torch.inf
+        return prediction
+
+    with pytest.raises(CheckpointError, match="the teacher's cells that differ"):
+        cached(Counting(other_infinities)).predict(batch(), 0)
+
+
 def test_the_size_is_told_before_and_a_full_disk_ends_the_storing_alone(cached, batch, full_disk, monkeypatch):
     teacher = cached(Counting(everything))
     teacher.predict(batch(), -1)
