@@ -1,5 +1,6 @@
 """Records as PASCAL3D+ and ObjectNet3D hand them out, written by scipy as MATLAB writes them."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy.io import savemat
 from tests.data.test_fuzz import fuzz
 
 from posedistill.data.formats.viewpoint.annotations import categories_file, open_categories
-from posedistill.data.formats.viewpoint.mat import VOC_VAL
+from posedistill.data.formats.viewpoint.mat import VOC_VAL, _require_whole
 from posedistill.data.images import write_image
 from posedistill.errors import DataError
 
@@ -109,6 +110,37 @@ def test_faults_are_named(pascal, tmp_path):
     (tmp_path / "other/Image_sets").mkdir()
     with pytest.raises(DataError, match=r"Image_sets.*found none, expected train\.txt"):
         open_categories(tmp_path / "other")
+
+
+BOX = struct.pack("=8I", 6, 8, 6, 0, 5, 8, 1, 4)
+"""How the array of a box begins: flags of doubles, 1 x 4."""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        (BOX, struct.pack("=8I", 6, 8, 6 | 0x0800, 0, 5, 8, 1, 4), "4 values in an array of 8"),
+        (BOX, struct.pack("=8I", 6, 8, 6, 0, 5, 8, 1, 9), "4 values in an array of 9"),
+        (BOX, struct.pack("=8I", 6, 1 << 15, 6, 0, 5, 8, 1, 4), "an element of type 6 and 32768 bytes"),
+        (b"IM", b"II", "no header of a MATLAB 5 file"),
+    ],
+)
+def test_damage_at_which_scipy_may_end_the_process_is_named(pascal, old, new, found):
+    """An imaginary part that is not there, other dimensions, a size beyond the file."""
+    path = pascal / "Annotations/car_imagenet/n1.mat"
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(DataError, match=rf"n1\.mat: 'record': found ValueError: .*{found}"):
+        open_categories(pascal)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_compressed_records_are_read(tmp_path, compressed):
+    path = tmp_path / "a.mat"
+    savemat(
+        path, {"record": {"objects": np.array([1 + 2j, 3.0]), "empty": np.zeros((0, 0))}}, do_compression=compressed
+    )
+    _require_whole(path.read_bytes())
 
 
 def test_damaged_records_end_in_data_errors(pascal):

@@ -6,7 +6,10 @@ ImageNet included; ObjectNet3D has lists of its own.
 """
 
 import math
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,10 @@ VOC_VAL = "PASCAL/VOCdevkit/VOC2012/ImageSets/Main/val.txt"
 SOURCES = ("imagenet", "pascal")
 SPLITS = ("train", "val", "test")
 _ENDINGS = (".JPEG", ".jpg", ".png")
+_VERSION, _MATRIX, _COMPRESSED = 0x0100, 14, 15
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, _MATRIX: 1, _COMPRESSED: 1, 16: 1, 17: 2, 18: 4}
+"""Types of elements of a MATLAB 5 file, and bytes of each value."""
+_CELL, _STRUCT, _NUMBERS, _COMPLEX = 1, 2, range(6, 16), 0x0800
 
 
 def read_pascal3d(folder: str | Path, on_fault: OnFault = raise_fault) -> CategoryDataset:
@@ -76,7 +83,9 @@ def _objects(path: Path, image: Path, split: str, on_fault: OnFault) -> list[Ann
         try:
             from scipy.io import loadmat  # a heavy import that few data sets need
 
-            record = loadmat(path, squeeze_me=True, struct_as_record=False)["record"]
+            data = path.read_bytes()
+            _require_whole(data)
+            record = loadmat(BytesIO(data), squeeze_me=True, struct_as_record=False)["record"]
             objects = list(np.atleast_1d(record.objects))
         except Exception as error:  # a damaged file may break any assumption
             raise fault(FaultKind.POSE, path, "record", f"{type(error).__name__}: {error}", "objects") from None
@@ -88,6 +97,58 @@ def _objects(path: Path, image: Path, split: str, on_fault: OnFault) -> list[Ann
                     raise fault(FaultKind.POSE, path, f"object {number}", error, "an annotated object") from None
                 views += [] if view is None else [view]
     return views
+
+
+def _require_whole(data: bytes) -> None:
+    """``ValueError`` for a file whose parts do not add up: scipy's reader would end the process at some of these."""
+    order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    if order is None or struct.unpack_from(f"{order}H", data, 124)[0] != _VERSION:
+        raise ValueError("no header of a MATLAB 5 file")
+    for kind, body in _elements(memoryview(data)[128:], order):
+        inner = _elements(memoryview(zlib.decompress(body)), order) if kind == _COMPRESSED else [(kind, body)]
+        for inside, matrix in inner:
+            _require_matrix(inside, matrix, order)
+
+
+def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """Types and bytes of the elements that fill a part of a file."""
+    start = 0
+    while start < len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, start)
+        body, small = start + 8, kind >> 16
+        if small:  # size and up to four bytes of data in one
+            kind, size, body = kind & 0xFFFF, small, start + 4
+        if kind not in _SIZES or size > (4 if small else len(data) - body):
+            raise ValueError(f"an element of type {kind} and {size} bytes where {len(data) - body} are left")
+        yield kind, data[body : body + size]
+        start += 8 if small else 8 + size + (0 if kind == _COMPRESSED else -size % 8)
+
+
+def _require_matrix(kind: int, data: memoryview, order: str) -> None:
+    """Numbers, cells and fields of an array must be as many as its dimensions say."""
+    if kind != _MATRIX:
+        raise ValueError(f"an element of type {kind} in the place of a matrix")
+    parts = list(_elements(data, order))
+    if not parts:  # a matrix of nothing
+        return
+    (_, flags), (_, sides), _, *values = parts
+    about = struct.unpack_from(f"{order}I", flags)[0]
+    array = about & 0xFF
+    expected = math.prod(struct.unpack(f"{order}{len(sides) // 4}i", sides))
+    if array == _STRUCT:
+        (_, length), (_, names), *values = values
+        expected *= len(names) // struct.unpack(f"{order}i", length)[0]
+    if array in (_CELL, _STRUCT):
+        found = len(values)
+        for inside, matrix in values:
+            _require_matrix(inside, matrix, order)
+    elif array in _NUMBERS:
+        found = sum(len(numbers) // _SIZES[inside] for inside, numbers in values)
+        expected *= 2 if about & _COMPLEX else 1
+    else:
+        return
+    if found != expected or expected < 0:
+        raise ValueError(f"{found} values in an array of {expected}")
 
 
 def _view(entry: Any, image: Path, number: int, split: str) -> AnnotatedView | None:
