@@ -8,7 +8,8 @@ from posedistill.estimators.registry import SETTINGS
 from posedistill.recipe.data import DataSettings
 from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint, load_recipe
 
-SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHIPPED = sorted([*RECIPES.glob("*.yaml"), *(RECIPES / "categories").glob("*.yaml")])
 
 
 @pytest.fixture
