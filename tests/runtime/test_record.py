@@ -1,10 +1,13 @@
 import base64
+import contextlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from tests.data.test_fuzz import mutated_bytes, mutated_json
 
 from posedistill.decode import PoseNetDecoder, WDRNetDecoder
 from posedistill.decode.base import RecordFault
@@ -13,7 +16,7 @@ from posedistill.geometry.cameras import Camera
 from posedistill.geometry.draw import Shape
 from posedistill.geometry.objects import ObjectTable
 from posedistill.runtime import Predictor
-from posedistill.runtime.record import PROPERTY, TABLES, Record
+from posedistill.runtime.record import PROPERTY, TABLES, Record, open_session
 
 CAMERA = Camera(np.array([[585.0, 0.0, 320.0], [0.0, 585.0, 240.0], [0.0, 0.0, 1.0]]), 640, 480)
 LENS = PoseNetDecoder(shape=(224, 224), short_side=256, rotation="quaternion", camera=CAMERA, distortion=(-0.1, 0.02))
@@ -199,6 +202,24 @@ class TestFiles:
         model_file.write_bytes(model_file.read_bytes()[:-200])
         with pytest.raises(CheckpointError, match=r"model\.onnx: 'model'"):
             Predictor.from_onnx(model_file)
+
+    @pytest.mark.parametrize("name", ["linemod_cat_yolo6d", "cars"])
+    def test_damaged_records_end_in_errors_of_ours(self, name):
+        """Many versions of the record of a model that comes along: refused by name, or read."""
+        path = Path(__file__).parents[2] / "models" / f"{name}.onnx"
+        properties = dict(open_session(path, 1).get_modelmeta().custom_metadata_map)
+        for number in range(150):
+            key, mutated = (TABLES, mutated_bytes) if number % 3 == 0 else (PROPERTY, mutated_json)
+            damaged = mutated(properties[key].encode(), np.random.default_rng(number)).decode("utf-8", "replace")
+            with contextlib.suppress(CheckpointError):
+                Record.from_properties(properties | {key: damaged}, path)
+
+    def test_metadata_of_no_text(self, scene, tmp_path, writer):
+        writer(tmp_path / "bytes.onnx", scene, Record(scene.decoder).to_properties())
+        data = (tmp_path / "bytes.onnx").read_bytes()
+        (tmp_path / "bytes.onnx").write_bytes(data.replace(b'{"format"', b'{"f\xffrmat"'))
+        with pytest.raises(CheckpointError, match=r"bytes\.onnx: 'metadata': found 'utf-8' codec"):
+            Predictor.from_onnx(tmp_path / "bytes.onnx")
 
     def test_no_onnx_at_all(self, tmp_path):
         (tmp_path / "x.onnx").write_text("hello")

@@ -290,7 +290,7 @@ def read_section(section: Mapping[str, Any], readers: Readers) -> dict[str, Any]
     for key, read in readers.items():
         try:
             values[key] = read(section[key])
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             found = f"{section[key]!r:.80} ({type(error).__name__}: {error})"
             raise RecordFault(key, found, "what posedistill export writes") from error
     return values

@@ -7,7 +7,6 @@ as an ``.npz`` archive in base64.
 import base64
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +85,15 @@ class Record:
         if PROPERTY not in properties:
             raise CheckpointError(describe(file, PROPERTY, "no such metadata", "a model written by posedistill export"))
         try:
-            return cls._read(json.loads(properties[PROPERTY]), properties.get(TABLES, ""))
-        except json.JSONDecodeError as error:
+            content = json.loads(properties[PROPERTY])
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(describe(file, PROPERTY, f"no JSON ({error})", "a JSON object")) from error
+        try:
+            return cls._read(content, properties.get(TABLES, ""))
         except RecordFault as fault:
             raise CheckpointError(describe(file, fault.key, fault.found, fault.expected)) from fault
+        except (ArithmeticError, ValueError, MemoryError) as error:  # of numbers that no network has
+            raise CheckpointError(describe(file, "section", error, "what posedistill export wrote")) from error
 
     @classmethod
     def _read(cls, content: Any, packed: str) -> "Record":
@@ -143,7 +146,11 @@ def record_of(session: Any, path: str | Path) -> Record:
     Raises:
         CheckpointError: see ``Record.from_properties``, or a graph with other inputs or outputs.
     """
-    record = Record.from_properties(session.get_modelmeta().custom_metadata_map, path)
+    try:
+        properties = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise CheckpointError(describe(path, "metadata", error, "what posedistill export wrote")) from error
+    record = Record.from_properties(properties, path)
     decoder = record.decoder
     shapes = {entry.name: tuple(entry.shape[1:]) for entry in session.get_inputs()}
     # An exporter drops an input that the graph does not use: the class, where there is only one object.
@@ -204,7 +211,7 @@ def _unpack(packed: str) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(base64.b64decode(packed, validate=True)), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive may break any assumption
         raise RecordFault(
             TABLES, f"{type(error).__name__}: {error}", "the tables that posedistill export wrote"
         ) from error
