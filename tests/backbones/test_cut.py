@@ -28,6 +28,7 @@ def count(network: nn.Module) -> int:
         ("resnet18@16", 2_782_784, [8, 16]),
         ("convnext_atto@16", 1_492_920, [8, 16]),
         ("timm:darknet53@16", 14_880_480, [8, 16]),
+        ("swin_tiny_patch4_window7_224@16", 12_151_242, [8, 16]),  # takes pictures of one size alone
         ("darknet53@16", 14_880_480, [8, 16]),
         ("darknet_tiny_h@8", 11_560, [8]),
         ("yolo_lite@16", 245_024, [8, 16]),

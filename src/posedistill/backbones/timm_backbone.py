@@ -100,7 +100,8 @@ def _probe(
         with torch.device("meta"):
             net = _build(name, indices, blocks)
         refuse_unused(f"{name}@{cut}", net, net)
-        with torch.device("meta"):
-            maps = net(torch.empty(1, 3, 64, 64))
-        channels = {stride: int(level.shape[1]) for stride, level in zip(channels, maps, strict=True)}
+        if blocks is not None:
+            with torch.device("meta"):
+                *_, coarsest = net(torch.empty(1, 3, 64, 64))
+            channels[max(channels)] = int(coarsest.shape[1])
     return indices, channels
