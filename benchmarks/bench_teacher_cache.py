@@ -7,6 +7,7 @@ cache lies in a temporary folder (``--folder`` names a disk); its files are read
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -56,7 +57,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
 
         def cached() -> CachedTeacher:
-            return CachedTeacher(teacher, Path(folder) / "cache", {}, views_of(distillers, teacher), args.epoch)
+            views = views_of(distillers, teacher)
+            return CachedTeacher(teacher, Path(folder) / "cache", {}, views, args.epoch, limit=math.inf)
 
         writer = cached()
         writing = [

@@ -14,6 +14,7 @@ from posedistill.estimators.views import Prediction, Votes
 from posedistill.files import in_bytes
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.teaching import cache as teacher_cache
+from posedistill.training.teaching import records
 from posedistill.training.teaching.cache import CachedTeacher, cache_folder, stored_bytes, views_of
 from posedistill.training.teaching.records import read_record
 from posedistill.training.teaching.teachers import NetworkTeacher
@@ -72,7 +73,7 @@ def assert_same(ours: object, theirs: object) -> None:
 def cached(tmp_path, monkeypatch):
     """``cached(teacher, views, steps, about)``: the teacher behind the cache in ``tmp_path``."""
     printed = []
-    monkeypatch.setattr(teacher_cache.console, "print", lambda text: printed.append(text))
+    monkeypatch.setattr(records.console, "print", lambda text: printed.append(text))
 
     def make(teacher, views=VIEWS, steps=100, about=ABOUT, limit=1.0):
         made = CachedTeacher(teacher, tmp_path / "cache", about, views, steps, limit)
@@ -226,6 +227,15 @@ def test_errors_of_points_that_cannot_be_are_infinite_and_stored(cached, batch):
         torch.testing.assert_close(second.predict(batch(), 0).cells.errors, expected.cells.errors, rtol=0, atol=0)
     assert teacher.asked == [0] and second.stored(0) and not second.stored(1)  # asked to compare what is stored
 
+    def unknown(crops):
+        prediction = with_errors(crops)
+        prediction.cells.errors[0, 0] = torch.nan
+        return prediction
+
+    third = cached(Counting(unknown))
+    third.predict(batch(seed=5), 5)
+    assert not third.stored(5)
+
     def other_infinities(crops):
         prediction = with_errors(crops)
         prediction.cells.errors[:, 2:] = torch.inf
@@ -245,7 +255,7 @@ def test_the_size_is_told_before_and_a_full_disk_ends_the_storing_alone(cached, 
         expected = [teacher.predict(batch(seed=step), step).votes.values for step in range(3)]
     assert "no room (" in teacher.printed[1] and len(teacher.printed) == 2
     assert [torch.equal(everything(batch(seed=step)).votes.values, expected[step]) for step in range(3)]
-    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(records.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     again = Counting(everything)
     too_large = cached(again)
     too_large.predict(batch(), 0)

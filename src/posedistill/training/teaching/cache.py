@@ -8,7 +8,6 @@ losses name the maps they look at.
 
 import json
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,10 @@ from posedistill.data.loading.batch import Batch
 from posedistill.distill import Distiller
 from posedistill.errors import CheckpointError, TrainingError, describe
 from posedistill.estimators.views import Prediction, Votes
-from posedistill.files import in_bytes, read_json, write_file
-from posedistill.log import console
+from posedistill.files import read_json, write_file
 from posedistill.recipe.recipe import fingerprint
 from posedistill.training.checkpoints import differing
-from posedistill.training.teaching.records import read_record, write_record
+from posedistill.training.teaching.records import RecordStore, read_record
 from posedistill.training.teaching.teachers import Teacher
 
 FORMAT = 2
@@ -54,11 +52,13 @@ class CachedTeacher:
     def __init__(
         self, teacher: Teacher, folder: Path, about: dict[str, Any], views: frozenset[str], steps: int, limit: float
     ) -> None:
-        self.teacher, self.folder, self.steps, self.limit = teacher, folder, steps, limit
+        self.teacher, self.folder, self.steps = teacher, folder, steps
         about = about | {"code": f"posedistill {__version__}, cache format {FORMAT}"}
         _claim(folder, about)
         self._views = [_WITNESS, _SPREAD, *sorted(views)]
-        self._storing, self._sized, self._probed = True, False, False
+        otherwise = "training goes on, and what is stored is still replayed"
+        self._store = RecordStore("teacher cache", folder, "teacher.cache_limit", limit, otherwise)
+        self._probed = False
         self._sound: set[int] = set()
 
     @property
@@ -80,7 +80,9 @@ class CachedTeacher:
             fresh = self.teacher.predict(batch, step)
             self._tell_size(fresh, batch)
             made = {view: _tensors_of(view, fresh, batch) for view in self._views}
-            self._store(step, {view: made[view] for view in missing})
+            added = {view: made[view] for view in missing}
+            if _may_be_stored(added):
+                self._store.write({self._file(view, step): tensors for view, tensors in added.items()})
             return _prediction(made, device)
         replayed = {view: tensors for view, tensors in stored.items() if tensors is not None}
         if not self._probed or step % COMPARED_EVERY == 0:
@@ -100,34 +102,10 @@ class CachedTeacher:
     def _file(self, view: str, step: int) -> Path:
         return self.folder / view / f"{step:06d}.safetensors"
 
-    def _store(self, step: int, views: dict[str, dict[str, Tensor]]) -> None:
-        # An error may be infinite: of a point that the camera cannot see.
-        named = [item for view in views.values() for item in view.items() if item[0] != "errors"]
-        tensors = [tensor for _, tensor in named if tensor.is_floating_point()]
-        if not self._storing or not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-            return
-        try:
-            for view, parts in views.items():
-                write_record(self._file(view, step), parts)
-        except TrainingError as error:
-            self._give_up(str(error))
-
     def _tell_size(self, prediction: Prediction, batch: Batch) -> None:
-        """Say, once and before anything is stored, what all steps will take; too much is not stored."""
-        if self._sized or all(self._file(view, self.steps - 1).exists() for view in self._views):
-            return
-        self._sized = True
-        size = stored_bytes(prediction, batch, self._views) * self.steps
-        free = shutil.disk_usage(self.folder).free
-        console.print(f"teacher cache: {in_bytes(size)} for {self.steps} steps in {self.folder}")
-        if size > 1e9 * self.limit:
-            self._give_up(f"teacher.cache_limit is {self.limit:g} GB")
-        elif size > free:
-            self._give_up(f"{in_bytes(free)} are free")
-
-    def _give_up(self, reason: str) -> None:
-        self._storing = False
-        console.print(f"teacher cache: no room ({reason}); training goes on, and what is stored is still replayed")
+        """Where not all is there."""
+        if not all(self._file(view, self.steps - 1).exists() for view in self._views):
+            self._store.tell_size(stored_bytes(prediction, batch, self._views), self.steps)
 
     def _probe(self, batch: Batch, step: int, replayed: dict[str, dict[str, Tensor]]) -> None:
         """Let the teacher say one stored step again: weights and settings may be the same and the code another."""
@@ -214,6 +192,12 @@ def _tensors_of(view: str, prediction: Prediction, batch: Batch) -> dict[str, Te
         if view == "regression":
             named["regression_truth"] = prediction.regression_truth
     return {name: tensor.detach() for name, tensor in named.items() if tensor is not None}
+
+
+def _may_be_stored(views: dict[str, dict[str, Tensor]]) -> bool:
+    """Whether all is finite; an error alone may be infinite, of a point that the camera cannot see, but no NaN."""
+    named = [item for view in views.values() for item in view.items() if item[1].is_floating_point()]
+    return not any(bool((x.isnan() if name == "errors" else ~x.isfinite()).any()) for name, x in named)
 
 
 def _prediction(views: dict[str, dict[str, Tensor]], device: torch.device) -> Prediction:

@@ -6,7 +6,6 @@ mapped into memory, of which a step reads the cells that it draws. These are new
 batch's own pictures.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
@@ -18,12 +17,9 @@ from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.prefetch import prefetch
-from posedistill.errors import TrainingError
 from posedistill.estimators.base import FROZEN_MAPS, FrozenPart
-from posedistill.files import in_bytes
-from posedistill.log import console
 from posedistill.tasks.base import Batches
-from posedistill.training.teaching.records import read_record, write_record
+from posedistill.training.teaching.records import RecordStore, read_record
 
 _TARGET = "target."
 
@@ -85,8 +81,9 @@ class FrozenMaps:
         limit: float,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.part, self.folder, self.steps, self.limit, self._autocast = part, folder, steps, limit, autocast
-        self._storing, self._sized = True, False
+        self.part, self.folder, self.steps, self._autocast = part, folder, steps, autocast
+        otherwise = "they are made anew in every step"
+        self._records = RecordStore("maps of frozen layers", folder, "train.maps_limit", limit, otherwise)
         self._sound: set[int] = set()
 
     def added(self, batch: Batch, step: int) -> Batch:
@@ -117,31 +114,9 @@ class FrozenMaps:
         return self.folder / f"{step:06d}.safetensors"
 
     def _store(self, step: int, batch: Batch, maps: Tensor) -> None:
-        self._tell_size(maps)
-        if not self._storing:
-            return
+        self._records.tell_size(maps.numel() * maps.element_size(), self.steps)
         tensors = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
         del tensors["images"]
         targets = {_TARGET + name: value for name, value in tensors.pop("targets").items()}
         shape = torch.tensor(batch.images.shape)
-        try:
-            write_record(self._file(step), tensors | targets | {"shape": shape, FROZEN_MAPS: maps})
-        except TrainingError as error:
-            self._give_up(str(error))
-
-    def _tell_size(self, maps: Tensor) -> None:
-        """Say, once and before anything is stored, what all steps will take; too much is not stored."""
-        if self._sized:
-            return
-        self._sized = True
-        self.folder.mkdir(parents=True, exist_ok=True)
-        size, free = maps.numel() * maps.element_size() * self.steps, shutil.disk_usage(self.folder).free
-        console.print(f"maps of frozen layers: {in_bytes(size)} for {self.steps} batches in {self.folder}")
-        if size > 1e9 * self.limit:
-            self._give_up(f"train.maps_limit is {self.limit:g} GB")
-        elif size > free:
-            self._give_up(f"{in_bytes(free)} are free")
-
-    def _give_up(self, reason: str) -> None:
-        self._storing = False
-        console.print(f"maps of frozen layers: no room ({reason}); they are made anew in every step")
+        self._records.write({self._file(step): tensors | targets | {"shape": shape, FROZEN_MAPS: maps}})
