@@ -83,7 +83,8 @@ class NetworkOutputs(NamedTuple):
     grid: tuple[int, int]
     """Rows and columns of all cells."""
     features: dict[str, Tensor]
-    embedding: Tensor
+    embedding: Tensor | None
+    """Mean features of all cells; neither these nor maps of the trunk where its outputs were stored."""
 
 
 class CoordinateHead(nn.Module):
@@ -265,13 +266,12 @@ class SceneCoordinates(Estimator):
         counted = _photographed(cell_pixels(ids), batch)
         stored = batch.targets.get(FROZEN_MAPS) if self.training else None
         x, features = network.cells_of(batch.images) if stored is None else (stored, {})
-        embedding = None if stored is not None else x.float().mean(dim=1)
+        embedding = x.float().mean(dim=1) if stored is None else None
         if self.training:
             drawn = _drawn(counted, max(self.settings.cells // len(batch), 1), generator)
             x = x[torch.arange(len(x))[:, None], drawn.to(x.device)].to(batch.images.device)
             ids, counted = ids.gather(1, drawn), counted.gather(1, drawn)
         points, logits = network.outputs(x)
-        embedding = x.float().mean(dim=1) if embedding is None else embedding
         return NetworkOutputs(points, logits, ids, counted, grid, features, embedding)
 
     def _prediction(self, outputs: NetworkOutputs, batch: Batch) -> Prediction:

@@ -14,7 +14,7 @@ from posedistill.estimators.base import FROZEN_MAPS
 from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.scene_coordinates import SceneCoordinatesNetwork
 from posedistill.geometry.objects import NO_OBJECTS
-from posedistill.training.teaching import repeated
+from posedistill.training.teaching import records
 from posedistill.training.teaching.repeated import FrozenMaps, RepeatedViews
 
 PERIOD = 3
@@ -71,6 +71,8 @@ def test_frozen_layers_look_at_each_view_once(loader, estimator, looks, tmp_path
             torch.testing.assert_close(first.targets[name], again.targets[name], rtol=0, atol=0)
         torch.testing.assert_close(losses(estimator, first, step), losses(estimator, again, step), rtol=0, atol=0)
     assert len(looks) == PERIOD  # training steps looked at no picture either
+    prediction = estimator(seen[-1], torch.Generator().manual_seed(0))
+    assert prediction.features == {} and prediction.embedding is None  # views of the frozen layers themselves
 
 
 def test_losses_are_those_of_the_pictures(loader, estimator, tmp_path):
@@ -113,12 +115,12 @@ def test_a_file_that_is_not_right_is_made_anew(loader, estimator, looks, tmp_pat
 
 def test_what_has_no_room_is_made_in_every_step(loader, estimator, looks, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(repeated.console, "print", told.append)
+    monkeypatch.setattr(records.console, "print", told.append)
     kept = list(stored(loader, estimator, tmp_path / "kept").prefetch(0, 2 * PERIOD))
     looks.clear()
     made = list(stored(loader, estimator, tmp_path / "none", limit=1e-6).prefetch(0, 2 * PERIOD))
     assert len(looks) == 2 * PERIOD and not list((tmp_path / "none").iterdir())
-    assert "for 3 batches" in told[0] and "train.maps_limit is 1e-06 GB" in told[-1]
+    assert "for 3 steps" in told[0] and "train.maps_limit is 1e-06 GB" in told[-1]
     for ours, theirs in zip(made, kept, strict=True):
         torch.testing.assert_close(ours.targets[FROZEN_MAPS], theirs.targets[FROZEN_MAPS], rtol=0, atol=0)
 

@@ -96,7 +96,7 @@ def repeated(
     """A stage's batches where its views come again, with the maps of what is frozen of its network."""
     settings, period = stage.schedule, stage.schedule.repeat_views * loader.steps
     compared = set().union(*(loss.needs for loss in teaching.distillers)) if teaching else set()
-    part = None if "features" in compared else network.frozen_part()  # which stored maps do not carry
+    part = None if compared & {"features", "embedding"} else network.frozen_part()  # views that are not stored
     maps = None
     if part is not None:
         about = _about_batches(task, stage, fabric) | {"layers": part.about, "code": __version__}
