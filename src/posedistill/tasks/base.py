@@ -131,6 +131,11 @@ class Task(ABC, Generic[Test]):
         """Other sizes of whole pictures at which a recipe asks for scores; none where no picture is looked at whole."""
         return ()
 
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """Of what is sought in which frames."""
+        return fingerprint([query.facts() for query in self.queries])
+
     def mesh(self, obj_id: int) -> Mesh:
         """The surface of one of the ``objects``, mm; a scene has none."""
         raise NotImplementedError

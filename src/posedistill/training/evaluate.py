@@ -20,7 +20,7 @@ from posedistill.files import fresh, write_file, write_if_changed
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.poses import Poses
-from posedistill.recipe.recipe import Recipe, fingerprint
+from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage, students_of, teacher_of
 from posedistill.runtime.predictor import Predictor
 from posedistill.tasks.base import Task
@@ -183,7 +183,7 @@ def _poses(task: Task[Any], csv: Path, made_from: Sequence[Path], make: Callable
 def _noted_test(task: Task[Any]) -> Path:
     """``test.json`` of a run: what is sought in which frames; as old as the last change of that."""
     path = task.recipe.folder / "test.json"
-    about = {"frames": len(task.queries), "fingerprint": fingerprint([query.facts() for query in task.queries])}
+    about = {"frames": len(task.queries), "fingerprint": task.test_fingerprint}
     write_if_changed(path, json.dumps(about), TrainingError)
     return path
 
