@@ -40,7 +40,7 @@ def test_comparisons_and_lists_of_frames_come_along_too(bop, tmp_path, monkeypat
         CliRunner().invoke(cli.app, ["compare", *words])
     compared, recipe = ROOT / "recipes" / "compare" / "quickstart.yaml", ROOT / "recipes" / "quickstart.yaml"
     assert asked == [compared, compared, recipe, Path("own.yaml")]
-    with pytest.raises(DataError, match=r"recipes/frames/lmo_labelled\.txt: 'line \d+': found .*, which is|no frame"):
+    with pytest.raises(DataError, match=r"recipes/frames/lmo_labelled\.txt: 'line 1': found '3', no frame"):
         BopDataset(bop, "test", frames="recipes/frames/lmo_labelled.txt")
 
 

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.boards import board_shots
 from typer.testing import CliRunner
 
 from posedistill import cli
@@ -22,39 +23,16 @@ def shot(path, focal=26, size=(400, 300), exif=True):
 
 
 @pytest.fixture(scope="module")
-def board_shots(tmp_path_factory):
+def shots(tmp_path_factory):
     """A board seen by a known camera from seven sides."""
-    folder, squares, pixels = tmp_path_factory.mktemp("board"), (BOARD[0] + 1, BOARD[1] + 1), 60
-    flat = 255 * (np.indices(squares[::-1]).sum(axis=0) % 2).astype(np.uint8)
-    flat = cv2.copyMakeBorder(
-        np.kron(flat, np.ones((pixels, pixels), np.uint8)), 60, 60, 60, 60, cv2.BORDER_CONSTANT, value=255
-    )
-    to_board = np.array([[1 / pixels, 0, -2.0], [0, 1 / pixels, -2.0], [0, 0, 1.0]])  # pixels of the drawing to squares
-    turns = [
-        (0, 0, 0),
-        (0.4, 0, 0),
-        (-0.4, 0.1, 0),
-        (0, 0.45, 0),
-        (0.1, -0.45, 0.2),
-        (0.3, 0.3, -0.2),
-        (-0.3, 0.35, 0.1),
-    ]
-    paths = []
-    for number, turn in enumerate(turns):
-        R = cv2.Rodrigues(np.array(turn, dtype=float))[0]
-        t = np.array([0.0, 0.0, 14.0 + number % 3]) - R @ np.array([BOARD[0] / 2 - 0.5, BOARD[1] / 2 - 0.5, 0.0])
-        homography = K @ np.column_stack([R[:, 0], R[:, 1], t]) @ to_board
-        image = cv2.warpPerspective(flat, homography, (640, 480), flags=cv2.INTER_AREA, borderValue=200)
-        paths.append(folder / f"{number}.png")
-        cv2.imwrite(str(paths[-1]), cv2.GaussianBlur(image, (3, 3), 0.7))
-    return paths
+    return board_shots(tmp_path_factory.mktemp("board"), BOARD, K)
 
 
-def test_a_board_gives_the_lens_too(board_shots, tmp_path):
+def test_a_board_gives_the_lens_too(shots, tmp_path):
     lens, bent = np.array([-0.15, 0.04, 0.0, 0.0]), []
     points = np.stack(np.meshgrid(np.arange(640.0), np.arange(480.0)), axis=-1).reshape(-1, 1, 2)
     source = cv2.undistortPoints(points, K, lens, P=K).reshape(480, 640, 2).astype(np.float32)
-    for path in board_shots:
+    for path in shots:
         image = cv2.remap(cv2.imread(str(path)), source, None, cv2.INTER_LINEAR, borderValue=(200, 200, 200))
         bent.append(tmp_path / path.name)
         cv2.imwrite(str(bent[-1]), image)
@@ -66,18 +44,18 @@ def test_a_board_gives_the_lens_too(board_shots, tmp_path):
     np.testing.assert_allclose(straight, cv2.undistortPoints(np.array([[[60.0, 50.0]]]), K, lens, P=K), atol=8)
 
 
-def test_a_board_gives_the_camera(board_shots):
-    found = camera_of_board(board_shots, BOARD)
+def test_a_board_gives_the_camera(shots):
+    found = camera_of_board(shots, BOARD)
     np.testing.assert_allclose(found.K[[0, 1], [0, 1]], K[[0, 1], [0, 1]], rtol=0.01)
     np.testing.assert_allclose(found.K[:2, 2], K[:2, 2], atol=6)
     assert found.size == (640, 480) and "in 7 photographs" in found.about
 
 
-def test_another_board_or_too_few_photographs_are_refused(board_shots):
+def test_another_board_or_too_few_photographs_are_refused(shots):
     with pytest.raises(DataError, match="found a board of 7x5 inner corners in 3 of 3"):
-        camera_of_board(board_shots[:3], BOARD)
+        camera_of_board(shots[:3], BOARD)
     with pytest.raises(DataError, match="found a board of 11x8 inner corners in 0 of 7"):
-        camera_of_board(board_shots, (11, 8))
+        camera_of_board(shots, (11, 8))
 
 
 def test_exif_gives_the_focal_length_by_the_diagonal(tmp_path):
@@ -104,9 +82,9 @@ def test_a_board_is_said_by_its_inner_corners(text):
         parse_board(text)
 
 
-def test_the_command_prints_what_the_others_take(tmp_path, board_shots):
+def test_the_command_prints_what_the_others_take(tmp_path, shots):
     done = CliRunner().invoke(cli.app, ["data", "camera", str(shot(tmp_path / "a.jpg"))])
     assert done.exit_code == 0 and "--camera 300.5,300.5,199.5,149.5" in done.output
     assert CliRunner().invoke(cli.app, ["data", "camera", str(tmp_path)]).output == done.output
-    done = CliRunner().invoke(cli.app, ["data", "camera", *map(str, board_shots), "--board", "7x5"])
+    done = CliRunner().invoke(cli.app, ["data", "camera", *map(str, shots), "--board", "7x5"])
     assert done.exit_code == 0 and "checkerboard in 7 photographs" in done.output

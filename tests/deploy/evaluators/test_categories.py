@@ -5,15 +5,14 @@ import json
 import numpy as np
 import pytest
 from tests.data.category_writer import write_categories
+from tests.deploy.viewpoints import sure_predictor
 
 from posedistill.data.formats.viewpoint.annotations import open_categories
-from posedistill.decode import ViewpointDecoder
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.errors import DataError
 from posedistill.geometry.viewpoint import rotation_viewpoint
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
-from posedistill.runtime.record import Record
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +25,7 @@ def loaded(monkeypatch):
     """``loaded(frames=..., **fields)``: every file holds a model that is sure of azimuth 330, upright."""
 
     def make(frames=None, **fields):
-        decoder = ViewpointDecoder(crop_size=32, **fields)
-
-        def run(inputs):
-            count = len(inputs["images"])
-            outputs = {name: np.zeros((count, *shape)) for name, shape in decoder.outputs.items()}
-            for name, place in (("azimuth", 2), ("elevation", 6), ("inplane", 12)):
-                outputs[name][:, place] = 50.0
-            return outputs
-
-        predictor = Predictor(run, decoder, record=Record(decoder, frames=frames))
+        predictor = sure_predictor(frames, **fields)
         monkeypatch.setattr(Predictor, "from_onnx", lambda path, threads=None: predictor)
 
     return make

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.deploy.viewpoints import sure_predictor
 from typer.testing import CliRunner
 
 from posedistill import cli
@@ -17,17 +18,7 @@ from posedistill.runtime.predictor import Predictor
 
 @pytest.fixture
 def predictor() -> Predictor:
-    """Sure of azimuth 330, elevation 0 and no in-plane rotation, whatever it sees."""
-    decoder = ViewpointDecoder(crop_size=32)
-
-    def run(inputs):
-        count = len(inputs["images"])
-        outputs = {name: np.zeros((count, *shape)) for name, shape in decoder.outputs.items()}
-        for name, place in (("azimuth", 2), ("elevation", 6), ("inplane", 12)):
-            outputs[name][:, place] = 50.0
-        return outputs
-
-    return Predictor(run, decoder)
+    return sure_predictor()
 
 
 @pytest.fixture
