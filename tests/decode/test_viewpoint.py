@@ -83,7 +83,7 @@ def test_a_whole_picture_without_boxes():
 
 def test_shapes_are_looked_up_by_label():
     clouds = RNG.normal(size=(2, 7, 3))
-    decoder = ViewpointDecoder(crop_size=32, names=("car/01", "bus/02"), clouds=clouds)
+    decoder = ViewpointDecoder(crop_size=32, names=("car/01", "bus/02"), orders=np.array([1, 2]), clouds=clouds)
     request = Request(np.zeros((50, 80, 3), np.uint8), None, np.array([[0.0, 0, 80, 50]] * 2), [1, 0])
     np.testing.assert_allclose(decoder.prepare(request).inputs["clouds"], clouds[::-1], rtol=1e-6)
     with pytest.raises(DataError, match=r"labels.*found -1.*one of the 2 shapes"):
@@ -92,6 +92,7 @@ def test_shapes_are_looked_up_by_label():
     again = ViewpointDecoder.from_record(section, tables)
     np.testing.assert_allclose(again.clouds, clouds, rtol=1e-6)
     assert (again.names, again.grid, again.outputs) == (decoder.names, decoder.grid, decoder.outputs)
+    assert again.orders_of(["bus", "boat", "car"]).tolist() == [2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,8 @@ def test_shapes_are_looked_up_by_label():
         ({"grid": "hexagonal"}, "grid"),
         ({"bin_size": 7.0}, "bin_size"),
         ({"clouds": np.zeros((1, 5, 3))}, "clouds"),
+        ({"names": ("car/",), "orders": np.array([3])}, "orders"),
+        ({"orders": np.array([2])}, "orders"),
     ],
 )
 def test_values_that_cannot_be_are_refused(wrong, key):

@@ -106,7 +106,11 @@ def test_missing_shapes_are_named_or_stood_in_for(recipe_of, made, tmp_path):
 
 
 def test_symmetries_are_of_known_categories(recipe_of):
-    assert open_task(recipe_of(symmetries={"tower": "quarter"})).orders.tolist() == [1, 1, 4]
+    for stated, orders in (({"tower": "quarter"}, [1, 1, 4]), ({}, [])):
+        recipe = recipe_of(symmetries=stated)
+        task = open_task(recipe)
+        network = build_network(recipe, recipe.student, NO_OBJECTS)
+        assert task.deployed(network)[1].orders.tolist() == orders  # a model file knows them too
     with pytest.raises(RecipeError, match=r"data\.symmetries.*found cone.*brick, slab, tower"):
         _ = open_task(recipe_of(symmetries={"cone": "full"})).orders
     with pytest.raises(RecipeError, match=r"symmetries\.tower"):

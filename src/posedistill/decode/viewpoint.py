@@ -6,6 +6,7 @@ so that the most frequent views, upright and seen from the front, lie on their e
 middle, reach over their edges, and are read together with their neighbours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +19,7 @@ from posedistill.decode.posenet import rotation_matrix
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
-from posedistill.geometry.viewpoint import labelled_viewpoint, viewpoint_rotation
+from posedistill.geometry.viewpoint import ORDERS, labelled_viewpoint, viewpoint_rotation
 
 Grid = Literal["centred", "published"]
 Head = Literal["bins", "6d", "fisher"]
@@ -88,6 +89,7 @@ class ViewpointDecoder(Decoder):
         head: ``bins``; ``6d``: two columns of a rotation; ``fisher``: the parameter of a matrix Fisher distribution.
         grid: where bins begin. bin_size: degrees.
         names: what each label is, as ``category/shape``.
+        orders: ``[S]`` how many turns about the upright axis look the same, 0 for all; empty where no category has any.
         clouds: ``[S, P, 3]`` a point cloud for each label, of networks that look at shapes; else none.
         views: ``[S, V, side, side, 3]`` renderings for each label, of networks that look at these; else none.
     """
@@ -110,6 +112,7 @@ class ViewpointDecoder(Decoder):
     grid: Grid = "centred"
     bin_size: float = 15.0
     names: tuple[str, ...] = ()
+    orders: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     clouds: Array = field(default_factory=lambda: np.zeros((0, 0, 3)))
     views: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0, 0, 3), np.uint8))
 
@@ -119,6 +122,7 @@ class ViewpointDecoder(Decoder):
         square = self.views.ndim == 5 and self.views.shape[2] == self.views.shape[3] and self.views.shape[4] == 3
         seen = square and len(self.views) in (0, len(self.names))
         whole = self.bin_size > 0 and (180 / self.bin_size).is_integer()
+        told = self.orders.shape in ((0,), (len(self.names),)) and set(self.orders.tolist()) <= set(ORDERS.values())
         fits = self.clouds.ndim == 3 and self.clouds.shape[2] == 3 and len(self.clouds) in (0, len(self.names))
         check(
             ("crop_size", self.crop_size, "a positive number of pixels", self.crop_size > 0),
@@ -126,20 +130,27 @@ class ViewpointDecoder(Decoder):
             ("head", self.head, f"bins or one of {list(HEAD_SIZES)}", self.head == "bins" or self.head in HEAD_SIZES),
             ("grid", self.grid, "centred or published", self.grid in ("centred", "published")),
             ("bin_size", self.bin_size, "degrees that divide 180", whole),
+            ("orders", self.orders, f"{len(self.names)} of {sorted(ORDERS.values())}, one for each name", told),
             ("clouds", self.clouds.shape, f"[{len(self.names)}, points, 3], one for each name", fits),
             ("views", self.views.shape, f"[{len(self.names)}, views, side, side, 3], some for each name", seen),
         )
 
     def tables(self) -> dict[str, np.ndarray]:
-        """The shapes."""
-        tables = {"clouds": self.clouds.astype(np.float32)} if len(self.clouds) else {}
+        """The symmetries and the shapes."""
+        tables = {"orders": self.orders} if len(self.orders) else {}
+        tables |= {"clouds": self.clouds.astype(np.float32)} if len(self.clouds) else {}
         return tables | ({"views": self.views} if len(self.views) else {})
 
     @classmethod
     def fields_of(cls, tables: Arrays) -> dict[str, Any]:
-        """The shapes, if any."""
-        kinds = {"clouds": np.float64, "views": np.uint8}
+        """The symmetries and the shapes, if any."""
+        kinds = {"orders": np.int64, "clouds": np.float64, "views": np.uint8}
         return {name: np.asarray(tables[name], dtype=kind) for name, kind in kinds.items() if name in tables}
+
+    def orders_of(self, categories: Sequence[str]) -> NDArray[np.int64]:
+        """``[N]`` how many turns of each look the same; 1 of what the network has not learned."""
+        known = {name.partition("/")[0]: order for name, order in zip(self.names, self.orders.tolist(), strict=False)}
+        return np.array([known.get(category, 1) for category in categories], dtype=np.int64)
 
     @property
     def looks_at_shapes(self) -> bool:

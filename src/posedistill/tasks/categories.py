@@ -268,6 +268,7 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
         data = self.data
         clouds = np.zeros((0, 0, 3)) if self.clouds is None else self.clouds[:, : data.points]
         names = tuple(kind.name for kind in self.kinds)
-        known = {"crop_size": data.crop_size, "pad": data.pad, "names": names, "clouds": clouds}
+        orders = self.orders if data.symmetries else self.orders[:0]
+        known = {"crop_size": data.crop_size, "pad": data.pad, "names": names, "orders": orders, "clouds": clouds}
         known |= {} if self.renderings is None else {"views": self.renderings}
         return estimator.network, estimator.build_decoder(**known)

@@ -11,6 +11,7 @@ from posedistill.data.formats.viewpoint.annotations import open_categories
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.errors import DataError
 from posedistill.geometry.viewpoint import rotation_viewpoint
+from posedistill.metrics.viewpoint import viewpoint_errors
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
 
@@ -82,3 +83,18 @@ def test_options_of_other_tasks_are_refused(made, loaded, tmp_path, options):
     loaded()
     with pytest.raises(DataError, match=r"'option': found .*, expected none: only objects and scenes have it"):
         measure(made, tmp_path, **options)
+
+
+def test_categories_are_scored_up_to_the_symmetries_that_the_model_knows(made, loaded, tmp_path):
+    truth = open_categories(made).of_split("val")
+    loaded(names=("brick/", "tower/", "slab/"))
+    plain = measure(made, tmp_path).outcomes["median_deg"]
+    loaded(names=("brick/", "tower/", "slab/"), orders=np.array([1, 0, 2]))
+    found = measure(made, tmp_path)
+    expected = viewpoint_errors(Poses.from_csv(tmp_path / "a.csv"), truth.R, orders_of(truth, brick=1, tower=0, slab=2))
+    np.testing.assert_allclose(found.outcomes["median_deg"], expected, atol=1e-3)
+    assert (found.outcomes["median_deg"] < plain - 1).any() and "acc_30_unforgiven" in found.outcomes
+
+
+def orders_of(views, **orders):
+    return np.array([orders[category] for category in views.category])

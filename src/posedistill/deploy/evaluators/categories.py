@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posedistill.data.formats.viewpoint.annotations import open_categories
 from posedistill.data.formats.viewpoint.categories import CategoryDataset
@@ -21,16 +22,22 @@ from posedistill.runtime.predictor import Predictor
 
 
 def evaluate_categories(predictor: Predictor, asked: Asked) -> Evaluation:
-    """Accuracies and medians over the clean objects of a split (``test`` stands for ``val``)."""
+    """Accuracies and medians over the clean objects of a split (``test`` stands for ``val``).
+
+    Up to the symmetries that the model was trained with.
+    """
+    decoder = cast(ViewpointDecoder, predictor.decoder)
     asked.refuse([*OF_OBJECTS, "--metres-per-unit"], "none: only objects and scenes have it; see --split")
     opened = open_categories(asked.dataset)
     views = opened.of_split("val" if asked.split == "test" else asked.split, clean=True)
-    queries = category_queries(views, labels_of(cast(ViewpointDecoder, predictor.decoder), views, asked))
+    queries = category_queries(views, labels_of(decoder, views, asked))
     warn_of_training(predictor, asked, views.root.resolve().name, views.names)
     found = estimate(predictor, queries)
     if asked.csv is not None:
         found.to_csv(asked.csv)
-    return report(score_viewpoints(found, views.R, views.category), asked.json, naive_scores(opened, views))
+    orders = decoder.orders_of(views.category)
+    scores = score_viewpoints(found, views.R, views.category, orders)
+    return report(scores, asked.json, naive_scores(opened, views, orders))
 
 
 def category_queries(views: CategoryDataset, labels: Sequence[int]) -> list[FrameQuery]:
@@ -58,10 +65,12 @@ def labels_of(decoder: ViewpointDecoder, views: CategoryDataset, asked: Asked) -
     return [decoder.names.index(name) for name in names]
 
 
-def naive_scores(opened: CategoryDataset, views: CategoryDataset) -> dict[str, Evaluation]:
+def naive_scores(
+    opened: CategoryDataset, views: CategoryDataset, orders: NDArray[np.int64] | None = None
+) -> dict[str, Evaluation]:
     """Those that ask no network: a uniform guess, and where there is a split ``train`` its most frequent viewpoint."""
     answers = {"uniform": random_viewpoints(len(views))}
     if any(view.split == "train" for view in opened):
         frequent = most_frequent_viewpoint(opened.of_split("train").R)
         answers = {"most frequent": Poses.of_cameras(np.tile(frequent, (len(views), 1, 1)))} | answers
-    return {name: score_viewpoints(poses, views.R, views.category) for name, poses in answers.items()}
+    return {name: score_viewpoints(poses, views.R, views.category, orders) for name, poses in answers.items()}
