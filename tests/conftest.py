@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
 from posedistill.data.loading.batch import Batch
@@ -34,6 +35,9 @@ SMALLEST = {"backbone": "darknet_tiny_q", "head": "slim", "width": 32, "strides"
 CROP = 64
 
 MakeRecipe = Callable[..., Recipe]
+
+settings.register_profile("untimed", deadline=None)  # a machine with other work is slow
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

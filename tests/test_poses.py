@@ -28,7 +28,7 @@ def some_estimates(count, seed=0):
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(count=st.integers(0, 6), seed=st.integers(0, 2**32 - 1))
 def test_csv_keeps_every_bit(tmp_path_factory, count, seed):
     path = tmp_path_factory.mktemp("csv") / "results.csv"
@@ -154,7 +154,7 @@ def test_a_single_value_fills_a_column():
     np.testing.assert_allclose(Poses.of_cameras(cameras.R, centers=cameras.centers).t, cameras.t, atol=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_named_photographs_return_from_a_csv(tmp_path_factory, seed: int) -> None:
     path, cameras = tmp_path_factory.mktemp("csv") / "poses.csv", some_cameras(5, seed)

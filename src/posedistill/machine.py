@@ -1,6 +1,7 @@
 """What this process runs on."""
 
 import ctypes
+import math
 import os
 import platform
 import sys
@@ -13,6 +14,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """Processes that wanted a core in the last minute, on average; NaN where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
 
 
 def processor() -> str:

@@ -18,7 +18,7 @@ def random_views(rng, count):
     return K, random_rotations(count, rng), t
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=seeds, size=st.integers(32, 512))
 def test_a_crop_is_a_camera(seed, size):
     rng = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def test_a_crop_is_a_camera(seed, size):
     assert (crop.K[:, [0, 1], [0, 1]] > 0).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=seeds)
 def test_crop_centre_scale_and_turn(seed):
     rng = np.random.default_rng(seed)

@@ -71,7 +71,7 @@ def test_objects_behind_or_around_the_camera_do_not_crash(depth):
         np.testing.assert_array_equal(out, GRAY)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ends=st.lists(st.floats(-1e308, 1e308) | st.sampled_from([np.nan, np.inf, 1.0, 1e-30]), min_size=6, max_size=6),
     focal=st.sampled_from([1e-9, 500.0, 1e200]),

@@ -40,7 +40,7 @@ def solver(request, monkeypatch):
     return request.param
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_exact_matches_give_the_exact_pose(seed):
     pixels, points, K, R, t = scene(seed, copies=1)

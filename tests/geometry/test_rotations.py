@@ -18,7 +18,7 @@ from posedistill.geometry.rotations import (
 seeds = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=seeds, angle=st.floats(0, np.pi))
 def test_angle_between_undoes_axis_angle(seed, angle):
     rng = np.random.default_rng(seed)
@@ -33,7 +33,7 @@ def test_angle_between_keeps_tiny_angles():
     assert angle_between(np.eye(3), axis_angle(np.array([0.3, 1.0, 2.0]), 1e-10)) == pytest.approx(1e-10, rel=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=seeds)
 def test_angle_is_a_metric_invariant_under_rotation(seed):
     A, B, C, D = random_rotations(4, np.random.default_rng(seed))
@@ -65,7 +65,7 @@ def test_quaternions_golden():
     np.testing.assert_allclose(quaternion_to_matrix(np.array([half, 0, 0, half])) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=seeds)
 def test_rotation_onto_is_the_smallest_turn(seed):
     rng = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ def test_rotation_onto_the_opposite(direction):
     np.testing.assert_allclose(R[0] @ direction[0], -direction[0], atol=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=seeds, exponent=st.floats(-17, 0))
 def test_rotation_onto_nearly_opposite_directions(seed, exponent):
     """At any distance from the opposite: a rotation, and onto the target, to the last digits."""

@@ -65,7 +65,7 @@ def test_damaged_symmetries_are_named(info):
         symmetry_transforms(info)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, info=st.sampled_from([{"symmetries_discrete": [HALF_TURN]}, {"symmetries_continuous": [AROUND_Z]}]))
 def test_equivalent_poses_have_one_canonical_pose(seed, info):
     rng = np.random.default_rng(seed)
@@ -80,7 +80,7 @@ def test_equivalent_poses_have_one_canonical_pose(seed, info):
     assert angle_between(found_R, expected_R).max() < (1e-6 if len(symmetries) == 2 else 0.0201)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=seeds)
 def test_canonical_pose_is_one_of_the_equivalent_ones(seed):
     R, t = random_poses(np.random.default_rng(seed), 4)
@@ -117,7 +117,7 @@ SPHERES = [
 ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=seeds, info=st.sampled_from(SPHERES))
 def test_a_sphere_has_one_canonical_pose_however_it_is_turned(seed, info):
     """Also by turns that are no sample of its symmetries, but products of many."""
@@ -145,7 +145,7 @@ def cube():
     return group[1:]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_a_cube_is_no_sphere(seed):
     rows = [np.block([[R, np.zeros((3, 1))], [np.zeros(3), 1]]).round(9).ravel().tolist() for R in cube()]

@@ -18,7 +18,7 @@ def smooth(height: int, width: int) -> np.ndarray:
     return (127 + 100 * waves).round().astype(np.uint8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_windows_hold_all_that_a_view_shows(seed: int) -> None:
     maps = random_maps(np.random.default_rng(seed), 4, 50)

@@ -129,7 +129,7 @@ def greedy(errors, threshold):
     return owner
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_matching_is_the_greedy_definition(tmp_path_factory, seed):
     rng = np.random.default_rng(seed)

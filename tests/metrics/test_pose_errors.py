@@ -45,7 +45,7 @@ def all_errors(arguments, points, symmetries):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, symmetries=st.sampled_from([NONE, HALF_TURN, AROUND_Z]))
 def test_against_the_definitions_one_pose_at_a_time(seed, symmetries):
     rng = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def test_against_the_definitions_one_pose_at_a_time(seed, symmetries):
         np.testing.assert_allclose(found[:, i], expected, rtol=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_pure_translation_in_closed_form(seed):
     rng = np.random.default_rng(seed)
@@ -84,7 +84,7 @@ def test_pure_translation_in_closed_form(seed):
     assert (add_s(R, t + shift, R, t, points) <= expected + 1e-9).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, symmetries=st.sampled_from([HALF_TURN, AROUND_Z]))
 def test_a_symmetric_pose_is_no_error(seed, symmetries):
     rng = np.random.default_rng(seed)
@@ -101,7 +101,7 @@ def test_a_symmetric_pose_is_no_error(seed, symmetries):
     np.testing.assert_allclose(nearest_t, arguments[1], atol=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, symmetries=st.sampled_from([NONE, AROUND_Z]))
 def test_order_of_the_points_and_a_moved_camera_do_not_matter(seed, symmetries):
     rng = np.random.default_rng(seed)

@@ -32,7 +32,7 @@ def image_of(*translations, background=0.0):
     return depth
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_cast_depth_is_the_plane_s(seed):
     rng = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ def test_apart_and_outside_are_1():
     assert (vsd(hidden, t, t) == 1.0).all()  # nothing is visible of either
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_vsd_falls_with_the_tolerance(seed):
     rng = np.random.default_rng(seed)

@@ -77,7 +77,7 @@ def test_scene_coordinates_of_a_room_from_data_to_report(tmp_path: Path) -> None
         for key in ("pretrained=null", "settings.backbone=test_efficientnet@16", "settings.frozen=false")
     ]
     words = [f"data.scene={tmp_path / 'scene'}", f"runs={tmp_path / 'runs'}", "data.short_side=64", "data.gap=1"]
-    words += [*networks, f"train={SHORT}"]
+    words += [*networks, f"train={SHORT}", f"teacher.train={SHORT}"]
     result = CliRunner().invoke(app, ["run", str(RECIPES / "my_room.yaml"), *words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     folder = tmp_path / "runs" / "my_room"

@@ -73,7 +73,7 @@ class TestPredict:
         assert (pose.row, pose.label) == (1, 9) and pose.score == pytest.approx(0.5 * sure)
 
     @given(x=st.floats(-15, 600), y=st.floats(-15, 440), w=st.floats(20, 400), h=st.floats(20, 400))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_pose_does_not_depend_on_the_box(self, x, y, w, h):
         """The same votes read through any crop camera come back as the pose that made them."""
         corners = box_corners(np.full(3, -40.0), np.array([40.0, 50.0, 60.0]))

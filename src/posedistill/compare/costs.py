@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import resource
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 from posedistill.errors import PoseDistillError, TrainingError
 from posedistill.files import write_file
 from posedistill.log import console
-from posedistill.machine import cores, processor
+from posedistill.machine import cores, load_average, processor
 from posedistill.recipe.comparison import Comparison, Variant
 from posedistill.recipe.recipe import Recipe, fingerprint, load_recipe
 from posedistill.recipe.stages import Stage
@@ -57,7 +56,7 @@ def measure_costs(comparison: Comparison, factors: dict[str, float], jobs: int) 
         console.print(f"timing a step of {', '.join(missing)}", highlight=False)
         for recipe in recipes.values():
             write_recipe(recipe)
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+        load = load_average()
         timed = dict.fromkeys([comparison.alone, *missing])
         networks = {name: comparison.variants[name].stage for name in timed}
         seconds = _probe("time", {name: (recipes[name], networks[name]) for name in timed}, jobs)

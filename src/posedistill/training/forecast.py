@@ -8,7 +8,7 @@ import torch
 
 from posedistill.estimators.base import FROZEN_MAPS
 from posedistill.log import console
-from posedistill.machine import cores
+from posedistill.machine import cores, load_average
 from posedistill.recipe.stages import Stage, students_of, teacher_of
 from posedistill.tasks.base import Task
 from posedistill.training.networks import build_network
@@ -57,15 +57,18 @@ class _Costs(NamedTuple):
 
 
 def tell_forecast(task: Task[Any], jobs: int = 1) -> None:
-    """Print in a line how long the trainings will take, and on what."""
+    """Print in a line how long the trainings will take, on what, and whether that has other work."""
+    load = load_average()
     seconds = forecast(task)
     if not seconds:
         return
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cores()} processor cores"
     parts = ", ".join(f"{title} {in_words(value)}" for title, value in seconds.items())
     together = f"; {jobs} students at a time share the machine" if jobs > 1 else ""
+    busy = f"; less once the machine's other work is done (load average {load:.1f})" if load > cores() + 1 else ""
     console.print(
-        f"training will take about {in_words(sum(seconds.values()))} on {device}: {parts}{together}", highlight=False
+        f"training will take about {in_words(sum(seconds.values()))} on {device}: {parts}{together}{busy}",
+        highlight=False,
     )
 
 

@@ -261,7 +261,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 200), WORDS, st.sampled_from(["value", "line", "cut"]))
 def test_whatever_a_text_holds_is_read_or_refused(place: int, word: str, how: str) -> None:
     lines = read_cfg("yolo_pose").text.splitlines()

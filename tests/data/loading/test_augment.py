@@ -32,7 +32,7 @@ def run(chosen, seed=0, count=8, photos=True):
     return normalise(x), masks
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31),
     chances=st.fixed_dictionaries({name: st.sampled_from([0.0, 0.4]) for name in CHANCES}),

@@ -37,7 +37,7 @@ def test_shapes_and_types(pack, objects):
     assert all(batch.targets[name].dtype == torch.float32 for name in ("keypoints3d", "keypoints", "diameters"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), turn=st.sampled_from([0.0, 40.0, 180.0]))
 def test_each_crop_is_an_exact_camera(pack, objects, seed, turn):
     loader = load(pack, objects, AugmentSettings(turn=turn), seed=seed)

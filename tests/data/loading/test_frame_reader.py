@@ -36,7 +36,7 @@ def random_maps(rng, count, size, shape):
     return affine_maps(homography)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_gather_agrees_with_opencv(seed):
     rng = np.random.default_rng(seed)

@@ -65,7 +65,7 @@ def test_labels_are_the_camera_in_the_world() -> None:
     torch.testing.assert_close(to_world @ point + labels[:, :3, None], batch.R.mT @ (point - batch.t[:, :, None]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), scale=st.floats(0.01, 1000.0))
 def test_the_kernel_knows_neither_frame_nor_unit(seed: int, scale: float) -> None:
     batch, rng = scene(seed=seed), np.random.default_rng(seed)

@@ -128,7 +128,7 @@ def scattered(seed: int, n: int, m: int, blur: float, reach: float | None, dimen
     reach=st.sampled_from([0.3, 1.0, None]),
     dimensions=st.sampled_from([2, 18]),
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_any_problem_is_solved_to_two_percent(
     seed: int, sizes: tuple[int, int], blur: float, reach: float | None, dimensions: int
 ) -> None:

@@ -101,7 +101,7 @@ def test_a_measure_does_not_differ_from_itself(solver: Any) -> None:
 
 
 @given(seed=st.integers(0, 10_000), blur=st.sampled_from([0.005, 0.02, 0.1]), reach=st.sampled_from([0.1, 0.5, None]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_it_is_positive_and_ignores_order_and_padding(seed: int, blur: float, reach: float | None) -> None:
     x, a, y, b = clouds(seed, problems=2, dtype=torch.float32)
     if reach is None:
