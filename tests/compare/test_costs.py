@@ -12,6 +12,7 @@ from posedistill.errors import TrainingError
 from posedistill.recipe.comparison import Comparison, load_comparison
 from posedistill.recipe.stages import teacher_of
 from posedistill.tasks.registry import open_task
+from posedistill.training.teaching.teachers import NetworkTeacher
 from posedistill.training.trial import Trial
 from posedistill.training.worker import carry_out
 
@@ -70,6 +71,38 @@ def test_steps_are_taken_with_the_real_networks_and_losses(comparison, monkeypat
     assert "misfit" in capsys.readouterr().err and opened == ["student"]  # all share its data
     memory = costs._memory([pairs[1]])
     assert set(memory) == {"match"} and 50 < memory["match"] < 1e5
+
+
+def test_views_that_come_again_are_paid_for_once(comparison, monkeypatch):
+    """A step of stored views asks the teacher nothing; new ones count by their share of the schedule."""
+    monkeypatch.setattr(costs, "ROUNDS", 2)
+    monkeypatch.setattr(costs, "STEPS", 2)
+    carry_out(Trial("teacher", teacher_of(comparison.base), tested=False))
+    probed = costs._probed(comparison, comparison.variants["match"], {})
+    schedule = probed.train.model_copy(update={"repeat_views": 1, "steps": 40})
+    recipe = probed.model_copy(update={"train": schedule})
+    costs.write_recipe(recipe)
+    asked: list[int] = []
+    predict = NetworkTeacher.predict
+    monkeypatch.setattr(NetworkTeacher, "predict", lambda *words: asked.append(words[-1]) or predict(*words))
+    made: dict[str, list[int]] = {"run": [], "run_again": []}
+    for name in made:
+        work = getattr(costs._Stepper, name)
+
+        def noted(self: Any, steps: int, name: str = name, work: Any = work) -> float:
+            before = len(asked)
+            assert work(self, steps) > 0
+            made[name].append(len(asked) - before)
+            return {"run": 1.0, "run_again": 0.25}[name]
+
+        monkeypatch.setattr(costs._Stepper, name, noted)
+    period = math.ceil(len(open_task(recipe).training_set.train) / schedule.batch_size)
+    assert 0 < period < 40
+    seconds = costs._time([(recipe.folder / "recipe.yaml", "distilled")])["match"]
+    assert seconds == pytest.approx(0.25 + 0.75 * period / 40)
+    assert made["run"] == [1, 2, 2] and made["run_again"][-1] == 0, "one step to warm, then turns"
+    once = costs._probed(comparison, comparison.variants["match"], {})
+    assert costs._key(recipe, 1) != costs._key(once, 1)
 
 
 def test_costs_are_kept_and_measured_again_for_another_recipe(comparison, probes):

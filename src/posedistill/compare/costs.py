@@ -26,6 +26,8 @@ from posedistill.training.jobs import environment_of, last_line
 from posedistill.training.run import set_up
 from posedistill.training.run_folder import write_recipe
 from posedistill.training.step import TrainingStep, make_fabric
+from posedistill.training.teaching.cache import CachedTeacher
+from posedistill.training.teaching.repeated import RepeatedViews
 from posedistill.training.teaching.teachers import Teacher
 from posedistill.training.worker import end_with_parent
 
@@ -109,7 +111,10 @@ def _probed(comparison: Comparison, variant: Variant, factors: dict[str, float])
 def _key(recipe: Recipe, jobs: int) -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     about = recipe.model_dump(mode="json", include={"data", "teacher", "student", "distill", "train"})
-    about["train"] = recipe.schedule(recipe.student).batch_size
+    schedule = recipe.schedule(recipe.student)
+    about["train"] = schedule.batch_size
+    if schedule.repeat_views:  # of which the share of new ones depends on the length
+        about["train"] = [schedule.batch_size, schedule.repeat_views, schedule.steps]
     return fingerprint(about, jobs, processor(), gpu)
 
 
@@ -133,22 +138,47 @@ def _probe(what: str, networks: dict[str, tuple[Recipe, str]], jobs: int) -> dic
 
 
 class _Stepper:
-    """Makes training steps of one variant, and says how long they took."""
+    """Makes training steps of one variant, and says how long they took.
+
+    Attributes:
+        teacher: that is asked for new views; None of a student alone.
+        new_share: of the schedule's steps, those that show new views, where ``train.repeat_views`` lets views come
+            again; 1 elsewhere.
+    """
 
     def __init__(self, task: Task[Any], stage: Stage, shared: Teacher | None = None) -> None:
         fabric = make_fabric(stage.schedule.precision)
-        self.device, self.step = fabric.device, 0
+        self.device, self.step, self.new_share = fabric.device, 0, 1.0
         estimator, self.teaching, self.batches = set_up(task, stage, fabric)
+        self._again = self.batches if isinstance(self.batches, RepeatedViews) else None
+        if self._again is not None:
+            self.batches, self.new_share = self._again.batches, min(1.0, self._again.period / stage.schedule.steps)
         self.switch = self.teaching.switch if self.teaching else 0
-        if self.teaching and shared is not None and shared.offers == self.teaching.teacher.offers:  # not translated
-            self.teaching.teacher = shared
+        self._stored = self.teaching.teacher if self.teaching else None
+        self.teacher = self._stored.teacher if isinstance(self._stored, CachedTeacher) else self._stored
+        if self.teacher and shared is not None and shared.offers == self.teacher.offers:  # not translated
+            self.teacher = shared
         self._train = TrainingStep(fabric, estimator, self.batches, stage.schedule, stage.seed, self.teaching)
         self._train.begin()
 
     def run(self, steps: int) -> float:
         """Mean seconds of so many steps, data included: added on processors, hidden behind the step on a GPU."""
+        if self.teaching and self.teacher:
+            self.teaching.teacher = self.teacher
+        return self._run(steps, self.batches.batch)
+
+    def run_again(self, steps: int) -> float:
+        """The same of views that come again, of which all is stored that a training stores."""
+        if self._again is None:
+            return 0.0
+        if self.teaching and self._stored:
+            self.teaching.teacher = self._stored
+        self.step = 0
+        return self._run(steps, self._again.stored_batch)
+
+    def _run(self, steps: int, batch_of: Callable[[int], Any]) -> float:
         made: list[Any] = []
-        loading = self._seconds(lambda: made.append(self.batches.batch(self.step + len(made))), steps)
+        loading = self._seconds(lambda: made.append(batch_of(self.step + len(made))), steps)
         training = self._seconds(lambda: self._next(made.pop(0)), steps)
         return (max(loading, training) if self.device.type == "cuda" else loading + training) / steps
 
@@ -171,7 +201,10 @@ class _Stepper:
 
 
 def _time(recipes: Sequence[tuple[Path, str]]) -> dict[str, float]:
-    """The fastest round of each variant, all taking turns; what cannot be built or trained is left out."""
+    """Of each variant, the fastest round of all that take turns; what cannot be built or trained is left out.
+
+    Where views come again, the mean over the schedule of steps with new views and steps with stored ones.
+    """
     steppers: dict[str, _Stepper] = {}
     task: Task[Any] | None = None
     shared: Teacher | None = None
@@ -181,17 +214,20 @@ def _time(recipes: Sequence[tuple[Path, str]]) -> dict[str, float]:
             task = task or open_task(recipe)
             stepper = _Stepper(task, Stage(recipe, network, recipe.seed), shared)
             stepper.run(1)  # warm
+            stepper.run_again(STEPS)  # and store
         except (PoseDistillError, RuntimeError) as error:
             print(f"{path}: {error}", file=sys.stderr)
             continue
         steppers[recipe.name] = stepper
-        shared = shared or (stepper.teaching.teacher if stepper.teaching else None)
-    best = dict.fromkeys(steppers, math.inf)
+        shared = shared or stepper.teacher
+    best, again = dict.fromkeys(steppers, math.inf), dict.fromkeys(steppers, math.inf)
     names = list(steppers)
     for turn in range(ROUNDS):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             best[name] = min(best[name], steppers[name].run(STEPS))
-    return best
+            again[name] = min(again[name], steppers[name].run_again(STEPS))
+    shares = {name: stepper.new_share for name, stepper in steppers.items()}
+    return {name: shares[name] * best[name] + (1 - shares[name]) * again[name] for name in steppers}
 
 
 def _memory(recipes: Sequence[tuple[Path, str]]) -> dict[str, float]:

@@ -57,12 +57,15 @@ class RepeatedViews:
         """The batches of some steps; but for the first without pictures where all that is made of them is stored."""
 
         def make(step: int) -> Batch:
-            stored = None
-            if self.maps is not None and step > start and self._taught(step):
-                stored = self.maps.read(step % self.period, self.device)
-            return self.batch(step) if stored is None else stored
+            return self.stored_batch(step) if step > start else self.batch(step)
 
         return prefetch(make, start, stop, self.device)
+
+    def stored_batch(self, step: int) -> Batch:
+        """The batch of one step, without pictures where all that is made of them is stored."""
+        known = self.maps is not None and self._taught(step)
+        stored = self.maps.read(step % self.period, self.device) if self.maps is not None and known else None
+        return self.batch(step) if stored is None else stored
 
 
 class FrozenMaps:
