@@ -74,6 +74,23 @@ def test_the_one_of_whole_pictures_asks_for_no_box(real_data: Path):
         assert all(pose.score < stated.score for pose in poses), path
 
 
+def test_the_one_of_codes_places_the_cat(real_data: Path):
+    predictor = Predictor.from_onnx(MODELS / "linemod_cat_codes.onnx", threads=1)
+    stated, decoder = predictor.record.threshold, of_objects(predictor.decoder)
+    assert decoder.family == "zebrapose" and predictor.record.parameters < 1_000_000 and decoder.shapes == ()
+    assert stated is not None and stated.kept > 0.9 and stated.false <= 0.1
+    root, errors = real_data / "lm", []
+    for frame in BopDataset(root, scenes=[6], frames=root / "cat_test.txt").frames[::12]:
+        (truth,) = frame.instances
+        corners = project(decoder.objects.keypoints[0], truth.R, truth.t, frame.K)
+        box = np.concatenate([corners.min(axis=0), np.ptp(corners, axis=0)])
+        (pose,) = predictor.predict(read_image(frame.rgb), frame.K, box[None], [6])
+        errors.append(
+            np.linalg.norm(project(decoder.objects.keypoints[0], pose.R, pose.t, frame.K) - corners, axis=1).mean()
+        )
+    assert np.median(errors) < 3.0
+
+
 def test_it_finds_no_cat_where_there_is_none(predictor: Predictor, real_data: Path):
     """In photographs that its threshold was not chosen on: every second one from the second."""
     photographs = sorted((real_data / "backgrounds").glob("*.jpg"))[1:16:2]
