@@ -142,8 +142,7 @@ class _Stepper:
 
     Attributes:
         teacher: that is asked for new views; None of a student alone.
-        new_share: of the schedule's steps, those that show new views, where ``train.repeat_views`` lets views come
-            again; 1 elsewhere.
+        new_share: of the schedule's steps, those that show new views; 1 but for ``train.repeat_views``.
     """
 
     def __init__(self, task: Task[Any], stage: Stage, shared: Teacher | None = None) -> None:
@@ -154,8 +153,8 @@ class _Stepper:
         if self._again is not None:
             self.batches, self.new_share = self._again.batches, min(1.0, self._again.period / stage.schedule.steps)
         self.switch = self.teaching.switch if self.teaching else 0
-        self._stored = self.teaching.teacher if self.teaching else None
-        self.teacher = self._stored.teacher if isinstance(self._stored, CachedTeacher) else self._stored
+        self._replayed = self.teaching.teacher if self.teaching else None
+        self.teacher = self._replayed.teacher if isinstance(self._replayed, CachedTeacher) else self._replayed
         if self.teacher and shared is not None and shared.offers == self.teacher.offers:  # not translated
             self.teacher = shared
         self._train = TrainingStep(fabric, estimator, self.batches, stage.schedule, stage.seed, self.teaching)
@@ -163,20 +162,18 @@ class _Stepper:
 
     def run(self, steps: int) -> float:
         """Mean seconds of so many steps, data included: added on processors, hidden behind the step on a GPU."""
-        if self.teaching and self.teacher:
-            self.teaching.teacher = self.teacher
-        return self._run(steps, self.batches.batch)
+        return self._run(steps, self.batches.batch, self.teacher)
 
     def run_again(self, steps: int) -> float:
         """The same of views that come again, of which all is stored that a training stores."""
         if self._again is None:
             return 0.0
-        if self.teaching and self._stored:
-            self.teaching.teacher = self._stored
         self.step = 0
-        return self._run(steps, self._again.stored_batch)
+        return self._run(steps, self._again.stored_batch, self._replayed)
 
-    def _run(self, steps: int, batch_of: Callable[[int], Any]) -> float:
+    def _run(self, steps: int, batch_of: Callable[[int], Any], teacher: Teacher | None) -> float:
+        if self.teaching and teacher:
+            self.teaching.teacher = teacher
         made: list[Any] = []
         loading = self._seconds(lambda: made.append(batch_of(self.step + len(made))), steps)
         training = self._seconds(lambda: self._next(made.pop(0)), steps)

@@ -65,6 +65,7 @@ def tell_forecast(task: Task[Any], jobs: int = 1) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cores()} processor cores"
     parts = ", ".join(f"{title} {in_words(value)}" for title, value in seconds.items())
     together = f"; {jobs} students at a time share the machine" if jobs > 1 else ""
+    # One process of the load average is this one.
     busy = f"; less once the machine's other work is done (load average {load:.1f})" if load > cores() + 1 else ""
     console.print(
         f"training will take about {in_words(sum(seconds.values()))} on {device}: {parts}{together}{busy}",

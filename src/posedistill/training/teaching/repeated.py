@@ -63,8 +63,9 @@ class RepeatedViews:
 
     def stored_batch(self, step: int) -> Batch:
         """The batch of one step, without pictures where all that is made of them is stored."""
-        known = self.maps is not None and self._taught(step)
-        stored = self.maps.read(step % self.period, self.device) if self.maps is not None and known else None
+        stored = None
+        if self.maps is not None and self._taught(step):
+            stored = self.maps.read(step % self.period, self.device)
         return self.batch(step) if stored is None else stored
 
 
