@@ -1,11 +1,13 @@
 """The model that comes with the repository: it loads by itself, and finds the cat in photographs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from posedistill.data.formats.bop import BopDataset
+from posedistill.data.formats.bop_scene import Frame
 from posedistill.data.images import read_image
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.threshold import camera_of
@@ -20,6 +22,25 @@ MODEL = MODELS / "linemod_cat.onnx"
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     return Predictor.from_onnx(MODEL, threads=1)
+
+
+def pixels_of(decoder: Any, frame: Frame, pose: Any) -> np.ndarray:
+    """``[8, 2]`` where a frame shows the corners of the cat's box in a pose."""
+    return project(decoder.objects.keypoints[0], pose.R, pose.t, frame.K)
+
+
+def pixel_error(decoder: Any, frame: Frame, pose: Any) -> float:
+    """Mean distance of these from the true ones."""
+    (truth,) = frame.instances
+    return float(np.linalg.norm(pixels_of(decoder, frame, pose) - pixels_of(decoder, frame, truth), axis=1).mean())
+
+
+def in_true_box(predictor: Predictor, frame: Frame) -> Any:
+    """The pose that a network finds in the box of the true one."""
+    pixels = pixels_of(of_objects(predictor.decoder), frame, frame.instances[0])
+    box = np.concatenate([pixels.min(axis=0), np.ptp(pixels, axis=0)])
+    (pose,) = predictor.predict(read_image(frame.rgb), frame.K, box[None], [6])
+    return pose
 
 
 def test_it_carries_all_the_runtime_needs(predictor: Predictor):
@@ -39,15 +60,10 @@ def test_it_finds_the_cat_with_and_without_a_box(predictor: Predictor, real_data
     frames = BopDataset(root, scenes=[6], frames=root / "cat_train.txt").frames[::30]
     errors, found = [], 0
     for frame in frames:
-        (truth,), image = frame.instances, read_image(frame.rgb)
-        corners = predictor.decoder.objects.keypoints[0]
-        pixels = project(corners, truth.R, truth.t, frame.K)
-        box = np.concatenate([pixels.min(axis=0), np.ptp(pixels, axis=0)])
-        (pose,) = predictor.predict(image, frame.K, box[None], [6])
-        errors.append(np.linalg.norm(project(corners, pose.R, pose.t, frame.K) - pixels, axis=1).mean())
-        searched = locate(predictor, image, frame.K, 6)
+        errors.append(pixel_error(predictor.decoder, frame, in_true_box(predictor, frame)))
+        searched = locate(predictor, read_image(frame.rgb), frame.K, 6)
         assert searched is not None
-        found += np.linalg.norm(project(corners, searched.R, searched.t, frame.K) - pixels, axis=1).mean() < 20
+        found += pixel_error(predictor.decoder, frame, searched) < 20
     assert np.median(errors) < 2.0
     assert found >= len(frames) - 1
 
@@ -60,12 +76,9 @@ def test_the_one_of_whole_pictures_asks_for_no_box(real_data: Path):
     root, found, errors = real_data / "lm", 0, []
     frames = BopDataset(root, scenes=[6], frames=root / "cat_train.txt").frames[::20]
     for frame in frames:
-        (truth,) = frame.instances
-        pixels = project(decoder.objects.keypoints[0], truth.R, truth.t, frame.K)
         poses = [pose for pose in predictor.predict(read_image(frame.rgb), frame.K) if pose.score >= stated.score]
         if poses:
-            seen = project(decoder.objects.keypoints[0], poses[0].R, poses[0].t, frame.K)
-            errors.append(np.linalg.norm(seen - pixels, axis=1).mean())
+            errors.append(pixel_error(decoder, frame, poses[0]))
             found += len(poses) == 1
     assert found >= len(frames) - 1 and np.median(errors) < 8.0
     for path in sorted((real_data / "backgrounds").glob("*.jpg"))[1:16:2]:
@@ -81,13 +94,7 @@ def test_the_one_of_codes_places_the_cat(real_data: Path):
     assert stated is not None and stated.kept > 0.9 and stated.false <= 0.1
     root, errors = real_data / "lm", []
     for frame in BopDataset(root, scenes=[6], frames=root / "cat_test.txt").frames[::12]:
-        (truth,) = frame.instances
-        corners = project(decoder.objects.keypoints[0], truth.R, truth.t, frame.K)
-        box = np.concatenate([corners.min(axis=0), np.ptp(corners, axis=0)])
-        (pose,) = predictor.predict(read_image(frame.rgb), frame.K, box[None], [6])
-        errors.append(
-            np.linalg.norm(project(decoder.objects.keypoints[0], pose.R, pose.t, frame.K) - corners, axis=1).mean()
-        )
+        errors.append(pixel_error(decoder, frame, in_true_box(predictor, frame)))
     assert np.median(errors) < 3.0
 
 
