@@ -67,6 +67,15 @@ def test_too_few_sure_cells_are_no_pose(points):
     assert DECODER.decode({"points": nothing, "confidence": sure()}, prepared()) == []
 
 
+def test_a_handful_of_sure_cells_agrees_with_some_pose_and_proves_nothing():
+    """Six cells of 1,200 that show points at random: a pose fits them, and its share is of all cells."""
+    rng, confidence = np.random.default_rng(0), np.zeros((1, 1, 30, 40))
+    confidence[0, 0, 10:12, 5:8] = 0.9
+    points = rng.uniform(-1.0, 1.0, (1, 3, 30, 40)) + np.array([0.0, 0.0, 3.0])[None, :, None, None]
+    pose = DECODER.explain({"points": points, "confidence": confidence}, prepared()).pose
+    assert pose is not None and pose.score <= 6 / 1200
+
+
 def test_a_curve_makes_a_probability_of_the_share_of_inliers(points):
     outputs = {"points": points, "confidence": sure()}
     told = replace(DECODER, score_curve=(10.0, -5.0)).decode(outputs, prepared())[0].score

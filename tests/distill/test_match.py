@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from posedistill.data.loading.batch import Batch
-from posedistill.distill import DistillSpec, Example, build_distiller
+from posedistill.distill import DistillSpec, build_distiller
 from posedistill.distill.functional.response import bit_divergence, divergence, logit, single_shot_loss
 from posedistill.distill.match import Match, counterparts
 from posedistill.errors import RecipeError
@@ -387,15 +387,14 @@ def test_logits_that_do_not_fit_are_refused(
         match(**options)(*classifiers, scenes)
 
 
-def test_logits_of_other_shapes_are_refused_before_training(classifiers: Pair, scenes: Batch) -> None:
+def test_logits_of_other_shapes_are_refused(classifiers: Pair, scenes: Batch) -> None:
     student, teacher = classifiers
     student.logits["azimuth"] = torch.zeros(4, 12)
-    example = Example(student, teacher, scenes, lambda: iter(()))
     with pytest.raises(RecipeError, match=r"azimuth \[4, 12\], teacher logits \[4, 24\]"):
-        match(form="logits").prepare(example)
+        match(form="logits")(student, teacher, scenes)
     del student.logits["azimuth"], student.logits["bits"], student.logits["mask"]
     with pytest.raises(RecipeError, match="student with logits nothing"):
-        match(form="logits").prepare(example)
+        match(form="logits")(student, teacher, scenes)
 
 
 @pytest.mark.parametrize(

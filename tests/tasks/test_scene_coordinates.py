@@ -1,6 +1,9 @@
 """Scene coordinates from recipe to record: a made scene, small networks, labels by a teacher."""
 
 import json
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,8 @@ from posedistill.data.formats.open_scene import open_scene
 from posedistill.deploy.estimate import estimate, queries_of
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import torch_predictor
-from posedistill.errors import DataError
+from posedistill.deploy.predict.scene import UNLIKELY
+from posedistill.errors import DataError, RecipeError
 from posedistill.estimators.base import FROZEN_MAPS
 from posedistill.estimators.scene_coordinates import SceneCoordinatesNetwork
 from posedistill.metrics.relocalisation import constant_pose, position_errors
@@ -29,6 +33,7 @@ from posedistill.tasks.score_curve import logistic_curve
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.run import set_up
 from posedistill.training.step import make_fabric
+from posedistill.training.teaching.build import check_networks
 
 NETWORK = {"family": "scene_coordinates", "settings": {"backbone": "test_efficientnet@16", "width": 64, "cells": 1024}}
 
@@ -131,8 +136,46 @@ def test_a_teacher_labels_the_photographs_of_a_student(trained: Recipe, scene: P
     (tmp_path / "room.yaml").write_text(yaml.safe_dump(raw))
     task = open_task(load_recipe(tmp_path / "room.yaml"))
     assert len(task.photographs) == 30 and "30 of 60 photographs" in task.photographs.notes[-1]
+    with pytest.raises(DataError, match=r"found 2 poses of 1 photographs, expected one of each"):
+        seen.posed_by(Poses.of_cameras(seen.R[:2], seen.t[:2], name=[seen.names[0]] * 2), Path("labels.csv"))
     np.testing.assert_allclose(task.photographs.t, seen.t[30:] + 0.01)
     np.testing.assert_array_equal(task.test_set.t, open_scene(scene, "test").t)  # nobody labels what is measured
+
+
+def test_photographs_that_nobody_has_placed_train_with_the_poses_of_a_table(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named from the scene's folder on, or as seen from where the command ran; those of the test never train."""
+    room = shutil.copytree(scene, tmp_path / "room")
+    whole, test = open_scene(room, "train"), open_scene(room, "test")
+    hidden = [name for name in whole.names if name.endswith(("2.color.png", "7.color.png"))]
+    for name in hidden:
+        (room / name.replace(".color.png", ".pose.txt")).unlink()
+    with pytest.raises(DataError, match=r"'pose': found no frame-"):
+        open_scene(room, "train")
+    given = [f"room/{name}" if row % 2 else name for row, name in enumerate([*whole.names, *test.names])]
+    R, t = np.concatenate([whole.R, test.R]), np.concatenate([whole.t, test.t])
+    Poses.of_cameras(R, t, name=given).to_csv(tmp_path / "labels.csv")
+    raw = raw_recipe(room, tmp_path / "runs")
+    raw["data"]["poses"] = str(tmp_path / "labels.csv")
+    (tmp_path / "room.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path)
+    task = open_task(load_recipe(tmp_path / "room.yaml"))
+    assert task.photographs.names == whole.names and task.photographs.sequences == whole.sequences
+    np.testing.assert_allclose(task.photographs.t, whole.t, atol=1e-6)
+    assert f"{len(hidden)} photographs more, without a pose in the scene" in task.photographs.notes[-1]
+    assert task.loader(task.training_set.train, seed=0, batch_size=4).batch(0).images.shape[0] == 4
+
+
+def test_photographs_without_a_pose_by_an_unknown_camera_are_left_out(scene: Path) -> None:
+    seen = open_scene(scene, "train")
+    first, *others = seen.frames
+    zoomed = replace(first, K=first.K * [[1.1], [1.1], [1.0]])
+    scenes = replace(seen, frames=(zoomed, *others[:9])), replace(seen, frames=tuple(others[:10]))
+    table = Poses.of_cameras(seen.R, seen.t, name=seen.names)
+    several, one = (some.posed_by(table, Path("labels.csv")) for some in scenes)
+    assert len(several) == 10 and "50 photographs more, left out: the scene has no one camera" in several.notes[-1]
+    assert len(one) == 60 and one.names == seen.names
 
 
 def test_labels_of_other_photographs_are_refused(scene: Path, tmp_path: Path) -> None:
@@ -169,7 +212,7 @@ def test_a_place_that_was_never_seen_is_not_claimed_to_be_known() -> None:
     """Even where all poses were right, a share of inliers of 0 means nothing is known."""
     slope, offset = logistic_curve(np.linspace(0.5, 0.9, 20), np.ones(20, dtype=np.bool_))
     likely = 1 / (1 + np.exp(-(slope * np.array([0.0, 0.7]) + offset)))
-    assert likely[0] < 0.5 < 0.8 < likely[1]
+    assert likely[0] < UNLIKELY and likely[1] > 0.9
     assert logistic_curve(np.array([0.2, 0.4, 0.8]), np.array([True, True, False]))[0] >= 0
 
 
@@ -210,3 +253,13 @@ def test_a_loss_on_what_is_not_stored_is_shown_pictures(trained: Recipe, scene: 
         _, _, batches = set_up(open_task(recipe), Stage(recipe, "distilled", 0), make_fabric("float32"))
         stored[name] = FROZEN_MAPS in batches.batch(0).targets
     assert stored == {"match": True, "relate": False}
+
+
+def test_cells_that_no_teacher_has_are_refused_before_anything_trains(scene: Path, tmp_path: Path) -> None:
+    """A student's cells are as wide as its teacher's or twice as wide; else matching them would be 0 for ever."""
+    for reduce, fits in ((2, True), (3, False)):
+        student = NETWORK | {"settings": NETWORK["settings"] | {"reduce": reduce}}
+        (tmp_path / "room.yaml").write_text(yaml.safe_dump(raw_recipe(scene, tmp_path / "runs") | {"student": student}))
+        recipe = load_recipe(tmp_path / "room.yaml")
+        with nullcontext() if fits else pytest.raises(RecipeError, match=r"stride 24.*stride 8 or 16"):
+            check_networks(recipe, open_task(recipe).stand_ins)

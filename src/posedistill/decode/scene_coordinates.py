@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from posedistill.decode.base import Arrays, Pose, Prepared, Readers, Tolerance, check, floats
 from posedistill.decode.photograph import PhotographDecoder
 from posedistill.geometry.cameras import Array, cell_centers
-from posedistill.geometry.pnp import PnPResult, refine_on_all, solve_pnp
+from posedistill.geometry.pnp import refine_on_all, solve_pnp
 
 CELLS = 500
 """Most cells that a pose is searched with, the surest ones: all 4,800 of a picture would take thirty times as long. It
@@ -45,8 +45,8 @@ class SceneCoordinatesDecoder(PhotographDecoder):
 
     Attributes:
         stride: pixels from cell to cell.
-        score_curve: (slope, offset) of the logistic curve from the weighted share of inliers to the probability that
-            the pose is right; empty leaves the share as it is.
+        score_curve: (slope, offset) of the logistic curve from the share of cells that agree with a pose, weighted by
+            their confidence, to the probability that it is right; empty leaves the share as it is.
     """
 
     family: ClassVar[str] = "scene_coordinates"
@@ -99,15 +99,16 @@ class SceneCoordinatesDecoder(PhotographDecoder):
             return Explained(points, confidence, None, np.zeros(len(points), dtype=np.bool_))
         if len(points) > len(chosen):
             result = refine_on_all(result, pixels, points, K, confidence, threshold)
-        pose = Pose(result.R, result.t, score=self._score(result), row=row)
+        # Of all cells: a handful that is sure of anything agrees with some pose in any picture.
+        pose = Pose(result.R, result.t, score=self._score(result.score * usable.mean()), row=row)
         return Explained(points, confidence, pose, result.inliers)
 
-    def _score(self, result: PnPResult) -> float:
-        """Probability that a pose is right, or without a curve the weighted share of its inliers."""
+    def _score(self, share: float) -> float:
+        """Probability that a pose is right with which so many of the cells agree, or without a curve their share."""
         if not self.score_curve:
-            return result.score
+            return float(share)
         slope, offset = self.score_curve
-        return float(1.0 / (1.0 + np.exp(-np.clip(slope * result.score + offset, -50, 50))))
+        return float(1.0 / (1.0 + np.exp(-np.clip(slope * share + offset, -50, 50))))
 
     def stand_in(self, prepared: Prepared) -> Arrays:
         """Points that the pictures would show from the scene's origin, two in five of them wrong."""

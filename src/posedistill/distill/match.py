@@ -20,7 +20,6 @@ from posedistill.data.loading.batch import Batch
 from posedistill.distill.base import (
     Distiller,
     DistillSpec,
-    Example,
     FormSettings,
     listed,
     mean_over,
@@ -122,11 +121,6 @@ class Match(Distiller):
         self.needs = frozenset(_NEEDS[settings.form])
         scale = None if settings.scale is None else torch.tensor(settings.scale)
         self.register_buffer("scale", scale, persistent=False)
-
-    @torch.no_grad()
-    def prepare(self, example: Example) -> None:
-        """Nothing is learned; whatever does not fit is refused before training starts."""
-        self(example.student, example.teacher, example.batch)
 
     def forward(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         """The loss; 0 where there is nothing to compare."""

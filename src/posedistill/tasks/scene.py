@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from posedistill.data.faults import raise_fault, unposed_are_left_out
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.formats.scene_parse import Split
@@ -68,7 +69,8 @@ class SceneTask(PhotographsTask[CameraDataset]):
         """The training photographs as they lie on disk; what the reader mended or found odd is told."""
         found, data = self._open("train"), self.data
         if data.poses is not None:
-            found = found.posed_by(Poses.read(data.poses), data.poses, data.min_score)
+            held = {frame.image.resolve() for frame in self.test_set}
+            found = found.posed_by(Poses.read(data.poses), data.poses, data.min_score, held)
         lenses = {frame.distortion for frame in found}
         notes = list(found.notes)
         if len(lenses) > 1:
@@ -199,5 +201,7 @@ class SceneTask(PhotographsTask[CameraDataset]):
         if split == "test" and data.test is not None:
             dataset = open_scene(data.test, data.test_split, calibration=self.cameras)
         else:
-            dataset = open_scene(data.scene, split, calibration=self.cameras)
+            # Photographs without a pose may get one from the recipe's table.
+            on_fault = raise_fault if data.poses is None else unposed_are_left_out
+            dataset = open_scene(data.scene, split, on_fault, self.cameras)
         return dataset.in_metres(data.metres_per_unit) if data.metres_per_unit else dataset

@@ -144,6 +144,11 @@ def test_a_camera_of_ones_own_and_a_score_to_reach(coordinates, tmp_path):
     assert len(found.poses) == 1
     (found,) = predict_images(ScenePresenter.from_options(coordinates, told | {"--threshold": 1.0}), [path])
     assert not found.poses
+    unlikely = replace(coordinates.decoder, score_curve=(20.0, -23.0))  # of a share of 1 a probability of 0.05
+    doubtful = Predictor(coordinates.run, unlikely)
+    for given, poses in ((None, 0), (0.0, 1)):
+        presenter = ScenePresenter.from_options(doubtful, told | {"--threshold": given})
+        assert len(predict_images(presenter, [path])[0].poses) == poses
     with pytest.raises(PoseDistillError, match="--obj: found a model of a scene"):
         ScenePresenter.from_options(coordinates, told | {"--obj": [1]})
 

@@ -36,10 +36,21 @@ def test_points_that_cannot_be_are_drawn_to_their_ray():
     found = reproject(points, K, PIXELS, 0.1, 1000.0)
     assert found.valid.tolist() == [[False, False]]
     loss = coordinate_loss(points, found, RAYS, ALL, 50.0, 2.0)
-    away = (points - 2 * RAYS).abs().sum() / 2
+    away = (points / 2 - RAYS).abs().sum() / 2
     assert loss.item() == pytest.approx(away.item())
     (gradient,) = torch.autograd.grad(loss, points)
-    torch.testing.assert_close(gradient, (points - 2 * RAYS).sign() / 2)
+    torch.testing.assert_close(gradient, (points - 2 * RAYS).sign() / 4)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 30.0, 1e6])
+def test_the_unit_of_a_scene_changes_nothing(unit):
+    """Good points, points a thousand pixels off and points behind the camera, in metres and in another unit."""
+    points = torch.tensor([[[0.05, 0.0, 2.0], [0.3, -0.2, -1.0]]], dtype=torch.float64)
+    losses = []
+    for scale in (1.0, unit):
+        found = reproject(scale * points, K.double(), PIXELS.double(), 0.1 * scale, 1000.0 * scale)
+        losses.append(coordinate_loss(scale * points, found, RAYS.double(), ALL, 50.0, 2.0 * scale).item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)
 
 
 def test_no_gradient_is_a_nan_where_a_point_is_at_the_camera():

@@ -6,13 +6,14 @@ and the data set's own unit, metres in the published sets. The centre of the fir
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posedistill.data.images import image_size
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.poses import Poses
@@ -47,6 +48,11 @@ class CameraFrame:
     def center(self) -> Array:
         """``[3]`` where the camera stands, world frame."""
         return -self.R.T @ self.t
+
+    def same_camera(self, other: "CameraFrame") -> bool:
+        """Whether both were taken by one camera, as far as is known of them."""
+        same = self.size == other.size and self.distortion == other.distortion
+        return same and np.array_equal(self.K, other.K)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,26 +120,58 @@ class CameraDataset:
         """The data set of some of the frames."""
         return replace(self, frames=tuple(self.frames[int(row)] for row in rows))
 
-    def posed_by(self, poses: Poses, file: Path, min_score: float = 0.0) -> "CameraDataset":
+    def posed_by(
+        self, poses: Poses, file: Path, min_score: float = 0.0, held: Collection[Path] = ()
+    ) -> "CameraDataset":
         """The photographs that a table names, with its poses, whatever estimator made them; all others are left out.
 
-        So are those of which it holds no pose, or one of a score below ``min_score``. ``file`` is named in errors.
+        So are those of which it holds no pose, or one of a score below ``min_score``. It may name photographs of the
+        scene's folder that have no pose there: they are by the scene's camera where it has but one, and left out where
+        it has several; none of ``held`` is taken, the resolved paths of what is measured with. Errors name ``file``.
 
         Raises:
-            DataError: nothing is left.
+            DataError: two poses of a photograph; nothing is left; a photograph of another size than the camera's.
         """
         sure = poses.found & ~(poses.score < min_score)
-        rows = {name: row for row, name in enumerate(poses.name.tolist()) if sure[row]}
-        frames = tuple(
-            replace(frame, R=poses.R[rows[name]], t=poses.t[rows[name]])
-            for frame, name in zip(self.frames, self.names, strict=True)
-            if name in rows
-        )
+        rows = {self._inside(name): row for row, name in enumerate(poses.name.tolist()) if sure[row]}
+        if len(rows) < int(sure.sum()):
+            raise DataError(
+                describe(file, "name", f"{int(sure.sum())} poses of {len(rows)} photographs", "one of each")
+            )
+        own = dict(zip(self.names, self.frames, strict=True))
+        there = ((name, self.root / name) for name in rows if name not in own)
+        unposed = [name for name, path in there if path.is_file() and path.resolve() not in held]
+        known = own | self._taken(unposed)
+        frames = [replace(known[name], R=poses.R[row], t=poses.t[row]) for name, row in rows.items() if name in known]
         if not frames:
             found = f"poses of {len(rows)} photographs, none of these (first: {next(iter(rows), 'none')})"
             raise DataError(describe(file, "name", found, f"names as in {self.root}, such as {self.names[0]}"))
-        note = f"poses of {file.name} for {len(frames)} of {len(self)} photographs, the others are left out"
-        return replace(self, frames=frames, notes=(*self.notes, note))
+        frames.sort(key=lambda frame: natural_order(frame.image.as_posix()))
+        used = sum(name in own for name in rows)
+        notes = [f"poses of {file.name} for {used} of {len(self)} photographs, the others are left out"]
+        if unposed:
+            told = "without a pose in the scene" if len(known) > len(own) else "left out: the scene has no one camera"
+            notes.append(f"{file.name}: {len(unposed)} photographs more, {told}")
+        return replace(self, frames=tuple(frames), notes=(*self.notes, *notes))
+
+    def _taken(self, names: Sequence[str]) -> dict[str, CameraFrame]:
+        """Frames, whose poses mean nothing, of photographs by the scene's camera; none where it has several."""
+        first, frames = self.frames[0], dict[str, CameraFrame]()
+        if not all(frame.same_camera(first) for frame in self.frames):
+            return frames
+        for name in names:
+            path = self.root / name
+            if (size := image_size(path)) != first.size:
+                found, expected = (f"{width}x{height}" for width, height in (size, first.size))
+                raise DataError(describe(path, "image size", found, f"{expected}, as the scene's other photographs"))
+            frames[name] = replace(first, image=path, sequence=PurePosixPath(name).parent.as_posix())
+        return frames
+
+    def _inside(self, name: str) -> str:
+        """A photograph's name from the scene's folder on, where it is given from elsewhere."""
+        if (self.root / name).is_file() or not Path(name).is_file():
+            return name
+        return Path(os.path.relpath(Path(name).resolve(), self.root.resolve())).as_posix()
 
     def in_metres(self, metres_per_unit: float) -> "CameraDataset":
         """The data set in metres, one of its units being so many.

@@ -14,6 +14,9 @@ from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
 from posedistill.runtime.predictor import Predictor
 
+UNLIKELY = 0.1
+"""Of poses whose score is a probability, those below it are not reported unless asked for."""
+
 
 class ScenePresenter(Presenter):
     """Where each photograph was taken.
@@ -21,17 +24,23 @@ class ScenePresenter(Presenter):
     Args:
         K: ``[3, 3]`` of the camera that took all photographs, and ``lens`` in OpenCV's order; None takes the one that
             the model knows.
-        threshold: poses of a lower score are not reported.
+        threshold: poses of a lower score are not reported; None takes ``UNLIKELY`` where scores are probabilities.
     """
 
     of: ClassVar[str] = "a scene"
     writes: ClassVar[str] = "poses.csv and trajectory.png"
 
     def __init__(
-        self, predictor: Predictor, K: Array | None = None, threshold: float = 0.0, lens: tuple[float, ...] = ()
+        self,
+        predictor: Predictor,
+        K: Array | None = None,
+        threshold: float | None = None,
+        lens: tuple[float, ...] = (),
     ) -> None:
         super().__init__(predictor)
-        self.unit, self.K, self.lens, self.threshold = predictor.decoder.unit, K, lens, threshold
+        self.unit, self.K, self.lens = predictor.decoder.unit, K, lens
+        likely = UNLIKELY if getattr(predictor.decoder, "score_curve", ()) else 0.0
+        self.threshold = likely if threshold is None else threshold
 
     @classmethod
     def from_options(cls, predictor: Predictor, options: Mapping[str, Any]) -> Self:
@@ -41,7 +50,7 @@ class ScenePresenter(Presenter):
             own = {name: options[name] for name in ("--camera", "--threshold")}
         super().from_options(predictor, {name: value for name, value in options.items() if name not in own})
         K, lens = parse_camera(own.get("--camera", ""))
-        return cls(predictor, K, own.get("--threshold") or 0.0, lens)
+        return cls(predictor, K, own.get("--threshold"), lens)
 
     def poses(self, image: Image, path: Path, image_id: tuple[int, int]) -> list[Pose]:
         """The pose of the camera, if the place is recognised."""

@@ -64,14 +64,15 @@ def coordinate_loss(
     """Mean over the cells that are counted: a robust reprojection error, or the way to a likely place.
 
     A point that cannot be what its cell sees (behind the camera, too near or far, a thousand pixels off) has no useful
-    reprojection; it is pulled to the cell's ray at a likely depth instead (L1, Brachmann and Rother, PAMI 2021).
+    reprojection; it is pulled to the cell's ray at a likely depth instead (L1, Brachmann and Rother, PAMI 2021, there
+    in metres; here in likely depths, so that the scene's unit changes nothing).
 
     Args:
         points: ``[B, N, 3]`` in the camera's frame, and ``found`` their reprojection.
         rays: ``[B, N, 3]`` directions of the cells, of depth 1. counted: ``[B, N]`` bool.
         limit: pixels, of :func:`soft_limit`. depth: the likely one.
     """
-    away = (points - depth * rays).abs().sum(-1)
+    away = (points / depth - rays).abs().sum(-1)
     losses = torch.where(found.valid, robust_error(found.error, limit), away)
     return losses.where(counted, 0).sum() / counted.sum().clamp(min=1)
 

@@ -17,6 +17,7 @@ from posedistill.distill import Distiller, build_distiller
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.inherit import inherit
+from posedistill.estimators.views import Votes, place_of_cells
 from posedistill.geometry.meshes import box_mesh
 from posedistill.geometry.objects import ObjectTable
 from posedistill.recipe.data import TESTED
@@ -191,8 +192,19 @@ def check_losses(
     with torch.no_grad():
         ours, theirs = student.eval()(batch), teacher.predict(batch, step=-1)
         for distiller in distillers:
+            if "cells" in distiller.needs:
+                _require_shared_cells(distiller.name, ours.cells, theirs.cells)
             if type(distiller).prepare is Distiller.prepare:
                 distiller(ours, theirs, batch)
+
+
+def _require_shared_cells(loss: str, ours: Votes | None, theirs: Votes | None) -> None:
+    """Refuse two grids without a cell in common, of which a comparison cell by cell would be 0 for ever."""
+    ids = [side.cells for side in (ours, theirs) if side is not None and side.cells is not None]
+    if len(ids) == 2 and not torch.isin(*ids).any():
+        found, expected = (sorted(set(place_of_cells(side)[0].flatten().tolist())) for side in ids)
+        message = f"those of its teacher, of stride {' or '.join(map(str, expected))}"
+        raise RecipeError(describe("recipe", f"distill.{loss}", f"cells of a student of stride {found[0]}", message))
 
 
 def noise_batch(
