@@ -106,6 +106,12 @@ def test_photographs_without_a_known_camera_are_refused():
         DECODER.prepare(Request(np.zeros((180, 200, 3), np.uint8), CAMERA.K))
 
 
+@pytest.mark.parametrize("K", [np.full((3, 3), np.nan), np.zeros((3, 3)), np.eye(4)])
+def test_cameras_that_cannot_be_are_refused(K):
+    with pytest.raises(DataError, match=r"'K': found .*, expected a finite 3x3 matrix, focal lengths above 0"):
+        DECODER.prepare(Request(np.zeros((240, 320, 3), np.uint8), K))
+
+
 def test_records():
     known = replace(DECODER, calibration="colour", score_curve=(3.0, -1.0), metric=False)
     section, tables = known.record()

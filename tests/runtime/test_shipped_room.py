@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from posedistill.data.formats.open_scene import open_scene
+from posedistill.data.images import read_image, write_image
 from posedistill.decode import SceneCoordinatesDecoder
 from posedistill.deploy.estimate import estimate, queries_of
+from posedistill.deploy.predict.base import predict_images
+from posedistill.deploy.predict.scene import UNLIKELY, ScenePresenter
 from posedistill.metrics.relocalisation import orientation_errors, position_errors
 from posedistill.poses import Poses
 from posedistill.runtime import Predictor
@@ -25,8 +29,18 @@ def test_it_carries_all_the_runtime_needs(predictor: Predictor) -> None:
     assert isinstance(decoder, SceneCoordinatesDecoder) and decoder.shape == (480, 640)
     assert decoder.camera is not None and decoder.camera.K[0, 0] == 525 and decoder.calibration == "colour"
     assert MODEL.stat().st_size < 4.5e6 and predictor.record.frames is not None
+
+
+def test_it_does_not_claim_to_know_other_places(predictor: Predictor, tmp_path: Path) -> None:
+    """Noise, the dark, and what this repository has pictures of."""
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    assert all(pose.score < 0.5 for pose in predictor.predict(noise))
+    views = cv2.resize(read_image(Path(__file__).parents[2] / "docs/pictures/quickstart_predictions.jpg"), (640, 480))
+    paths = [tmp_path / f"{name}.png" for name in ("noise", "dark", "views")]
+    for path, image in zip(paths, (noise, np.zeros_like(noise), views), strict=True):
+        write_image(path, image)
+    presenter = ScenePresenter(predictor)
+    for found in predict_images(presenter, paths):
+        assert not found.poses and "not recognised" in presenter.in_words(found)[0]
 
 
 def test_it_knows_the_kitchen(predictor: Predictor, real_data: Path) -> None:
@@ -37,4 +51,4 @@ def test_it_knows_the_kitchen(predictor: Predictor, real_data: Path) -> None:
     found = estimate(predictor, [queries_of(kitchen)[row] for row in rows])
     truth = Poses.of_cameras(kitchen.R[rows], kitchen.t[rows])
     assert np.median(position_errors(found, truth)) < 0.04 and np.median(orientation_errors(found, truth)) < 1.5
-    assert np.median(found.score) > 0.8
+    assert np.median(found.score) > 0.8 and found.score.min() > UNLIKELY

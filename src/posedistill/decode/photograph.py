@@ -124,7 +124,10 @@ class PhotographDecoder(Decoder):
         size = (image.shape[1], image.shape[0])
         lens = self.distortion if request.distortion is None else tuple(request.distortion)
         if request.K is not None:
-            return undistort(image, np.asarray(request.K, dtype=np.float64), lens)
+            K = np.asarray(request.K, dtype=np.float64)
+            if K.shape != (3, 3) or not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
+                raise DataError(describe("request", "K", K.tolist(), "a finite 3x3 matrix, focal lengths above 0"))
+            return undistort(image, K, lens)
         if self.camera is None:
             if self.needs_camera:
                 expected = "the photograph's: the model knows no camera that could stand in for it"
