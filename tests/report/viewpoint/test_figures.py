@@ -37,6 +37,14 @@ def test_what_is_drawn():
     assert not any("by category" in svg for svg in one) and len(one) == 4
 
 
+def test_half_a_turn_of_a_symmetric_thing_is_not_opposite():
+    truth = viewpoint_rotation(np.random.default_rng(0).uniform([0, -10, -5], [360, 30, 5], (8, 3)))
+    turned = Poses.of_cameras(truth @ np.diag([-1.0, -1.0, 1.0]))
+    for order, share in ((1, "100.0 %"), (2, "0.0 %")):
+        made = replace(score_viewpoints(turned, truth, ["table"] * 8, np.full(8, order)), stage="teacher")
+        assert any(f"teacher: {share} opposite" in str(svg) for svg in figures(Group([made])))
+
+
 def test_nothing_to_draw():
     assert figures(Group([])) == [] and figures(Group([Evaluation(stage="teacher")])) == []
 

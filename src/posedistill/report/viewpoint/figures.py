@@ -59,18 +59,20 @@ def sector_medians(azimuth: Array, errors: Array) -> tuple[Array, Array]:
 
 
 def azimuths(name: str, item: Evaluation) -> Markup:
-    """True against found azimuth of one model's targets, with the lines of right and of opposite views."""
+    """True against found azimuth of one model's targets, with the lines of right and of opposite views.
+
+    The share in its title is the score, up to the symmetries of the categories.
+    """
     assert item.turns is not None
     truth, found = item.turns.truth[:, 0], item.turns.estimate[:, 0]
-    off = np.abs((found - truth + 180) % 360 - 180)
-    opposite = 100 * float((off > OPPOSITE).mean())
+    opposite = OPPOSITE.quantity(item.scores[OPPOSITE.name])
     with mpl.rc_context(RC):
         figure, axes = new_figure(3.2, 3.2)
         for shift, style in ((0, "-"), (180, "--"), (-180, "--")):
             axes.plot([0, 360], [shift, 360 + shift], color=INK if shift == 0 else GRID, linestyle=style, linewidth=1)
         axes.plot(truth, found, ".", color=COLORS.get(name, COLORS["other"]), markersize=4)
         axes.set(xlabel="true azimuth, °", ylabel="found azimuth, °", xlim=(0, 360), ylim=(0, 360))
-        axes.set(xticks=_TICKS, yticks=_TICKS, title=f"{name}: {opposite:.1f} % opposite")
+        axes.set(xticks=_TICKS, yticks=_TICKS, title=f"{name}: {opposite} opposite")
         return to_svg(figure, f"true and found azimuth of {name}")
 
 
