@@ -15,6 +15,7 @@ from posedistill.errors import RecipeError
 from posedistill.estimators.contrast import Weighting, nce, negative_weights, unit
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.rotations import random_rotations
+from posedistill.geometry.viewpoint import viewpoint_rotation
 
 from .conftest import LABELLED_TURNS, Labels, from_label_angles
 
@@ -125,6 +126,21 @@ def test_distances_of_rotations(a: Labels, b: Labels, degrees: float) -> None:
     distance = pose_distances(labelled(a), still, labelled(b), still, torch.tensor(0.0))
     # Float32 matrices: a half turn is known to a hundredth of a degree or so, a small one exactly.
     assert distance.item() == pytest.approx(degrees, abs=0.05 if degrees == 180 else 1e-4)
+
+
+def test_distances_of_symmetric_things() -> None:
+    """The least over all equivalent poses of either; a pair is as symmetric as the more symmetric of both."""
+    viewpoints = np.random.default_rng(3).uniform([0, -80, -180], [360, 80, 180], (12, 3))
+    R = torch.from_numpy(viewpoint_rotation(viewpoints))
+    turns, still = torch.tensor([360.0, 180.0, 90.0, 0.0]).repeat(3), torch.zeros(12, 3, dtype=torch.float64)
+    both = torch.minimum(turns[:, None], turns)
+    found = pose_distances(R, still, R, still, torch.tensor(0.0), both)
+    torch.testing.assert_close(found, found.T, atol=1e-4, rtol=0)
+    moved = torch.from_numpy(viewpoint_rotation(viewpoints[:, None] + np.arange(0, 360, 0.5)[:, None] * [1, 0, 0]))
+    every = torch.stack([pose_distances(R, still, moved[:, k], still, torch.tensor(0.0)) for k in range(720)], -1)
+    for step, stride in ((360.0, 720), (180.0, 360), (90.0, 180), (0.0, 1)):
+        chosen = both == step
+        torch.testing.assert_close(found[chosen], every[..., ::stride].amin(-1)[chosen], atol=0.3, rtol=0)
 
 
 def test_distances_of_cameras() -> None:
@@ -358,6 +374,18 @@ def test_crd_compares_with_all_pictures_but_its_own(batch: Batch) -> None:
         positive = (anchors[i] @ own[i] / 0.2).exp()
         expected.append(-(positive / (positive + (weights * (keys @ anchors[i] / 0.2).exp()).sum())).log())
     torch.testing.assert_close(distiller(student, teacher, given), torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("form", ["pose_weighted_info_nce", "crd"])
+def test_equal_looks_on_both_sides_of_the_jump_are_no_negatives(batch: Batch, form: str) -> None:
+    viewpoints = np.array([[89.95, 5, 0], [270.05, 5, 0], [90.05, 5, 0], [269.95, 5, 0]])
+    R = torch.from_numpy(viewpoint_rotation(viewpoints)).float()
+    alone = Batch.single(batch.images, batch.K, R, torch.zeros(4, 3), batch.ids)
+    distiller, student, teacher = prepared(alone, form=form)
+    assert distiller(student, teacher, alone) > 0.1
+    symmetric = replace(alone, targets={"turns": torch.full((4,), 180.0)})
+    distiller, student, teacher = prepared(symmetric, form=form)
+    assert distiller(student, teacher, symmetric) == 0
 
 
 def test_the_positive_may_come_from_the_bank(batch: Batch) -> None:

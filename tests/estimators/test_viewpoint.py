@@ -8,6 +8,7 @@ from torch.nn import functional
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.viewpoint import bin_counts, decode_angle
 from posedistill.deploy.export import check_parity, export_onnx
+from posedistill.distill.trust import TrustSettings, image_trust
 from posedistill.errors import RecipeError
 from posedistill.estimators.losses.viewpoint import (
     bin_losses,
@@ -300,6 +301,34 @@ def test_heads_of_rotations(head, term, settings):
     found = model(batch, torch.Generator().manual_seed(0)).regression.view(-1, 3, 3)
     assert geodesic_angle(found, batch.R).rad2deg().mean() < 25
     assert all(weight.grad.any() for weight in model.network.head.parameters())
+
+
+def test_the_contrast_does_not_push_equal_looks_apart():
+    """Two pictures on both sides of a label's jump: equal looks, so that neither is the other's negative."""
+    model, batch = estimator(shape="cloud").train(), make_batch(2)
+    viewpoints = np.array([[89.9, 10.0, 0.0], [270.1, 10.0, 0.0]])
+    batch.R = torch.as_tensor(viewpoint_rotation(viewpoints), dtype=torch.float32)
+    prediction = model(batch, torch.Generator().manual_seed(0))
+    apart = model.loss(prediction, batch)["contrast"]
+    batch.targets["turns"] = torch.full((2,), 180.0)
+    near = model.loss(prediction, batch)["contrast"]
+    assert float(apart.detach()) > 0.05 and float(near.detach()) < 0.01
+
+
+@pytest.mark.parametrize("head", ["bins", "6d"])
+@pytest.mark.parametrize("turn", [180.0, 0.0])
+def test_a_symmetric_thing_is_trusted_up_to_its_symmetry(head, turn):
+    model, batch = estimator(head=head).eval(), make_batch()
+    with torch.no_grad():
+        rotations = model(batch).regression.view(-1, 3, 3)
+    batch.R = rotations @ torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    trust = TrustSettings(by="error", limit=0.75)
+    assert not image_trust(trust, model(batch), batch).any()
+    batch.targets["turns"] = torch.full((6,), turn)
+    prediction = model(batch)
+    assert image_trust(trust, prediction, batch).allclose(torch.ones(6), atol=1e-4)
+    prediction.regression.sum().backward()
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
 
 
 def test_a_published_network_has_no_other_head():

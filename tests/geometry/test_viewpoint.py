@@ -147,3 +147,11 @@ def test_equivalent_viewpoints_have_one_canonical_form():
         found = canonical_viewpoint(seen, orders)
         assert found[:, 0].tolist() == [30.0 + turn, 30.0, 30.0, 0.0]
         assert (found[:, 1:] == [10.0, 5.0]).all()
+
+
+@pytest.mark.parametrize(("order", "jump"), [(2, 90.0), (4, 45.0)])
+def test_canonical_forms_jump_half_a_step_from_the_front_and_not_at_it(order, jump):
+    """The front is what photographs show most: 359 and 1 degrees are neighbours, also seen from the rear."""
+    azimuth = np.array([359.0, 1.0, 179.0, 181.0, jump - 1, jump + 1])
+    found = canonical_viewpoint(np.stack([azimuth, 0 * azimuth, 0 * azimuth], 1), np.full(6, order))[:, 0]
+    assert found.tolist() == [359.0, 1.0, 359.0, 1.0, jump - 1, 361.0 - jump]

@@ -22,7 +22,7 @@ from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_
 from posedistill.distill.functional.kernels import rotation_distances
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.contrast import Weighting, nce, negative_weights, unit
+from posedistill.estimators.contrast import Weighting, nce, negative_weights, unit, viewpoint_distances
 from posedistill.estimators.views import Prediction
 
 COLDEST, WARMEST = 0.02, 0.5
@@ -142,8 +142,9 @@ class Contrast(Distiller):
         if self.settings.form == "info_nce":
             same = torch.eye(len(batch), device=batch.images.device)
             return torch.ones_like(same) if self.settings.faithful else 1 - same
-        centers = batch.camera_centers()
-        distances = pose_distances(batch.R, centers, batch.R, centers, self.degrees)
+        centers, turns = batch.camera_centers(), batch.targets.get("turns")
+        both = None if turns is None else torch.minimum(turns[:, None], turns)
+        distances = pose_distances(batch.R, centers, batch.R, centers, self.degrees, both)
         return negative_weights(distances, self.settings.weighting).fill_diagonal_(0)
 
     def _exact_crd(self, anchors: Tensor, keys: Tensor, batch: Batch) -> Tensor:
@@ -153,7 +154,10 @@ class Contrast(Distiller):
             rows, known = bank.rows(batch.ids)
             keys = torch.where(known[:, None], self._keys(bank.embeddings[rows]), keys)
         rows = bank.draw(batch.ids, self.settings.negatives)
-        distances = pose_distances(batch.R, batch.camera_centers(), bank.R[rows], bank.centers[rows], self.degrees)
+        turns = batch.targets.get("turns")
+        both = None if turns is None or bank.turns is None else torch.minimum(turns[:, None], bank.turns[rows])
+        poses = batch.R, batch.camera_centers(), bank.R[rows], bank.centers[rows]
+        distances = pose_distances(*poses, self.degrees, both)
         others = bank.ids[rows] != batch.ids[:, None]
         weights = negative_weights(distances, self.settings.weighting) * others
         temperature = self.temperature()
@@ -222,7 +226,14 @@ def crd_nce(positive: Tensor, negatives: Tensor, others: Tensor, count: int) -> 
     return hit + misses.where(others, 0).sum(1)
 
 
-def pose_distances(R: Tensor, centers: Tensor, other_R: Tensor, other_centers: Tensor, degrees: Tensor) -> Tensor:
+def pose_distances(
+    R: Tensor,
+    centers: Tensor,
+    other_R: Tensor,
+    other_centers: Tensor,
+    degrees: Tensor,
+    turns: Tensor | None = None,
+) -> Tensor:
     """How far apart two poses are, in degrees: the angle between rotations, and what is between the cameras.
 
     ``d = min(180, hypot(angle, degrees * |c - c'|))``; with ``degrees`` 0 the geodesic distance of rotations.
@@ -230,6 +241,7 @@ def pose_distances(R: Tensor, centers: Tensor, other_R: Tensor, other_centers: T
     Args:
         R: ``[B, 3, 3]``, centers: ``[B, 3]`` camera positions; other_R: ``[K, 3, 3]``, other_centers: ``[K, 3]``.
         degrees: what a unit of length counts for.
+        turns: ``[B, K]`` degrees after which either looks the same: its nearest equivalent is then compared.
 
     Returns:
         ``[B, K]`` float32.
@@ -238,7 +250,10 @@ def pose_distances(R: Tensor, centers: Tensor, other_R: Tensor, other_centers: T
     >>> pose_distances(torch.eye(3)[None], torch.zeros(1, 3), turn[None], torch.zeros(1, 3), torch.tensor(0.0))
     tensor([[90.]])
     """
-    angles = rotation_distances(R.double(), other_R.double()).rad2deg()
+    if turns is None:
+        angles = rotation_distances(R.double(), other_R.double()).rad2deg()
+    else:
+        angles = viewpoint_distances(R.double(), other_R.double(), turns)
     lengths = torch.cdist(centers.double(), other_centers.double(), compute_mode="donot_use_mm_for_euclid_dist")
     return torch.hypot(angles, degrees * lengths).clamp(max=180).float()
 

@@ -42,6 +42,41 @@ def negative_weights(distances: Tensor, weighting: Weighting) -> Tensor:
     return weights[weighting]
 
 
+def nearest_equivalent(R: Tensor, reference: Tensor, turns: Tensor) -> Tensor:
+    """Of the rotations in which a symmetric thing looks as under ``R``, those nearest to ``reference``.
+
+    Args:
+        R, reference: ``[..., 3, 3]``. turns: ``[...]`` degrees about the thing's z axis after which it looks the same;
+            0 for any. The choice among them has no gradient.
+
+    >>> half = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    >>> nearest_equivalent(half, torch.eye(3), torch.tensor(180.0)).round().equal(torch.eye(3))
+    True
+    """
+    product, step = (reference.transpose(-1, -2) @ R).detach(), turns.to(R.dtype).deg2rad()
+    angle = torch.atan2(product[..., 0, 1] - product[..., 1, 0], product[..., 0, 0] + product[..., 1, 1])
+    angle = torch.where(step == 0, angle, (angle / step).round() * step)[..., None]
+    x, y, z = R.expand(product.shape).unbind(-1)
+    return torch.stack([x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin(), z], -1)
+
+
+def viewpoint_distances(R: Tensor, others: Tensor, turns: Tensor | None = None) -> Tensor:
+    """``[B, 3, 3], [K, 3, 3] -> [B, K]`` degrees between rotations, of symmetric things up to their symmetry.
+
+    Args:
+        turns: ``[B, K]`` degrees after which either of the two looks the same (:func:`nearest_equivalent`).
+
+    >>> both = torch.stack([torch.eye(3), torch.diag(torch.tensor([-1.0, -1.0, 1.0]))])
+    >>> viewpoint_distances(both, both).tolist()
+    [[0.0, 180.0], [180.0, 0.0]]
+    """
+    ours, theirs = R[:, None], others[None]
+    if turns is not None:
+        theirs = nearest_equivalent(theirs, ours, turns)
+    chords = (ours - theirs).flatten(-2).norm(dim=-1)
+    return 2 * (chords / 8**0.5).clamp(max=1).asin().rad2deg()
+
+
 def unit(vectors: Tensor) -> Tensor:
     """``[N, D]`` of length 1; a vector of zeros stays one, with a gradient that is finite."""
     return functional.normalize(vectors, dim=1, eps=1e-6)

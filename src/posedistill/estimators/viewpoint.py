@@ -23,8 +23,7 @@ from posedistill.decode import Decoder
 from posedistill.decode.viewpoint import Grid, Head
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
-from posedistill.estimators.contrast import nce, negative_weights, unit
-from posedistill.estimators.rotations import geodesic_angle
+from posedistill.estimators.contrast import nce, nearest_equivalent, negative_weights, unit, viewpoint_distances
 from posedistill.estimators.viewpoint_heads import build_head
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
@@ -184,7 +183,8 @@ def published_start(layer: nn.Module) -> None:
 class Viewpoint(Estimator):
     """The estimator around :class:`ViewpointNetwork`.
 
-    Its ``regression`` view is the decoded rotation, row by row; its ``embedding`` is of the image alone.
+    Its ``regression`` view is the decoded rotation, row by row, of symmetric things in the form nearest to the label's;
+    its ``embedding`` is of the image alone.
     """
 
     task: ClassVar[str] = "categories"
@@ -233,6 +233,8 @@ class Viewpoint(Estimator):
         with torch.autocast(batch.images.device.type, enabled=False):
             heads, head = outputs.heads, self.network.head
             rotations, logits = head.rotations(heads), head.class_logits(heads)
+            if "turns" in batch.targets:
+                rotations = nearest_equivalent(rotations, batch.R, batch.targets["turns"])
             if self.settings.faithful:
                 logits |= {name: heads[name] for name in heads if name not in logits} | {"embedding": outputs.embedding}
             prediction = Prediction(
@@ -298,6 +300,7 @@ class Viewpoint(Estimator):
         scores = unit(prediction.embedding.float()) @ unit(fused).T / self.settings.temperature
         if self.settings.faithful:
             return nce(scores.diagonal(), scores, torch.ones_like(scores)).mean()
-        degrees = geodesic_angle(batch.R[:, None], batch.R[None]).rad2deg()
-        weights = negative_weights(degrees, "linear").fill_diagonal_(0)
+        turns = batch.targets.get("turns")
+        both = None if turns is None else torch.minimum(turns[:, None], turns)
+        weights = negative_weights(viewpoint_distances(batch.R, batch.R, both), "linear").fill_diagonal_(0)
         return nce(scores.diagonal(), scores, weights).mean()

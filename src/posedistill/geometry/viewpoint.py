@@ -153,12 +153,14 @@ def nearest_equivalent(R: Array, reference: Array, orders: NDArray[np.int64]) ->
 
 
 def canonical_viewpoint(viewpoint: Array, orders: NDArray[np.int64]) -> Array:
-    """The one viewpoint ``[N, 3]`` that stands for all that look the same: the azimuth within one step, or 0.
+    """The one viewpoint ``[N, 3]`` that stands for all that look the same: the azimuth nearest to the front, or 0.
 
-    >>> canonical_viewpoint(np.array([[200.0, 5.0, 0.0], [200.0, 5.0, 0.0]]), np.array([2, 0])).tolist()
-    [[20.0, 5.0, 0.0], [0.0, 5.0, 0.0]]
+    Labels jump half a step from the front, where photographs are rarest, and run on through the front itself.
+
+    >>> canonical_viewpoint(np.array([[200.0, 5.0, 0.0], [170.0, 5.0, 0.0]]), np.array([2, 2])).tolist()
+    [[20.0, 5.0, 0.0], [350.0, 5.0, 0.0]]
     """
     viewpoint = np.array(viewpoint, dtype=np.float64)
     step = 360.0 / np.maximum(orders, 1)
-    viewpoint[..., 0] = np.where(orders == 0, 0.0, viewpoint[..., 0] % step)
+    viewpoint[..., 0] = np.where(orders == 0, 0.0, ((viewpoint[..., 0] + step / 2) % step - step / 2) % 360.0)
     return viewpoint

@@ -133,6 +133,8 @@ def test_symmetric_things_have_one_label(pack):
     azimuth = viewpoints[:, 0]
     assert (np.minimum(azimuth, 360 - azimuth)[tower] < 0.01).all() and (azimuth[~tower] > 1).any()
     plain = rotation_viewpoint(batch_of(view_of(pack)).R.double().numpy())
+    turns = batch_of(view_of(pack, orders=np.array([2, 0]))).targets["turns"]
+    assert turns.equal(torch.where(torch.from_numpy(tower), 0.0, 180.0)) and "turns" not in view_of(pack).targets
     expected = viewpoint_rotation(canonical_viewpoint(plain, np.where(tower, 0, 1)))
     assert angle_between(viewpoint_rotation(viewpoints), expected).max() < 1e-3
 

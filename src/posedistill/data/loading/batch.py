@@ -31,10 +31,12 @@ class Batch:
             masks ``[I, H, W]`` bool, the visible mask; keypoints3d ``[I, K, 3]`` mm, object frame;
             keypoints ``[I, K, 2]`` their projections, picture pixels; diameters ``[I]`` mm; clouds ``[I, P, 3]``
             shapes of categories, views ``[I, V, 3, side, side]`` renderings of them in 0..1; frames ``[I]`` degrees
-            by which their own frames may be turned; places ``[I, 3, 3]`` from pixels to where in the photograph they
-            are, its outer edges at 0 and 1; surface/N ``[I, H / N, W / N, 3]`` mm, object frame: the point seen at
-            each cell of N pixels, NaN beside the object; frozen maps ``[P, N, C]``: what the first layers of the
-            network in training make of the pictures, where they are frozen and that is stored.
+            by which their own frames may be turned; turns ``[I]`` degrees about the upright axis after which a thing of
+            a category looks the same (360, 180, 90, or 0 for any), where any is symmetric; places ``[I, 3, 3]`` from
+            pixels to where in the photograph they are, its outer edges at 0 and 1; surface/N ``[I, H / N, W / N, 3]``
+            mm, object frame: the point seen at each cell of N pixels, NaN beside the object; frozen maps ``[P, N, C]``:
+            what the first layers of the network in training make of the pictures, where they are frozen and that is
+            stored.
     """
 
     images: Tensor

@@ -30,6 +30,7 @@ class CategoryView(ViewPolicy):
     """Crops of the objects in a pack of ``CategoryFrames``; rotations of symmetric ones are in canonical form.
 
     A mirrored crop has the rotation and the shape of the mirrored thing, a turned one the turned rotation: exactly.
+    Where any is symmetric, the target ``turns`` tells of each thing after how many degrees it looks the same.
 
     Args:
         settings: how crops are varied; ``box`` and ``background`` mean nothing here.
@@ -78,6 +79,7 @@ class CategoryView(ViewPolicy):
     def targets(self) -> frozenset[str]:  # type: ignore[override]
         """Clouds and the turns of their frames, where there are shapes; and renderings of them, where there are any."""
         shapes = frozenset() if self.clouds is None else frozenset({"clouds", "frames"})
+        shapes = shapes if (self.orders == 1).all() else shapes | {"turns"}
         return shapes if self.renderings is None else shapes | {"views"}
 
     def unvaried(self) -> Self:
@@ -101,7 +103,7 @@ class CategoryView(ViewPolicy):
         K[:, 0, 1] = np.where(mirrored, -K[:, 0, 1], K[:, 0, 1])
         label = table.obj_id[ids]
         R = self._canonical(np.where(mirrored[:, None, None], flipped(R), R), label)
-        targets = self._shapes(label, mirrored, chance[:, 5:]) | self._views(label, mirrored)
+        targets = self._shapes(label, mirrored, chance[:, 5:]) | self._views(label, mirrored) | self._turns(label)
         columns = (label, table.score[ids], ids, table.slot[ids])
         maps, picture = affine_maps(homography), np.arange(len(units))
         return Plan(frames, maps, K, shape, draws, picture, R, np.zeros((len(ids), 3)), *columns, targets)
@@ -113,6 +115,11 @@ class CategoryView(ViewPolicy):
             return R
         canonical = viewpoint_rotation(canonical_viewpoint(rotation_viewpoint(R), orders))
         return np.where((orders == 1)[:, None, None], R, canonical)
+
+    def _turns(self, label: Indices) -> dict[str, Array]:
+        """Degrees ``[B]`` after which each thing looks the same, 0 for any; none where nothing is symmetric."""
+        steps = np.where(self.orders == 0, 0.0, 360.0 / np.maximum(self.orders, 1))
+        return {"turns": steps[label]} if "turns" in self.targets else {}
 
     def _shapes(self, label: Indices, mirrored: NDArray[np.bool_], chance: Array) -> dict[str, Array]:
         """Clouds ``[B, points, 3]`` and turns of their frames ``[B]``; ``chance`` ``[B, 3]`` at least."""

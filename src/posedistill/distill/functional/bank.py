@@ -24,20 +24,24 @@ class PictureBank(nn.Module):
     Attributes:
         embeddings: ``[N, D]`` float32, as the teacher made them; ``D`` is 0 where they are not kept.
         R: ``[N, 3, 3]``, centers: ``[N, 3]`` camera positions in the frame of the object or scene.
-        ids: ``[N]`` int64, as in ``Batch.ids``.
+        ids: ``[N]`` int64, as in ``Batch.ids``. turns: ``[N]`` the batch's target, where it has it.
     """
 
     embeddings: Tensor
     R: Tensor
     centers: Tensor
     ids: Tensor
+    turns: Tensor | None
     _sorted: Tensor
     _order: Tensor
 
-    def __init__(self, embeddings: Tensor, R: Tensor, centers: Tensor, ids: Tensor) -> None:
+    def __init__(
+        self, embeddings: Tensor, R: Tensor, centers: Tensor, ids: Tensor, turns: Tensor | None = None
+    ) -> None:
         super().__init__()
         known, order = ids.sort()
-        tensors = {"embeddings": embeddings, "R": R, "centers": centers, "ids": ids, "_sorted": known, "_order": order}
+        tensors: dict[str, Tensor | None] = {"embeddings": embeddings, "R": R, "centers": centers, "ids": ids}
+        tensors |= {"turns": turns, "_sorted": known, "_order": order}
         for name, tensor in tensors.items():
             # Not in checkpoints: the frozen teacher makes the same of the same pictures when a run goes on.
             self.register_buffer(name, tensor, persistent=False)
@@ -115,6 +119,7 @@ def fill_bank(name: str, example: Example, width: int) -> PictureBank:
     embeddings = torch.empty(count, width, device=device)
     R, centers = torch.empty(count, 3, 3, device=device), torch.empty(count, 3, device=device)
     ids = torch.empty(count, dtype=torch.int64, device=device)
+    turns = torch.empty(count, device=device) if "turns" in example.batch.targets else None
     # A place of its own for each picture, drawn before any is seen.
     places = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(device)
     done = 0
@@ -126,10 +131,12 @@ def fill_bank(name: str, example: Example, width: int) -> PictureBank:
             assert prediction.embedding is not None
             embeddings[rows] = prediction.embedding.detach().float()
         R[rows], centers[rows], ids[rows] = batch.R.float(), batch.camera_centers().float(), batch.ids
+        if turns is not None:
+            turns[rows] = batch.targets["turns"]
         done += len(batch)
     if done < count:
         raise RecipeError(describe("recipe", f"distill.{name}.form", f"{done} training pictures", f"{count}"))
-    return PictureBank(embeddings, R, centers, ids)
+    return PictureBank(embeddings, R, centers, ids, turns)
 
 
 def refuse_beyond_memory(name: str, count: int, width: int, device: torch.device) -> None:
