@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from posedistill.backbones.cfg.library import SHIPPED, is_cfg
-from posedistill.backbones.cfg.network import CfgBackbone, CfgTrunk
+from posedistill.backbones.cfg.network import CfgBackbone
 from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny
 from posedistill.backbones.fpn import FeaturePyramid
+from posedistill.backbones.pooled import PooledTrunk
 from posedistill.backbones.timm_backbone import FINEST_STRIDE, TimmBackbone
 from posedistill.backbones.timm_trunk import TimmTrunk
 from posedistill.backbones.weights import canonical_key, load_pretrained
@@ -61,12 +62,11 @@ def build_backbone(
     return network
 
 
-def build_trunk(name: str, pretrained: str | Path | None = None) -> CfgTrunk | TimmTrunk:
+def build_trunk(name: str, pretrained: str | Path | None = None) -> PooledTrunk | TimmTrunk:
     """A network up to its pooled features, with the maps on the way there.
 
     Args:
-        name: a network of a ``.cfg`` (see :func:`build_backbone`), or any timm model that gives feature maps.
-            ``NAME@STRIDE`` keeps its first layers. pretrained: as for :func:`build_backbone`.
+        name, pretrained: as for :func:`build_backbone`.
 
     Returns:
         A module with ``channels`` (name of a map -> channels) and ``width``, which turns images ``[B, 3, H, W]`` into
@@ -76,6 +76,9 @@ def build_trunk(name: str, pretrained: str | Path | None = None) -> CfgTrunk | T
         RecipeError: the name is unknown, or the timm model gives no usable maps.
         CheckpointError: the file is damaged or belongs to another network.
     """
-    if is_cfg(split_cut(name)[0]):
-        return CfgTrunk(name.removeprefix("cfg:").strip(), pretrained)
-    return TimmTrunk(name, pretrained)
+    own, _ = split_cut(name)
+    if is_cfg(own) or own in _DARKNETS:
+        backbone = build_backbone(name, pretrained)
+        assert not isinstance(backbone, TimmBackbone)
+        return PooledTrunk(backbone)
+    return TimmTrunk(name.removeprefix("timm:"), pretrained)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from posedistill.backbones.timm_trunk import TimmTrunk
+from posedistill.backbones import build_trunk
 
 
 class ViewEncoder(nn.Module):
@@ -10,7 +10,7 @@ class ViewEncoder(nn.Module):
 
     def __init__(self, name: str, count: int, width: int) -> None:
         super().__init__()
-        self.trunk = TimmTrunk(name)
+        self.trunk = build_trunk(name)
         self.layer = nn.Linear(self.trunk.width, width)
         self.width = count * width
 

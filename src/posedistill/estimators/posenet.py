@@ -45,7 +45,7 @@ class PoseNetSettings(Settings):
     """
 
     backbone: str = "resnet18"
-    """Any timm model that gives feature maps."""
+    """darknet53, darknet_tiny, ..., a .cfg's network or any timm model, cut at a stride by NAME@STRIDE."""
     pretrained: Path | None = None
     """State dict of the backbone; random weights without one."""
     hidden: int = Field(default=1024, ge=1)

@@ -14,8 +14,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from posedistill.backbones import build_trunk
 from posedistill.backbones.pointnet import PointNet
-from posedistill.backbones.timm_trunk import POOLED, TimmTrunk
+from posedistill.backbones.timm_trunk import POOLED
 from posedistill.backbones.view_encoder import ViewEncoder
 from posedistill.data.loading.batch import Batch
 from posedistill.data.settings import Settings
@@ -39,7 +40,7 @@ class ViewpointSettings(Settings):
     """
 
     backbone: str = "resnet18"
-    """Any timm model that gives feature maps."""
+    """darknet53, darknet_tiny, ..., a .cfg's network or any timm model, cut at a stride by NAME@STRIDE."""
     pretrained: Path | None = None
     """State dict of the backbone; random weights without one."""
     shape: Literal["none", "cloud", "views"] = "none"
@@ -49,7 +50,7 @@ class ViewpointSettings(Settings):
     shape_features: int = Field(default=1024, ge=1)
     """``cloud``: width of the shape's feature."""
     view_backbone: str = "resnet18"
-    """``views``: any timm model that gives feature maps, one for all views."""
+    """``views``: any backbone, one for all views."""
     view_count: int = Field(default=12, ge=1)
     """``views``: as many as ``data.view_count``."""
     view_features: int = Field(default=256, ge=1)
@@ -121,7 +122,7 @@ class ViewpointNetwork(nn.Module):
     def __init__(self, settings: ViewpointSettings) -> None:
         super().__init__()
         width, features = settings.width, settings.features
-        self.trunk = TimmTrunk(settings.backbone, settings.pretrained)
+        self.trunk = build_trunk(settings.backbone, settings.pretrained)
         self.image = nn.Linear(self.trunk.width, features)
         self.shape: PointNet | ViewEncoder | None = None
         hidden = (4 * width, 2 * width, width)

@@ -30,7 +30,7 @@ from posedistill.backbones.cfg.layers import (
     Upsample,
 )
 from posedistill.backbones.cfg.weights import check_tensors, read_weights
-from posedistill.backbones.cut import check_cut, level_name, split_cut
+from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.weights import read_state_dict
 from posedistill.errors import RecipeError, describe
 
@@ -132,28 +132,6 @@ class CfgBackbone(nn.Module):
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """``[B, 3, H, W]``, ImageNet-normalised -> ``{stride: [B, channels[stride], H / stride, W / stride]}``."""
         return self.net.outputs(unit_images(images)).features
-
-
-class CfgTrunk(nn.Module):
-    """A :class:`CfgBackbone` whose last map is averaged to one vector, as families that regress a pose want it.
-
-    Attributes:
-        channels: name of each map (``p3`` for stride 8, ...) -> its channels, fine to coarse.
-        width: of the pooled features.
-    """
-
-    def __init__(self, source: str | Path, pretrained: str | Path | None = None) -> None:
-        """Raises as :class:`CfgBackbone`."""
-        super().__init__()
-        self.backbone = CfgBackbone(source, pretrained)
-        strides = self.backbone.channels
-        self.channels = {level_name(stride): count for stride, count in strides.items()}
-        self.width = strides[max(strides)]
-
-    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """``[B, 3, H, W]``, ImageNet-normalised -> maps ``[B, C, H / stride, W / stride]``, and ``[B, width]``."""
-        maps = self.backbone(images)
-        return dict(zip(self.channels, maps.values(), strict=True)), maps[max(maps)].mean(dim=(2, 3))
 
 
 def pose_network(
