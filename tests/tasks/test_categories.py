@@ -6,6 +6,7 @@ import torch
 import yaml
 from tests.data.category_writer import write_categories
 
+from posedistill.data.formats.viewpoint.categories import OBJECTNET_NOVEL, ROUND
 from posedistill.data.formats.viewpoint.kinds import Kind
 from posedistill.data.images import write_image
 from posedistill.errors import CheckpointError, DataError, RecipeError
@@ -67,6 +68,27 @@ def test_splits_and_labels(recipe_of, made):
     batch = task.loader(found.train, seed=0, device="cpu", batch_size=4).batch(0)
     assert batch.targets["clouds"].shape == (4, 16, 3)
     assert [query.name for query in task.queries] == list(task.test_set.names)
+
+
+_BASE = """aeroplane ashtray backpack basket bench bicycle blackboard boat bottle bucket bus cabinet camera can cap car
+chair clock coffee_maker comb cup desk_lamp diningtable dishwasher eraser eyeglasses fan faucet
+fire_extinguisher fish_tank flashlight fork hair_dryer hammer headphone helmet jar kettle key keyboard laptop
+lighter mailbox microphone motorbike mouse paintbrush pan pencil piano pillow plate printer racket
+refrigerator remote_control road_pole satellite_dish scissors screwdriver shovel sign skate skateboard sofa
+speaker spoon stapler suitcase teapot telephone toaster toothbrush train trash_bin trophy tvmonitor
+vending_machine washing_machine watch"""
+BASE = frozenset(_BASE.split())
+"""The 80 of ObjectNet3D's 100 categories that the zero-shot protocol trains on."""
+
+
+def test_the_zero_shot_split_of_objectnet_parts_80_categories_from_20(recipe_of, tmp_path):
+    names = [*BASE, *OBJECTNET_NOVEL]
+    rows = [f"{name}.jpg,{name},{number},5,{split}" for number, name in enumerate(names) for split in ("train", "val")]
+    (tmp_path / "annotations.csv").write_text("\n".join(["image,category,azimuth,elevation,set", *rows]))
+    task = open_task(recipe_of(annotations=str(tmp_path), novel="objectnet"))
+    learned, measured = set(task.learned.category), set(task.test_set.category)
+    assert (len(learned), len(measured), len(learned | measured)) == (80, 20, 100)
+    assert learned == BASE and learned | measured >= ROUND
 
 
 def test_novel_categories_are_measured_and_never_trained_on(recipe_of):

@@ -32,6 +32,20 @@ def test_what_is_written_can_be_read_and_shows_the_sides(tmp_path):
     assert heights[1, 8] < heights[1, 56] and heights[3, 8] > heights[3, 56]
 
 
+def test_what_is_seen_from_its_edge_is_an_empty_view(tmp_path):
+    plate = np.array([[-0.5, 0.0, -0.3], [0.5, 0.0, -0.3], [0.5, 0.0, 0.3], [-0.5, 0.0, 0.3]])
+    needle = plate * [1e-7, 0, 1]
+    faces = np.array([[0, 1, 2], [0, 2, 3]])
+    shapes = {
+        ("flat", name): make_mesh(name, DIAGONAL * corners, faces) for name, corners in (("a", plate), ("b", needle))
+    }
+    angles = [(0, 0), (90, 0)]
+    assert render_views(shapes, tmp_path, angles, 48) == 4
+    kinds = [Kind("flat", "a"), Kind("flat", "b")]
+    views = read_renderings(tmp_path, kinds, angles, 48)
+    assert views.any(axis=(2, 3, 4)).tolist() == [[True, False], [False, False]]
+
+
 def test_the_same_shape_gives_the_same_pictures(tmp_path):
     for folder in ("a", "b"):
         render_views({("block", "01"): wedge()}, tmp_path / folder, [(60, 30)], 48)

@@ -54,11 +54,13 @@ def render_views(
 
 
 def _picture(model: Model, viewpoint: NDArray[np.float64], K: NDArray[np.float64], rays: Floats) -> NDArray[np.uint8]:
-    """RGB of one view, lit by a lamp and the sky."""
+    """RGB of one view, lit by a lamp and the sky; one black pixel where nothing is seen."""
     R, t = viewpoint_rotation(viewpoint), np.array([0.0, 0.0, DISTANCE])
     view = cast(model, R, t, K, rays)
     assert view is not None
     rows, columns = np.nonzero(view.face >= 0)
+    if not len(rows):  # a plate from its edge, or a needle between two rays
+        return np.zeros((1, 1, 3), np.uint8)
     face, u, v = view.face[rows, columns], view.u[rows, columns], view.v[rows, columns]
     weights = np.stack([1 - u - v, u, v], axis=1)
     values = np.einsum("pc,pca->pa", weights, model.attributes[model.faces[face]])

@@ -76,6 +76,7 @@ def test_tables_of_click_here(tmp_path):
         ({"left": "nan"}, r"it is empty"),
         ({"truncated": "maybe"}, r"truncated 'maybe', neither 0 nor 1"),
         ({"cat": ""}, r"without a category"),
+        ({"upper": ""}, r"a box of left, upper, right, lower.*all four, or none"),
     ],
 )
 def test_rows_that_cannot_be_are_refused(tmp_path, changes, message):
@@ -93,6 +94,24 @@ def test_a_reader_may_go_on_without_faulty_rows(tmp_path):
 def test_missing_columns_are_named(tmp_path):
     with pytest.raises(DataError, match=r"'columns': found .*expected cat or cls_name or category, elevation too"):
         read_table(table(tmp_path, "a.jpg,3", header="im_path,azimuth"))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("image,category,azimuth,elevation,azimuth", r"found several of azimuth, expected one of each"),
+        ("image,category,azimuth,elevation,cat", r"found several of cat or cls_name or category"),
+        ("image,category,azimuth,elevation,left", r"expected upper, right, lower too"),
+    ],
+)
+def test_ambiguous_columns_are_refused(tmp_path, header, message):
+    with pytest.raises(DataError, match=message):
+        read_table(table(tmp_path, "a.jpg,mug,3,4,5", header=header))
+
+
+def test_a_field_beyond_what_a_csv_holds_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"annotations\.csv: 'file': found field larger than field limit"):
+        read_table(table(tmp_path, row(im_path="a" * 131_073)))
 
 
 def test_radians_in_a_table_are_refused(tmp_path):
@@ -151,6 +170,16 @@ def test_pix3d_is_read_by_its_camera(tmp_path):
     path.write_text(json.dumps([{key: value for key, value in entry.items() if key != "cam_position"}]))
     with pytest.raises(DataError, match=r"entry 0.*no 'cam_position'"):
         read_pix3d(path)
+    for changes, message in (
+        ({"inplane_rotation": 5.7}, r"entry 0.*inplane_rotation 5\.7, beyond pi: this file has radians"),
+        ({"cam_position": [0, 0, 0]}, r"entry 0.*a camera within the model"),
+    ):
+        path.write_text(json.dumps([entry, entry | changes]))
+        faults = []
+        assert len(read_pix3d(path, on_fault=faults.append)) == len(faults) == 1
+        path.write_text(json.dumps([entry | changes]))
+        with pytest.raises(DataError, match=message):
+            read_pix3d(path)
 
 
 def test_a_folder_of_no_format_is_refused(tmp_path):

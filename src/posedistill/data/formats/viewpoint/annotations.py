@@ -55,10 +55,15 @@ def read_table(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDat
         on_fault: called at a row that cannot be read, which is then left out; raises by default.
 
     Raises:
-        DataError: a column is missing; an angle is no number, out of range, or in radians; a box is empty; no row.
+        DataError: no table; a column is missing or there twice; an angle is no number, out of range, or in radians; a
+            box is empty or a side of it missing; no row.
     """
     path = Path(path)
-    rows = list(csv.reader(io.StringIO(read_text(path, "a table (csv) of viewpoints")), skipinitialspace=True))
+    expected = "a table (csv) of viewpoints"
+    try:
+        rows = list(csv.reader(io.StringIO(read_text(path, expected)), skipinitialspace=True))
+    except csv.Error as error:
+        raise DataError(describe(path, "file", error, expected)) from None
     header = [name.strip() for name in rows[0]] if rows else []
     parse = _row_parser(path, header)
     views: list[AnnotatedView] = []
@@ -83,16 +88,23 @@ def _row_parser(path: Path, header: list[str]) -> Callable[[Path, list[str]], An
 
 def _by_name(path: Path, header: list[str]) -> Callable[[Path, list[str]], AnnotatedView]:
     """What reads a row under this header."""
-    place = {key: header.index(name) for key, names in COLUMNS.items() for name in names if name in header}
-    if missing := [" or ".join(COLUMNS[key]) for key in REQUIRED if key not in place]:
+    places = {key: [header.index(n) for n in names for _ in range(header.count(n))] for key, names in COLUMNS.items()}
+    place = {key: columns[0] for key, columns in places.items() if columns}
+    required = (*REQUIRED, *_BOX) if any(side in place for side in _BOX) else REQUIRED
+    if missing := [" or ".join(COLUMNS[key]) for key in required if key not in place]:
         raise DataError(describe(path, "columns", ", ".join(header)[:200] or "none", f"{', '.join(missing)} too"))
+    if repeated := [" or ".join(COLUMNS[key]) for key, columns in places.items() if len(columns) > 1]:
+        raise DataError(describe(path, "columns", f"several of {', '.join(repeated)}", "one of each"))
 
     def parse(root: Path, cells: list[str]) -> AnnotatedView:
         if len(cells) != len(header):
             raise ValueError(f"{len(cells)} columns under a header of {len(header)}")
         row = {key: cells[column].strip() for key, column in place.items()}
         angles = [float(row["azimuth"]), float(row["elevation"]), float(row.get("inplane") or 0)]
-        box = tuple(float(row[side]) for side in _BOX) if all(row.get(side) for side in _BOX) else None
+        sides = [row.get(side) for side in _BOX]
+        if any(sides) and not all(sides):
+            raise ValueError(f"a box of {', '.join(_BOX)} {sides}: all four, or none")
+        box = tuple(float(side) for side in sides if side) or None
         flags = {name: _flag(name, row[name]) for name in ("truncated", "occluded", "difficult") if name in row}
         if not row["category"] or not row["image"]:
             raise ValueError("a row without a category or a picture")
@@ -207,7 +219,12 @@ def read_pix3d(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDat
     for number, entry in enumerate(_entries(path, list)):
         with reported(on_fault, FaultKind.POSE, path):
             try:
-                viewpoint = pix3d_viewpoint(np.array(entry["cam_position"], float), float(entry["inplane_rotation"]))
+                camera, turn = np.array(entry["cam_position"], float), float(entry["inplane_rotation"])
+                if not camera.any():
+                    raise ValueError("cam_position 0, 0, 0: a camera within the model has no viewpoint")
+                if abs(turn) > math.pi + 0.01:
+                    raise ValueError(f"inplane_rotation {turn:g}, beyond pi: this file has radians")
+                viewpoint = pix3d_viewpoint(camera, turn)
                 occluded = bool(entry["occluded"]) or bool(entry.get("slightly_occluded", False))
                 views.append(
                     AnnotatedView(

@@ -26,7 +26,7 @@ def read_cloud(path: str | Path, count: int = POINTS, seed: int = 0) -> Array:
 
     Raises:
         DataError: a missing or damaged file, no point, points that are not numbers or in one place, a mesh without
-            faces.
+            faces or area.
     """
     path, rng = Path(path), np.random.default_rng(seed)
     mesh = read_shape(path)
@@ -53,21 +53,35 @@ def normalised(points: Array, path: str | Path = "cloud") -> Array:
 
 def sample_surface(vertices: Array, faces: Faces, count: int, rng: np.random.Generator) -> Array:
     """``[count, 3]`` points, uniform over the triangles' area."""
-    corners = vertices[faces]
+    corners, areas = vertices[faces], _areas(vertices, faces)
     edges = corners[:, 1:] - corners[:, :1]
-    areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
     chosen = rng.choice(len(faces), count, p=areas / areas.sum())
     shares = rng.random((count, 2))
     shares = np.where(shares.sum(axis=1, keepdims=True) > 1, 1 - shares, shares)  # folded into the triangle
     return np.asarray(corners[chosen, 0] + np.einsum("nk,nkd->nd", shares, edges[chosen]))
 
 
+def _areas(vertices: Array, faces: Faces) -> Array:
+    """``[F]`` twice the triangles' areas."""
+    corners = vertices[faces]
+    with np.errstate(all="ignore"):  # numbers beyond all measure make an area that is none
+        return np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+
+
 def read_shape(path: Path) -> Array | tuple[Array, Faces]:
     """A cloud ``[N, 3]``, or a mesh: vertices ``[V, 3]`` and faces ``[F, 3]``.
 
     Raises:
-        DataError: a missing or damaged file, a file of another kind, no point, a mesh without faces.
+        DataError: a missing or damaged file, a file of another kind, no point, a mesh without faces or area.
     """
+    shape = _read(path)
+    if isinstance(shape, tuple) and not 0 < (area := float(_areas(*shape).sum()) / 2) < np.inf:
+        raise DataError(describe(path, "faces", f"an area of {area:g}", "corners that are numbers, and some area"))
+    return shape
+
+
+def _read(path: Path) -> Array | tuple[Array, Faces]:
+    """As :func:`read_shape`, whatever the area."""
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(describe(path, "shape", path.suffix or "no suffix", f"one of {', '.join(SUFFIXES)}"))
     if not path.is_file():
