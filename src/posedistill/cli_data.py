@@ -129,6 +129,10 @@ def check(
     overlay: Annotated[
         Path | None, typer.Option(help="Where to draw a sample of frames; default: among the temporary files.")
     ] = None,
+    shapes: Annotated[
+        Path | None,
+        typer.Option(help="Of viewpoints: folder of the CAD models or clouds; default: the data set's own."),
+    ] = None,
 ) -> None:
     """Report every fault of a data set: files, poses, units, boxes, masks, with counts and names; 1 if there is any."""
     from posedistill.data.check.dataset import check_dataset
@@ -136,7 +140,7 @@ def check(
 
     drawn = overlay or Path(tempfile.gettempdir()) / f"posedistill-check-{folder.resolve().stem}.jpg"
     with progress_of("check", str(folder)) as progress:
-        report = check_dataset(folder, split, drawn, limit, progress)
+        report = check_dataset(folder, split, drawn, limit, progress, shapes)
     report.render(console)
     if not report.ok:
         sys.exit(1)

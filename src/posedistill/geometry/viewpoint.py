@@ -25,6 +25,7 @@ _X, _Z = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
 _TO_OPENCV = np.diag([1.0, -1.0, -1.0])
 _MIRROR = np.diag([-1.0, 1.0, 1.0])
 _SHAPENET = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+_PIX3D = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
 
 
 def viewpoint_rotation(viewpoint: Array) -> Array:
@@ -120,6 +121,12 @@ def pix3d_viewpoint(camera: Array, inplane: Array | float) -> Array:
 def from_shapenet(points: Array) -> Array:
     """Points ``[..., 3]`` of a ShapeNet model (y up, front towards -x) in the frame of viewpoints."""
     turned: Array = points @ _SHAPENET.T
+    return turned
+
+
+def from_pix3d(points: Array) -> Array:
+    """Points ``[..., 3]`` of a Pix3D model (x left, y up, z inward) in the frame of viewpoints."""
+    turned: Array = points @ _PIX3D.T
     return turned
 
 

@@ -1,3 +1,5 @@
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -69,6 +71,41 @@ def test_what_merely_looks_wrong_is_told(made):
     assert report.ok
     assert any("1 objects whose angles are all 0" in warning for warning in report.warnings)
     assert any("split val" in warning and "no object of tower" in warning for warning in report.warnings)
+
+
+def drawn_green(sheet):
+    pixels = read_image(sheet).astype(int)
+    return (pixels[..., 1] > 200) & (pixels[..., 0] < 90) & (pixels[..., 2] < 130)
+
+
+def test_shapes_may_lie_elsewhere(made, tmp_path):
+    (made / "shapes").rename(tmp_path / "cad")
+    assert check_dataset(made, overlay=tmp_path / "check.png").ok
+    assert drawn_green(tmp_path / "check.png").sum() < 100
+    assert check_dataset(made, overlay=tmp_path / "check.png", shapes=tmp_path / "cad").ok
+    assert drawn_green(tmp_path / "check.png").sum() > 500
+    with pytest.raises(DataError, match=r"none: 'shapes': found no such folder"):
+        check_dataset(made, shapes=tmp_path / "none")
+    with pytest.raises(DataError, match=r"'shapes'.*only viewpoints of categories have them"):
+        check_dataset(tmp_path / "cad", shapes=tmp_path / "cad")
+
+
+def test_models_of_pix3d_are_drawn_in_their_own_axes(tmp_path):
+    """A pole that points to the model's left, seen from the front: from the middle of the picture to its left."""
+    (tmp_path / "img").mkdir()
+    cv2.imwrite(str(tmp_path / "img/1.png"), np.full((100, 100, 3), 90, np.uint8))
+    (tmp_path / "model/lamp").mkdir(parents=True)
+    corners = [(0, 0, 0), (1, 0, 0), (1, 0.02, 0), (0, 0.3, 0)]  # thick at x = 0
+    lines = [f"v {x} {y} {z}" for x, y, z in corners] + ["f 1 2 3", "f 1 3 4"]
+    (tmp_path / "model/lamp/model.obj").write_text("\n".join(lines))
+    entry = {"img": "img/1.png", "category": "lamp", "model": "model/lamp/model.obj", "bbox": [10, 35, 90, 65]}
+    entry |= {"cam_position": [0, 0, -1], "inplane_rotation": 0, "truncated": False, "occluded": False}
+    (tmp_path / "pix3d.json").write_text(json.dumps([entry]))
+    report = check_dataset(tmp_path, overlay=tmp_path / "check.png")
+    assert report.ok, report.text()
+    rows, columns = np.nonzero(drawn_green(tmp_path / "check.png"))
+    left, right = np.quantile(columns, [0.2, 0.8])
+    assert np.ptp(rows[columns > right]) > 1.5 * np.ptp(rows[columns < left])
 
 
 def test_damaged_shapes_are_faults(made):

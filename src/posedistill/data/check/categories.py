@@ -19,16 +19,20 @@ from posedistill.data.packs.category_frames import checked_box
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
-from posedistill.geometry.viewpoint import viewpoint_rotation
+from posedistill.geometry.viewpoint import from_pix3d, viewpoint_rotation
 
 SHAPE_FOLDERS = ("shapes", "pointcloud")
-"""Where a data set's own shapes are looked for."""
+"""Where a data set's own shapes are looked for; Pix3D's, which have its own axes, in ``PIX3D_SHAPES``."""
+PIX3D_SHAPES = "model"
 _POINTS = 400
 _GREEN = (40, 230, 90)
 
 
-def open_annotated(root: Path, split: str | None, report: CheckReport) -> Contents:
+def open_annotated(root: Path, split: str | None, report: CheckReport, shapes: Path | None = None) -> Contents:
     """Read all splits, or one; faults are reported, what merely looks wrong is told.
+
+    Args:
+        shapes: folder of the clouds or CAD models; default: the data set's own.
 
     Raises:
         DataError: no object of the split.
@@ -41,7 +45,7 @@ def open_annotated(root: Path, split: str | None, report: CheckReport) -> Conten
     objects: dict[Path, list[AnnotatedView]] = {}
     for view in dataset:
         objects.setdefault(view.image, []).append(view)
-    clouds = _clouds(dataset, report)
+    clouds = _clouds(dataset, report, shapes)
     report.warnings += _odd(dataset)
     return Contents(
         {name: _summarise(dataset, name) for name in sorted({view.split for view in dataset})},
@@ -66,9 +70,11 @@ def _boxes(views: Sequence[AnnotatedView], size: Size | None, decoded: bool) -> 
     return found
 
 
-def _clouds(dataset: CategoryDataset, report: CheckReport) -> dict[tuple[str, str], Array]:
-    """The shapes that the data set has itself; one that is named and is not there is a fault."""
-    folder = next((dataset.root / name for name in SHAPE_FOLDERS if (dataset.root / name).is_dir()), None)
+def _clouds(dataset: CategoryDataset, report: CheckReport, folder: Path | None) -> dict[tuple[str, str], Array]:
+    """The shapes in a folder, or that the data set has itself; one that is named and is not there is a fault."""
+    is_pix3d = folder is None and (dataset.root / PIX3D_SHAPES).is_dir()
+    own = (dataset.root / name for name in SHAPE_FOLDERS)
+    folder = folder or (dataset.root if is_pix3d else next((path for path in own if path.is_dir()), None))
     clouds: dict[tuple[str, str], Array] = {}
     if folder is None:
         return clouds
@@ -80,7 +86,8 @@ def _clouds(dataset: CategoryDataset, report: CheckReport) -> dict[tuple[str, st
             report.add(fault(FaultKind.MODEL_FILE, folder / category / shape, "shape", "no such file", expected))
             continue
         with reported(report.add, FaultKind.MODEL_FILE, path):
-            clouds[category, shape] = read_cloud(path, _POINTS)
+            cloud = read_cloud(path, _POINTS)
+            clouds[category, shape] = from_pix3d(cloud) if is_pix3d else cloud
     return clouds
 
 

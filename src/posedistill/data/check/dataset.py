@@ -1,6 +1,7 @@
 """check_dataset: reports every fault of a data set, with counts, file names and an overlay picture."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ def check_dataset(
     overlay: str | Path | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
+    shapes: str | Path | None = None,
 ) -> CheckReport:
     """Check a data set, and report every fault instead of the first.
 
@@ -39,9 +41,11 @@ def check_dataset(
             their photographs; those with a fault come first.
         limit: decode the files of so many frames alone, spread evenly; all where None.
         progress: called with the number of frames done and their total.
+        shapes: of viewpoints: folder of the clouds or CAD models, where they lie outside of ``root``.
 
     Raises:
-        DataError: ``root`` is no folder, has no split, ``limit`` is below 1, or the overlay cannot be written.
+        DataError: ``root`` is no folder, has no split, ``limit`` is below 1, the overlay cannot be written, or
+            ``shapes`` is no folder or named beside data of another kind.
     """
     root = Path(root)
     if limit is not None and limit < 1:  # the report would say that there are no faults
@@ -49,7 +53,7 @@ def check_dataset(
     if overlay is not None:
         encode_image(Path(overlay), np.zeros((1, 1, 3), np.uint8))  # another ending is refused before hours of reading
     report = CheckReport(root)
-    contents = _opener(root)(root, split, report)
+    contents = _opener(root, shapes)(root, split, report)
     report.splits = contents.summaries
     flagged = [*walk(contents, report, limit, progress), *contents.flagged]
     if overlay is not None and contents.pictures:
@@ -58,8 +62,14 @@ def check_dataset(
     return report
 
 
-def _opener(root: Path) -> Callable[[Path, str | None, CheckReport], Contents]:
+def _opener(root: Path, shapes: str | Path | None) -> Callable[[Path, str | None, CheckReport], Contents]:
     """What reads a data set for checking, by its format."""
+    if shapes is not None:
+        if categories_file(root) is None:
+            raise DataError(describe(root, "shapes", shapes, "none: only viewpoints of categories have them"))
+        if not Path(shapes).is_dir():
+            raise DataError(describe(shapes, "shapes", "no such folder", "a folder of clouds or CAD models"))
+        return partial(open_annotated, shapes=Path(shapes))
     if root.suffix == ".data":
         return open_labels
     if scene_format(root) is not None:
