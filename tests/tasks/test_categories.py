@@ -16,12 +16,12 @@ from posedistill.geometry.viewpoint import viewpoint_rotation
 from posedistill.poses import Poses
 from posedistill.recipe.networks import NetworkSettings, StudentSettings
 from posedistill.recipe.recipe import load_recipe
-from posedistill.recipe.stages import Stage
+from posedistill.recipe.stages import Stage, teacher_of
 from posedistill.runtime import Predictor
 from posedistill.tasks.registry import open_task
-from posedistill.training.checkpoints import save_tensors
+from posedistill.training.checkpoints import load_tensors, save_tensors
 from posedistill.training.networks import build_network, load_weights
-from posedistill.training.run import first_network, run
+from posedistill.training.run import check_given_teacher, first_network, run, train_stage
 
 NETWORK = {"backbone": "test_resnet", "width": 16, "features": 32}
 ALL = ("brick", "slab", "tower")
@@ -204,6 +204,26 @@ def test_a_checkpoint_of_other_bins_is_refused(recipe_of, tmp_path):
     save_tensors(tmp_path / "other.safetensors", dict(other.state_dict()), {"objects": []})
     with pytest.raises(CheckpointError, match=r"other\.safetensors.*head\.logits\.azimuth"):
         load_weights(recipe, recipe.teacher, tmp_path / "other.safetensors", NO_OBJECTS)
+
+
+def test_a_teacher_of_other_categories_is_refused_and_one_of_fewer_told(recipe_of, tmp_path, capsys):
+    torch.set_num_threads(1)
+    recipe = recipe_of(categories=["brick", "slab"])
+    train_stage(open_task(recipe), teacher_of(recipe))
+    weights = teacher_of(recipe).weights
+    assert load_tensors(weights)[1]["categories"] == ["brick", "slab"]
+
+    def taught(categories):
+        given = recipe_of(categories=categories)
+        teacher = given.teacher.model_copy(update={"checkpoint": weights})
+        return given.model_copy(update={"name": "other", "teacher": teacher})
+
+    with pytest.raises(RecipeError, match=r"teacher.*found a network that has learned brick, slab, expected tower too"):
+        run(taught(["tower"]))
+    check_given_teacher(open_task(taught(["slab"])))
+    assert "learned" not in capsys.readouterr().err
+    check_given_teacher(open_task(taught(["slab", "tower"])))
+    assert "learned brick, slab, expected tower too" in " ".join(capsys.readouterr().err.split())
 
 
 def test_training_starts_from_finished_weights(recipe_of, tmp_path):

@@ -66,6 +66,8 @@ class Estimator(nn.Module):
     objects: ObjectTable
     calibrates: bool = False
     """Whether the distances of its poses are calibrated once its weights are finished."""
+    categories: tuple[str, ...]
+    """Names of those that it has learned, or is to learn; none where nothing has a name, or nobody has noted it."""
     calibration: Mapping[str, Any]
     """What its decoder must know that only finished weights tell, by the decoder's fields."""
     progress: float = 0.0
@@ -73,7 +75,7 @@ class Estimator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calibration = {}
+        self.categories, self.calibration = (), {}
 
     def check_targets(self, provided: frozenset[str]) -> None:
         """Refuse batches that lack what the loss needs.

@@ -28,6 +28,7 @@ from posedistill.estimators.contrast import nce, nearest_equivalent, negative_we
 from posedistill.estimators.viewpoint_heads import build_head
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
+from posedistill.log import console
 
 
 class ViewpointSettings(Settings):
@@ -213,6 +214,17 @@ class Viewpoint(Estimator):
         if self.shown == "views":
             return {"views": torch.rand(count, settings.view_count, 3, 32, 32)}
         return {} if self.shown is None else {"clouds": torch.randn(count, 16, 3), "frames": torch.zeros(count)}
+
+    def check_teacher(self, teacher: Estimator) -> None:
+        """Refuse a teacher that has learned none of the categories, and tell of those that it has not learned."""
+        missing = sorted(set(self.categories) - set(teacher.categories))
+        if not teacher.categories or not missing:
+            return
+        found = f"a network that has learned {', '.join(teacher.categories)}"
+        told = describe("recipe", "teacher", found, f"{', '.join(missing)} too")
+        if len(missing) == len(self.categories):
+            raise RecipeError(told)
+        console.print(f"[yellow]{told}: what it says of the others is a guess", highlight=False)
 
     def record(self) -> dict[str, Any]:
         """What its outputs mean."""

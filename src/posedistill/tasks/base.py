@@ -102,6 +102,11 @@ class Task(ABC, Generic[Test]):
         return self.objects
 
     @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the categories that networks learn, which their checkpoints note; none where there are objects."""
+        return ()
+
+    @property
     @abstractmethod
     def training_set(self) -> TrainingSet:
         """The training frames, decoded or found in the cache."""

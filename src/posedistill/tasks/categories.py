@@ -123,6 +123,11 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
             return None
         return Shapes(data.shapes, stand_ins=data.stand_ins, shapenet_frame=data.shapenet_frame)
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """All of which something is learned."""
+        return self.learned.categories
+
     def kind(self, view: AnnotatedView) -> Kind:
         """The category and the shape of an object: its own, or where the recipe allows it one of its category."""
         if self.shapes is not None:

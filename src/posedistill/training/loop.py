@@ -162,7 +162,8 @@ def _save_model(
     scores: dict[str, float],
 ) -> None:
     if fabric.is_global_zero:
-        about = {"signature": signature, "step": step, "scores": scores, "objects": list(estimator.objects.obj_ids)}
+        learned = {"objects": list(estimator.objects.obj_ids), "categories": list(estimator.categories)}
+        about = {"signature": signature, "step": step, "scores": scores, **learned}
         save_tensors(folder / "model.safetensors", state, about)
 
 

@@ -77,4 +77,5 @@ def load_weights(
         raise CheckpointError(describe(path, "objects", f"a network of objects {known}", f"{wanted}, as in the recipe"))
     load_strictly(estimator, tensors, path)
     estimator.calibration = metadata.get("calibration", {})
+    estimator.categories = tuple(metadata.get("categories", ()))
     return estimator.eval(), metadata

@@ -30,7 +30,7 @@ from posedistill.training.evaluate import bench_run, draw_cases, evaluate_run, e
 from posedistill.training.forecast import tell_forecast
 from posedistill.training.jobs import run_trials
 from posedistill.training.loop import goes_on, train
-from posedistill.training.networks import build_network, calibrate_network, load_network, load_weights
+from posedistill.training.networks import build_network, calibrate_network, load_members, load_network, load_weights
 from posedistill.training.run_folder import refuse_other_recipe, write_environment, write_recipe
 from posedistill.training.step import make_fabric
 from posedistill.training.teaching.build import build_teaching, check_networks, repeated
@@ -70,6 +70,7 @@ def alone(recipe: Recipe) -> AbstractContextManager[None]:
 def _walk(task: Task[Any], jobs: int, started: float) -> None:
     recipe = task.recipe
     task.check()
+    check_given_teacher(task)
     write_recipe(recipe)
     if "RANK" not in os.environ:  # processes of torchrun would have to be timed together
         tell_forecast(task, jobs)
@@ -168,6 +169,13 @@ def begin_with_teacher(stage: Stage, student: Estimator, objects: ObjectTable) -
     taken.write(stage.folder / "inherited.json")
 
 
+def check_given_teacher(task: Task[Any]) -> None:
+    """Refuse, before anything trains, a finished teacher whose answers mean nothing to the student."""
+    stage = teacher_of(task.recipe)
+    for teacher in load_members(stage, task.objects) if stage.given else ():
+        first_network(task, students_of(task.recipe)[0]).check_teacher(teacher)
+
+
 def first_network(task: Task[Any], stage: Stage) -> Estimator:
     """What a stage trains, before its first step: new, or with the weights that its section says to start from.
 
@@ -176,8 +184,11 @@ def first_network(task: Task[Any], stage: Stage) -> Estimator:
     """
     start, data = stage.section.start, task.training_set
     if start is not None:
-        return load_weights(stage.recipe, stage.section, start, task.objects)[0]
+        estimator = load_weights(stage.recipe, stage.section, start, task.objects)[0]
+        estimator.categories = tuple(sorted({*estimator.categories, *task.categories}))
+        return estimator
     estimator = build_network(stage.recipe, stage.section, task.objects)
+    estimator.categories = task.categories
     estimator.fit_targets(data.poses.R, data.poses.t)
     estimator.fit_shapes(task.mesh, stage.recipe.cache_folder)
     return estimator
