@@ -107,6 +107,15 @@ def test_published_values_of_the_pose_weighted_form(weighting: Weighting, value:
     torch.testing.assert_close(losses, -(positive / (positive + others)).log(), atol=2e-5, rtol=0)
 
 
+def test_published_value_of_several_positives() -> None:
+    """All within 30 degrees are positives: their sum over itself and the sum of all."""
+    scores = around_circle(0, 60, 120) @ around_circle(10, 70, 150).T / 0.5
+    R, still = labelled((0, 90, 180), (20, 90, 180), (180, 90, 180)), torch.zeros(3, 3)
+    near = pose_distances(R, still, R, still, torch.tensor(0.0)) <= 30
+    positive = scores.masked_fill(~near, -torch.inf).logsumexp(1)
+    assert nce(positive, scores, torch.ones(3, 3)).mean().item() == pytest.approx(0.815075, abs=1e-5)
+
+
 def test_published_value_of_crd() -> None:
     positive, negatives = torch.tensor([0.5]), torch.tensor([[0.1, 0.2]])
     both = torch.ones(1, 2, dtype=torch.bool)

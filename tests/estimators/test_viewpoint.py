@@ -62,10 +62,12 @@ def test_published_teacher_has_its_parameters():
     assert parameters(network) == 33_925_528
 
 
-def test_published_teacher_of_views_has_its_parameters():
+@pytest.mark.parametrize(("width", "count"), [(256, 65_650_648), (1024, 327_256_024)])
+def test_published_teachers_of_views_have_their_parameters(width, count):
+    about = {"backbone": "resnet50", "shape": "views", "view_features": width, "faithful": True}
     with torch.device("meta"):
-        network = ViewpointNetwork(ViewpointSettings(backbone="resnet50", shape="views", faithful=True))
-    assert parameters(network) == 65_650_648
+        network = ViewpointNetwork(ViewpointSettings(**about))
+    assert parameters(network) == count
 
 
 def test_views_must_be_as_many_as_the_network_was_built_for():
@@ -117,6 +119,18 @@ def test_perfect_bins_and_offsets_cost_nothing_more_and_decode_to_the_label(grid
     found = decoded_angle(logits, offsets, grid, 15.0, circular=circular)
     difference = (found - labels + 180) % 360 - 180
     assert difference.abs().max() < 0.6 and difference.abs().median() < 0.02
+
+
+def test_what_is_learned_of_a_rotation_decodes_to_it():
+    rng, found = np.random.default_rng(4), []
+    counts = bin_counts("published", 15.0)
+    within = [15 * (rng.integers(0, count, 200) + rng.uniform(0.01, 0.99, 200)) for count in counts.values()]
+    truth = rotations_of_labels(torch.as_tensor(np.stack(within, 1)))
+    for angles, (name, count) in zip(labels_of_rotations(truth).T, counts.items(), strict=True):
+        wanted, places = bin_targets(angles, count, 15.0, "published", circular=name != "elevation")
+        raw = (2 * places).clamp(-0.999999, 0.999999).atanh()
+        found.append(decoded_angle((wanted + 1e-12).log(), raw, "published", 15.0, circular=name != "elevation"))
+    assert geodesic_angle(rotations_of_labels(torch.stack(found, 1).double()), truth).rad2deg().max() < 0.01
 
 
 @pytest.mark.parametrize("grid", ["centred", "published"])

@@ -9,6 +9,7 @@ from tests.data.category_writer import write_categories
 from posedistill.data.formats.viewpoint.categories import OBJECTNET_NOVEL, ROUND
 from posedistill.data.formats.viewpoint.kinds import Kind
 from posedistill.data.images import write_image
+from posedistill.data.loading.loader import Loader
 from posedistill.errors import CheckpointError, DataError, RecipeError
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
@@ -204,6 +205,37 @@ def test_a_checkpoint_of_other_bins_is_refused(recipe_of, tmp_path):
     save_tensors(tmp_path / "other.safetensors", dict(other.state_dict()), {"objects": []})
     with pytest.raises(CheckpointError, match=r"other\.safetensors.*head\.logits\.azimuth"):
         load_weights(recipe, recipe.teacher, tmp_path / "other.safetensors", NO_OBJECTS)
+
+
+def test_a_training_with_its_bank_goes_on_bit_for_bit(recipe_of, made, monkeypatch):
+    torch.set_num_threads(1)
+    recipe = recipe_of(shapes=str(made / "shapes"), symmetries={"tower": "half"})
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoint_every": 1})})
+    train_stage(open_task(recipe), teacher_of(recipe))
+    straight = Stage(recipe, "distilled", 0)
+    train_stage(open_task(recipe), straight)
+    given = recipe.teacher.model_copy(update={"checkpoint": teacher_of(recipe).weights})
+    again = Stage(recipe.model_copy(update={"name": "again", "teacher": given}), "distilled", 0)
+    prefetch = Loader.prefetch
+
+    def stop(self, start, end):
+        steps = prefetch(self, start, end)
+        if not self.view.varied:  # the pictures of the bank
+            yield from steps
+            return
+        yield next(steps)
+        yield next(steps)
+        steps.close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loader, "prefetch", stop)
+        train_stage(open_task(again.recipe), again)
+    assert load_tensors(again.folder / "last.safetensors")[1]["step"] == 2
+    train_stage(open_task(again.recipe), again)
+    ours, theirs = (load_tensors(stage.folder / "last.safetensors")[0] for stage in (again, straight))
+    assert ours.keys() == theirs.keys() and "distill.1.student.weight" in ours
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
 def test_a_teacher_of_other_categories_is_refused_and_one_of_fewer_told(recipe_of, tmp_path, capsys):
