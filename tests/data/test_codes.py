@@ -57,6 +57,33 @@ def test_half_turns_are_folded_on_request(models, tmp_path):
     assert (tree.encode(points) ^ tree.encode(points @ turn[:3, :3]) == 32).mean() > 0.99
 
 
+def turns(count):
+    angles = 2 * np.pi * np.arange(1, count) / count
+    sines, cosines = np.sin(angles), np.cos(angles)
+    transforms = np.tile(np.eye(4), (count - 1, 1, 1))
+    transforms[:, 0, 0], transforms[:, 1, 1], transforms[:, 0, 1], transforms[:, 1, 0] = cosines, cosines, -sines, sines
+    return {"symmetries_discrete": transforms.reshape(-1, 16).tolist()}
+
+
+ROUND = {"symmetries_continuous": [{"axis": [0, 0, 1], "offset": [0, 0, 0]}]}
+
+
+@pytest.mark.parametrize(("stated", "told"), [(turns(3), "states 2"), (turns(4), "states 3"), (ROUND, ""), (None, "0")])
+def test_it_is_told_where_there_is_nothing_to_fold(tmp_path, stated, told):
+    mesh = code_objects()[1]
+    save_ply(mesh, tmp_path / "obj_000001.ply")
+    if stated is not None:
+        (tmp_path / "models_info.json").write_text(json.dumps({"1": model_info(mesh) | stated}))
+    found = run(tmp_path, "--out", tmp_path / "out", "--fold", "--bits", 4)
+    assert found.exit_code == 0 and "folded about" not in found.output
+    assert "warning: not folded: that takes a half turn" in found.output and told in found.output
+
+
+def test_published_codes_are_not_folded(models, tmp_path):
+    found = run(models, "--out", tmp_path, "--bits", 4, "--faithful", "--fold")
+    assert found.exit_code == 1 and "--fold with --faithful" in str(found.exception) + found.output
+
+
 @pytest.mark.parametrize("damage", ["empty", "area", "nan"])
 def test_models_that_cannot_be_divided_are_named(tmp_path, damage):
     if damage != "empty":

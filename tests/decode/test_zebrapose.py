@@ -7,7 +7,7 @@ from posedistill.decode import ZebraPoseDecoder
 from posedistill.decode.base import Prepared, RecordFault
 from posedistill.decode.zebrapose import ZebraPoseDecoding, find_matches, node_index, read_codes
 from posedistill.geometry.cameras import cell_centers
-from posedistill.geometry.codes import CodeTree, build_tree
+from posedistill.geometry.codes import CodeTree, build_tree, is_folded
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import angle_between, random_rotations
@@ -19,11 +19,17 @@ MESH = Mesh(box_corners(-HALF, HALF), QUADS[:, [[0, 1, 2], [0, 2, 3]]].reshape(-
 OBJECTS = ObjectTable((1,), MESH.vertices[None], np.array([2 * np.linalg.norm(HALF)]), (np.eye(4)[None],))
 SIZE, GRID, BITS = 128, 32, 10
 K = np.array([[600.0, 0.0, 63.5], [0.0, 600.0, 63.5], [0.0, 0.0, 1.0]])
+HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @pytest.fixture(scope="module")
 def tree() -> CodeTree:
     return build_tree(MESH.vertices, MESH.faces, bits=BITS)
+
+
+@pytest.fixture(scope="module")
+def folded() -> CodeTree:
+    return build_tree(MESH.vertices, MESH.faces, bits=BITS, half_turn=HALF_TURN)
 
 
 def decoder(tree: CodeTree, **settings) -> ZebraPoseDecoder:
@@ -95,6 +101,36 @@ def test_unsure_bits_and_wild_cells_are_borne(tree):
     assert pose is not None and 0.2 < pose.score < 0.9
     assert np.rad2deg(angle_between(pose.R, R)) < 6
     assert np.linalg.norm(pose.t - t) < 45
+
+
+@pytest.mark.parametrize("first", [0.5, 0.0, "any", "wild"])
+def test_the_bit_that_tells_the_sides_of_a_half_turn_ends_no_code(folded, tree, first):
+    """At the seam of the canonical pose it is unsure, or says one thing here and another there, and all else is sure."""
+    rng, errors = np.random.default_rng(0), []
+    assert is_folded(folded.radii) and not is_folded(tree.radii)
+    section, tables = decoder(folded).record()
+    for R in random_rotations(10, np.random.default_rng(1)):
+        t = np.array([3.0, -2.0, 900.0])
+        outputs = outputs_of(folded, R, t)
+        outputs["code"][0] *= first / 6 if isinstance(first, float) else rng.choice([-0.05, 0.05], (GRID, GRID))
+        if first == "wild":
+            wild = rng.random((GRID, GRID)) < 0.3
+            outputs["code"][:, wild] = rng.normal(scale=4, size=(BITS, int(wild.sum())))
+        pose = ZebraPoseDecoder.from_record(section, tables).decode_crop(outputs, K, 0)
+        assert pose is not None and pose.score > 0.2
+        turned = [MESH.vertices @ (pose.R - R @ S).T + pose.t - t for S in (np.eye(3), HALF_TURN[:3, :3])]
+        errors.append(min(np.linalg.norm(apart, axis=1).mean() for apart in turned) / OBJECTS.diameters[0])
+    assert np.median(errors) < 0.03
+
+
+def test_published_decoding_reads_the_likelier_side_alone(folded):
+    outputs = outputs_of(folded, np.eye(3), np.array([0.0, 0.0, 900.0]))
+    outputs["code"][0] = 0.1
+    mask = 1 / (1 + np.exp(-outputs["mask"][0]))
+    for confidence, times in ((0.0, 1), (0.35, 2)):
+        settings = ZebraPoseDecoding(confidence=confidence, matches=GRID**2)
+        found = find_matches(mask, outputs["code"], folded.points, folded.radii, settings, folded=True)
+        assert len(found.cells) == times * (mask > 0.5).sum()
 
 
 def test_an_empty_mask_answers_with_a_low_score_or_not_at_all(tree):

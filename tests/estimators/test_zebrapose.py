@@ -18,7 +18,7 @@ from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.views import place_of_cells
 from posedistill.estimators.zebrapose import ZebraPose, ZebraPoseNetwork, ZebraPoseSettings
 from posedistill.estimators.zebrapose.estimator import block_side
-from posedistill.geometry.codes import build_tree, save_tree
+from posedistill.geometry.codes import build_tree, is_folded, save_tree
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.surfaces import Surfaces
@@ -211,6 +211,23 @@ def test_blocks_are_told_by_their_place_and_a_teacher_needs_no_labels(make: Call
 def test_codes_of_a_folder_and_those_of_the_meshes_are_the_same(make: Callable[..., ZebraPose], tmp_path: Path) -> None:
     save_tree(build_tree(MESH.vertices, MESH.faces), code_path(tmp_path, 1))
     assert torch.equal(make(codes=tmp_path).planes, make().planes)
+
+
+HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def test_half_turns_are_folded_and_it_is_told_where_there_is_none(make, cache: Path, capsys) -> None:
+    estimator = make(2)
+    turned, still = np.stack([np.eye(4), HALF_TURN]), np.eye(4)[None]
+    objects = replace(estimator.objects, symmetries=(turned, still))
+    fold = build_estimator("zebrapose", objects, {**SMALL, "fold": True}, SIZE)
+    fold.fit_shapes(lambda _: MESH, cache)
+    expected = build_tree(MESH.vertices, MESH.faces, half_turn=HALF_TURN).cut(8)
+    np.testing.assert_array_equal(fold.record()["points"][0], expected.points)
+    assert torch.equal(fold.planes[1], estimator.planes[1])
+    assert [is_folded(radii) for radii in fold.build_decoder().radii] == [True, False]
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert f"object {objects.obj_ids[1]} is not folded" in told and f"object {objects.obj_ids[0]}" not in told
 
 
 def test_a_teacher_with_other_codes_is_refused_and_a_deeper_one_is_not(make: Callable[..., ZebraPose]) -> None:

@@ -1,6 +1,7 @@
 """A whole run of surface codes: drawn frames, small networks, a few steps; the teacher's codes are deeper and finer."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,17 @@ import pytest
 import yaml
 
 from posedistill.data.images import read_image
+from posedistill.decode import ZebraPoseDecoder
 from posedistill.deploy.evaluators.files import evaluate_file
+from posedistill.deploy.export import export_onnx
+from posedistill.geometry.codes import is_folded
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import load_recipe
+from posedistill.recipe.stages import teacher_of
 from posedistill.runtime.predictor import Predictor
-from posedistill.training.run import run
+from posedistill.tasks.registry import open_task
+from posedistill.training.networks import load_network
+from posedistill.training.run import run, train_stage
 
 NETWORK = {"backbone": "darknet_tiny_q", "width": 16, "bits": 8}
 
@@ -54,6 +61,35 @@ def test_every_stage_is_trained_measured_and_shipped(folder: Path) -> None:
     parity = json.loads((folder / "model.parity.json").read_text())
     assert parity["outputs"]["logits"] < 0.01
     assert len(list((folder.parent / "cache").glob("codes-*.npz"))) == 2  # one for each object, shared by all networks
+
+
+def test_half_turns_are_folded_by_a_recipe_and_in_the_file(drawn_data: dict, tmp_path: Path) -> None:
+    """Object 1 is said to have one, object 2 none."""
+    root = tmp_path / "boxes"
+    shutil.copytree(drawn_data["train"][0]["bop"], root)
+    info = json.loads((root / "models/models_info.json").read_text())
+    info["1"]["symmetries_discrete"] = [np.diag([-1.0, -1.0, 1.0, 1.0]).ravel().tolist()]
+    (root / "models/models_info.json").write_text(json.dumps(info))
+    bop = {"bop": str(root)}
+    recipe = {
+        "name": "folded",
+        "data": drawn_data | {"train": [bop | {"split": "train"}], "test": {"source": bop | {"split": "test"}}},
+        "teacher": {"family": "zebrapose", "settings": NETWORK | {"fold": True}},
+        "student": {"family": "zebrapose", "settings": NETWORK | {"fold": True}},
+        "distill": [{"name": "match", "options": {"form": "bits", "heads": ["code"]}}],
+        "train": {"steps": 2, "batch_size": 4, "precision": "float32", "validation_crops": 4},
+        "runs": str(tmp_path / "runs"),
+    }
+    path = tmp_path / "folded.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    loaded = load_recipe(path)
+    task, stage = open_task(loaded), teacher_of(loaded)
+    train_stage(task, stage)
+    network, decoder = task.deployed(load_network(stage, task.objects)[0])
+    file = export_onnx(network, tmp_path / "model.onnx", decoder, "test")
+    shipped = Predictor.from_onnx(file).decoder
+    assert isinstance(shipped, ZebraPoseDecoder)
+    assert [is_folded(radii) for radii in shipped.radii] == [True, False]
 
 
 def test_the_file_holds_its_codes_and_is_scored_as_in_the_run(folder: Path, bop: Path, tmp_path: Path) -> None:

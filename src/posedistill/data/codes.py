@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from posedistill.data.formats.bop_models import MESHES, load_models_info, mesh_ids, mesh_path
 from posedistill.errors import DataError, describe
 from posedistill.files import exclusive
@@ -71,6 +73,18 @@ def kept_codes(mesh: Mesh, symmetries: Array, folder: Path, fold: bool = False) 
     return load_tree(path)
 
 
+def not_folded(symmetries: Array) -> str | None:
+    """Why ``--fold`` or ``fold: true`` changes nothing of an object of ``symmetries`` ``[S, 4, 4]``; None if it does.
+
+    >>> not_folded(np.eye(4)[None])
+    'not folded: that takes a half turn as the only symmetry, and models_info.json states 0'
+    """
+    if half_turn(symmetries) is not None:
+        return None
+    stated = f"{len(symmetries) - 1}" + (" other" if len(symmetries) == 2 else "")
+    return f"not folded: that takes a half turn as the only symmetry, and models_info.json states {stated}"
+
+
 def write_codes(
     models: Path,
     out: Path,
@@ -89,8 +103,12 @@ def write_codes(
         out: ``obj_XXXXXX.npz``; ``faithful`` writes ZebraPose's files instead, made its way.
 
     Raises:
-        DataError: no mesh, a damaged one, one without area; nothing of it is written.
+        DataError: no mesh, a damaged one, one without area; nothing of it is written. Published codes that are to be
+            folded.
     """
+    if fold and faithful:
+        found = "--fold with --faithful"
+        raise DataError(describe("codes", "options", found, "one of them: published codes cannot be folded"))
     chosen = list(obj_ids) or sorted(mesh_ids(models))
     if not chosen:
         raise DataError(describe(models, "meshes", "none", MESHES))
@@ -100,7 +118,8 @@ def write_codes(
     for obj_id in chosen:
         path = mesh_path(models, obj_id)
         mesh = load_mesh(path, looks=False)
-        turn = half_turn(symmetry_transforms(info.get(obj_id, {}))) if fold and not faithful else None
+        symmetries = symmetry_transforms(info.get(obj_id, {}))
+        turn = half_turn(symmetries) if fold else None
         try:
             samples = surface_samples(mesh.vertices, mesh.faces, _MEASURED, seed + 1)
             size = diameter(mesh.vertices)
@@ -114,4 +133,6 @@ def write_codes(
         save_tree(tree, code_path(out, obj_id))
         qualities = measure(tree, samples)
         notes = warnings(qualities, samples, size)
+        if fold and (note := not_folded(symmetries)):
+            notes.append(note)
         told(CodesReport(obj_id, code_path(out, obj_id), size, turn is not None, qualities, notes))

@@ -16,7 +16,7 @@ from posedistill.decode.base import Arrays, Prepared, Readers, Tolerance, check
 from posedistill.decode.objects import CropDecoder, CropPose
 from posedistill.decode.wdrnet import sigmoid
 from posedistill.geometry.cameras import Array, cell_centers
-from posedistill.geometry.codes import node_count
+from posedistill.geometry.codes import is_folded, node_count
 from posedistill.geometry.codes.draw import draw_cells, draw_surface, side_by_side
 from posedistill.geometry.draw import Image
 from posedistill.geometry.pnp import PnPResult, solve_pnp
@@ -82,23 +82,34 @@ def node_index(depths: NDArray[np.integer], cells: NDArray[np.integer]) -> NDArr
     return (1 << depths) - 2 + cells
 
 
-def read_codes(code_logits: Array, confidence: float) -> NDArray[np.integer]:
+def read_codes(code_logits: Array, confidence: float, folded: bool = False) -> NDArray[np.integer]:
     """``[n]`` the cell of the surface that each code means, as its index in tables of all depths.
 
     Args:
         code_logits: ``[d, n]``, coarse to fine.
+        folded: bit 1 tells one side of a half turn from the other. Where the canonical pose jumps it is unsure while
+            all others are not, so it ends no code; its sign is read.
     """
     bits = len(code_logits)
     sure = np.abs(np.tanh(code_logits / 2)) >= confidence
+    sure[0] |= folded
     depths = np.maximum(np.logical_and.accumulate(sure, axis=0).sum(axis=0), 1)
     cells = (1 << np.arange(bits)[::-1]) @ (code_logits > 0)
     return node_index(depths, cells >> (bits - depths))
 
 
 def find_matches(
-    mask: Array, code_logits: Array, points: Floats, radii: NDArray, settings: ZebraPoseDecoding = ZebraPoseDecoding()
+    mask: Array,
+    code_logits: Array,
+    points: Floats,
+    radii: NDArray,
+    settings: ZebraPoseDecoding = ZebraPoseDecoding(),
+    folded: bool = False,
 ) -> Matches:
     """The cells of the mask that are read as the smallest parts of the surface.
+
+    Of a folded object a cell that is unsure of its side is matched with both sides, its likelier one last: whichever
+    side PnP takes all cells for, the pose is one of two equivalent ones.
 
     Args:
         mask: ``[G, G]`` probabilities. code_logits: ``[d, G, G]``.
@@ -110,7 +121,12 @@ def find_matches(
         chosen = np.argsort(-inside, kind="stable")[:_LEAST_CELLS]
     elif len(chosen) > _MOST_CELLS:
         chosen = np.sort(chosen[np.argsort(-inside[chosen], kind="stable")[:_MOST_CELLS]])
-    nodes = read_codes(code_logits.reshape(len(code_logits), -1)[:, chosen], settings.confidence)
+    logits = code_logits.reshape(len(code_logits), -1)[:, chosen]
+    if folded:
+        torn = np.abs(np.tanh(logits[0] / 2)) < settings.confidence
+        other = logits[:, torn] * np.where(np.arange(len(logits)) == 0, -1, 1)[:, None]
+        chosen, logits = np.append(chosen[torn], chosen), np.append(other, logits, axis=1)
+    nodes = read_codes(logits, settings.confidence, folded)
     spread = np.asarray(radii[nodes], dtype=np.float64)
     if len(chosen) > settings.matches:
         best = np.sort(np.argsort(spread, kind="stable")[: settings.matches])
@@ -193,12 +209,16 @@ class ZebraPoseDecoder(CropDecoder):
     def matches(self, outputs: Arrays, index: int) -> CropMatches:
         """The matches of one crop of the object of class ``index``, which count the more the smaller their cells."""
         mask = sigmoid(outputs["mask"][0])
-        found = find_matches(mask, outputs["code"], self.points[index], self.radii[index], self.decoding)
+        found = self._read(mask, outputs["code"], index, self.decoding)
         weights = 1 / (found.radii**2 + (_ROUNDING * self.objects.diameters[index]) ** 2)
         pixels = cell_centers(self.grid, self.grid, self.surface_stride)[found.cells]
         threshold = self.decoding.threshold * self.crop_size
         weights /= weights.max(initial=1e-300)
         return CropMatches(pixels, found.points, weights, mask.ravel()[found.cells], threshold)
+
+    def _read(self, mask: Array, code_logits: Array, index: int, settings: ZebraPoseDecoding) -> Matches:
+        tables = self.points[index], self.radii[index]
+        return find_matches(mask, code_logits, *tables, settings, is_folded(self.radii[index]))
 
     @property
     def surface_stride(self) -> int:
@@ -215,7 +235,7 @@ class ZebraPoseDecoder(CropDecoder):
         photograph = cv2.resize(photograph, (_PANEL, _PANEL), interpolation=cv2.INTER_CUBIC)
         every = replace(self.decoding, matches=self.grid**2)
         mask = sigmoid(own["mask"][0])
-        read = find_matches(mask, own["code"], self.points[index], self.radii[index], every)
+        read = self._read(mask, own["code"], index, every)
         points = np.full((self.grid**2, 3), np.nan)
         points[read.cells] = read.points
         predicted = draw_surface(photograph, points.reshape(self.grid, self.grid, 3), corners)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from posedistill.data.codes import code_path, kept_codes
+from posedistill.data.codes import code_path, kept_codes, not_folded
 from posedistill.data.loading.batch import Batch
 from posedistill.decode.zebrapose import ZebraPoseDecoder
 from posedistill.errors import RecipeError, describe
@@ -27,6 +27,7 @@ from posedistill.geometry.codes import load_tree, node_count
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.surfaces import Surfaces
+from posedistill.log import console
 
 _MOST_BLOCKS = 16
 """Pooled blocks along a side of the crop, at most."""
@@ -73,7 +74,10 @@ class ZebraPose(Estimator):
             if settings.codes is not None:
                 tree = load_tree(code_path(settings.codes, obj_id))
             else:
-                tree = kept_codes(mesh(obj_id), self.objects.symmetries[index], folder, settings.fold)
+                symmetries = self.objects.symmetries[index]
+                if settings.fold and (note := not_folded(symmetries)):
+                    console.print(f"[yellow]zebrapose, fold: object {obj_id} is {note}", highlight=False)
+                tree = kept_codes(mesh(obj_id), symmetries, folder, settings.fold)
             tree = tree.cut(settings.bits)
             for name in ("planes", "points", "radii"):
                 getattr(self, name)[index] = torch.from_numpy(getattr(tree, name))

@@ -1,6 +1,6 @@
 """Surface codes: each point of an object's surface by a string of bits, coarse to fine (ZebraPose, CVPR 2022)."""
 
-from posedistill.geometry.codes.fold import half_turn
+from posedistill.geometry.codes.fold import half_turn, is_folded
 from posedistill.geometry.codes.quality import Quality, measure
 from posedistill.geometry.codes.samples import surface_samples
 from posedistill.geometry.codes.tree import BITS, CodeTree, build_tree, load_tree, node_count, save_tree
@@ -11,6 +11,7 @@ __all__ = [
     "Quality",
     "build_tree",
     "half_turn",
+    "is_folded",
     "load_tree",
     "measure",
     "node_count",

@@ -1,6 +1,9 @@
 """Half-turn symmetries: an object that looks the same turned by 180 degrees, cut through the axis of the turn."""
 
+from itertools import pairwise
+
 import numpy as np
+from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.rotations import angle_between
@@ -22,6 +25,18 @@ def half_turn(symmetries: Array) -> Array | None:
         return None
     transform: Array = symmetries[1]
     return transform if np.rad2deg(angle_between(np.eye(3), transform[:3, :3])) >= _HALF_TURN else None
+
+
+def is_folded(radii: NDArray[np.floating]) -> bool:
+    """Whether cells of these ``radii``, of all depths, are those of a folded tree: every cell is as large as its twin.
+
+    So a file tells it by the tables that it has always had.
+
+    >>> is_folded(np.array([3.0, 3.0, 2.0, 1.0, 2.0, 1.0])), is_folded(np.array([3.0, 3.0, 2.0, 1.0, 1.0, 2.0]))
+    (True, False)
+    """
+    starts = [2**depth - 2 for depth in range(1, (len(radii) + 2).bit_length())]
+    return all(np.array_equal(*radii[start:end].reshape(2, -1)) for start, end in pairwise(starts))
 
 
 def cutting_plane(transform: Array, points: Array) -> Array:
