@@ -1,11 +1,14 @@
 """Codes to poses: golden values, perfect codes of a mesh, noise, empty masks, and the record."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from posedistill.decode import ZebraPoseDecoder
 from posedistill.decode.base import Prepared, RecordFault
 from posedistill.decode.zebrapose import ZebraPoseDecoding, find_matches, node_index, read_codes
+from posedistill.estimators.zebrapose import ZebraPoseSettings
 from posedistill.geometry.cameras import cell_centers
 from posedistill.geometry.codes import CodeTree, build_tree, is_folded
 from posedistill.geometry.meshes import Mesh
@@ -105,7 +108,7 @@ def test_unsure_bits_and_wild_cells_are_borne(tree):
 
 @pytest.mark.parametrize("first", [0.5, 0.0, "any", "wild"])
 def test_the_bit_that_tells_the_sides_of_a_half_turn_ends_no_code(folded, tree, first):
-    """At the seam of the canonical pose it is unsure, or says one thing here and another there, and all else is sure."""
+    """At the seam of the canonical pose it is unsure, or says now this and now that, and all else is sure."""
     rng, errors = np.random.default_rng(0), []
     assert is_folded(folded.radii) and not is_folded(tree.radii)
     section, tables = decoder(folded).record()
@@ -149,6 +152,40 @@ def test_at_most_so_many_matches_of_the_smallest_cells(tree):
     found = find_matches(mask, outputs["code"], tree.points, tree.radii, ZebraPoseDecoding(matches=50))
     assert len(found.cells) == 50
     assert (found.cells // GRID % 2 == 1).all()
+
+
+def test_the_published_decoding_takes_all_cells_alike_and_answers_no_empty_mask(tree):
+    published = ZebraPoseSettings(faithful=True).decoding()
+    ours = replace(decoder(tree), grid=128, decoding=published)
+    assert (published.confidence, published.threshold) == (0.0, 2 / 128)
+    outputs = {"mask": np.full((1, 128, 128), 4.0), "code": np.full((BITS, 128, 128), 0.01)}
+    outputs["code"][:, ::2] = np.random.default_rng(0).normal(size=(BITS, 64, 128))
+    found = ours.matches(outputs, 0)
+    assert len(found.points) == 128**2 and (found.weights == 1).all() and found.threshold == 2.0
+    nothing = outputs_of(tree, np.eye(3), np.array([0.0, 0.0, 900.0]))
+    nothing["mask"] -= 9.0
+    assert decoder(tree).decode_crop(nothing, K, 0) is not None
+    assert replace(ours, grid=GRID).decode_crop(nothing, K, 0) is None
+    section, tables = ours.record()
+    assert ZebraPoseDecoder.from_record(section, tables).decoding == published
+
+
+def test_files_from_before_weights_were_a_choice_and_radii_were_wide_are_read(tree):
+    section, tables = decoder(tree).record()
+    del section["decoding"]["weighted"]
+    old = tables | {"codes/radii": tables["codes/radii"].astype(np.float16)}
+    again = ZebraPoseDecoder.from_record(section, old)
+    assert again.decoding.weighted
+    np.testing.assert_allclose(again.radii, tree.radii[None], rtol=1e-3)
+
+
+def test_radii_of_huge_objects_are_kept(tree):
+    """A building of 280 m: half precision ends at 65 m."""
+    ours = decoder(tree)
+    scaled = replace(ours, points=2000 * ours.points, radii=2000 * ours.radii)
+    again = ZebraPoseDecoder.from_record(*scaled.record())
+    assert again.radii.max() > 65_504
+    np.testing.assert_array_equal(again.radii, scaled.radii)
 
 
 def test_records_are_read_back_and_tables_that_do_not_fit_are_refused(tree):

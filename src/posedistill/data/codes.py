@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from posedistill.data.formats.bop_models import MESHES, load_models_info, mesh_ids, mesh_path
 from posedistill.errors import DataError, describe
 from posedistill.files import exclusive
@@ -73,10 +71,16 @@ def kept_codes(mesh: Mesh, symmetries: Array, folder: Path, fold: bool = False) 
     return load_tree(path)
 
 
+def codes_digest(folder: Path) -> str:
+    """A short hash of what a folder of codes holds."""
+    files = sorted(folder.glob("obj_*.npz"))
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()[:12]
+
+
 def not_folded(symmetries: Array) -> str | None:
     """Why ``--fold`` or ``fold: true`` changes nothing of an object of ``symmetries`` ``[S, 4, 4]``; None if it does.
 
-    >>> not_folded(np.eye(4)[None])
+    >>> not_folded(symmetry_transforms({}))
     'not folded: that takes a half turn as the only symmetry, and models_info.json states 0'
     """
     if half_turn(symmetries) is not None:

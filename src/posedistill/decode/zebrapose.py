@@ -38,7 +38,8 @@ class ZebraPoseDecoding:
 
     Attributes:
         confidence: ``|2 p - 1|`` of the first bit that is too unsure to be read. 0 reads all bits, as published.
-        matches: how many go to PnP, those on the smallest cells of the surface.
+        matches: how many go to PnP, those on the smallest cells of the surface; None takes all of the mask.
+        weighted: let matches count the more the smaller their cells.
         threshold: reprojection error that makes a match an outlier, in crop sides.
         always_answer: where the mask is empty, let the likeliest cells answer all the same; the pose then carries
             their low score. Without it such an object gets no pose.
@@ -46,7 +47,8 @@ class ZebraPoseDecoding:
     """
 
     confidence: float = 0.35
-    matches: int = 512
+    matches: int | None = 512
+    weighted: bool = True
     threshold: float = 6 / 128
     always_answer: bool = True
     seed: int = 0
@@ -119,7 +121,7 @@ def find_matches(
     chosen = np.flatnonzero(inside > 0.5)
     if settings.always_answer and len(chosen) < 4:
         chosen = np.argsort(-inside, kind="stable")[:_LEAST_CELLS]
-    elif len(chosen) > _MOST_CELLS:
+    elif settings.matches and len(chosen) > _MOST_CELLS:
         chosen = np.sort(chosen[np.argsort(-inside[chosen], kind="stable")[:_MOST_CELLS]])
     logits = code_logits.reshape(len(code_logits), -1)[:, chosen]
     if folded:
@@ -128,7 +130,7 @@ def find_matches(
         chosen, logits = np.append(chosen[torn], chosen), np.append(other, logits, axis=1)
     nodes = read_codes(logits, settings.confidence, folded)
     spread = np.asarray(radii[nodes], dtype=np.float64)
-    if len(chosen) > settings.matches:
+    if settings.matches and len(chosen) > settings.matches:
         best = np.sort(np.argsort(spread, kind="stable")[: settings.matches])
         chosen, nodes, spread = chosen[best], nodes[best], spread[best]
     return Matches(chosen, np.asarray(points[nodes], dtype=np.float64), spread)
@@ -188,7 +190,7 @@ class ZebraPoseDecoder(CropDecoder):
         """The objects, their shapes, and the cells of their surfaces."""
         codes: dict[str, np.ndarray] = {
             "codes/points": self.points.astype(np.float32),
-            "codes/radii": self.radii.astype(np.float16),
+            "codes/radii": self.radii.astype(np.float32),
         }
         return super().tables() | codes
 
@@ -207,10 +209,11 @@ class ZebraPoseDecoder(CropDecoder):
         return solve_pnp(found.pixels, found.points, K, found.weights, found.threshold, self.decoding.seed)
 
     def matches(self, outputs: Arrays, index: int) -> CropMatches:
-        """The matches of one crop of the object of class ``index``, which count the more the smaller their cells."""
+        """The matches of one crop of the object of class ``index``."""
         mask = sigmoid(outputs["mask"][0])
         found = self._read(mask, outputs["code"], index, self.decoding)
-        weights = 1 / (found.radii**2 + (_ROUNDING * self.objects.diameters[index]) ** 2)
+        spread = found.radii if self.decoding.weighted else np.zeros(len(found.cells))
+        weights = 1 / (spread**2 + (_ROUNDING * self.objects.diameters[index]) ** 2)
         pixels = cell_centers(self.grid, self.grid, self.surface_stride)[found.cells]
         threshold = self.decoding.threshold * self.crop_size
         weights /= weights.max(initial=1e-300)
@@ -233,7 +236,7 @@ class ZebraPoseDecoder(CropDecoder):
         planes = 255 * (prepared.inputs["images"][row] * scale[0] + scale[1])
         photograph = np.clip(np.rint(planes), 0, 255).astype(np.uint8).transpose(1, 2, 0)
         photograph = cv2.resize(photograph, (_PANEL, _PANEL), interpolation=cv2.INTER_CUBIC)
-        every = replace(self.decoding, matches=self.grid**2)
+        every = replace(self.decoding, matches=None)
         mask = sigmoid(own["mask"][0])
         read = self._read(mask, own["code"], index, every)
         points = np.full((self.grid**2, 3), np.nan)

@@ -18,7 +18,8 @@ class ZebraPoseSettings(Settings):
 
     Losses are means: of bits over the pixels on which the object is seen, of the mask over all pixels. ``faithful``
     gives the published ones instead (see ``estimators.losses.zebrapose``), three times the codes' plus the mask's, and
-    decoding: every bit is read, and distances are as PnP gives them.
+    decoding: every bit of all cells of the mask is read, all matches count alike, outliers are 2 px off (of a crop of
+    128), a mask of fewer than four cells has no pose, and distances are as PnP gives them.
     """
 
     backbone: str = "darknet_tiny_h"
@@ -67,7 +68,9 @@ class ZebraPoseSettings(Settings):
 
     def decoding(self) -> ZebraPoseDecoding:
         """The decoder's settings that go with these."""
-        return ZebraPoseDecoding(confidence=0.0 if self.faithful else self.confidence)
+        if self.faithful:
+            return ZebraPoseDecoding(0.0, matches=None, weighted=False, threshold=2 / 128, always_answer=False)
+        return ZebraPoseDecoding(self.confidence)
 
 
 class NetworkOutputs(NamedTuple):
