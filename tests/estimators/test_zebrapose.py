@@ -233,6 +233,8 @@ def test_half_turns_are_folded_and_it_is_told_where_there_is_none(make, cache: P
 def test_a_teacher_with_other_codes_is_refused_and_a_deeper_one_is_not(make: Callable[..., ZebraPose]) -> None:
     student, deeper, other = make(), make(bits=10), make(bits=10)
     student.check_teacher(deeper)
+    fresh = build_estimator("zebrapose", student.objects, SMALL, SIZE)
+    fresh.check_teacher(deeper)  # its codes are not made yet
     other.planes[0, 3, 0] += 0.1
     with pytest.raises(RecipeError, match=r"'teacher': found codes \w{12}, expected codes \w{12}, as the student's"):
         student.check_teacher(other)

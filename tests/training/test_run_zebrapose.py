@@ -2,25 +2,31 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from posedistill.data.codes import code_path
 from posedistill.data.images import read_image
 from posedistill.decode import ZebraPoseDecoder
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import export_onnx
-from posedistill.geometry.codes import is_folded
+from posedistill.errors import RecipeError
+from posedistill.geometry.codes import build_tree, is_folded, save_tree
+from posedistill.geometry.objects import box_corners
 from posedistill.poses import Poses
-from posedistill.recipe.recipe import load_recipe
-from posedistill.recipe.stages import teacher_of
+from posedistill.recipe.recipe import Recipe, load_recipe
+from posedistill.recipe.stages import students_of, teacher_of
 from posedistill.runtime.predictor import Predictor
 from posedistill.tasks.registry import open_task
 from posedistill.training.networks import load_network
 from posedistill.training.run import run, train_stage
+from posedistill.training.teaching.build import check_networks
 
+FACES = np.array([(0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1)])
 NETWORK = {"backbone": "darknet_tiny_q", "width": 16, "bits": 8}
 
 
@@ -61,6 +67,38 @@ def test_every_stage_is_trained_measured_and_shipped(folder: Path) -> None:
     parity = json.loads((folder / "model.parity.json").read_text())
     assert parity["outputs"]["logits"] < 0.01
     assert len(list((folder.parent / "cache").glob("codes-*.npz"))) == 2  # one for each object, shared by all networks
+
+
+def test_other_codes_of_teacher_and_student_are_refused_before_anything_trains(recipe, tmp_path: Path) -> None:
+    tree = build_tree(box_corners(-np.ones(3), np.ones(3)), FACES, bits=8)
+    for name, scale in (("ours", 1), ("copy", 1), ("theirs", 2)):
+        (tmp_path / name).mkdir()
+        for obj_id in (1, 2):
+            save_tree(replace(tree, points=scale * tree.points), code_path(tmp_path / name, obj_id))
+
+    def checked(student: dict, teacher: dict) -> Recipe:
+        raw = recipe().model_dump(mode="json")
+        raw["student"] |= {"family": "zebrapose", "settings": NETWORK | student}
+        raw["teacher"] |= {"family": "zebrapose", "settings": NETWORK | {"bits": 10} | teacher}
+        raw["distill"] = [{"name": "match", "options": {"form": "bits", "heads": ["code"]}}]
+        chosen = Recipe.model_validate(raw)
+        check_networks(chosen, open_task(chosen).stand_ins)
+        return chosen
+
+    ours, copy, theirs = ({"codes": str(tmp_path / name)} for name in ("ours", "copy", "theirs"))
+    checked({}, {})
+    checked({"fold": True}, {"fold": True})
+    for student, teacher, found in (
+        ({}, {"fold": True}, "found codes of the meshes, folded, expected codes of the meshes, as the student's"),
+        (ours, theirs, r"found codes \w{12} of a folder, expected codes \w{12} of a folder"),
+        (ours, {}, "found codes of the meshes, expected codes"),
+    ):
+        with pytest.raises(RecipeError, match=rf"'teacher\.settings': {found}"):
+            checked(student, teacher)
+    stage = students_of(checked(ours, copy))[0]
+    signed = stage.signature["codes"]
+    save_tree(tree.cut(7), code_path(tmp_path / "ours", 1))
+    assert replace(stage).signature["codes"] != signed
 
 
 def test_half_turns_are_folded_by_a_recipe_and_in_the_file(drawn_data: dict, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from posedistill.data.codes import codes_digest
 from posedistill.recipe.data import TESTED
 from posedistill.recipe.recipe import NetworkSettings, Recipe, TrainSettings, fingerprint
 
@@ -105,6 +106,8 @@ class Stage:
             signature["teacher"] = fingerprint(recipe.teacher.model_dump(mode="json", exclude=_STORING))
         if self.section.start is not None:
             signature["started"] = _contents(self.section.start)
+        if codes := self.section.settings.get("codes"):
+            signature["codes"] = codes_digest(Path(codes))
         if self.inherits:
             signature["inherited"] = teacher_of(recipe).origin
         return signature

@@ -83,11 +83,15 @@ class ZebraPose(Estimator):
                 getattr(self, name)[index] = torch.from_numpy(getattr(tree, name))
 
     def check_teacher(self, teacher: Estimator) -> None:
-        """Refuse a teacher of the same family whose codes mean other parts of the surface."""
+        """Refuse a teacher of the same family whose codes mean, or will mean, other parts of the surface."""
         if not isinstance(teacher, ZebraPose):
             return
+        ours, theirs = (side.settings.origin() for side in (self, teacher))
+        if ours != theirs:
+            raise RecipeError(describe("recipe", "teacher.settings", theirs, f"{ours}, as the student's"))
         shared = min(self.planes.shape[1], teacher.planes.shape[1])
-        if not torch.equal(self.planes[:, :shared].cpu(), teacher.planes[:, :shared].cpu()):
+        known = bool(self.planes.any() and teacher.planes.any())  # before anything trains they may not be
+        if known and not torch.equal(self.planes[:, :shared].cpu(), teacher.planes[:, :shared].cpu()):
             found, expected = (f"codes {_digest(side.planes[:, :shared])}" for side in (teacher, self))
             raise RecipeError(describe("recipe", "teacher", found, f"{expected}, as the student's"))
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from posedistill.backbones import build_backbone
 from posedistill.backbones.cut import level_name
 from posedistill.backbones.dense import PUBLISHED_STRIDES, Kind, build_decoder
+from posedistill.data.codes import codes_digest
 from posedistill.data.settings import Settings
 from posedistill.decode.zebrapose import ZebraPoseDecoding
 
@@ -65,6 +66,12 @@ class ZebraPoseSettings(Settings):
     def resolved_stride(self) -> int:
         """``stride``, or its default for the decoder."""
         return self.stride or (2 if self.decoder == "published" else 4)
+
+    def origin(self) -> str:
+        """What its codes are, before they are made: networks that learn from one another must share it."""
+        if self.codes is not None:
+            return f"codes {codes_digest(self.codes)} of a folder"
+        return "codes of the meshes, folded" if self.fold else "codes of the meshes"
 
     def decoding(self) -> ZebraPoseDecoding:
         """The decoder's settings that go with these."""

@@ -166,11 +166,14 @@ def check_networks(recipe: Recipe, objects: ObjectTable, teacher: Teacher | None
 
     Raises:
         RecipeError: settings a family does not have, a loss that needs views that are not on offer, views of both
-            sides that the loss cannot compare, as votes for other keypoints, or a student that has nothing to inherit.
+            sides that the loss cannot compare, as votes for other keypoints or by other codes, or a student that has
+            nothing to inherit.
         CheckpointError: as :func:`teacher_so_far`.
     """
     student = build_network(recipe, recipe.student, objects)
     teacher = teacher or teacher_so_far(recipe, objects)
+    for network in networks_of(teacher):
+        student.check_teacher(network)
     if isinstance(teacher, NetworkTeacher) and recipe.student.inherit is not None:
         inherit(student, teacher.estimator, recipe.student.inherit == "narrowed_teacher")
     boxes = {obj_id: box_mesh(corners) for obj_id, corners in zip(objects.obj_ids, objects.keypoints, strict=True)}
