@@ -136,7 +136,7 @@ def write_codes(
             raise DataError(f"{path}: {error}") from error
         save_tree(tree, code_path(out, obj_id))
         qualities = measure(tree, samples)
-        notes = warnings(qualities, samples, size)
+        notes = warnings(qualities, mesh.vertices, mesh.faces, size)
         if fold and (note := not_folded(symmetries)):
             notes.append(note)
         told(CodesReport(obj_id, code_path(out, obj_id), size, turn is not None, qualities, notes))

@@ -43,7 +43,7 @@ class RayCaster:
         return found["tfar"], found["primID"], found["u"], found["v"]
 
     def distances(self, origin: Array, directions: Floats) -> Floats:
-        """``[N]`` distance of the first hits alone, inf for none; see ``hits``."""
+        """``[N]`` distance of the first hits alone, inf for none; see ``hits``. Origins may be many, ``[N, 3]``."""
         found: Floats = self._scene.run(_repeated(origin, directions), directions, query="DISTANCE")
         found[found > _NOTHING] = np.inf
         return found
@@ -55,7 +55,7 @@ class RayCaster:
 
 
 def _repeated(vector: Array, rays: Floats) -> Floats:
-    """One vector for each ray."""
+    """A vector for each ray: the same, or ``[N, 3]`` their own."""
     out = np.empty((len(rays), 3), np.float32)
     out[:] = vector
     return out

@@ -172,7 +172,7 @@ def test_depths_that_cannot_be_are_refused(tree, bits):
 
 def told(vertices: Array, faces: np.ndarray) -> str:
     built, points = build_tree(vertices, faces, bits=12), surface_samples(vertices, faces, 20_000, seed=2)
-    return " ".join(warnings(measure(built, points), points, float(np.linalg.norm(np.ptp(vertices, axis=0)))))
+    return " ".join(warnings(measure(built, points), vertices, faces, float(np.linalg.norm(np.ptp(vertices, axis=0)))))
 
 
 def test_gaps_thin_plates_and_odd_units_are_told():
@@ -180,5 +180,18 @@ def test_gaps_thin_plates_and_odd_units_are_told():
     assert "millimetres" in told(box() / 1000, BOX_FACES)
     assert "millimetres" in told(box() * 1000, BOX_FACES)
     assert "front and back" in told(box(z=0.05), BOX_FACES)
-    vertices, faces = two_boxes(1000.0, 11.0)
-    assert measure(build_tree(vertices, faces, 8), surface_samples(vertices, faces, 20_000, 2))[7].straddling > 0
+
+
+def tray(wall: float) -> tuple[Array, np.ndarray]:
+    """An open box with walls, without the rim."""
+    outer, inner = box(50.0, 50.0, 30.0), box(50 - wall, 50 - wall, 30.0) + np.array([0, 0, wall])
+    return np.concatenate([outer, inner]), np.concatenate([BOX_FACES, BOX_FACES[:, ::-1] + 8])
+
+
+@pytest.mark.parametrize("winding", ["as it is", "mixed"])
+def test_thin_walls_are_told_and_thick_ones_are_not(winding):
+    for wall, thin in ((0.5, True), (15.0, False)):
+        vertices, faces = tray(wall)
+        if winding == "mixed":
+            faces[::2] = faces[::2, ::-1]
+        assert ("front and back share cells down to 10 bits" in told(vertices, faces)) == thin

@@ -8,18 +8,26 @@ from posedistill.geometry.cameras import Array
 
 
 def surface_samples(vertices: Array, faces: NDArray[np.integer], count: int, seed: int = 0) -> Array:
-    """``[count, 3]`` points of a surface, stratified by area: every stretch of it gets its share.
+    """``[count, 3]`` points of a surface, stratified by area; see :func:`faced_samples`.
+
+    >>> square = np.array([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]])
+    >>> points = surface_samples(square, np.array([[0, 1, 2], [0, 2, 3]]), 1000)
+    >>> points.shape, points.mean(axis=0).round(1).tolist()
+    ((1000, 3), [1.0, 1.0, 0.0])
+    """
+    return faced_samples(vertices, faces, count, seed)[0]
+
+
+def faced_samples(
+    vertices: Array, faces: NDArray[np.integer], count: int, seed: int = 0
+) -> tuple[Array, NDArray[np.intp]]:
+    """``[count, 3]`` points of a surface, every stretch of which gets its share, and ``[count]`` the faces they are on.
 
     Args:
         vertices: ``[V, 3]``. faces: ``[F, 3]``; those without area get no point.
 
     Raises:
         DataError: a surface without area, or of an area that is not finite.
-
-    >>> square = np.array([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]])
-    >>> points = surface_samples(square, np.array([[0, 1, 2], [0, 2, 3]]), 1000)
-    >>> points.shape, points.mean(axis=0).round(1).tolist()
-    ((1000, 3), [1.0, 1.0, 0.0])
     """
     rng = np.random.default_rng(seed)
     first, second, third = (vertices[faces[:, corner]] for corner in range(3))
@@ -33,4 +41,4 @@ def surface_samples(vertices: Array, faces: NDArray[np.integer], count: int, see
     chosen = np.minimum(np.searchsorted(ends, places, side="right"), len(ends) - 1)
     root, along = np.sqrt(rng.random((count, 1))), rng.random((count, 1))
     points: Array = (1 - root) * first[chosen] + root * (1 - along) * second[chosen] + root * along * third[chosen]
-    return points
+    return points, chosen
