@@ -221,7 +221,7 @@ def codes(
 
     def tell(report: CodesReport) -> None:
         folded = ", folded about its half turn" if report.folded else ""
-        print(f"object {report.obj_id}: {report.diameter:.1f} mm{folded}; {report.path}")
+        print(f"object {report.obj_id}: {report.diameter:.1f} mm{folded}; {report.seconds:.1f} s; {report.path}")
         if report.qualities:
             print("  bits   cells  mean mm  (% of diameter)  largest mm  over a gap %")
         for cells in report.qualities:

@@ -1,6 +1,7 @@
 """Codes of folders of models: the command, its files, and trees that are kept."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ def test_every_model_gets_its_codes_and_a_table_of_their_sizes(models, tmp_path)
     ids = sorted(int(path.stem[4:]) for path in models.glob("obj_*.ply"))
     assert [load_tree(tmp_path / f"obj_{obj_id:06d}.npz").bits for obj_id in ids] == [10] * len(ids)
     assert found.output.count("bits   cells") == len(ids) and "1024" in found.output
+    assert len(re.findall(r"mm; \d+\.\d s; ", found.output)) == len(ids)
 
 
 def test_published_codes_are_written_on_request(models, tmp_path):

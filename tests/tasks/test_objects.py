@@ -6,15 +6,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tests.conftest import HALVES, K, box_mesh, draw
 
 from posedistill.data.formats.bop import BopDataset
+from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_models
 from posedistill.data.formats.labels.writer import write_labels
 from posedistill.data.loading.loader import Loader
 from posedistill.errors import DataError, RecipeError
+from posedistill.recipe.recipe import NetworkSettings
 from posedistill.recipe.stages import Stage
 from posedistill.runtime.threshold import Threshold
 from posedistill.tasks import objects as objects_task
 from posedistill.tasks.registry import open_task
+from posedistill.training.networks import build_network
 
 
 def test_validation_frames_are_never_trained_on(recipe):
@@ -71,6 +75,30 @@ def test_shares_of_the_sources(recipe, raw_recipe):
     made = task.loader(task.training_set.train, seed=0, device="cpu", batch_size=8)
     for step in range(3):
         assert int((made.batch(step).ids >= first).sum()) == 6
+
+
+def test_the_true_surface_is_that_of_the_thing_that_is_sought(recipe, tmp_path):
+    """Of two of a kind in a frame the one in whose box it is looked for is drawn."""
+    writer = BopWriter(tmp_path, "test", jpeg_quality=None)
+    poses = [(1, np.eye(3), np.array([x, 0.0, 680.0])) for x in (-90.0, 90.0)]
+    image = np.zeros((120, 160, 3), np.uint8)
+    masks = [draw(*pose, image, K) for pose in poses]
+    writer.add_frame(1, 0, image, K, poses, None, masks, masks)
+    writer.finish_scene(1)
+    write_models(tmp_path, {1: box_mesh(HALVES[1])})
+    write_camera(tmp_path, K, 160, 120)
+    bop = f"{{bop: '{tmp_path}', split: test}}"
+    task = open_task(recipe("data.objects=[1]", f"data.train=[{bop}]", f"data.test.source={bop}"))
+    codes = {"family": "zebrapose", "settings": {"backbone": "darknet_tiny_q", "width": 16}}
+    network = NetworkSettings.model_validate(codes)
+    decoder = task.deployed(build_network(task.recipe, network, task.objects))[1]
+    (query,) = task.queries
+    assert list(query.labels) == [1, 1]
+    for boxes in (query.boxes, query.boxes[::-1]):
+        prepared = decoder.prepare(dataclasses.replace(query, boxes=boxes).request())
+        surface = task._true_surface(query, prepared, 64, 4)
+        hit = np.isfinite(surface[..., 0])
+        assert hit.mean() > 0.2 and hit[7:9, 7:9].all()
 
 
 def test_one_frame_cannot_be_split(recipe, bop, tmp_path):

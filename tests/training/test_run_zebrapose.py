@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from posedistill.data.codes import code_path
+from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
 from posedistill.decode import ZebraPoseDecoder
 from posedistill.deploy.evaluators.files import evaluate_file
@@ -22,8 +24,10 @@ from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.recipe.stages import students_of, teacher_of
 from posedistill.runtime.predictor import Predictor
 from posedistill.tasks.registry import open_task
+from posedistill.training.checkpoints import load_tensors
 from posedistill.training.networks import load_network
 from posedistill.training.run import run, train_stage
+from posedistill.training.step import TrainingStep
 from posedistill.training.teaching.build import check_networks
 
 FACES = np.array([(0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1)])
@@ -64,6 +68,8 @@ def test_every_stage_is_trained_measured_and_shipped(folder: Path) -> None:
         pictures = sorted((folder / "cases").glob(f"{name}_votes_*.jpg"))
         assert len(pictures) == 3 and read_image(pictures[0]).shape == (320, 3 * 320 + 12, 3)
     assert "true codes" in (folder / "report.html").read_text()
+    assert {"bit_error/1", "bit_error/8", "effective_bits"} <= steps[0].keys()
+    assert "Wrong bits, %" in (folder / "report.html").read_text()
     parity = json.loads((folder / "model.parity.json").read_text())
     assert parity["outputs"]["logits"] < 0.01
     assert len(list((folder.parent / "cache").glob("codes-*.npz"))) == 2  # one for each object, shared by all networks
@@ -99,6 +105,54 @@ def test_other_codes_of_teacher_and_student_are_refused_before_anything_trains(r
     signed = stage.signature["codes"]
     save_tree(tree.cut(7), code_path(tmp_path / "ours", 1))
     assert replace(stage).signature["codes"] != signed
+
+
+def test_an_interrupted_training_of_codes_goes_on_to_the_bit(recipe, tmp_path: Path, monkeypatch) -> None:
+    """Weights and the share of wrong bits, by which bits count."""
+    kept, step_of = [], TrainingStep.__call__
+    for stop in (None, 2):
+        raw = recipe("train.steps=4", "train.ema=0").model_dump(mode="json") | {"runs": str(tmp_path / f"{stop}")}
+        raw["student"] |= {"family": "zebrapose", "settings": NETWORK}
+        chosen = Recipe.model_validate(raw)
+        task, stage = open_task(chosen), students_of(chosen)[0]
+
+        def stepping(self, batch, step, stop=stop):
+            if step == stop:
+                raise KeyboardInterrupt
+            return step_of(self, batch, step)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingStep, "__call__", stepping)
+            if stop is None:
+                train_stage(task, stage)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    train_stage(task, stage)
+        train_stage(task, stage)
+        kept.append(load_tensors(stage.folder / "last.safetensors")[0])
+    straight, resumed = kept
+    assert straight.keys() == resumed.keys() and (straight["model.bit_errors"] > 0).any()
+    assert not [name for name in straight if not torch.equal(straight[name], resumed[name])]
+
+
+def test_a_csv_of_poses_teaches_codes(recipe, bop: Path, tmp_path: Path) -> None:
+    rows = [(f, i) for f in BopDataset(bop, "train").frames for i in f.instances]
+    ids = np.array([(f.scene_id, f.im_id, i.obj_id) for f, i in rows])
+    R, t = np.stack([i.R for _, i in rows]), np.stack([i.t for _, i in rows])
+    Poses(*ids.T, np.full(len(rows), 0.9), R, t, np.full(len(rows), -1.0)).to_bop_csv(tmp_path / "poses.csv")
+    raw = recipe("train.steps=2").model_dump(mode="json", exclude={"teacher"})
+    raw["teacher"] = {"csv": str(tmp_path / "poses.csv"), "supervise": False}
+    raw["student"] |= {"family": "zebrapose", "settings": NETWORK}
+    raw["distill"] = [
+        {"name": "match", "options": {"form": "bits", "heads": ["code"], "mask": "mask"}},
+        {"name": "align", "options": {"unit": "code", "reach": 0.5}},
+    ]
+    chosen = Recipe.model_validate(raw)
+    task, stage = open_task(chosen), students_of(chosen)[-1]
+    check_networks(chosen, task.stand_ins)
+    train_stage(task, stage)
+    steps = [json.loads(line) for line in (stage.folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(steps[0][f"loss/{name}"] > 0 for name in ("match", "align"))
 
 
 def test_half_turns_are_folded_by_a_recipe_and_in_the_file(drawn_data: dict, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Surface codes of a folder of models: built, measured, written, and kept beside what else a recipe caches."""
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class CodesReport:
 
     Attributes:
         diameter: mm. folded: whether its half turn was. qualities: of each depth; none of published codes.
+        seconds: that the codes took.
         warnings: what to know before trusting them, in words.
     """
 
@@ -46,6 +48,7 @@ class CodesReport:
     folded: bool
     qualities: list[Quality]
     warnings: list[str]
+    seconds: float
 
 
 def code_path(folder: Path, obj_id: int) -> Path:
@@ -127,11 +130,14 @@ def write_codes(
         try:
             samples = surface_samples(mesh.vertices, mesh.faces, _MEASURED, seed + 1)
             size = diameter(mesh.vertices)
+            started = time.perf_counter()
             if faithful:
                 write_published(published_codes(mesh.vertices, mesh.faces, bits, seed), out, obj_id)
-                told(CodesReport(obj_id, out / f"Class_CorresPoint{obj_id:06d}.txt", size, False, [], []))
+                took = time.perf_counter() - started
+                told(CodesReport(obj_id, out / f"Class_CorresPoint{obj_id:06d}.txt", size, False, [], [], took))
                 continue
             tree = build_tree(mesh.vertices, mesh.faces, bits, seed=seed, half_turn=turn)
+            took = time.perf_counter() - started
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         save_tree(tree, code_path(out, obj_id))
@@ -139,4 +145,4 @@ def write_codes(
         notes = warnings(qualities, mesh.vertices, mesh.faces, size)
         if fold and (note := not_folded(symmetries)):
             notes.append(note)
-        told(CodesReport(obj_id, code_path(out, obj_id), size, turn is not None, qualities, notes))
+        told(CodesReport(obj_id, code_path(out, obj_id), size, turn is not None, qualities, notes, took))

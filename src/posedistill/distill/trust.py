@@ -190,7 +190,8 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 def _by_spread(settings: TrustSettings, spread: Tensor | None) -> Tensor:
     """``[B]`` ``exp(-spread / limit)``; a spread that is not a number trusts nothing."""
     if spread is None:
-        raise _unknown("spread of a single network", "a teacher that is an ensemble")
+        found = "a spread that is not known, as of a single network or of codes"
+        raise _unknown(found, "a teacher that is an ensemble, of keypoints or numbers")
     return (-spread.float() / settings.limit).exp().nan_to_num(0.0).clamp(settings.floor, 1)
 
 

@@ -134,6 +134,10 @@ class Estimator(nn.Module):
         """Supervised terms by name, already weighted; each is a mean over its own count. Their sum is minimised."""
         raise NotImplementedError
 
+    def progress_values(self) -> dict[str, float]:
+        """What the log of its training tells of it besides losses, by name."""
+        return {}
+
     def record(self) -> dict[str, Any]:
         """What its decoder must know of the network itself, by the decoder's fields."""
         raise NotImplementedError

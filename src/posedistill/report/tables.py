@@ -35,7 +35,26 @@ def result_tables(run: RunResults) -> list[Table]:
         others = [metric for metric in group.metrics if metric not in group.main_metrics]
         tables.append(model_table(group.title, group, group.main_metrics))
         tables += [model_table(f"{group.title}: other metrics", group, others, costs=())] if others else []
-    return tables
+    return tables + bit_tables(run)
+
+
+def bit_tables(run: RunResults) -> list[Table]:
+    """How often the bits of surface codes were wrong at the end of each training, by depth; none of other families."""
+    rows, deepest = [], 0
+    for stage, seeds in run.histories.items():
+        last = [{name: values[max(values)] for name, values in seed.items() if values} for seed in seeds.values()]
+        names = [f"bit_error/{depth}" for depth in range(1, 17) if any(f"bit_error/{depth}" in seed for seed in last)]
+        if not names:
+            continue
+        deepest = max(deepest, len(names))
+        effective = np.mean([seed["effective_bits"] for seed in last if "effective_bits" in seed])
+        shares = [np.mean([seed[name] for seed in last if name in seed]) for name in names]
+        rows.append([Cell(stage), Cell(f"{effective:.1f}"), *(Cell(f"{100 * share:.0f}") for share in shares)])
+    if not rows:
+        return []
+    notes = ["Of training crops, running mean at the last step; effective: bits before the first wrong in over 40 %."]
+    columns = ["model", "effective", *(f"bit {depth}" for depth in range(1, deepest + 1))]
+    return [Table("Wrong bits, %", columns, [row + [Cell("")] * (len(columns) - len(row)) for row in rows], notes)]
 
 
 def model_table(

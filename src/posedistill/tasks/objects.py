@@ -26,7 +26,7 @@ from posedistill.deploy.evaluate import boxes_for
 from posedistill.deploy.shapes import coarse_shape
 from posedistill.deploy.threshold import SEARCHES, Shown, photographs_in, threshold_of
 from posedistill.estimators.base import Estimator
-from posedistill.geometry.cameras import Array, Camera
+from posedistill.geometry.cameras import Array, Camera, project
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable
 from posedistill.geometry.surfaces import Surfaces
@@ -237,13 +237,18 @@ class ObjectsTask(Task[TestFrames]):
         save_votes(folder, name, pictures)
 
     def _true_surface(self, query: FrameQuery, prepared: Prepared, side: int, stride: int) -> NDArray[np.float32]:
-        """``[G, G, 3]`` of the first thing that is sought in a frame, nothing where its pose is not known."""
+        """``[G, G, 3]`` of the first thing that is sought in a frame, nothing where its pose is not known.
+
+        Of several of its kind it is the one in the middle of the crop.
+        """
         label = int(prepared.labels[0])
         frame = self.test_set.dataset.frame(query.scene_id, query.im_id)
-        truth = next((instance for instance in frame.instances if instance.obj_id == label), None)
-        if truth is None:
+        truths = [instance for instance in frame.instances if instance.obj_id == label]
+        if not truths:
             return np.full((side // stride, side // stride, 3), np.nan, np.float32)
-        index, turn = np.array([self.objects.index(label)]), prepared.rotation[:1]
+        index, turn, K = np.array([self.objects.index(label)]), prepared.rotation[:1], prepared.K[0]
+        seen = [project(np.zeros((1, 3)), turn[0] @ truth.R, turn[0] @ truth.t, K)[0] for truth in truths]
+        truth = truths[int(np.argmin(np.linalg.norm(np.array(seen) - (side - 1) / 2, axis=1)))]
         R, t = self.objects.canonical(index, turn @ truth.R, turn @ truth.t)
         return self._surfaces.seen(index, prepared.K[:1], R, t, side, stride)[0]
 

@@ -95,9 +95,8 @@ def train(
                 means = {n: float(torch.stack([terms[n] for terms in recent if n in terms]).mean()) for n in names}
                 speed = log.rate(done)
                 images = speed * len(batch.images) * fabric.world_size
-                log.write(
-                    done, means | {"lr": stepping.rate(step), "steps_per_second": speed, "images_per_second": images}
-                )
+                rates = {"lr": stepping.rate(step), "steps_per_second": speed, "images_per_second": images}
+                log.write(done, means | rates | estimator.progress_values())
                 recent = []
             if validate is not None and (done % settings.validate_every == 0 or done == settings.steps):
                 _stop_at_nan(bool(bad), done, last, teaching)

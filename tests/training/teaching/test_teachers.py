@@ -11,6 +11,7 @@ from tests.training.helpers import load, measure, train
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.deploy.estimate import FrameQuery
+from posedistill.distill.trust import TrustSettings, image_trust
 from posedistill.errors import CheckpointError, DataError, RecipeError, TrainingError
 from posedistill.estimators.views import Prediction, Votes
 from posedistill.geometry.objects import NO_OBJECTS
@@ -97,6 +98,15 @@ def test_spread_is_the_disagreement_in_diameters(batch):
     expected = (((0.04**2 + 0.04**2 + 0.08**2) / 3) ** 0.5) / float(crops.sizes("test")[0])
     assert joined(members, crops).spread.tolist() == pytest.approx([expected])
     assert joined(members[:1] * 3, crops).spread.tolist() == pytest.approx([0.0])
+
+
+def test_of_codes_no_spread_is_known(batch):
+    """Their bits are no points, and members vote by cells of their own."""
+    members = [Prediction({}, Votes(torch.rand(2, 5, 1, 12), torch.ones(2, 5), torch.ones(2, 5) > 0)) for _ in range(2)]
+    whole = joined(members, batch(2))
+    assert whole.votes is not None and whole.spread is None
+    with pytest.raises(RecipeError, match="a spread that is not known, as of a single network or of codes"):
+        image_trust(TrustSettings(by="spread"), whole, batch(2))
 
 
 def test_members_that_do_not_vote_do_not_agree(batch):

@@ -31,6 +31,8 @@ from posedistill.log import console
 
 _MOST_BLOCKS = 16
 """Pooled blocks along a side of the crop, at most."""
+_GUESSED = 0.4
+"""Share of wrong bits from which on a depth is hardly better than guessed."""
 _MOST_VOTES = 96
 """Blocks of a crop that vote."""
 
@@ -54,8 +56,10 @@ class ZebraPose(Estimator):
         self.calibrates = not settings.faithful
         self.network = ZebraPoseNetwork(len(objects), settings)
         self.stride = settings.resolved_stride()
-        if crop_size % 16:
-            raise RecipeError(describe("recipe", "crop_size", crop_size, "a multiple of 16"))
+        needed = max(16, *self.network.backbone.channels)
+        if crop_size % needed:
+            expected = f"a multiple of {needed}, the coarsest stride of {settings.backbone}"
+            raise RecipeError(describe("recipe", "crop_size", crop_size, expected))
         self.surface = f"surface/{self.stride}"
         self.targets = frozenset({"masks", self.surface})  # type: ignore[misc]
         count, nodes = len(objects), node_count(settings.bits)
@@ -169,6 +173,16 @@ class ZebraPose(Estimator):
         if settings.dice_weight:
             found["dice"] = settings.dice_weight * losses.soft_dice(mask, seen)
         return found
+
+    def progress_values(self) -> dict[str, float]:
+        """``bit_error/1``, ... the running share of wrong bits by depth, and ``effective_bits``, those before the first
+        that is wrong in more than 40 %; nothing before the first step."""
+        errors: list[float] = self.bit_errors.tolist()
+        if errors[0] < 0:
+            return {}
+        guessed = [error > _GUESSED for error in errors]
+        told = {f"bit_error/{depth}": error for depth, error in enumerate(errors, 1)}
+        return told | {"effective_bits": float([*guessed, True].index(True))}
 
     @torch.no_grad()
     def encode(self, surface: Tensor, label: Tensor) -> Tensor:

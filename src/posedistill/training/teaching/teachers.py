@@ -104,7 +104,7 @@ def joined(predictions: Sequence[Prediction], batch: Batch) -> Prediction:
     ``votes`` are set side by side with their weights; ``cells`` are averaged, cell by cell, where all members have the
     cell; ``embedding``, ``regression`` and ``logits`` are averaged. ``spread`` ``[B]`` is the root mean square distance
     of the members' mean keypoints from their common mean, in object diameters; without votes that of the regressed
-    numbers.
+    numbers. Of surface codes none is known.
 
     Raises:
         RecipeError: views of different shapes.
@@ -120,7 +120,8 @@ def joined(predictions: Sequence[Prediction], batch: Batch) -> Prediction:
     if len(votes) == len(predictions):
         _require_alike("votes", [each.values[0, 0] for each in votes])
         whole.votes = _side_by_side(votes)
-        if "diameters" in batch.targets:
+        # Codes are no points: their bits, of cells that differ from member to member, have no place to disagree on.
+        if "diameters" in batch.targets and votes[0].values.shape[-1] == 2:
             whole.spread = _disagreement(votes, batch.sizes("teacher.ensemble"))
     if len(grids) == len(predictions):
         whole.cells = _mean_cells(grids)
