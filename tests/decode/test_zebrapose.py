@@ -136,6 +136,36 @@ def test_published_decoding_reads_the_likelier_side_alone(folded):
         assert len(found.cells) == times * (mask > 0.5).sum()
 
 
+def test_codes_read_as_far_as_they_are_sure_beat_codes_read_to_the_end(tree):
+    """Bits are wrong the more often the finer they are, and their probabilities say how often."""
+    wrong = np.minimum(0.02 * 1.35 ** np.arange(BITS) * 2, 0.5)[:, None, None]
+    errors: dict[float, list[float]] = {0.0: [], 0.35: []}
+    rng, t = np.random.default_rng(0), np.array([3.0, -2.0, 900.0])
+    for R in random_rotations(12, rng):
+        outputs = outputs_of(tree, R, t)
+        spread = np.clip(wrong * rng.choice([0.3, 3.0], (1, GRID, GRID)), 0.01, 0.5)  # of sure and unsure places
+        flipped = np.where(rng.random(outputs["code"].shape) < spread, -1, 1)
+        outputs["code"] = np.sign(outputs["code"]) * flipped * np.log((1 - spread) / spread)
+        for confidence, found in errors.items():
+            pose = decoder(tree, confidence=confidence).decode_crop(outputs, K, 0)
+            off = np.inf if pose is None else np.linalg.norm(MESH.vertices @ (pose.R - R).T + pose.t - t, axis=1).mean()
+            found.append(float(off))
+    assert np.median(errors[0.35]) < np.median(errors[0.0])
+
+
+@pytest.mark.parametrize("name", ["mask", "code"])
+def test_outputs_that_are_no_numbers_give_no_pose_and_half_of_them_do_no_harm(tree, name):
+    R, t = random_rotations(1, np.random.default_rng(4))[0], np.array([3.0, -2.0, 900.0])
+    outputs = outputs_of(tree, R, t)
+    right = decoder(tree).decode_crop(outputs, K, 0)
+    with np.errstate(invalid="ignore"):
+        assert decoder(tree).decode_crop(outputs | {name: outputs[name] * np.nan}, K, 0) is None
+        outputs[name][:, ::2] = np.nan
+        pose = decoder(tree).decode_crop(outputs, K, 0)
+    assert right is not None and pose is not None
+    assert np.rad2deg(angle_between(pose.R, right.R)) < 5
+
+
 def test_an_empty_mask_answers_with_a_low_score_or_not_at_all(tree):
     R, t = np.eye(3), np.array([0.0, 0.0, 900.0])
     outputs = outputs_of(tree, R, t)

@@ -10,6 +10,8 @@ from posedistill.distill.align import Align, cell_places
 from posedistill.distill.functional.transport import sinkhorn_divergence
 from posedistill.errors import RecipeError
 from posedistill.estimators.views import Prediction, Votes, cell_ids
+from posedistill.geometry.objects import ObjectTable
+from posedistill.training.teaching.build import noise_batch
 
 VIEWS = frozenset({"votes"})
 Pair = tuple[Prediction, Prediction]
@@ -49,6 +51,37 @@ def test_it_vanishes_where_the_student_says_what_the_teacher_says(
     same = Prediction({}, Votes(*(getattr(votes_of(teacher), name).detach() for name in ("values", "weights", "mask"))))
     assert loss(same, teacher, batch).abs() < 1e-6
     assert loss(student, teacher, batch) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("decay", "place", "blur", "reach", "value", "gradient"),
+    [
+        (1.0, 1.0, 0.02, 0.3, 0.0150661, [-0.0179137, 0.0179137, -0.0179137]),
+        (0.7, 1.0, 0.02, 0.3, 0.0147284, [-0.0209664, 0.0175417, -0.0146765]),
+        (0.7, 0.0, 0.02, 0.3, 0.0124127, [-0.0209664, 0.0175417, -0.0146765]),
+        (1.0, 1.0, 0.1, 0.3, 0.0141804, [-0.0169368, 0.0169368, -0.0169368]),
+        (1.0, 1.0, 0.1, None, 0.0498850, [-0.0180421, 0.0180421, -0.0180422]),
+    ],
+)
+def test_codes_of_three_bits_have_the_divergence_that_was_worked_out(
+    decay: float, place: float, blur: float, reach: float | None, value: float, gradient: list[float]
+) -> None:
+    """In double precision, by 200 iterations; gradients are those of the first point's scaled bits."""
+    ids = cell_ids(8, 2, 2)[None]
+    taught = torch.tensor([[[[1, 0.1, 0.7]], [[0.9, 0.9, 0.4]], [[0.05, 0.8, 0.3]], [[0.1, 0.2, 0.9]]]])
+    bits = torch.tensor([[[[0.9, 0.2, 0.6]], [[0.8, 0.7, 0.5]], [[0.1, 0.6, 0.4]]]], requires_grad=True)
+    teacher = Votes(taught, torch.tensor([[0.9, 0.95, 0.7, 0.2]]), torch.ones(1, 4) > 0, ids)
+    student = Votes(bits, torch.tensor([[0.5, 0.8, 0.3]]), torch.ones(1, 3) > 0, ids[:, :3])
+    chosen = {"unit": "code", "bit_decay": decay, "place_weight": place, "blur": blur, "reach": reach}
+    plain = {"iterations": 200, "mass_weight": 0.0, "transport_weight": 1.0}
+    noise = noise_batch(ObjectTable.of_cubes([1]), 16, 1)
+    loss = align(**chosen, **plain)(Prediction({}, student), Prediction({}, teacher), noise)
+    loss.backward()
+    assert loss.item() == pytest.approx(value, abs=2e-6)
+    weights = decay ** torch.arange(3.0)
+    assert bits.grad is not None
+    scaled = bits.grad[0, 0, 0] / (weights / weights.sum()).sqrt()
+    torch.testing.assert_close(scaled, torch.tensor(gradient), atol=5e-6, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"joint": True}, {"reach": None}, PUBLISHED])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from posedistill.geometry.cameras import project
@@ -52,3 +54,15 @@ def test_a_box_before_the_camera_covers_what_its_outline_covers():
 def test_objects_behind_the_camera_or_beside_the_picture_are_not_hit():
     points = seen([0, 0], np.tile(np.eye(3), (2, 1, 1)), [[0.0, 0.0, -700.0], [900.0, 0.0, 700.0]])
     assert np.isnan(points).all()
+
+
+def test_rays_meet_faces_however_these_are_wound():
+    R = random_rotations(3, np.random.default_rng(1))
+    mesh = box(HALF)
+    mixed = mesh.faces.copy()
+    mixed[::2] = mixed[::2, ::-1]
+    places = [np.zeros(3, np.int64), np.tile(K, (3, 1, 1)), R, np.tile([5.0, -3.0, 700.0], (3, 1)), SIDE, 4]
+    kinds = [replace(mesh, faces=faces) for faces in (mesh.faces, mesh.faces[:, ::-1], mixed)]
+    plain, flipped, both = (Surfaces([1], lambda _, own=own: own).seen(*places) for own in kinds)
+    np.testing.assert_allclose(flipped, plain, atol=1e-3)
+    np.testing.assert_allclose(both, plain, atol=1e-3)

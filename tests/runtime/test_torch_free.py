@@ -11,6 +11,7 @@ import pytest
 
 import posedistill
 from posedistill.geometry.rotations import quaternion_to_matrix
+from posedistill.runtime import Predictor
 
 SOURCE = Path(posedistill.__file__).parent
 HEAVY = (
@@ -42,7 +43,7 @@ def test_light_modules_import():
     names = [
         ".".join(("posedistill", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
         for room in ("runtime", "decode", "geometry")
-        for path in sorted((SOURCE / room).glob("*.py"))
+        for path in sorted((SOURCE / room).rglob("*.py"))
     ]
     names += [
         "posedistill",
@@ -75,6 +76,33 @@ print(json.dumps([pose.t.tolist(), pose.R.tolist()]))
     np.testing.assert_allclose(t, scene.t, atol=0.2)
     np.testing.assert_allclose(R, scene.R, atol=1e-3)
     assert (tmp_path / "out" / "photo.png").is_file() and (tmp_path / "out" / "results.csv").is_file()
+
+
+@pytest.mark.parametrize(("name", "family"), [("linemod_cat_codes", "zebrapose"), ("redkitchen", "scene_coordinates")])
+def test_shipped_files_say_the_same(name: str, family: str):
+    """Codes need neither mesh nor ray casting, points of a scene no cloud."""
+    file = SOURCE.parents[1] / "models" / f"{name}.onnx"
+    if not file.exists():
+        pytest.skip("the shipped models lie beside the sources")
+    code = f"""
+import json
+from posedistill.runtime import Predictor
+predictor = Predictor.from_onnx({str(file)!r}, threads=1)
+decoder = predictor.decoder
+assert decoder.family == {family!r}
+prepared = decoder.prepare(decoder.example(1)[0])
+said = predictor.outputs_of([prepared])[0]
+poses = decoder.decode(decoder.stand_in(prepared) or said, prepared)
+print(json.dumps([{{key: float(value.mean()) for key, value in said.items()}}, [pose.t.tolist() for pose in poses]]))
+"""
+    said, poses = json.loads(run_light(code))
+    predictor = Predictor.from_onnx(file, threads=1)
+    prepared = predictor.decoder.prepare(predictor.decoder.example(1)[0])
+    ours = predictor.outputs_of([prepared])[0]
+    assert said == pytest.approx({key: float(value.mean()) for key, value in ours.items()}, rel=1e-3, abs=1e-4)
+    found = predictor.decoder.decode(predictor.decoder.stand_in(prepared) or ours, prepared)
+    np.testing.assert_allclose(poses, [pose.t for pose in found], rtol=1e-3)
+    assert poses or family != "zebrapose"
 
 
 def test_tells_where_a_camera_stands(camera_model_file, tmp_path):

@@ -182,6 +182,25 @@ def test_gaps_thin_plates_and_odd_units_are_told():
     assert "front and back" in told(box(z=0.05), BOX_FACES)
 
 
+def test_a_cell_that_spans_parts_of_very_different_size_is_told():
+    vertices, faces = box(40.0, 40.0, 40.0), BOX_FACES
+    small = box(*[40 / 11**0.5] * 3) + np.array([300.0, 0, 0])
+    found = told(np.concatenate([vertices, small]), np.concatenate([faces, faces + 8]))
+    assert "12.5% of the cells of 3 bits reach over a gap in the surface" in found
+
+
+def test_how_many_vertices_a_sphere_has_changes_nothing():
+    from trimesh.creation import icosphere
+
+    means = []
+    for subdivisions in (4, 6):
+        sphere = icosphere(subdivisions, 50.0)
+        vertices, faces = np.asarray(sphere.vertices), np.asarray(sphere.faces)
+        built = build_tree(vertices, faces, bits=10)
+        means.append(measure(built, surface_samples(vertices, faces, 50_000, seed=2))[9].mean)
+    np.testing.assert_allclose(means[1], means[0], rtol=0.02)
+
+
 def tray(wall: float) -> tuple[Array, np.ndarray]:
     """An open box with walls, without the rim."""
     outer, inner = box(50.0, 50.0, 30.0), box(50 - wall, 50 - wall, 30.0) + np.array([0, 0, wall])
