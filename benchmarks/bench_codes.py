@@ -6,23 +6,31 @@ Times are of processor time of one thread, which a busy machine changes least.
 """
 
 import argparse
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from posedistill import machine
 from posedistill.data.render.shapes import code_objects
 from posedistill.decode.zebrapose import ZebraPoseDecoder, ZebraPoseDecoding
+from posedistill.deploy.export import export_onnx
 from posedistill.distill import DistillSpec, build_distiller
+from posedistill.estimators.registry import build_estimator
 from posedistill.estimators.views import Prediction, Votes, cell_ids
+from posedistill.estimators.zebrapose import ZebraPose
 from posedistill.geometry.codes import CodeTree, build_tree
 from posedistill.geometry.codes.published import published_codes
 from posedistill.geometry.meshes import Mesh, diameter, load_mesh
 from posedistill.geometry.objects import ObjectTable, box_corners
 from posedistill.geometry.rotations import random_rotations
 from posedistill.geometry.surfaces import Surfaces
+from posedistill.runtime.predictor import Predictor
 from posedistill.training.teaching.build import noise_batch
 
 SIZE, BITS = 128, 12
@@ -96,17 +104,71 @@ def decoded(decoder: ZebraPoseDecoder, crops: list[dict[str, np.ndarray]], K: np
 
 
 def transport() -> None:
-    """One align of pooled codes, forwards and backwards."""
+    """One align of pooled codes, forwards and backwards; the larger the blur, the fewer iterations it needs."""
     rng, count, cells = torch.Generator().manual_seed(0), 32, 64
     batch = noise_batch(ObjectTable.of_cubes([1]), SIZE, count)
     ids = cell_ids(8, 16, 16)[:cells].expand(count, -1)
     student, teacher = (torch.rand(count, cells, 1, BITS, generator=rng) for _ in range(2))
     ones = torch.ones(count, cells)
-    options = {"unit": "code", "bit_decay": 0.7, "place_weight": 4.0, "reach": 0.5}
-    align = build_distiller(DistillSpec(name="align", options=options), frozenset({"votes"}), frozenset({"votes"}))
-    sides = [Prediction({}, Votes(values.requires_grad_(), 0.9 * ones, ones > 0, ids)) for values in (student, teacher)]
-    seconds = processor(lambda: align(*sides, batch).backward(), 5)
-    print(f"align on codes, batch {count}, {cells} cells: {1e3 * seconds:.0f} ms")
+    sides = [Prediction({}, Votes(values, 0.9 * ones, ones > 0, ids)) for values in (student.requires_grad_(), teacher)]
+    for blur in (0.02, 0.05):
+        options = {"unit": "code", "bit_decay": 0.7, "place_weight": 4.0, "reach": 0.5, "blur": blur}
+        align = build_distiller(DistillSpec(name="align", options=options), frozenset({"votes"}), frozenset({"votes"}))
+        seconds = processor(lambda align=align: align(*sides, batch).backward(), 5)
+        print(f"align on codes, blur {blur}, batch {count}, {cells} cells: {1e3 * seconds:.0f} ms")
+
+
+def estimator_of(mesh: Mesh, folder: Path, decoder: str) -> ZebraPose:
+    """A student of one object, with its codes."""
+    corners = box_corners(mesh.vertices.min(axis=0), mesh.vertices.max(axis=0))
+    objects = ObjectTable((1,), corners[None], np.array([diameter(mesh.vertices)]), (np.eye(4)[None],))
+    estimator = build_estimator("zebrapose", objects, {"backbone": "darknet_tiny_h", "decoder": decoder}, SIZE)
+    assert isinstance(estimator, ZebraPose)
+    estimator.fit_shapes(lambda _: mesh, folder)
+    return estimator
+
+
+def exported_forward(mesh: Mesh, folder: Path, threads: int = 2) -> None:
+    """The exported student on one crop: the shortest and the median time on the clock."""
+    estimator = estimator_of(mesh, folder, "separable").eval()
+    path = export_onnx(estimator.network, folder / "model.onnx", estimator.build_decoder(), "benchmark")
+    predictor, times = Predictor.from_onnx(path, threads=threads), []
+    prepared = predictor.decoder.prepare(predictor.decoder.example(1)[0])
+    for _ in range(200):
+        start = time.perf_counter()
+        predictor.outputs_of([prepared])
+        times.append(1e3 * (time.perf_counter() - start))
+    took = f"{min(times):.1f} ms at best, {np.median(times):.1f} ms in the median"
+    print(f"exported darknet_tiny_h, separable, {SIZE} px, {threads} threads: {took}")
+
+
+def training_overhead(mesh: Mesh, folder: Path, count: int = 16) -> None:
+    """What labels and the loss of bits and mask add to a step of the network alone."""
+    estimator = estimator_of(mesh, folder, "dense").train().to(memory_format=torch.channels_last)
+    batch = noise_batch(estimator.objects, SIZE, count)
+    batch.targets["masks"] = torch.ones(count, SIZE, SIZE, dtype=torch.bool)
+    surfaces, arrays = Surfaces([1], lambda _: mesh), [value.double().numpy() for value in (batch.K, batch.R, batch.t)]
+
+    def cast() -> None:
+        points = surfaces.seen(batch.label.numpy(), *arrays, SIZE, 4)
+        batch.targets["surface/4"] = torch.from_numpy(points)
+
+    def step(labelled: bool) -> None:
+        prediction = estimator(batch)
+        if labelled:
+            total = torch.stack(list(estimator.loss(prediction, batch).values())).sum()
+        else:
+            total = sum(head.mean() for head in prediction.heads.values())
+        total.backward()
+
+    cast()
+    labels = processor(cast, 9)
+    with_loss, alone = (processor(partial(step, labelled), 9) for labelled in (True, False))
+    added = f"labels {1e3 * labels:.1f} ms, loss {1e3 * (with_loss - alone):.1f} ms"
+    share = (labels + with_loss - alone) / (labels + with_loss)
+    print(
+        f"training step of {count}, darknet_tiny_h dense: network {1e3 * alone:.0f} ms, {added}: {share:.0%} of a step"
+    )
 
 
 def main() -> None:
@@ -115,10 +177,15 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=40)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"{machine.processor()}, {load}; one thread where no other number is told")
     mesh = load_mesh(options.mesh, looks=False) if options.mesh else code_objects()[1]
     tree = trees(mesh)
     decoding(mesh, tree, labels(mesh, tree, options.crops))
     transport()
+    with tempfile.TemporaryDirectory() as folder:
+        exported_forward(mesh, Path(folder))
+        training_overhead(mesh, Path(folder))
 
 
 if __name__ == "__main__":
