@@ -161,8 +161,8 @@ def _save_model(
     scores: dict[str, float],
 ) -> None:
     if fabric.is_global_zero:
-        learned = {"objects": list(estimator.objects.obj_ids), "categories": list(estimator.categories)}
-        about = {"signature": signature, "step": step, "scores": scores, **learned}
+        about = {"signature": signature, "step": step, "scores": scores, "objects": list(estimator.objects.obj_ids)}
+        about |= {"categories": list(estimator.categories)} if estimator.categories else {}
         save_tensors(folder / "model.safetensors", state, about)
 
 
