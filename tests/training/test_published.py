@@ -61,6 +61,14 @@ def test_what_the_recipe_says(datacfg, modelcfg, weightfile, tmp_path):
     assert faithful.data.picture.resolutions == "published" and faithful.student.settings["faithful"]
 
 
+def test_pretraining_fits_into_short_trainings(datacfg, modelcfg, tmp_path):
+    with pytest.raises(RecipeError, match=r"lite\.cfg: '--pretrain_num_epochs': found 30, expected fewer than the 30"):
+        training_recipe(datacfg, modelcfg, pretrain_epochs=30)
+    modelcfg.write_text(modelcfg.read_text().replace("max_epochs=30", "max_epochs=10"))
+    recipe = recipe_of(training_recipe(datacfg, modelcfg), tmp_path)
+    assert recipe.student.settings["pretrain"] == 0.5
+
+
 def test_backgrounds_of_the_original(datacfg, modelcfg, tmp_path):
     assert training_recipe(datacfg, modelcfg)["data"]["backgrounds"] is None
     folder = tmp_path / "VOCdevkit/VOC2012/JPEGImages"

@@ -13,7 +13,7 @@ from posedistill.errors import CheckpointError, DataError, RecipeError, describe
 from posedistill.estimators.losses.region import POINTS
 
 EPOCHS, PRETRAIN_EPOCHS = 500, 15
-"""Of the published trainer, where the .cfg and the command line say nothing."""
+"""Of the published trainer, where the .cfg and the command line say nothing; half of a training shorter than 30."""
 BACKGROUNDS = "VOCdevkit/VOC2012/JPEGImages"
 """Where that repository looks for photographs."""
 
@@ -46,7 +46,7 @@ def training_recipe(
     size = [net.integer(side, 416) for side in ("height", "width")]
     picture = PictureSettings.faithful(size=size, resolutions="published") if faithful else PictureSettings(size=size)
     network = network_section(modelcfg, faithful)
-    network["settings"]["pretrain"] = (PRETRAIN_EPOCHS if pretrain_epochs is None else pretrain_epochs) / epochs
+    network["settings"]["pretrain"] = _pretrain_share(pretrain_epochs, epochs, modelcfg)
     if init is not None:
         network["pretrained"] = str(init)
     if init is not None and not init.is_file():
@@ -120,6 +120,16 @@ def require_whole(weights: Path, modelcfg: Path, objects: int) -> None:
         described = ["coords={}, classes={}".format(*pair) for pair in (found, expected)]
         raise RecipeError(describe(modelcfg, "[region]", described[0], f"{described[1]}: the head of these labels"))
     read_weights(weights, cfg)
+
+
+def _pretrain_share(asked: int | None, epochs: int, modelcfg: Path) -> float:
+    """The share of the training in which points are learned alone."""
+    if asked is None:
+        return min(PRETRAIN_EPOCHS / epochs, 0.5)
+    if asked >= epochs:
+        expected = f"fewer than the {epochs} epochs of the training (max_epochs)"
+        raise RecipeError(describe(modelcfg, "--pretrain_num_epochs", asked, expected))
+    return asked / epochs
 
 
 def _net(modelcfg: Path) -> Section:
