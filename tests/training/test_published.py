@@ -1,5 +1,6 @@
 """The commands of single-shot pose's repositories: recipes out of .data and .cfg files, run as any recipe."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,21 @@ def test_a_teacher_in_the_original_s_files(datacfg, modelcfg, weightfile, tmp_pa
         datacfg, modelcfg, None, teacher=(modelcfg, weightfile), overrides=SHORT, runs=tmp_path / "runs"
     )
     assert weights.parent.parent.name == "distilled" and weights.exists()
+
+
+def test_the_published_distillation_learns_from_the_teacher_alone(datacfg, modelcfg, weightfile, tmp_path):
+    """In its own form, at one resolution and with confidences from the start; by default labels teach too."""
+    with pytest.raises(RecipeError, match="'--pretrain_num_epochs': found 3, expected none under a teacher alone"):
+        training_recipe(datacfg, modelcfg, pretrain_epochs=3, faithful=True, taught=True)
+    runs, teacher = tmp_path / "runs", (modelcfg, weightfile)
+    weights = train_published(datacfg, modelcfg, None, teacher=teacher, overrides=SHORT, runs=runs, faithful=True)
+    recipe = load_recipe(runs / "box.yaml")
+    assert recipe.distill[0].options == {"form": "response", "faithful": True} and not recipe.teacher.supervise
+    assert recipe.student.settings["pretrain"] == 0 and recipe.data.picture.resolutions is None
+    entry = json.loads((weights.parent / "metrics.jsonl").read_text().splitlines()[0])
+    assert {name for name in entry if name.startswith("loss/")} == {"loss/match"}
+    mixed = recipe_of(training_recipe(datacfg, modelcfg, taught=True), tmp_path)
+    assert mixed.distill[0].options == {"form": "response"} and mixed.teacher.supervise
 
 
 def test_the_options_of_the_original(datacfg, modelcfg, weightfile, tmp_path):

@@ -99,7 +99,9 @@ class TeacherSettings(NetworkSettings):
         None, min_length=2, description="Finished weights of these settings, or whole sections with a checkpoint each."
     )
     csv: Path | None = Field(None, description="BOP csv: labels the BOP folders trained on, and teaches as one vote.")
-    supervise: bool = Field(True, description="csv: whether the distilled student also learns from it as from labels.")
+    supervise: bool = Field(
+        True, description="Whether the distilled student also learns from the labels, or the csv's poses as such."
+    )
     cache: bool | Path = Field(False, description="Store its outputs once and replay them: in the runs, or a folder.")
     cache_limit: float = Field(20.0, gt=0, description="Gigabytes that the stored outputs of one training may take.")
     silent: ClassVar[frozenset[str]] = NetworkSettings.silent | {"ensemble", "csv", "supervise", "cache", "cache_limit"}
@@ -120,8 +122,6 @@ class TeacherSettings(NetworkSettings):
                 if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True)
             ]:
                 raise ValueError(f"found {', '.join(other)} beside csv, expected nothing of a network's")
-        elif not self.supervise:
-            raise ValueError("found supervise: false without a csv, expected annotated pictures to be learned from")
         return self
 
     @property

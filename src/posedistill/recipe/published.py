@@ -26,8 +26,9 @@ def training_recipe(
     backgrounds: Path | None = None,
     runs: Path = Path("runs"),
     faithful: bool = False,
+    taught: bool = False,
 ) -> dict[str, Any]:
-    """The sections of the recipe that trains a network of a .cfg file as a student without a teacher.
+    """The sections of the recipe that trains a network of a .cfg file as a student.
 
     Sizes, rate, epochs and anchors are the .cfg's, lists and objects those of the .data file. The model is selected on
     frames held back from the training list, and the list ``valid`` is for measuring alone.
@@ -36,6 +37,8 @@ def training_recipe(
         init: weights to start from, Darknet's or a state dict. pretrain_epochs: in which points are learned alone.
         backgrounds: folder of photographs; that of the original, where it is there, by default.
         faithful: the published losses, augmentation and resolutions in the place of the corrected ones.
+        taught: a teacher will be put in. Faithful, the student then learns from it alone, at one resolution and without
+            a pretraining (Felix et al., 2020).
 
     Raises:
         RecipeError, DataError, CheckpointError: a fault in one of the files.
@@ -44,9 +47,13 @@ def training_recipe(
     batch, epochs = net.integer("batch", 8), net.integer("max_epochs", EPOCHS)
     epoch = -(-len(dataset) // batch)
     size = [net.integer(side, 416) for side in ("height", "width")]
-    picture = PictureSettings.faithful(size=size, resolutions="published") if faithful else PictureSettings(size=size)
+    alone, resolutions = faithful and taught, None if taught else "published"
+    picture = PictureSettings.faithful(size=size, resolutions=resolutions) if faithful else PictureSettings(size=size)
     network = network_section(modelcfg, faithful)
-    network["settings"]["pretrain"] = _pretrain_share(pretrain_epochs, epochs, modelcfg)
+    network["settings"]["pretrain"] = 0.0 if alone else _pretrain_share(pretrain_epochs, epochs, modelcfg)
+    if alone and pretrain_epochs:
+        expected = "none under a teacher alone, as --faithful has it"
+        raise RecipeError(describe(modelcfg, "--pretrain_num_epochs", pretrain_epochs, expected))
     if init is not None:
         network["pretrained"] = str(init)
     if init is not None and not init.is_file():
@@ -63,9 +70,9 @@ def training_recipe(
             "backgrounds": str(photographs) if photographs.is_dir() else None,
             "picture": picture.model_dump(mode="json"),
         },
-        "teacher": network,
+        "teacher": network | ({"supervise": False} if alone else {}),
         "student": network,
-        "distill": [{"name": "match", "options": {"form": "response"}}],
+        "distill": [{"name": "match", "options": {"form": "response"} | ({"faithful": True} if alone else {})}],
         "train": {
             "steps": epochs * epoch,
             "batch_size": batch,

@@ -208,7 +208,6 @@ def test_a_teacher_of_nan_is_named_and_the_last_good_checkpoint_kept(recipe, net
         ({"ensemble": ["a", {"family": "wdrnet"}]}, r"found no checkpoint in ensemble\.1, expected finished weights"),
         ({"csv": "a.csv", "settings": {"width": 64}}, "found settings beside csv, expected nothing of a network's"),
         ({"csv": "a.csv", "cache": True}, "found cache beside csv"),
-        ({"supervise": False}, "found supervise: false without a csv"),
     ],
 )
 def test_a_teacher_of_two_minds_is_refused(recipe_file, raw_recipe, teacher, found):
@@ -338,6 +337,15 @@ def test_a_csv_alone_may_teach_and_is_not_scored_on_other_frames(recipe_file, ra
     crops = task.loader(task.training_set.train, seed=0, device="cpu", batch_size=8).batch(0)
     assert set(crops.score.tolist()) == {0.25, 0.5, 0.75}
     assert teacher_build.build_teacher(loaded, task.objects, CPU).predict(crops, 0).votes.weights.max() == 0.75
+
+
+def test_a_network_alone_may_teach(recipe, network, tmp_path):
+    weights = tmp_path / "teacher.safetensors"
+    save_tensors(weights, network().state_dict(), {})
+    loaded = recipe(f"teacher.checkpoint={weights}", "teacher.supervise=false", "train.steps=2")
+    path = train(loaded, "distilled", 0)
+    steps = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+    assert {key for key in steps[0] if key.startswith("loss/")} == {"loss/align"}
 
 
 def test_a_csv_of_unknown_images_is_refused_before_anything_trains(recipe_file, raw_recipe, poses_csv, monkeypatch):

@@ -41,9 +41,9 @@ def train_published(
     Raises:
         PoseDistillError: whatever is wrong with the files, the recipe or the training.
     """
-    raw = training_recipe(datacfg, modelcfg, init, **options)
+    raw = training_recipe(datacfg, modelcfg, init, taught=teacher is not None, **options)
     if teacher is not None:
-        raw["teacher"] = network_section(teacher[0]) | {"checkpoint": str(_checkpoint(teacher[1], Path(raw["runs"])))}
+        raw["teacher"] |= network_section(teacher[0]) | {"checkpoint": str(_checkpoint(teacher[1], Path(raw["runs"])))}
         _check(teacher[1], teacher[0], len(raw["data"]["objects"]))
     path = _write(raw)
     recipe, name = load_recipe(path, overrides), "student" if teacher is None else "distilled"
