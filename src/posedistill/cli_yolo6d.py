@@ -25,7 +25,10 @@ def train(
         Path | None, typer.Option("--initweightfile", help="Darknet .weights (or a part of them) to start from.")
     ] = None,
     pretrain_num_epochs: Annotated[
-        int | None, typer.Option("--pretrain_num_epochs", min=0, help="Epochs without confidences; default: 15 (half of fewer than 30).")
+        int | None,
+        typer.Option(
+            "--pretrain_num_epochs", min=0, help="Epochs without confidences; default: 15 (half of fewer than 30)."
+        ),
     ] = None,
     backupdir: Runs = Path("runs"),
     distiled: Annotated[int, typer.Option("--distiled", help="1: learn from a teacher too.")] = 0,

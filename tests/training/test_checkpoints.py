@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from posedistill.errors import CheckpointError, TrainingError
+from posedistill.recipe.recipe import TrainSettings
 from posedistill.training import checkpoints
 from posedistill.training.checkpoints import (
     load_strictly,
@@ -15,6 +16,7 @@ from posedistill.training.checkpoints import (
     restore_optimizer,
     save_tensors,
 )
+from posedistill.training.step import make_optimizer
 
 TENSORS = {
     "weight": torch.arange(6.0).reshape(2, 3),
@@ -146,7 +148,8 @@ def test_a_broken_off_save_is_cleaned_up_by_the_next(tmp_path: Path, monkeypatch
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
 
 
-def test_optimizer_round_trip(tmp_path: Path):
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_optimizer_round_trip(tmp_path: Path, kind: str):
     def train(module: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
         for step in steps:
             optimizer.zero_grad()
@@ -156,7 +159,8 @@ def test_optimizer_round_trip(tmp_path: Path):
     def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         module = torch.nn.Linear(3, 2)
-        return module, torch.optim.AdamW(module.parameters(), lr=0.1)
+        settings = TrainSettings(optimizer=kind, momentum=0.8, lr=0.05, weight_decay=0.1)
+        return module, make_optimizer(list(module.parameters()), settings, torch.device("cpu"))
 
     straight, optimizer = make()
     train(straight, optimizer, range(6))
@@ -169,3 +173,16 @@ def test_optimizer_round_trip(tmp_path: Path):
     second.load_state_dict({name: tensors[name] for name in second.state_dict()})
     train(second, optimizer, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), second.parameters(), strict=True))
+
+
+def test_momentum_carries_the_last_step_into_the_next():
+    """By hand: two gradients of 1, a rate of 0.1, a momentum of 0.8, and decay of the weight alone."""
+    weight, bias = torch.nn.Parameter(torch.ones(1, 1)), torch.nn.Parameter(torch.ones(1))
+    settings = TrainSettings(optimizer="sgd", momentum=0.8, lr=0.1, weight_decay=0.5)
+    optimizer = make_optimizer([weight, bias], settings, torch.device("cpu"))
+    for _ in range(2):
+        weight.grad, bias.grad = torch.ones(1, 1), torch.ones(1)
+        optimizer.step()
+    assert bias.item() == pytest.approx(1 - 0.1 - 0.1 * 1.8)
+    first = 1 - 0.1 * 1.5
+    assert weight.item() == pytest.approx(first - 0.1 * (1 + 0.5 * first + 0.8 * 1.5))

@@ -15,9 +15,12 @@ from posedistill.backbones.cfg.weights import Header, write_weights
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.labels.writer import write_labels
 from posedistill.errors import CheckpointError, DataError, RecipeError
-from posedistill.recipe.published import training_recipe
+from posedistill.estimators.yolo6d import YOLO6DSettings
+from posedistill.recipe import published
+from posedistill.recipe.published import training_recipe, unused_keys
 from posedistill.recipe.recipe import load_recipe
 from posedistill.training.published.single_shot import train_published, valid_published
+from posedistill.training.schedule import learning_rate
 
 SHORT = ["train.steps=2", "train.batch_size=2", "train.precision=float32", "train.validation_crops=2"]
 
@@ -70,6 +73,59 @@ def test_pretraining_fits_into_short_trainings(datacfg, modelcfg, tmp_path):
     assert recipe.student.settings["pretrain"] == 0.5
 
 
+SCHEDULES = {
+    "2018, and teachers": ("steps=-1,50,3000,6000", ".1,10,.1,.1", {0: 1e-4, 50: 1e-3, 3000: 1e-4, 6000: 1e-5}),
+    "by epochs": ("max_epochs=4000\nsteps=-1,80,160", "0.1,0.1,0.1", {0: 1e-4, 80 * 2: 1e-5, 160 * 2: 1e-6}),
+    "students": ("steps=400000,450000", ".1,.1", {0: 1e-3}),
+}
+"""Steps and scales of published files, and the rates from a batch on; an epoch has two here."""
+
+
+@pytest.mark.parametrize(("steps", "scales", "rates"), SCHEDULES.values(), ids=SCHEDULES)
+def test_published_learning_rates(datacfg, modelcfg, tmp_path, monkeypatch, steps, scales, rates):
+    monkeypatch.setattr(published, "EPOCHS", 4000)
+    net = f"learning_rate=0.001\nmomentum=0.8\ndecay=0.0002\n{steps}\nscales={scales}"
+    modelcfg.write_text(modelcfg.read_text().replace("max_epochs=30\nlearning_rate=0.002", net))
+    found = recipe_of(training_recipe(datacfg, modelcfg, faithful=True), tmp_path).train
+    assert (found.optimizer, found.momentum, found.weight_decay) == ("sgd", 0.8, 0.0002) and found.steps == 8000
+    assert found.schedule == "step" and found.ema == 0
+    for (start, rate), end in zip(rates.items(), [*list(rates)[1:], 8000], strict=True):
+        for step in (start, end - 1):
+            assert learning_rate(step, 8000, found.lr, "step", drops=found.drops) == pytest.approx(rate)
+
+
+def test_steps_without_scales_are_refused(datacfg, modelcfg):
+    modelcfg.write_text(modelcfg.read_text().replace("max_epochs=30", "max_epochs=30\nsteps=10,20\nscales=.1"))
+    with pytest.raises(
+        RecipeError, match=r"lite\.cfg, line .*'steps': found \[10.0, 20.0\] and scales \[0.1\], expected"
+    ):
+        training_recipe(datacfg, modelcfg, faithful=True)
+    assert training_recipe(datacfg, modelcfg)["train"]["steps"] == 60
+
+
+def test_scales_of_losses_are_the_cfg_s_where_faithful(datacfg, modelcfg, tmp_path):
+    modelcfg.write_text(
+        modelcfg.read_text().replace("coord_scale=1", "coord_scale=2").replace("ect_scale=5", "ect_scale=4")
+    )
+    faithful, corrected = (
+        recipe_of(training_recipe(datacfg, modelcfg, faithful=choice), tmp_path).student.settings
+        for choice in (True, False)
+    )
+    assert YOLO6DSettings(**faithful).scales == (2, 4, 0.1, 1)
+    assert YOLO6DSettings(**corrected).scales == YOLO6DSettings().scales
+
+
+def test_what_is_not_used_of_a_cfg_is_told(datacfg, modelcfg, tmp_path, capsys):
+    more = "max_epochs=30\nburn_in=1000\nsteps=400000\nscales=.1"
+    text = modelcfg.read_text().replace("max_epochs=30", more)
+    modelcfg.write_text(text.replace("num=1\n", "num=1\nthresh=.6\n"))
+    train_published(datacfg, modelcfg, None, overrides=SHORT, runs=tmp_path / "runs")
+    scales = "object_scale=5, noobject_scale=0.1, class_scale=1, coord_scale=1"
+    told = f"lite.cfg: not used: [net] burn_in=1000, steps=400000, scales=.1; [region] thresh=.6, {scales}\n"
+    assert told in capsys.readouterr().err
+    assert unused_keys(modelcfg, faithful=True) == "[net] burn_in=1000; [region] thresh=.6"
+
+
 def test_backgrounds_of_the_original(datacfg, modelcfg, tmp_path):
     assert training_recipe(datacfg, modelcfg)["data"]["backgrounds"] is None
     folder = tmp_path / "VOCdevkit/VOC2012/JPEGImages"
@@ -106,7 +162,7 @@ def test_a_teacher_in_the_original_s_files(datacfg, modelcfg, weightfile, tmp_pa
 
 
 def test_the_published_distillation_learns_from_the_teacher_alone(datacfg, modelcfg, weightfile, tmp_path):
-    """In its own form, at one resolution and with confidences from the start; by default labels teach too."""
+    """In its own form, at one resolution and with confidences from the start. By default labels teach too."""
     with pytest.raises(RecipeError, match="'--pretrain_num_epochs': found 3, expected none under a teacher alone"):
         training_recipe(datacfg, modelcfg, pretrain_epochs=3, faithful=True, taught=True)
     runs, teacher = tmp_path / "runs", (modelcfg, weightfile)

@@ -19,6 +19,14 @@ def test_cosine_golden_values():
         assert learning_rate(step, 100, 1.0, "cosine", 0.1) == pytest.approx(rate, abs=1e-12)
 
 
+def test_drops_multiply_one_after_another():
+    drops = [(0.0, 0.5), (0.3, 4.0), (0.6, 0.1)]
+    expected = {0: 0.5, 29: 0.5, 30: 2.0, 59: 2.0, 60: 0.2, 100: 0.2}
+    for step, rate in expected.items():
+        assert learning_rate(step, 100, 1.0, "step", drops=drops) == pytest.approx(rate)
+    assert learning_rate(99, 100, 1.0, "step", drops=[]) == 1.0
+
+
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
 @pytest.mark.parametrize("warmup", [0.0, 0.05, 0.99])
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])

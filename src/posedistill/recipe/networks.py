@@ -1,7 +1,7 @@
 """The sections of a recipe that say what is trained, and how: networks, teachers, schedules."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -9,17 +9,25 @@ from posedistill.data.settings import Settings
 from posedistill.errors import expectation, key_of
 from posedistill.estimators.registry import SETTINGS
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(gt=0)]
+
 
 class TrainSettings(Settings):
     """The schedule of one network."""
 
     steps: int = Field(10_000, gt=0, description="Length of the training.")
     batch_size: int = Field(16, gt=0, description="Crops a step, over all processes together.")
-    lr: float = Field(1e-3, gt=0, description="Highest learning rate (AdamW).")
+    lr: float = Field(1e-3, gt=0, description="Highest learning rate.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or gradient descent with momentum.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: share of the last step in the next.")
     schedule: Literal["onecycle", "cosine", "step"] = Field(
         "onecycle", description="How the rate falls after warming up."
     )
     drop: float = Field(0.7, ge=0, le=1, description="step: share of the steps at the full rate; then a tenth of it.")
+    drops: tuple[tuple[Share, Factor], ...] | None = Field(
+        None, description="step: in place of drop any [share of the steps, factor of the rate from there on]."
+    )
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the rate rises.")
     weight_decay: float = Field(
         1e-4, ge=0, description="Of weights; biases, norms and learned loss weights do not decay."
@@ -39,7 +47,9 @@ class TrainSettings(Settings):
         0, ge=0, description="Epochs after which the same views come again, with frozen layers' maps stored; 0: never."
     )
     maps_limit: float = Field(8.0, gt=0, description="Gigabytes that the stored maps of one training may take.")
-    silent: ClassVar[frozenset[str]] = frozenset({"drop", "repeat_views", "maps_limit"})
+    silent: ClassVar[frozenset[str]] = frozenset(
+        {"drop", "drops", "optimizer", "momentum", "repeat_views", "maps_limit"}
+    )
 
 
 class NetworkSettings(Settings):

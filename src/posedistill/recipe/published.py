@@ -12,8 +12,15 @@ from posedistill.data.loading.picture_view import PictureSettings
 from posedistill.errors import CheckpointError, DataError, RecipeError, describe
 from posedistill.estimators.losses.region import POINTS
 
+UNCLIPPED = 1e9
+"""A norm that no gradient has: published trainings clip none."""
 EPOCHS, PRETRAIN_EPOCHS = 500, 15
 """Of the published trainer, where the .cfg and the command line say nothing; half of a training shorter than 30."""
+_NET = {"width", "height", "channels", "batch", "max_epochs", "learning_rate"}
+_PUBLISHED_NET = {"momentum", "decay", "steps", "scales"}
+_REGION = {"anchors", "num", "classes", "coords"}
+_SCALES = {"object_scale", "noobject_scale", "class_scale", "coord_scale"}
+"""Keys that a recipe follows, and those that it follows only where it is faithful."""
 BACKGROUNDS = "VOCdevkit/VOC2012/JPEGImages"
 """Where that repository looks for photographs."""
 
@@ -30,8 +37,9 @@ def training_recipe(
 ) -> dict[str, Any]:
     """The sections of the recipe that trains a network of a .cfg file as a student.
 
-    Sizes, rate, epochs and anchors are the .cfg's, lists and objects those of the .data file. The model is selected on
-    frames held back from the training list, and the list ``valid`` is for measuring alone.
+    Sizes, rate, epochs and anchors are the .cfg's (faithful, also the optimiser's keys and the scales of losses), lists
+    and objects those of the .data file. The model is selected on frames held back from the training list, and the list
+    ``valid`` is for measuring alone.
 
     Args:
         init: weights to start from, Darknet's or a state dict. pretrain_epochs: in which points are learned alone.
@@ -46,6 +54,7 @@ def training_recipe(
     net, dataset = _net(modelcfg), LabelDataset(datacfg, "train")
     batch, epochs = net.integer("batch", 8), net.integer("max_epochs", EPOCHS)
     epoch = -(-len(dataset) // batch)
+    published = _published_schedule(net, epochs * epoch, _unit(modelcfg, net, epoch)) if faithful else {}
     size = [net.integer(side, 416) for side in ("height", "width")]
     alone, resolutions = faithful and taught, None if taught else "published"
     picture = PictureSettings.faithful(size=size, resolutions=resolutions) if faithful else PictureSettings(size=size)
@@ -79,6 +88,7 @@ def training_recipe(
             "lr": net.number("learning_rate", 1e-3),
             "validate_every": 10 * epoch,
             "checkpoint_every": 10 * epoch,
+            **published,
         },
         "runs": str(runs),
     }
@@ -108,10 +118,31 @@ def validation_recipe(datacfg: Path, modelcfg: Path, checkpoint: Path, runs: Pat
 
 
 def network_section(modelcfg: Path, faithful: bool = False) -> dict[str, Any]:
-    """The section of a network: the .cfg, with the anchors of its head where it has several."""
-    cfg = read_cfg(modelcfg)
-    anchors = [list(pair) for pair in cfg.region.anchors] if cfg.region.num > 1 else []
-    return {"family": "yolo6d", "settings": {"backbone": f"cfg:{modelcfg}", "anchors": anchors, "faithful": faithful}}
+    """The section of a network: the .cfg, with the anchors of its head where it has several.
+
+    Faithful, with the scales of its losses too.
+    """
+    region = read_cfg(modelcfg).region
+    anchors = [list(pair) for pair in region.anchors] if region.num > 1 else []
+    names = ("object_scale", "noobject_scale", "class_scale") if faithful else ()
+    scales = {name: getattr(region, name) for name in names} | ({"point_scale": region.coord_scale} if faithful else {})
+    settings = {"backbone": f"cfg:{modelcfg}", "anchors": anchors, "faithful": faithful}
+    return {"family": "yolo6d", "settings": settings | scales}
+
+
+def unused_keys(modelcfg: Path, faithful: bool = False) -> str:
+    """What a .cfg says of training that :func:`training_recipe` leaves aside: ``[net] burn_in=1000, ...``."""
+    sections = split_sections(read_cfg(modelcfg).text, str(modelcfg))
+    places = [(sections[0], _NET, _PUBLISHED_NET), (sections[-1], _REGION, _SCALES)]
+    unused = {
+        section.name: [
+            f"{key}={value}"
+            for key, value in section.values.items()
+            if key not in used and not (faithful and key in published)
+        ]
+        for section, used, published in places
+    }
+    return "; ".join(f"[{name}] {', '.join(pairs)}" for name, pairs in unused.items() if pairs)
 
 
 def require_whole(weights: Path, modelcfg: Path, objects: int) -> None:
@@ -127,6 +158,28 @@ def require_whole(weights: Path, modelcfg: Path, objects: int) -> None:
         described = ["coords={}, classes={}".format(*pair) for pair in (found, expected)]
         raise RecipeError(describe(modelcfg, "[region]", described[0], f"{described[1]}: the head of these labels"))
     read_weights(weights, cfg)
+
+
+def _unit(modelcfg: Path, net: Section, epoch: int) -> int:
+    """Batches that ``steps`` counts as one: those of an epoch where a .cfg of one object says how many it trains."""
+    return epoch if "max_epochs" in net.values and read_cfg(modelcfg).region.num == 1 else 1
+
+
+def _published_schedule(net: Section, steps: int, unit: int) -> dict[str, Any]:
+    """The optimiser of a .cfg, whose rate is multiplied by each of ``scales`` at each of ``steps`` (-1: at once)."""
+    places, factors = net.numbers("steps"), net.numbers("scales")
+    if len(places) != len(factors) or places != sorted(places) or any(factor <= 0 for factor in factors):
+        raise net.error("steps", f"{places} and scales {factors}", "rising steps, and a positive scale for each")
+    pairs = zip(places, factors, strict=True)
+    return {
+        "optimizer": "sgd",
+        "momentum": net.number("momentum", 0.9),
+        "weight_decay": net.number("decay", 5e-4),
+        "schedule": "step",
+        "drops": [[max(place, 0) * unit / steps, factor] for place, factor in pairs if place * unit < steps],
+        "clip": UNCLIPPED,
+        "ema": 0.0,
+    }
 
 
 def _pretrain_share(asked: int | None, epochs: int, modelcfg: Path) -> float:

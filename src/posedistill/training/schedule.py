@@ -1,6 +1,7 @@
 """Learning rates and averaged weights: both functions of the step alone, so that a resumed run goes on exactly."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,13 +14,13 @@ def learning_rate(
     peak: float,
     schedule: Literal["onecycle", "cosine", "step"] = "onecycle",
     warmup: float = 0.05,
-    drop: float = 0.7,
+    drops: Sequence[tuple[float, float]] = ((0.7, 0.1),),
 ) -> float:
     """The rate at a step.
 
     ``onecycle`` rises linearly from peak / 25, then falls linearly to peak / 25e4 (Smith & Topin 2019, the published
-    schedule); ``cosine`` rises linearly from 0 and falls along a half cosine to 0; ``step`` is the peak from the start,
-    and a tenth of it from the share ``drop`` of the steps on.
+    schedule); ``cosine`` rises linearly from 0 and falls along a half cosine to 0; ``step`` is the peak, times the
+    factor of each of ``drops`` whose share of the steps is over.
 
     >>> learning_rate(0, 1000, 1e-3)
     4e-05
@@ -29,7 +30,7 @@ def learning_rate(
     (0.001, 0.0001)
     """
     if schedule == "step":
-        return peak if step < round(drop * steps) else peak / 10
+        return peak * math.prod(factor for share, factor in drops if step >= round(share * steps))
     rise = max(1, round(warmup * steps))
     low, end = (peak / 25, peak / 25e4) if schedule == "onecycle" else (0.0, 0.0)
     if step < rise:

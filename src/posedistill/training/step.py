@@ -75,7 +75,8 @@ class TrainingStep:
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
         settings = self.settings
-        return learning_rate(step, settings.steps, settings.lr, settings.schedule, settings.warmup, settings.drop)
+        drops = ((settings.drop, 0.1),) if settings.drops is None else settings.drops
+        return learning_rate(step, settings.steps, settings.lr, settings.schedule, settings.warmup, drops)
 
     def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take a step; returns ``loss``, the norm of its ``gradient`` and each ``loss/TERM``, still on the device."""
@@ -121,13 +122,16 @@ class Untouched(torch.nn.Module):
 def make_optimizer(
     parameters: Sequence[torch.nn.Parameter], settings: TrainSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW. Weights decay; what is one number a channel or a loss (biases, norms, learned weights) does not."""
+    """Weights decay; what is one number a channel or a loss (biases, norms, learned weights) does not."""
     groups = [
         {"params": [weight for weight in parameters if weight.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [weight for weight in parameters if weight.ndim <= 1], "weight_decay": 0.0},
     ]
     filled = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(filled, lr=settings.lr, fused=device.type == "cuda")
+    fused = device.type == "cuda"
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(filled, lr=settings.lr, momentum=settings.momentum, fused=fused)
+    return torch.optim.AdamW(filled, lr=settings.lr, fused=fused)
 
 
 def losses(

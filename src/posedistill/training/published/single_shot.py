@@ -10,7 +10,13 @@ from posedistill.files import write_file
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
-from posedistill.recipe.published import network_section, require_whole, training_recipe, validation_recipe
+from posedistill.recipe.published import (
+    network_section,
+    require_whole,
+    training_recipe,
+    unused_keys,
+    validation_recipe,
+)
 from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.recipe.stages import Stage
 from posedistill.report.score_table import score_tables
@@ -42,6 +48,8 @@ def train_published(
         PoseDistillError: whatever is wrong with the files, the recipe or the training.
     """
     raw = training_recipe(datacfg, modelcfg, init, taught=teacher is not None, **options)
+    if unused := unused_keys(modelcfg, bool(options.get("faithful"))):
+        console.print(f"{modelcfg}: not used: {unused}", highlight=False, soft_wrap=True, markup=False)
     if teacher is not None:
         raw["teacher"] |= network_section(teacher[0]) | {"checkpoint": str(_checkpoint(teacher[1], Path(raw["runs"])))}
         _check(teacher[1], teacher[0], len(raw["data"]["objects"]))
