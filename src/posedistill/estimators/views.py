@@ -70,6 +70,19 @@ def confidence(distances: Tensor, reach: float, sharpness: float = 2.0) -> Tenso
     return (torch.expm1(sharpness * (1 - distances / reach)) / math.expm1(sharpness)).clamp(min=0)
 
 
+PUBLISHED_REACH = 80.0
+"""Pixels at which a published confidence is nothing, of a picture of 640 x 480 whatever the network's own."""
+
+
+def published_pixels(shape: tuple[int, int]) -> tuple[float, float]:
+    """How many pixels of a picture of 640 x 480 a pixel is wide and high in one of ``shape``, (height, width).
+
+    >>> published_pixels((240, 320))
+    (2.0, 2.0)
+    """
+    return 640 / shape[1], 480 / shape[0]
+
+
 @dataclass
 class Prediction:
     """What an estimator's forward pass returns: its own heads, and the views a distiller may ask for.

@@ -35,13 +35,8 @@ from posedistill.estimators.losses.region import (
     published_losses,
     read_region,
 )
-from posedistill.estimators.views import Prediction, Votes, cell_ids
+from posedistill.estimators.views import PUBLISHED_REACH, Prediction, Votes, cell_ids, published_pixels
 from posedistill.geometry.objects import ObjectTable
-
-PUBLISHED_FRAME = (640, 480)
-"""Width and height of the picture in which published confidences measure pixels, whatever the network's own."""
-PUBLISHED_REACH = 80.0
-"""Pixels of that picture at which a published confidence is nothing."""
 
 
 class YOLO6DSettings(Settings):
@@ -229,7 +224,8 @@ class YOLO6D(Estimator):
         stride, (height, width) = self.network.stride, batch.images.shape[2:]
         if not self.settings.faithful:
             return (float(stride), float(stride)), self.settings.reach * width
-        return (stride * PUBLISHED_FRAME[0] / width, stride * PUBLISHED_FRAME[1] / height), PUBLISHED_REACH
+        per_x, per_y = published_pixels((height, width))
+        return (stride * per_x, stride * per_y), PUBLISHED_REACH
 
     def _cells(self, region: Region, batch: Batch) -> Votes:
         """``[I, N, ...]`` the votes of all predictors of each instance's picture, for its class."""

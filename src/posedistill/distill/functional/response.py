@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from posedistill.estimators.views import Votes, confidence, place_of_cells
+from posedistill.estimators.views import PUBLISHED_REACH, Votes, confidence, place_of_cells, published_pixels
 
 Norm = Literal["smooth_l1", "l1", "l2", "bce"]
 Gate = Literal["none", "min", "upper_bound"]
@@ -22,8 +22,6 @@ OBJECT_WEIGHT, BACKGROUND_WEIGHT = 5.0, 0.1
 """Of the published confidence loss, in the cell that holds the object and in the others."""
 SILENCED_ABOVE = 0.6
 """A student's cell whose votes score more than this is not asked to be unsure."""
-CONFIDENCE_REACH = 80 / 640
-"""Distance at which the published confidence is nothing, in image widths."""
 BORDER = 0.999
 """A centre out of sight belongs to the cell at the border, as the published labels do."""
 
@@ -148,8 +146,8 @@ def single_shot_loss(student: Votes, teacher: Votes, truth: Tensor, centers: Ten
 
     Coordinates are imitated in the cell that holds the object's centre alone, in units of cells and as half squares.
     Confidences are imitated in all cells: with weight 5 in that one, 0 where the student's votes already are good
-    (their confidence function against ``truth`` passes 0.6), 0.1 elsewhere. ``truth`` selects and weighs: nothing is
-    learned from it.
+    (their confidence function against ``truth``, in pixels of a 640 x 480 picture, passes 0.6), 0.1 elsewhere.
+    ``truth`` selects and weighs: nothing is learned from it.
 
     Args:
         student: votes of cells. teacher: those of the same cells, masked where it has none.
@@ -164,7 +162,9 @@ def single_shot_loss(student: Votes, teacher: Votes, truth: Tensor, centers: Ten
     responsible = responsible_cells(student.cells, centers, shape)
     squares = ((x - y.detach()) * per_side[..., None, None]).square().sum((2, 3))
     with torch.no_grad():
-        quality = confidence((x - truth[:, None]).norm(dim=-1), CONFIDENCE_REACH).mean(-1)
+        per_x, per_y = (shape[1] * per_pixel for per_pixel in published_pixels(shape))
+        dx, dy = (x - truth[:, None]).unbind(-1)
+        quality = confidence(torch.hypot(per_x * dx, per_y * dy), PUBLISHED_REACH).mean(-1)
         weights = torch.where(quality > SILENCED_ABOVE, 0.0, BACKGROUND_WEIGHT)
         weights = torch.where(responsible, OBJECT_WEIGHT, weights)
     losses = squares.where(responsible, 0) + weights * (scores - targets.detach()).square()
