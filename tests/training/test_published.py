@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from tests.training.helpers import export, load
 from typer.testing import CliRunner
 
 from posedistill import cli
 from posedistill.backbones.cfg.description import read_cfg
 from posedistill.backbones.cfg.library import shipped_text
 from posedistill.backbones.cfg.network import CfgNetwork
-from posedistill.backbones.cfg.weights import Header, write_weights
+from posedistill.backbones.cfg.weights import Header, read_weights, write_weights
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.labels.writer import write_labels
 from posedistill.errors import CheckpointError, DataError, RecipeError
@@ -149,7 +151,6 @@ def test_valid_of_darknet_s_weights(datacfg, modelcfg, weightfile, tmp_path):
     assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs").targets == 3
     assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs").targets == 3, "measured again"
     weightfile.write_bytes(weightfile.read_bytes()[:-4000])
-    (tmp_path / "runs/weights/model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model.weights"):
         valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs")
 
@@ -159,6 +160,27 @@ def test_a_teacher_in_the_original_s_files(datacfg, modelcfg, weightfile, tmp_pa
         datacfg, modelcfg, None, teacher=(modelcfg, weightfile), overrides=SHORT, runs=tmp_path / "runs"
     )
     assert weights.parent.parent.name == "distilled" and weights.exists()
+
+
+def test_darknet_s_weights_are_a_finished_teacher(datacfg, modelcfg, weightfile, tmp_path):
+    """All of their numbers; a part, another network's, or a family with more layers than the .cfg's is refused."""
+    raw = training_recipe(datacfg, modelcfg)
+    raw["teacher"] = raw["teacher"] | {"checkpoint": str(weightfile)}
+    recipe = recipe_of(raw, tmp_path)
+    estimator, metadata = load(recipe, "teacher")
+    expected = read_weights(weightfile, read_cfg(modelcfg))[1]
+    assert metadata == {} and not estimator.training
+    for name, values in expected.items():
+        assert np.array_equal(estimator.network.grid.state_dict()[name], values)
+    export(recipe, "teacher", tmp_path / "teacher.onnx")
+    raw["teacher"]["settings"] = {"backbone": "yolo_lite_bn@16"}
+    with pytest.raises(
+        CheckpointError, match=r"model.weights: 'checkpoint': found Darknet's weights, expected a \.safet"
+    ):
+        load(recipe_of(raw, tmp_path), "teacher")
+    raw["teacher"]["settings"] = {"backbone": "tiny_yolo"}
+    with pytest.raises(CheckpointError, match=r"model\.weights: 'weights': found 547204 numbers \(.*expected 15760260"):
+        load(recipe_of(raw, tmp_path), "teacher")
 
 
 def test_the_published_distillation_learns_from_the_teacher_alone(datacfg, modelcfg, weightfile, tmp_path):

@@ -128,7 +128,8 @@ def export_stage(
     ``shapes``: whether surfaces of objects are put into the file. ``threshold``: whether a score threshold is chosen.
     """
     estimator, trained = load_network(stage, task.objects)
-    training = f"{stage.recipe.name}: {stage.name}, seed {stage.seed}, step {trained['step']}"
+    origin = f"step {trained['step']}" if "step" in trained else str(stage.weights)  # Darknet's tell no step
+    training = f"{stage.recipe.name}: {stage.name}, seed {stage.seed}, {origin}"
     network, decoder = task.deployed(estimator, shapes=shapes)
     export_onnx(network, path, decoder, training, task.training_frames, task.places)
     sought = [query for query in task.queries if len(query.boxes)] or task.queries

@@ -29,7 +29,7 @@ from posedistill.backbones.cfg.layers import (
     Shortcut,
     Upsample,
 )
-from posedistill.backbones.cfg.weights import check_tensors, read_weights
+from posedistill.backbones.cfg.weights import check_tensors, is_darknet, read_weights
 from posedistill.backbones.cut import check_cut, split_cut
 from posedistill.backbones.weights import read_state_dict
 from posedistill.errors import RecipeError, describe
@@ -183,9 +183,9 @@ def space_to_depth(x: Tensor, stride: int) -> Tensor:
 def start_tensors(path: str | Path, cfg: Cfg) -> dict[str, Tensor]:
     """What a network may start from: all of ``cfg``'s tensors in a file, or the part of them that fits.
 
-    Files named ``*.weights`` or ``*.conv.N`` are Darknet's, others state dicts. Raises as :meth:`CfgNetwork.load`.
+    Other files than Darknet's (``is_darknet``) are state dicts. Raises as :meth:`CfgNetwork.load`.
     """
-    if Path(path).suffix == ".weights" or ".conv." in Path(path).name:
+    if is_darknet(Path(path)):
         _, arrays = read_weights(path, cfg, start=True)
         return {name: torch.from_numpy(values) for name, values in arrays.items()}
     return check_tensors(path, cfg, read_state_dict(path), start=True)

@@ -79,6 +79,11 @@ class LayerTensors:
         return sum(map(math.prod, self.shapes.values()))
 
 
+def is_darknet(path: Path) -> bool:
+    """Whether a file is Darknet's, by its name: ``net.weights``, ``net.backup`` or ``net.conv.23``."""
+    return path.suffix in (".weights", ".backup") or ".conv." in path.name
+
+
 def layer_tensors(cfg: Cfg) -> list[LayerTensors]:
     """The layers of a network that have numbers in a file, named as in ``CfgNetwork``."""
     return [_tensors(cfg, i, layer) for i, layer in enumerate(cfg.layers) if isinstance(layer, Convolutional)]

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from posedistill.backbones.cfg.weights import is_darknet
 from posedistill.files import write_file
-from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.recipe.published import (
@@ -17,14 +17,13 @@ from posedistill.recipe.published import (
     unused_keys,
     validation_recipe,
 )
-from posedistill.recipe.recipe import Recipe, load_recipe
+from posedistill.recipe.recipe import load_recipe
 from posedistill.recipe.stages import Stage
 from posedistill.report.score_table import score_tables
 from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
-from posedistill.training.checkpoints import load_tensors, save_tensors
+from posedistill.training.checkpoints import load_tensors
 from posedistill.training.evaluate import measure_stage
-from posedistill.training.networks import build_network
 from posedistill.training.run import alone, train_stage
 from posedistill.training.run_folder import write_recipe
 
@@ -51,7 +50,7 @@ def train_published(
     if unused := unused_keys(modelcfg, bool(options.get("faithful"))):
         console.print(f"{modelcfg}: not used: {unused}", highlight=False, soft_wrap=True, markup=False)
     if teacher is not None:
-        raw["teacher"] |= network_section(teacher[0]) | {"checkpoint": str(_checkpoint(teacher[1], Path(raw["runs"])))}
+        raw["teacher"] |= network_section(teacher[0]) | {"checkpoint": str(teacher[1])}
         _check(teacher[1], teacher[0], len(raw["data"]["objects"]))
     path = _write(raw)
     recipe, name = load_recipe(path, overrides), "student" if teacher is None else "distilled"
@@ -60,8 +59,6 @@ def train_published(
     )
     console.print(f"recipe: {path}; the same: posedistill {words}", highlight=False, soft_wrap=True)
     task = open_task(recipe)
-    if teacher is not None:
-        _finish(recipe, task.objects, teacher[1])
     with alone(recipe):
         weights = train_stage(task, Stage(recipe, name, recipe.seed))
     console.print(f"weights: {weights}", highlight=False, soft_wrap=True)
@@ -74,13 +71,12 @@ def valid_published(datacfg: Path, modelcfg: Path, weights: Path, runs: Path = P
     Raises:
         PoseDistillError: whatever is wrong with the files.
     """
-    raw = validation_recipe(datacfg, modelcfg, _checkpoint(weights, runs), runs)
+    raw = validation_recipe(datacfg, modelcfg, weights, runs)
     _check(weights, modelcfg, len(raw["data"]["objects"]))
     path = _write(raw)
     console.print(f"recipe: {path}", highlight=False, soft_wrap=True)
     recipe = load_recipe(path)
     task: Task[Any] = open_task(recipe)
-    _finish(recipe, task.objects, weights)
     write_recipe(recipe)
     found = measure_stage(task, Stage(recipe, "teacher", recipe.seed))
     console.print(*score_tables(found))
@@ -96,21 +92,7 @@ def _write(raw: dict[str, Any]) -> Path:
 
 def _check(weights: Path, modelcfg: Path, objects: int) -> None:
     """Refuse weights that cannot be used before a recipe names them."""
-    if weights.suffix == ".safetensors":
-        load_tensors(weights, names=())
-    else:
+    if is_darknet(weights):
         require_whole(weights, modelcfg, objects)
-
-
-def _checkpoint(weights: Path, runs: Path) -> Path:
-    """The checkpoint that weights are, or (Darknet's) are to become."""
-    return weights if weights.suffix == ".safetensors" else runs / "weights" / f"{weights.stem}.safetensors"
-
-
-def _finish(recipe: Recipe, objects: ObjectTable, weights: Path) -> None:
-    """Make the checkpoint of the recipe's teacher out of Darknet's weights, which hold all of its layers."""
-    network = recipe.teacher
-    if network.checkpoint is None or weights.suffix == ".safetensors":
-        return
-    estimator = build_network(recipe, network.model_copy(update={"pretrained": weights, "checkpoint": None}), objects)
-    save_tensors(network.checkpoint, estimator.state_dict(), {"objects": list(objects.obj_ids)})
+    else:
+        load_tensors(weights, names=())
