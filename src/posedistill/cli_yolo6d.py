@@ -65,7 +65,7 @@ def valid(
     weightfile: Annotated[Path, typer.Option("--weightfile", help="Darknet .weights, or .safetensors of a run.")],
     backupdir: Runs = Path("runs"),
 ) -> None:
-    """Measure weights of a .cfg on the list `valid` of a .data file."""
+    """Measure weights of a .cfg on each list `valid` (of several objects `valid1`, ...) of a .data file."""
     from posedistill.training.published.single_shot import valid_published
 
     valid_published(datacfg, modelcfg, weightfile, backupdir)

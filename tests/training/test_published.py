@@ -143,13 +143,13 @@ def test_train_then_valid(datacfg, modelcfg, weightfile, tmp_path, capsys):
         weights.exists()
         and f"recipe: {runs}/box.yaml; the same: posedistill train {runs}/box.yaml train.steps=2" in told
     )
-    found = valid_published(datacfg, modelcfg, weights, runs)
+    (found,) = valid_published(datacfg, modelcfg, weights, runs)
     assert found.targets == 3 and found.dataset == "box.data/valid" and found.boxes == "none"
 
 
 def test_valid_of_darknet_s_weights(datacfg, modelcfg, weightfile, tmp_path):
-    assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs").targets == 3
-    assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs").targets == 3, "measured again"
+    assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs")[0].targets == 3
+    assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs")[0].targets == 3, "measured again"
     weightfile.write_bytes(weightfile.read_bytes()[:-4000])
     with pytest.raises(CheckpointError, match=r"model.weights"):
         valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs")
@@ -160,6 +160,26 @@ def test_a_teacher_in_the_original_s_files(datacfg, modelcfg, weightfile, tmp_pa
         datacfg, modelcfg, None, teacher=(modelcfg, weightfile), overrides=SHORT, runs=tmp_path / "runs"
     )
     assert weights.parent.parent.name == "distilled" and weights.exists()
+
+
+def test_every_list_of_several_objects_is_measured(bop, modelcfg, tmp_path, capsys):
+    """The original numbers lists, meshes and diameters by object; a network of all of them is measured on each."""
+    for number in (2, 1):
+        datacfg = write_labels(BopDataset(bop, "test"), tmp_path / "two", split=f"valid{number}").data
+    modelcfg.write_text(modelcfg.read_text().replace("filters=20", "filters=21").replace("classes=1", "classes=2"))
+    network, path = CfgNetwork(read_cfg(modelcfg)), tmp_path / "two.weights"
+    write_weights(path, network.cfg, Header(), network.state_dict())
+    found = valid_published(datacfg, modelcfg, path, tmp_path / "runs")
+    assert [evaluation.dataset for evaluation in found] == ["two.data/valid1", "two.data/valid2"]
+    assert all(evaluation.targets == 6 for evaluation in found) and "two-valid2.yaml" in capsys.readouterr().err
+    write_labels(BopDataset(bop, "train"), tmp_path / "two")
+    assert training_recipe(datacfg, modelcfg)["data"]["test"]["source"]["split"] == "valid1"
+
+
+def test_a_data_file_without_a_list_to_measure_on_is_refused(datacfg, modelcfg, weightfile, tmp_path):
+    datacfg.write_text("".join(line for line in datacfg.open() if not line.startswith("valid")))
+    with pytest.raises(DataError, match=r"box\.data: 'valid': found \['train'\], expected a list of images"):
+        valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs")
 
 
 def test_darknet_s_weights_are_a_finished_teacher(datacfg, modelcfg, weightfile, tmp_path):

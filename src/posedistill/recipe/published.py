@@ -7,7 +7,7 @@ from posedistill.backbones.cfg.description import read_cfg
 from posedistill.backbones.cfg.sections import Section, split_sections
 from posedistill.backbones.cfg.weights import read_weights
 from posedistill.data.formats.labels.dataset import LabelDataset
-from posedistill.data.formats.labels.files import resolved
+from posedistill.data.formats.labels.files import read_data_file, resolved
 from posedistill.data.loading.picture_view import PictureSettings
 from posedistill.errors import CheckpointError, DataError, RecipeError, describe
 from posedistill.estimators.losses.region import POINTS
@@ -38,8 +38,8 @@ def training_recipe(
     """The sections of the recipe that trains a network of a .cfg file as a student.
 
     Sizes, rate, epochs and anchors are the .cfg's (faithful, also the optimiser's keys and the scales of losses), lists
-    and objects those of the .data file. The model is selected on frames held back from the training list, and the list
-    ``valid`` is for measuring alone.
+    and objects those of the .data file. The model is selected on frames held back from the training list, and the lists
+    ``valid`` are for measuring alone.
 
     Args:
         init: weights to start from, Darknet's or a state dict. pretrain_epochs: in which points are learned alone.
@@ -75,7 +75,7 @@ def training_recipe(
         "data": {
             "objects": list(dataset.objects().obj_ids),
             "train": [{"labels": str(datacfg), "split": "train"}],
-            "test": {"source": {"labels": str(datacfg), "split": "valid"}},
+            "test": {"source": {"labels": str(datacfg), "split": valid_lists(datacfg)[0]}},
             "backgrounds": str(photographs) if photographs.is_dir() else None,
             "picture": picture.model_dump(mode="json"),
         },
@@ -94,18 +94,33 @@ def training_recipe(
     }
 
 
-def validation_recipe(datacfg: Path, modelcfg: Path, checkpoint: Path, runs: Path = Path("runs")) -> dict[str, Any]:
-    """The sections of the recipe that measures finished weights on the list ``valid``; nothing is trained.
+def valid_lists(datacfg: Path) -> list[str]:
+    """The lists of a .data file to measure on: ``valid``, or of several objects ``valid1``, ``valid4``, ..., in order.
+
+    Raises:
+        DataError: there is none, or a fault in the file.
+    """
+    data = read_data_file(datacfg)
+    lists = [name for name in data.lists if name.startswith("valid")]
+    if not lists:
+        data.list_of("valid")
+    return sorted(lists, key=lambda name: int(name.removeprefix("valid") or 0))
+
+
+def validation_recipe(
+    datacfg: Path, modelcfg: Path, checkpoint: Path, runs: Path = Path("runs"), split: str = "valid"
+) -> dict[str, Any]:
+    """The sections of the recipe that measures finished weights on a list of ``valid_lists``; nothing is trained.
 
     Raises:
         RecipeError, DataError: a fault in one of the files.
     """
-    net, source = _net(modelcfg), {"labels": str(datacfg), "split": "valid"}
+    net, source = _net(modelcfg), {"labels": str(datacfg), "split": split}
     network = network_section(modelcfg)
     return {
-        "name": f"{datacfg.stem}-valid",
+        "name": f"{datacfg.stem}-{split}",
         "data": {
-            "objects": list(LabelDataset(datacfg, "valid").objects().obj_ids),
+            "objects": list(LabelDataset(datacfg, split).objects().obj_ids),
             "train": [source],
             "test": {"source": source},
             "picture": {"size": [net.integer(side, 416) for side in ("height", "width")]},

@@ -15,6 +15,7 @@ from posedistill.recipe.published import (
     require_whole,
     training_recipe,
     unused_keys,
+    valid_lists,
     validation_recipe,
 )
 from posedistill.recipe.recipe import load_recipe
@@ -65,13 +66,17 @@ def train_published(
     return weights
 
 
-def valid_published(datacfg: Path, modelcfg: Path, weights: Path, runs: Path = Path("runs")) -> Evaluation:
-    """Measure weights of a .cfg on the list ``valid`` of a .data file, and print the tables.
+def valid_published(datacfg: Path, modelcfg: Path, weights: Path, runs: Path = Path("runs")) -> list[Evaluation]:
+    """Measure weights of a .cfg on each list ``valid`` of a .data file, and print the tables.
 
     Raises:
         PoseDistillError: whatever is wrong with the files.
     """
-    raw = validation_recipe(datacfg, modelcfg, weights, runs)
+    return [_valid(datacfg, modelcfg, weights, runs, split) for split in valid_lists(datacfg)]
+
+
+def _valid(datacfg: Path, modelcfg: Path, weights: Path, runs: Path, split: str) -> Evaluation:
+    raw = validation_recipe(datacfg, modelcfg, weights, runs, split)
     _check(weights, modelcfg, len(raw["data"]["objects"]))
     path = _write(raw)
     console.print(f"recipe: {path}", highlight=False, soft_wrap=True)
