@@ -15,6 +15,7 @@ from posedistill.data.loading.picture_view import PictureSettings, PictureView, 
 from posedistill.data.loading.pixels import MEAN, STD, Group, change_hsv, hsv_by_opencv, hsv_by_torch
 from posedistill.errors import RecipeError
 from posedistill.geometry.cameras import picture_cameras, project, scaled_camera
+from posedistill.geometry.objects import ObjectTable
 
 PHOTOS = np.full((2, 40, 50, 3), 200, dtype=np.uint8)
 QUIET = {"hue": 0.0, "saturation": 1.0, "exposure": 1.0}
@@ -234,9 +235,16 @@ class TestChance:
         assert 0.02 < len(kept) / moved.size < 0.8 and (kept[:, 2] > 100).mean() > 0.8
 
     def test_published_ladder_of_resolutions(self, pack, objects):
-        view = PictureView([pack], objects, PictureSettings.faithful(resolutions="published"))
-        assert {view.shape_of(3, c) for c in (0.0, 0.999)} == {(416, 416)}
-        assert [view.shape_of(70, c)[0] for c in (0.0, 0.999)] == [224, 832]
+        """It widens with the epochs, twice as slowly and less far where there are several objects."""
+        one, several = (
+            PictureView([pack], table, PictureSettings.faithful(resolutions="published"))
+            for table in (ObjectTable.of_cubes([7]), objects)
+        )
+        assert {view.shape_of(3, c) for c in (0.0, 0.999) for view in (one, several)} == {(416, 416)}
+        assert [one.shape_of(70, c)[0] for c in (0.0, 0.999)] == [224, 832]
+        assert [several.shape_of(70, c)[0] for c in (0.0, 0.999)] == [352, 576]
+        sides = {several.shape_of(99, c)[0] for c in np.linspace(0, 0.999, 40)}
+        assert sides == set(range(320, 609, 32))
         flat = PictureView([pack], objects, settings(resolutions=(96, 192)))
         assert [flat.shape_of(0, c) for c in (0.0, 0.999)] == [(64, 96), (128, 192)]
 

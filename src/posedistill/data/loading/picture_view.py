@@ -45,8 +45,8 @@ class PictureSettings(Settings):
     size: PictureSize = 416
     """Side of the network's input, or [height, width]: what is validated, tested and shipped."""
     resolutions: tuple[Side, Side] | Literal["published"] | None = None
-    """Smallest and largest longer side of the batches in training, or the published ladder, which widens with the
-    epochs; null: always ``size``."""
+    """Smallest and largest longer side of the batches in training, or the published ladder (of one object, or of
+    several), which widens with the epochs; null: always ``size``."""
 
     window: PictureSize | None = None
     """Side, or [height, width], of the part of each picture that a training step sees, about one of its instances;
@@ -177,7 +177,7 @@ class PictureView(ObjectView):
         resolutions = self.settings.resolutions
         if resolutions is None:
             return self.shape
-        low, high = ladder(epoch) if resolutions == "published" else resolutions
+        low, high = ladder(epoch, len(self.objects) > 1) if resolutions == "published" else resolutions
         side = low + STRIDE * int(chance * ((high - low) // STRIDE + 1))
         height, width = (max(round(side * length / max(self.shape) / STRIDE), 1) * STRIDE for length in self.shape)
         return height, width
@@ -261,14 +261,17 @@ class PictureView(ObjectView):
         return {}
 
 
-def ladder(epoch: int) -> tuple[int, int]:
-    """Smallest and largest side of the published schedule of resolutions for one object.
+def ladder(epoch: int, several: bool = False) -> tuple[int, int]:
+    """Smallest and largest side of the published schedule of resolutions, for one object or for ``several``.
 
     >>> [ladder(epoch) for epoch in (0, 10, 35, 500)]
     [(416, 416), (416, 640), (352, 704), (224, 832)]
+    >>> [ladder(epoch, several=True) for epoch in (19, 20, 40, 60, 500)]
+    [(416, 416), (416, 512), (384, 544), (352, 576), (320, 608)]
     """
-    rung = min(epoch // 10, 7)
-    return (416, 416) if rung == 0 else (416 - STRIDE * (rung - 1), 640 + STRIDE * (rung - 1))
+    first = 512 if several else 640
+    rung = min(epoch // 20, 4) if several else min(epoch // 10, 7)
+    return (416, 416) if rung == 0 else (416 - STRIDE * (rung - 1), first + STRIDE * (rung - 1))
 
 
 def shown_share(homography: Array, boxes: Array, shape: tuple[int, int]) -> Array:
