@@ -76,7 +76,10 @@ def test_a_known_shift_golden(dataset, frames):
     assert 0.05 < fraction < 0.1
     assert (block["add_0.02d"], block["add_0.05d"], block["add_0.1d"]) == (0.0, 0.0, 1.0)
     assert block["add_auc"] == pytest.approx(1 - fraction / 0.1)
-    assert scores.scores["cmdeg_5_5"] == scores.scores["proj_5px"] == 1.0
+    assert scores.scores["add_auc_10cm"] == pytest.approx(0.94)
+    assert scores.scores["cmdeg_5_5"] == scores.scores["cmdeg_2_2"] == scores.scores["proj_5px"] == 1.0
+    farther = of_object(score_estimates(shifted(frames, 21.0), dataset), 1)
+    assert (farther["cmdeg_2_2"], farther["cmdeg_5_5"], farther["add_auc_10cm"]) == (0.0, 1.0, pytest.approx(0.79))
     assert score_estimates(shifted(frames, 51.0), dataset).scores["cmdeg_5_5"] == 0.0
 
 

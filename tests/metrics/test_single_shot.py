@@ -1,5 +1,6 @@
 """The figures of single-shot papers, as their code computes them."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -59,12 +60,27 @@ def test_a_rotation_next_to_the_truth_fails_the_unclipped_angle():
 def test_a_known_shift(dataset, frames):
     found = score_single_shot(moved(frames, lambda R, t: (R, t + np.array([6.0, 0, 0]))), dataset)
     np.testing.assert_allclose(found.outcomes["published_vertex_mm"], 6.0, atol=1e-6)
+    assert found.scores["published_translation_mm"] == pytest.approx(6.0)
     expected = [0.1 * INFOS[int(label)]["diameter"] > 6.0 for label in found.labels]
     assert found.outcomes["published_add_0.1d"].astype(bool).tolist() == expected
     pixels = found.outcomes["published_px"]
     depths = np.array([t[2] for poses in frames.values() for _, _, t in poses])
     assert (np.abs(pixels - 300 * 6 / depths) < 0.15 * pixels).all()
     assert (np.abs(found.outcomes["corner_px"] - pixels) < 0.15 * pixels).all()
+
+
+def test_a_known_turn(dataset, frames):
+    """About an axis of each object; half of them three times as far."""
+    turns = iter([2.0, 6.0] * 3)
+
+    def turned(R, t):
+        return R @ cv2.Rodrigues(np.array([0.0, 0.0, np.radians(next(turns))]))[0], t
+
+    found = score_single_shot(moved(frames, turned), dataset)
+    assert sorted(found.outcomes["published_angle_deg"]) == pytest.approx([2.0] * 3 + [6.0] * 3, abs=1e-4)
+    assert found.scores["published_angle_deg"] == pytest.approx(4.0, abs=1e-4)
+    assert found.scores["published_translation_mm"] == pytest.approx(0.0, abs=1e-9)
+    assert found.scores["published_cmdeg_5_5"] == pytest.approx(0.5)
 
 
 def test_what_is_missed_fails_everything_and_has_no_mean(dataset, perfect):

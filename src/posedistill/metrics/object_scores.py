@@ -30,6 +30,8 @@ METRICS = {
         Metric("add_0.02d", "ADD(-S) 0.02 d", level="detail"),
         Metric("add_0.05d", "ADD(-S) 0.05 d", level="detail"),
         Metric("add_auc", "ADD(-S) AUC", level="detail"),
+        Metric("add_auc_10cm", "ADD(-S) AUC 10 cm", level="detail"),
+        Metric("cmdeg_2_2", "2 cm 2°", level="detail"),
     )
 }
 """``AR`` is the mean of the average recalls that were measured. ADD is ADD-S for symmetric objects."""
@@ -42,6 +44,8 @@ VSD_THRESHOLDS: Array = np.linspace(0.05, 0.5, 10)
 REFERENCE_WIDTH = 640
 ADD_FRACTIONS = (0.02, 0.05, 0.1)
 AUC_FRACTION = 0.1
+AUC_LENGTH = 100.0
+"""mm, as Xiang et al. (PoseCNN, RSS 2018) have it."""
 CURVE_FRACTIONS: Array = np.linspace(0.0, 0.2, 41)
 LEGACY_DIAMETERS = {
     **{1: 104.26, 2: 250.85, 3: 167.49, 4: 177.43, 5: 204.83, 6: 154.63, 7: 129.85, 8: 264.12},
@@ -124,14 +128,17 @@ def score_estimates(
     recalls = {name: hit.mean(axis=1) for name, hit in hits.items()}
     added = errors["add"] / (_legacy(candidates, dataset) if legacy_diameters else diameters)
     fractions = candidates.hits(added, np.concatenate([ADD_FRACTIONS, CURVE_FRACTIONS]))
-    close = np.maximum(errors["translation"] / 50, errors["rotation"] / 5)  # under 1: within 50 mm and 5 degrees
+    close = np.maximum(errors["translation"] / 10, errors["rotation"])  # under 5: within 5 cm and 5 degrees
+    within = candidates.hits(close, np.array([2.0, 5.0])).astype(float)
     outcomes = {
         "AR": np.mean(list(recalls.values()), axis=0),
         **recalls,
         **{f"add_{fraction}d": fractions[:, column].astype(float) for column, fraction in enumerate(ADD_FRACTIONS)},
         "add_auc": candidates.recall_areas(added, AUC_FRACTION),
         "proj_5px": candidates.hits(errors["reprojection"], np.array([5.0]))[:, 0].astype(float),
-        "cmdeg_5_5": candidates.hits(close, np.ones(1))[:, 0].astype(float),
+        "add_auc_10cm": candidates.recall_areas(errors["add"], AUC_LENGTH),
+        "cmdeg_2_2": within[:, 0],
+        "cmdeg_5_5": within[:, 1],
     }
     curve = Curve(
         "tolerated ADD(-S) error, % of the diameter",

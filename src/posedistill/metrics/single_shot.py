@@ -32,9 +32,11 @@ METRICS = {
         Metric("published_cmdeg_5_5", "5 cm 5°, published", level="detail"),
         Metric("published_px", "mean pixel error, published", "px", "mean", "lower", "detail"),
         Metric("published_vertex_mm", "mean vertex error, published", "mm", "mean", "lower", "detail"),
+        Metric("published_translation_mm", "mean translation error, published", "mm", "mean", "lower", "detail"),
+        Metric("published_angle_deg", "mean angle error, published", "deg", "mean", "lower", "detail"),
     )
 }
-"""The first two know symmetries. Of instances of which one is missed there is no mean error."""
+"""The first two know symmetries. There is no mean error where an instance is missed, or has a NaN for its angle."""
 
 
 def score_single_shot(
@@ -57,6 +59,8 @@ def score_single_shot(
         "published_cmdeg_5_5": _passed(candidates, close, 1.0),
         "published_px": _of_instances(errors["reprojection"], pairs),
         "published_vertex_mm": _of_instances(errors["add"], pairs),
+        "published_translation_mm": _of_instances(errors["translation"], pairs),
+        "published_angle_deg": _of_instances(errors["rotation"], pairs),
     }
     return Evaluation.of(
         {METRICS[name]: values for name, values in outcomes.items()}, candidates.truths.obj_id.tolist()
