@@ -10,10 +10,15 @@ import torch
 from pydantic import ValidationError
 from tests.data.loading.made_packs import HEIGHT, WIDTH, make_pack, same, tensors
 
+from posedistill.data.formats.bop import BopDataset
 from posedistill.data.loading.loader import Loader
 from posedistill.data.loading.picture_view import PictureSettings, PictureView, shown_share
 from posedistill.data.loading.pixels import MEAN, STD, Group, change_hsv, hsv_by_opencv, hsv_by_torch
+from posedistill.data.packs.build import build_pack
+from posedistill.data.packs.object_frames import ObjectFrames
 from posedistill.errors import RecipeError
+from posedistill.estimators.losses.region import answering
+from posedistill.estimators.yolo6d import true_points
 from posedistill.geometry.cameras import picture_cameras, project, scaled_camera
 from posedistill.geometry.objects import ObjectTable
 
@@ -296,3 +301,23 @@ class TestSettings:
     def test_impossible_ones_are_refused(self, changes, message):
         with pytest.raises(ValidationError, match=message):
             PictureSettings(**changes)
+
+
+def test_real_pictures_with_several_instances_of_an_object(real_data, tmp_path):
+    """SyGRID: each instance is a row of the batch, told by its picture, and answered for by a predictor of its own."""
+    (tmp_path / "frames.txt").write_text("0\n3\n7\n")
+    dataset = BopDataset(real_data / "sygrid", "test", frames=tmp_path / "frames.txt")
+    objects = dataset.objects(range(1, 7))
+    pack = build_pack(ObjectFrames(dataset, list(objects.obj_ids)), tmp_path / "pack")
+    batch = load(pack, objects, PictureSettings(size=(480, 640)), augment=False, batch_size=3).batch(0)
+    assert batch.images.shape == (3, 3, 480, 640) and np.bincount(batch.picture).tolist() == [12, 12, 10]
+    frames = [(frame, instance) for frame in dataset.frames for instance in frame.instances]
+    for row, (frame, instance) in enumerate(frames):
+        label = objects.index(instance.obj_id)
+        assert batch.label[row] == label and dataset.frames[batch.picture[row]] is frame
+        corners = project(objects.keypoints[label], instance.R, instance.t, frame.K)
+        np.testing.assert_allclose(batch.targets["keypoints"][row], corners, atol=0.02)
+    points = true_points(batch) / 16
+    answers = answering(points, batch.picture, 3, (30, 40, 1), neighbours=False)
+    cells = answers.rows(batch.picture, 30 * 40)[answers.mask]
+    assert len(set(cells.tolist())) == len(cells) > 30

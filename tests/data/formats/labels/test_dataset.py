@@ -356,3 +356,20 @@ def test_the_published_labels_of_the_cat(real_data, tmp_path):
         assert ours.mask_visib is not None and ours.obj_id == 6
         assert np.linalg.norm(ours.t - (theirs.t + theirs.R @ center)) < 1.0
         assert np.rad2deg(angle_between(ours.R, theirs.R)) < 0.2
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_several_instances_of_one_object_there_and_back(real_data, tmp_path, stated):
+    """SyGRID's pictures show each of six objects twice; the poses are the files', or those of PnP of nine points."""
+    (tmp_path / "frames.txt").write_text("0\n3\n7\n")
+    truth = BopDataset(real_data / "sygrid", "test", frames=tmp_path / "frames.txt")
+    data = write_labels(truth, tmp_path / "grid", obj_ids=range(1, 7)).data
+    if not stated:
+        shutil.rmtree(data.parent / "train/000000/poses")
+    found = LabelDataset(data)
+    assert [len(frame.instances) for frame in found.frames] == [12, 12, 10]
+    assert [i.obj_id for i in found.frames[2].instances].count(1) == 2
+    mm, degrees = largest_errors(found, truth, obj_ids=range(1, 7))
+    assert mm < (1e-5 if stated else 1.0) and degrees < (1e-5 if stated else 0.5)
+    masks = [read_mask(instance.mask_visib) for instance in found.frames[0].instances]
+    assert len(masks) == 12 and not np.logical_and(masks[0], masks[1]).any()
