@@ -84,3 +84,11 @@ def test_the_command_reads_label_folders_too(bop: Path, tmp_path: Path) -> None:
     words = ["data", "anchors", "--count", "2"]
     told = [CliRunner().invoke(app, [*words, str(source)]).output for source in (bop, written.data)]
     assert told[0].startswith("anchors: [[") and told[0] == told[1]
+
+
+@pytest.mark.parametrize("side", [0.0, -1.0, np.nan, np.inf])
+def test_boxes_without_a_size_are_refused(side: float) -> None:
+    boxes = np.random.default_rng(1).uniform(0.5, 6, (40, 2))
+    boxes[3, 1] = boxes[7, 0] = side
+    with pytest.raises(DataError, match="'sides': found 2 of 40 boxes with a side that is 0, negative or not finite"):
+        fit_anchors(boxes, 2)

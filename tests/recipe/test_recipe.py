@@ -76,6 +76,7 @@ def test_a_network_may_have_its_own_schedule(recipe):
         ),
         (lambda r: r["train"].update(steps="many"), "'train.steps': found 'many', expected a whole number"),
         (lambda r: r["train"].update(steps=0), "'train.steps': found 0, expected more than 0"),
+        (lambda r: r["train"].update(drops=[[1.5, 0.1]]), "'train.drops.0.0': found 1.5, expected at most 1"),
         (lambda r: r["data"].update(objects="all"), "'data.objects': found 'all', expected a list"),
         (lambda r: r["data"].update(objects=[1, 1]), "'data': found objects [1, 1], expected each once"),
         (lambda r: r["data"].update(crop_size=100), "'data.crop_size': found 100, expected a multiple of 32"),
@@ -220,3 +221,10 @@ def test_a_misspelt_key_is_told_which_was_meant(refused, change, meant: str):
 def test_fingerprints_tell_contents_apart():
     assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
     assert len({fingerprint(*parts) for parts in ((1, 2), (2, 1), (1,), ([1, 2],), ("1", "2"))}) == 5
+
+
+@pytest.mark.parametrize("side", [0, -1.5, float("nan"), float("inf")])
+def test_anchors_without_a_size_are_refused(refused, side):
+    network = {"family": "yolo6d", "settings": {"anchors": [[1.0, 2.0], [3.0, side]]}}
+    said = refused(lambda r: r.update(teacher=network, student=network))
+    assert "settings.anchors.1.1: found" in said and ("more than 0" in said or "a finite number" in said)

@@ -36,11 +36,14 @@ def fit_anchors(boxes: Array, count: int, seed: int = 0) -> Anchors:
         boxes: ``[N, 2]`` positive widths and heights.
 
     Raises:
-        DataError: fewer different boxes than anchors.
+        DataError: fewer different boxes than anchors, or a side of a box that is no length.
 
     >>> print(fit_anchors(np.array([[1.0, 2.0], [1.0, 2.0], [4.0, 3.0]]), 2))
     [[1.000, 2.000], [4.000, 3.000]]
     """
+    if bad := np.count_nonzero(~(np.isfinite(boxes) & (boxes > 0)).all(axis=1)):
+        found = f"{bad} of {len(boxes)} boxes with a side that is 0, negative or not finite"
+        raise DataError(describe("boxes", "sides", found, "widths and heights above 0"))
     different = len(np.unique(boxes, axis=0))
     if not 1 <= count <= different:
         raise DataError(

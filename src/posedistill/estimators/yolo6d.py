@@ -7,7 +7,7 @@ Felix et al., "Squeezed Deep 6DoF Object Detection Using Knowledge Distillation"
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -38,6 +38,8 @@ from posedistill.estimators.losses.region import (
 from posedistill.estimators.views import PUBLISHED_REACH, Prediction, Votes, cell_ids, published_pixels
 from posedistill.geometry.objects import ObjectTable
 
+Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class YOLO6DSettings(Settings):
     """The network, its targets and its losses.
@@ -58,7 +60,7 @@ class YOLO6DSettings(Settings):
     coarsest map the head is put."""
     pretrained: Path | None = None
     """Weights to start from: of a ``.cfg`` Darknet's ``.weights``, whole or in part; random ones without."""
-    anchors: tuple[tuple[float, float], ...] = ()
+    anchors: tuple[tuple[Side, Side], ...] = ()
     """Widths and heights in cells; each has a predictor of its own in every cell. None: one predictor a cell."""
     pretrain: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training in which points are learned alone, before confidences."""
