@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from posedistill.backbones.cfg.network import CfgNetwork
+from posedistill.backbones.cfg.weights import is_darknet
 from posedistill.data.loading.batch import Batch, listed
 from posedistill.decode import DECODERS, Decoder
-from posedistill.errors import RecipeError, describe
+from posedistill.errors import CheckpointError, RecipeError, describe
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh
@@ -125,6 +127,25 @@ class Estimator(nn.Module):
     def to_keypoints(self) -> "Translation | None":
         """How this network's own kind of votes, where it is another, become votes for keypoints."""
         return None
+
+    @property
+    def darknet(self) -> CfgNetwork | None:
+        """The network of a ``.cfg`` that holds all of its parameters, where it is one."""
+        return None
+
+    def load_darknet(self, path: Path) -> bool:
+        """Take all of a network's numbers from a file of Darknet's; False where it is a file of another kind.
+
+        Raises:
+            CheckpointError: a damaged file, of another network or a part of one; or this is no network of a ``.cfg``.
+        """
+        if not is_darknet(path):
+            return False
+        if self.darknet is None:
+            expected = "a .safetensors file, as the network is not a .cfg with its head alone"
+            raise CheckpointError(describe(path, "checkpoint", "Darknet's weights", expected))
+        self.darknet.load(path, start=False)
+        return True
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; ``generator`` drives whatever the family draws at random in train mode."""

@@ -162,6 +162,11 @@ class YOLO6D(Estimator):
         grid = {"size": self.size, "stride": self.network.stride, "anchors": self.network.anchors}
         return {"objects": self.objects, **grid, "decoding": self.settings.decoding()}
 
+    @property
+    def darknet(self) -> CfgNetwork | None:
+        """The grid, head and all, where a ``.cfg`` makes it."""
+        return self.network.grid if isinstance(self.network.grid, CfgNetwork) else None
+
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from posedistill.backbones.cfg.description import read_cfg
 from posedistill.backbones.cfg.sections import Section, split_sections
-from posedistill.backbones.cfg.weights import read_weights
+from posedistill.backbones.cfg.weights import is_darknet, read_weights
 from posedistill.data.formats.labels.dataset import LabelDataset
 from posedistill.data.formats.labels.files import read_data_file, resolved
 from posedistill.data.loading.picture_view import PictureSettings
@@ -165,8 +165,10 @@ def require_whole(weights: Path, modelcfg: Path, objects: int) -> None:
 
     Raises:
         RecipeError: a head of another kind, whose weights would be left out.
-        CheckpointError: too short, too long, or of another network.
+        CheckpointError: too short, too long, of another network, or not named as Darknet's are.
     """
+    if not is_darknet(weights):
+        raise CheckpointError(describe(weights, "weights", "another kind of file", "a .weights or .safetensors file"))
     cfg = read_cfg(modelcfg)
     found, expected = (cfg.region.coords, cfg.region.classes), (2 * POINTS, objects)
     if found != expected:

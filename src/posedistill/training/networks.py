@@ -3,10 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from posedistill.backbones.cfg.network import CfgNetwork
-from posedistill.backbones.cfg.weights import is_darknet, read_weights
 from posedistill.errors import CheckpointError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import FAMILIES, build_estimator
@@ -74,11 +70,10 @@ def load_weights(
     Raises:
         CheckpointError: missing, damaged, of another architecture, or trained for other objects.
     """
-    tensors, metadata = ({}, {}) if is_darknet(path) else load_tensors(path)
     estimator = build_network(recipe, network.model_copy(update={"pretrained": None}), objects)
-    if is_darknet(path):
-        _fill(estimator, path)
-        return estimator.eval(), metadata
+    if estimator.load_darknet(path):
+        return estimator.eval(), {}
+    tensors, metadata = load_tensors(path)
     known, wanted = metadata.get("objects"), list(estimator.objects.obj_ids)
     if known is not None and known != wanted:  # their order is the order of the classes
         raise CheckpointError(describe(path, "objects", f"a network of objects {known}", f"{wanted}, as in the recipe"))
@@ -86,13 +81,3 @@ def load_weights(
     estimator.calibration = metadata.get("calibration", {})
     estimator.categories = tuple(metadata.get("categories", ()))
     return estimator.eval(), metadata
-
-
-def _fill(estimator: Estimator, path: Path) -> None:
-    """All the numbers of a network that is a ``.cfg``'s, out of a file of Darknet's; a part of them is refused."""
-    network = next((module for module in estimator.modules() if isinstance(module, CfgNetwork)), None)
-    if network is None or len(list(network.parameters())) != len(list(estimator.parameters())):
-        expected = "a .safetensors file, as the network is not a .cfg with its head alone"
-        raise CheckpointError(describe(path, "checkpoint", "Darknet's weights", expected))
-    _, tensors = read_weights(path, network.cfg)
-    network.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()}, strict=False)

@@ -94,16 +94,16 @@ class CfgNetwork(nn.Module):
         expected = f"a height and width that are multiples of {coarsest}"
         return RecipeError(describe(self.cfg.name, "[reorg]", f"pictures of {height} x {width}", expected))
 
-    def load(self, path: str | Path) -> None:
-        """Start from a file: Darknet's ``.weights``, or a state dict with the names of this network.
+    def load(self, path: str | Path, start: bool = True) -> None:
+        """Take the weights of a file: Darknet's ``.weights``, or a state dict with the names of this network.
 
-        Of a ``.weights`` file a part will do (``read_weights``). In a state dict only the last convolution may have
-        other filters, which are then left out.
+        To ``start`` from, a part of a ``.weights`` file will do (``read_weights``). In a state dict only the last
+        convolution may have other filters, which are then left out.
 
         Raises:
             CheckpointError: the file is damaged or belongs to another network.
         """
-        self.load_state_dict(start_tensors(path, self.cfg), strict=False)
+        self.load_state_dict(start_tensors(path, self.cfg, start), strict=False)
 
 
 class CfgBackbone(nn.Module):
@@ -180,15 +180,15 @@ def space_to_depth(x: Tensor, stride: int) -> Tensor:
     return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * stride**2, height // stride, width // stride)
 
 
-def start_tensors(path: str | Path, cfg: Cfg) -> dict[str, Tensor]:
-    """What a network may start from: all of ``cfg``'s tensors in a file, or the part of them that fits.
+def start_tensors(path: str | Path, cfg: Cfg, start: bool = True) -> dict[str, Tensor]:
+    """All of ``cfg``'s tensors in a file or, to ``start`` from, the part of them that fits.
 
     Other files than Darknet's (``is_darknet``) are state dicts. Raises as :meth:`CfgNetwork.load`.
     """
     if is_darknet(Path(path)):
-        _, arrays = read_weights(path, cfg, start=True)
+        _, arrays = read_weights(path, cfg, start)
         return {name: torch.from_numpy(values) for name, values in arrays.items()}
-    return check_tensors(path, cfg, read_state_dict(path), start=True)
+    return check_tensors(path, cfg, read_state_dict(path), start)
 
 
 def _sources(layer: Layer) -> tuple[int, ...]:

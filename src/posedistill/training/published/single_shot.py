@@ -6,7 +6,6 @@ from typing import Any
 
 import yaml
 
-from posedistill.backbones.cfg.weights import is_darknet
 from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
@@ -97,7 +96,7 @@ def _write(raw: dict[str, Any]) -> Path:
 
 def _check(weights: Path, modelcfg: Path, objects: int) -> None:
     """Refuse weights that cannot be used before a recipe names them."""
-    if is_darknet(weights):
-        require_whole(weights, modelcfg, objects)
-    else:
+    if weights.suffix == ".safetensors":
         load_tensors(weights, names=())
+    else:
+        require_whole(weights, modelcfg, objects)
