@@ -164,6 +164,10 @@ def test_photographs_that_nobody_has_placed_train_with_the_poses_of_a_table(
     assert task.photographs.names == whole.names and task.photographs.sequences == whole.sequences
     np.testing.assert_allclose(task.photographs.t, whole.t, atol=1e-6)
     assert f"{len(hidden)} photographs more, without a pose in the scene" in task.photographs.notes[-1]
+    assert f"{len(hidden)} images without a pose (first: frame-" in task.photographs.notes[-3]
+    (room / test.names[0].replace(".color.png", ".pose.txt")).unlink()
+    with pytest.raises(DataError, match=r"'pose': found no frame-"):
+        _ = open_task(load_recipe(tmp_path / "room.yaml")).test_set
     assert (
         task.loader(task.training_set.train, seed=0, device=torch.device("cpu"), batch_size=4).batch(0).images.shape[0]
         == 4

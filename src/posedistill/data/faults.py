@@ -69,12 +69,6 @@ def raise_fault(found: Fault) -> None:
     raise found
 
 
-def unposed_are_left_out(found: Fault) -> None:
-    """Leave out an image without a pose; stop at any other fault."""
-    if found.kind is not FaultKind.NO_POSE:
-        raise found
-
-
 @contextmanager
 def reported(on_fault: OnFault, kind: FaultKind = FaultKind.SCENE_FILE, file: Path = Path()) -> Iterator[None]:
     """Hand a fault to ``on_fault``, which ends the block; another ``DataError`` is a fault of this kind and file."""

@@ -1,6 +1,7 @@
 """The task of a scene: photographs of one known place, and where the camera stood that took each."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -10,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from posedistill.data.faults import raise_fault, unposed_are_left_out
+from posedistill.data.faults import Fault, FaultKind
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
-from posedistill.data.formats.scene_parse import Split
+from posedistill.data.formats.scene_parse import Split, unposed_notes
 from posedistill.data.loading.scene_view import SceneView
 from posedistill.data.packs.pack import mean_image
 from posedistill.data.packs.scene_frames import PUBLISHED_SIZE, SceneFrames
@@ -197,11 +198,16 @@ class SceneTask(PhotographsTask[CameraDataset]):
 
     def _open(self, split: Split) -> CameraDataset:
         """A split of the recipe's scene, in metres where the recipe says how; ``DataError`` for any fault of it."""
-        data = self.data
+        data, unposed = self.data, list[Path]()
+
+        def on_fault(found: Fault) -> None:
+            if split == "test" or data.poses is None or found.kind is not FaultKind.NO_POSE:
+                raise found
+            unposed.append(found.file)  # the recipe's table may have its pose
+
         if split == "test" and data.test is not None:
             dataset = open_scene(data.test, data.test_split, calibration=self.cameras)
         else:
-            # Photographs without a pose may get one from the recipe's table.
-            on_fault = raise_fault if data.poses is None else unposed_are_left_out
             dataset = open_scene(data.scene, split, on_fault, self.cameras)
+            dataset = replace(dataset, notes=(*dataset.notes, *unposed_notes(unposed, ())))
         return dataset.in_metres(data.metres_per_unit) if data.metres_per_unit else dataset

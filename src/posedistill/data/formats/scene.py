@@ -134,10 +134,8 @@ class CameraDataset:
         """
         sure = poses.found & ~(poses.score < min_score)
         rows = {self._inside(name): row for row, name in enumerate(poses.name.tolist()) if sure[row]}
-        if len(rows) < int(sure.sum()):
-            raise DataError(
-                describe(file, "name", f"{int(sure.sum())} poses of {len(rows)} photographs", "one of each")
-            )
+        if len(rows) < (count := int(sure.sum())):
+            raise DataError(describe(file, "name", f"{count} poses of {len(rows)} photographs", "one of each"))
         own = dict(zip(self.names, self.frames, strict=True))
         there = ((name, self.root / name) for name in rows if name not in own)
         unposed = [name for name, path in there if path.is_file() and path.resolve() not in held]
