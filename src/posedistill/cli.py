@@ -293,11 +293,7 @@ def predict(
     obj: Annotated[list[int] | None, typer.Option(help="Object id to search for; default: all.")] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Report no pose of a lower score; default: the model's; for a scene 0.1.",
-        ),
+        typer.Option(min=0, max=1, help="Report no pose of a lower score; default: the model's; for a scene 0.1."),
     ] = None,
     models: Annotated[
         Path | None, typer.Option(help="Folder of obj_XXXXXX meshes to draw contours of; default: those in the model.")

@@ -6,6 +6,7 @@ matches of least spread make the pose.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import cv2
@@ -220,8 +221,11 @@ class ZebraPoseDecoder(CropDecoder):
         return CropMatches(pixels, found.points, weights, mask.ravel()[found.cells], threshold)
 
     def _read(self, mask: Array, code_logits: Array, index: int, settings: ZebraPoseDecoding) -> Matches:
-        tables = self.points[index], self.radii[index]
-        return find_matches(mask, code_logits, *tables, settings, is_folded(self.radii[index]))
+        return find_matches(mask, code_logits, self.points[index], self.radii[index], settings, self._folded[index])
+
+    @cached_property
+    def _folded(self) -> list[bool]:
+        return [is_folded(radii) for radii in self.radii]
 
     @property
     def surface_stride(self) -> int:

@@ -22,7 +22,14 @@ from posedistill.distill.functional.bank import MomentumBank, PictureBank, fill_
 from posedistill.distill.functional.kernels import rotation_distances
 from posedistill.distill.trust import image_trust
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.contrast import Weighting, nce, negative_weights, unit, viewpoint_distances
+from posedistill.estimators.contrast import (
+    Weighting,
+    nce,
+    negative_weights,
+    shared_turns,
+    unit,
+    viewpoint_distances,
+)
 from posedistill.estimators.views import Prediction
 
 COLDEST, WARMEST = 0.02, 0.5
@@ -143,7 +150,7 @@ class Contrast(Distiller):
             same = torch.eye(len(batch), device=batch.images.device)
             return torch.ones_like(same) if self.settings.faithful else 1 - same
         centers, turns = batch.camera_centers(), batch.targets.get("turns")
-        both = None if turns is None else torch.minimum(turns[:, None], turns)
+        both = shared_turns(turns, turns)
         distances = pose_distances(batch.R, centers, batch.R, centers, self.degrees, both)
         return negative_weights(distances, self.settings.weighting).fill_diagonal_(0)
 
@@ -154,8 +161,7 @@ class Contrast(Distiller):
             rows, known = bank.rows(batch.ids)
             keys = torch.where(known[:, None], self._keys(bank.embeddings[rows]), keys)
         rows = bank.draw(batch.ids, self.settings.negatives)
-        turns = batch.targets.get("turns")
-        both = None if turns is None or bank.turns is None else torch.minimum(turns[:, None], bank.turns[rows])
+        both = shared_turns(batch.targets.get("turns"), None if bank.turns is None else bank.turns[rows])
         poses = batch.R, batch.camera_centers(), bank.R[rows], bank.centers[rows]
         distances = pose_distances(*poses, self.degrees, both)
         others = bank.ids[rows] != batch.ids[:, None]

@@ -60,6 +60,15 @@ def nearest_equivalent(R: Tensor, reference: Tensor, turns: Tensor) -> Tensor:
     return torch.stack([x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin(), z], -1)
 
 
+def shared_turns(turns: Tensor | None, others: Tensor | None) -> Tensor | None:
+    """``[B, K]`` degrees after which either of two things looks the same, of ``[B]`` and ``[K]`` or ``[B, K]`` theirs.
+
+    >>> shared_turns(torch.tensor([360.0, 180.0]), torch.tensor([360.0, 0.0])).tolist()
+    [[360.0, 0.0], [180.0, 0.0]]
+    """
+    return None if turns is None or others is None else torch.minimum(turns[:, None], others)
+
+
 def viewpoint_distances(R: Tensor, others: Tensor, turns: Tensor | None = None) -> Tensor:
     """``[B, 3, 3], [K, 3, 3] -> [B, K]`` degrees between rotations, of symmetric things up to their symmetry.
 

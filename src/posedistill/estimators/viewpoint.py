@@ -24,7 +24,14 @@ from posedistill.decode import Decoder
 from posedistill.decode.viewpoint import Grid, Head
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
-from posedistill.estimators.contrast import nce, nearest_equivalent, negative_weights, unit, viewpoint_distances
+from posedistill.estimators.contrast import (
+    nce,
+    nearest_equivalent,
+    negative_weights,
+    shared_turns,
+    unit,
+    viewpoint_distances,
+)
 from posedistill.estimators.viewpoint_heads import build_head
 from posedistill.estimators.views import Prediction
 from posedistill.geometry.objects import NO_OBJECTS, ObjectTable
@@ -314,6 +321,6 @@ class Viewpoint(Estimator):
         if self.settings.faithful:
             return nce(scores.diagonal(), scores, torch.ones_like(scores)).mean()
         turns = batch.targets.get("turns")
-        both = None if turns is None else torch.minimum(turns[:, None], turns)
-        weights = negative_weights(viewpoint_distances(batch.R, batch.R, both), "linear").fill_diagonal_(0)
+        distances = viewpoint_distances(batch.R, batch.R, shared_turns(turns, turns))
+        weights = negative_weights(distances, "linear").fill_diagonal_(0)
         return nce(scores.diagonal(), scores, weights).mean()

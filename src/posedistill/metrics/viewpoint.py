@@ -20,7 +20,8 @@ from posedistill.poses import Poses
 ACCURACIES = (30, 10, 5)
 """Degrees within which a viewpoint counts as right, inclusive; 30 is the field's Acc pi/6."""
 OPPOSITE = Metric("opposite", "opposite view", better="lower", level="detail", by_category=True)
-"""One end of a thing was taken for the other: an error of more than 150 degrees."""
+"""One end of a thing was taken for the other: an error of more than ``TURNED`` degrees."""
+TURNED = 150
 MEDIAN = Metric("median_deg", "MedErr", "deg", "median", "lower", level="headline", by_category=True)
 _LIMITS = np.arange(0.0, 181.0)
 
@@ -62,7 +63,7 @@ def score_viewpoints(
     errors = viewpoint_errors(estimates, truth, orders)
     outcomes = {_accuracy(ACCURACIES[0], "headline"): _within(errors, ACCURACIES[0]), MEDIAN: errors}
     outcomes |= {_accuracy(degrees): _within(errors, degrees) for degrees in ACCURACIES[1:]}
-    outcomes[OPPOSITE] = (errors > 150).astype(np.float64)
+    outcomes[OPPOSITE] = (errors > TURNED).astype(np.float64)
     if orders is not None:
         name = f"acc_{ACCURACIES[0]}_unforgiven"
         plain = Metric(name, f"Acc{ACCURACIES[0]}, symmetry ignored", level="detail", by_category=True)
