@@ -5,11 +5,11 @@ import pytest
 import torch
 import yaml
 from tests.data.category_writer import write_categories
+from tests.training.helpers import interrupted_after
 
 from posedistill.data.formats.viewpoint.categories import OBJECTNET_NOVEL, ROUND
 from posedistill.data.formats.viewpoint.kinds import Kind
 from posedistill.data.images import write_image
-from posedistill.data.loading.loader import Loader
 from posedistill.errors import CheckpointError, DataError, RecipeError
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.objects import NO_OBJECTS
@@ -216,20 +216,7 @@ def test_a_training_with_its_bank_goes_on_bit_for_bit(recipe_of, made, monkeypat
     train_stage(open_task(recipe), straight)
     given = recipe.teacher.model_copy(update={"checkpoint": teacher_of(recipe).weights})
     again = Stage(recipe.model_copy(update={"name": "again", "teacher": given}), "distilled", 0)
-    prefetch = Loader.prefetch
-
-    def stop(self, start, end):
-        steps = prefetch(self, start, end)
-        if not self.view.varied:  # the pictures of the bank
-            yield from steps
-            return
-        yield next(steps)
-        yield next(steps)
-        steps.close()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loader, "prefetch", stop)
+    with interrupted_after(2, monkeypatch):
         train_stage(open_task(again.recipe), again)
     assert load_tensors(again.folder / "last.safetensors")[1]["step"] == 2
     train_stage(open_task(again.recipe), again)

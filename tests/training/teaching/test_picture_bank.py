@@ -1,14 +1,12 @@
 """A distiller that stores what the teacher makes of all training pictures, in a run."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from tests.training.helpers import train
+from tests.training.helpers import interrupted_after, train
 
-from posedistill.data.loading.loader import Loader
 from posedistill.distill import contrast
 from posedistill.distill.functional.bank import PictureBank
 from posedistill.recipe.stages import Stage
@@ -45,20 +43,7 @@ def test_the_bank_holds_every_training_picture_and_the_run_goes_on_exactly(recip
     assert all(json.loads(line)["loss/contrast"] > 0 for line in lines if "loss/contrast" in line)
 
     again = recipe(CRD, "name=again", f"teacher.checkpoint={Stage(made, 'teacher', 0).folder / 'model.safetensors'}")
-    prefetch = Loader.prefetch
-
-    def stop(self: Loader, start: int, end: int) -> Iterator[Any]:
-        steps = prefetch(self, start, end)
-        if not self.view.varied:
-            yield from steps
-            return
-        yield next(steps)
-        yield next(steps)
-        steps.close()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loader, "prefetch", stop)
+    with interrupted_after(2, monkeypatch):
         train(again, "distilled", 0)
     resumed = load_tensors(train(again, "distilled", 0).parent / "last.safetensors")[0]
     assert len(banks) == 3 and banks[2].embeddings.equal(banks[0].embeddings)
