@@ -283,3 +283,22 @@ def test_a_picture_of_the_votes_shows_sure_cells_and_corners() -> None:
         slice(int(c * size) + 1, int((c + 1) * size)) for c, size in zip(cell, (480 / 13, 640 / 17), strict=True)
     )
     assert changed[rows, columns].mean() > 0.9 and not changed[:100, :100].any()
+
+
+def test_the_boxes_that_the_network_says_itself_are_pixels_of_the_image() -> None:
+    """Of each object as many as are asked for, the surest ones, whatever the picture's shape."""
+    decoder, image = make_decoder(), np.zeros((480, 640, 3), np.uint8)
+    prepared = decoder.prepare(Request(image, K, labels=[5, 9, 5]))
+    places = [(0, -150.0, -80.0, 800.0), (1, 150.0, 60.0, 900.0), (2, 0.0, 0.0, 700.0), (0, 160.0, -120.0, 850.0)]
+    truth = [(index, np.eye(3), np.array(t)) for index, *t in places]
+    found = decoder.boxes_seen(image, {"region": draw(decoder, truth, prepared.K[0])}, prepared)
+    assert sorted(label for label, _ in found) == [5, 5, 9]
+    corners = decoder.objects.keypoints
+    true = [project(np.concatenate([np.zeros((1, 3)), corners[index]]), R, t, K) for index, R, t in truth]
+    for label, box in found:
+        near = min(np.abs(box - points).max() for points, (index, *_) in zip(true, places, strict=True) if index != 1)
+        assert near < 0.01, label
+    (one,) = decoder.boxes_seen(
+        image, {"region": draw(decoder, truth, prepared.K[0])}, decoder.prepare(Request(image, K, labels=[5]))
+    )
+    assert one[0] == 5

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from posedistill.data.formats.bop import BopDataset
+from posedistill.geometry.cameras import project
 from posedistill.metrics import score_estimates
 from posedistill.metrics.matching import find_candidates
-from posedistill.metrics.single_shot import METRICS, _passed, _unclipped_angle, score_single_shot
+from posedistill.metrics.single_shot import METRICS, _box, _passed, _unclipped_angle, score_boxes, score_single_shot
 from posedistill.poses import Poses
 
-from .conftest import HALF_TURN, INFOS, estimates_of, write_dataset
+from .conftest import HALF_TURN, INFOS, MESHES, K, estimates_of, write_dataset
 
 
 @pytest.fixture
@@ -97,3 +98,19 @@ def test_both_kinds_stand_in_one_table(dataset, perfect):
     assert [metric.name for metric in both.metrics] == [m.name for m in (*strict.metrics, *published.metrics)]
     assert both.scores == strict.scores | published.scores and both.targets == 6
     assert set(both.intervals()) == {metric.name for metric in both.metrics}
+
+
+def test_boxes_that_a_network_says_itself(dataset, frames):
+    """Each instance has the nearest one of its object in its image; points may be where no pose puts them."""
+    shift = np.array([3.0, 4.0])
+    boxes = {}
+    for im_id, poses in frames.items():
+        for obj_id, R, t in poses:
+            box = project(_box(MESHES[obj_id].vertices), R, t, K)
+            boxes.setdefault((4, im_id, obj_id), []).extend([box + 100, box + shift])
+    found = score_boxes(boxes, dataset)
+    np.testing.assert_allclose(found.outcomes["published_corner_px"], 5.0, atol=1e-9)
+    bent = {key: [box + [[90.0, 0]] * (np.arange(9) == 4)[:, None] for box in own[1:]] for key, own in boxes.items()}
+    assert score_boxes(bent, dataset).scores["published_corner_px"] > 10
+    del boxes[next(iter(boxes))]
+    assert np.isinf(score_boxes(boxes, dataset).outcomes["published_corner_px"]).sum() == 1

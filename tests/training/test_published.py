@@ -148,7 +148,7 @@ def test_train_then_valid(datacfg, modelcfg, weightfile, tmp_path, capsys):
 
 
 def test_valid_of_darknet_s_weights(datacfg, modelcfg, weightfile, tmp_path):
-    assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs")[0].targets == 3
+    assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs")[0].scores["published_corner_px"] > 0
     assert valid_published(datacfg, modelcfg, weightfile, tmp_path / "runs")[0].targets == 3, "measured again"
     weightfile.write_bytes(weightfile.read_bytes()[:-4000])
     with pytest.raises(CheckpointError, match=r"model.weights"):

@@ -131,6 +131,13 @@ class ObjectDecoder(Decoder):
         """What the network says of an image, drawn over it; None where a family has no picture of it."""
         return None
 
+    def boxes_seen(self, image: Image, outputs: Arrays, prepared: Prepared) -> list[tuple[int, Array]]:
+        """What the network says itself of boxes, before PnP: ids and ``[9, 2]`` pixels, centre and corners.
+
+        Of each object as many as are asked for, the surest. None in families that say nothing of the like.
+        """
+        return []
+
     def classes_of(self, labels: Sequence[int]) -> np.ndarray:
         """``[n]`` int64 class indices of object ids; ``DataError`` for one that is none of them."""
         try:

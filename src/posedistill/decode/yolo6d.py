@@ -1,5 +1,6 @@
 """YOLO6D: the region map of a whole picture -> the poses of all objects in it. Numpy, OpenCV and poselib only."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -259,9 +260,8 @@ class YOLO6DDecoder(ObjectDecoder):
         found = find_objects(votes, self.decoding)
         confidence = sigmoid(region.reshape(self.anchors, -1, *region.shape[1:])[:, 2 * POINTS]).max(axis=0)
         canvas = draw_confidence(image, confidence)
-        scale = np.array(image.shape[1::-1]) / np.array(self.size[::-1])
         for best, weights in zip(found.best, found.weights, strict=True):
-            points = (self.stride * votes.points[weights > 0, 1:] + 0.5) * scale - 0.5
+            points = self._pixels(votes.points[weights > 0, 1:], image)
             draw_votes(canvas, points, weights[weights > 0], color_of(int(votes.classes[best])))
         for pose in self.decode(outputs, prepared):
             K = scaled_camera(prepared.K[0], (self.size[1], self.size[0]), (image.shape[1], image.shape[0]))
@@ -269,6 +269,21 @@ class YOLO6DDecoder(ObjectDecoder):
             label = f"{self.name(pose.label)} {pose.score:.2f}"
             canvas = draw_pose(canvas, pose.R, pose.t, K, self.objects.keypoints[index], color_of(index), label)
         return canvas
+
+    def boxes_seen(self, image: Image, outputs: Arrays, prepared: Prepared) -> list[tuple[int, Array]]:
+        """The points that PnP is asked for a pose of, unless ``decoding.vote`` is ``all``."""
+        votes = self.votes_of(outputs["region"][0], prepared.labels)
+        found = find_objects(votes, self.decoding)
+        ids = np.array(self.objects.obj_ids)[votes.classes[found.best]]
+        surest = np.argsort(-votes.scores[found.best], kind="stable")
+        chosen = [surest[ids[surest] == label][:count] for label, count in Counter(prepared.labels.tolist()).items()]
+        return [(int(ids[row]), self._pixels(found.points[row], image)) for rows in chosen for row in rows]
+
+    def _pixels(self, points: Array, image: Image) -> Array:
+        """Points ``[..., 2]`` in cells as pixels of the image."""
+        scale = np.array(image.shape[1::-1]) / np.array(self.size[::-1])
+        pixels: Array = (self.stride * points + 0.5) * scale - 0.5
+        return pixels
 
     def example(self, rows: int = 1, image: Image | None = None, seed: int = 0) -> list[Request]:
         """The same picture ``rows`` times, with nothing said of what is in it."""

@@ -7,7 +7,7 @@ degrees. The diameter is that of the mesh. The published truth is the pose that 
 annotated one as far as labels have digits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ METRICS = {
     )
 }
 """The first two know symmetries. There is no mean error where an instance is missed, or has a NaN for its angle."""
+BOXES = Metric("published_corner_px", "mean corner error, published", "px", "mean", "lower", "detail")
+"""Of what a network says itself, which no table of poses holds."""
 
 
 def score_single_shot(
@@ -65,6 +67,26 @@ def score_single_shot(
     return Evaluation.of(
         {METRICS[name]: values for name, values in outcomes.items()}, candidates.truths.obj_id.tolist()
     )
+
+
+def score_boxes(
+    boxes: Mapping[tuple[int, int, int], Sequence[Array]],
+    dataset: BopDataset,
+    models: Mapping[int, ScoringModel] | None = None,
+) -> Evaluation:
+    """The published corner error, of the points of boxes that a network says itself, before PnP makes a pose of them.
+
+    Args:
+        boxes: of scene, image and object those that were found, ``[9, 2]`` pixels, the centre and the corners in the
+            order of ``box_corners``. Each instance is compared with the nearest one; symmetries count for nothing.
+    """
+    truths = find_candidates(Poses.empty(), dataset).truths
+    models = load_scoring_models(dataset) if models is None else models
+    errors = np.full(len(truths), np.inf)
+    for row, key in enumerate(zip(truths.scene_id, truths.im_id, truths.obj_id, strict=True)):
+        true = project(_box(models[key[2]].mesh.vertices), truths.R[row], truths.t[row], truths.K[row])
+        errors[row] = min((np.linalg.norm(box - true, axis=1).mean() for box in boxes.get(key, ())), default=np.inf)
+    return Evaluation.of({BOXES: errors}, truths.obj_id.tolist())
 
 
 def published_errors(estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel]) -> dict[str, Array]:
@@ -98,8 +120,7 @@ def corner_errors(
     >>> corner_errors(*moved, *pose, np.array([[-1.0, -1, 0], [1, 1, 0]]), np.eye(4)[None], K)
     array([1.])
     """
-    corners = box_corners(points.min(axis=0), points.max(axis=0))
-    box = np.concatenate([corners.mean(axis=0, keepdims=True), corners])
+    box = _box(points)
     turned = box @ np.swapaxes(symmetries[:, :3, :3], 1, 2) + symmetries[:, None, :3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
         estimated = project(box, R_est, t_est, K)
@@ -107,6 +128,12 @@ def corner_errors(
         errors: Array = np.linalg.norm(true - estimated[:, None], axis=-1).mean(axis=-1).min(axis=-1)
     behind = (box @ R_est[:, 2, :, None] + t_est[:, None, 2:]).min(axis=(1, 2)) <= 0
     return np.where(behind, np.inf, errors)
+
+
+def _box(points: Array) -> Array:
+    """``[9, 3]`` centre and corners of the box around points."""
+    corners = box_corners(points.min(axis=0), points.max(axis=0))
+    return np.concatenate([corners.mean(axis=0, keepdims=True), corners])
 
 
 def _unclipped_angle(R_est: Array, R_gt: Array) -> Array:

@@ -204,7 +204,7 @@ class Task(ABC, Generic[Test]):
         """Draw the best and the worst poses into ``folder``, where the task draws any."""
 
     def illustrated(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
-        """The same with what a report shows of the network beside its scores, where the task has any."""
+        """The same with what the network itself tells beside its poses, where the task knows anything of it."""
         return evaluation
 
     def draw_votes(self, predictor: Predictor, name: str, folder: Path) -> None:

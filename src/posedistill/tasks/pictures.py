@@ -1,5 +1,6 @@
 """The task of objects for families that look at whole pictures and find every object in them at once."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,8 +17,11 @@ from posedistill.decode import Pose
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import whole_pictures
+from posedistill.deploy.export import torch_predictor
+from posedistill.estimators.base import Estimator
+from posedistill.geometry.cameras import Array
 from posedistill.metrics import Evaluation
-from posedistill.metrics.single_shot import score_single_shot
+from posedistill.metrics.single_shot import score_boxes, score_single_shot
 from posedistill.poses import Poses
 from posedistill.report.cases import save_votes
 from posedistill.runtime.predictor import Predictor
@@ -81,6 +85,19 @@ class PicturesTask(ObjectsTask):
         if poses is None:
             return found
         return found.beside(score_single_shot(poses, self.test_set.dataset, self.test_set.models))
+
+    def illustrated(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
+        """With the error of the boxes that the network says itself, where its family says any."""
+        predictor = torch_predictor(*self.deployed(estimator), next(estimator.parameters()).device)
+        decoder, boxes = of_objects(predictor.decoder), defaultdict[tuple[int, int, int], list[Array]](list)
+        for query in self.queries:
+            request = query.request()
+            prepared = decoder.prepare(request)
+            for obj_id, box in decoder.boxes_seen(request.image, predictor.outputs_of([prepared])[0], prepared):
+                boxes[query.scene_id, query.im_id, obj_id].append(box)
+        if not boxes:
+            return evaluation
+        return evaluation.beside(score_boxes(boxes, self.test_set.dataset, self.test_set.models))
 
     def draw_votes(self, predictor: Predictor, name: str, folder: Path) -> None:
         """Confidences of cells and the votes behind each pose, over a few photographs."""
