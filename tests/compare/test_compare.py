@@ -17,12 +17,14 @@ import torch
 import yaml
 
 from posedistill.compare import costs
-from posedistill.compare.compare import compare
+from posedistill.compare.compare import check, compare
 from posedistill.distill import Distiller
 from posedistill.distill.match import MatchSettings
 from posedistill.errors import CheckpointError, PoseDistillError, RecipeError, TrainingError
+from posedistill.recipe.comparison import load_comparison
 from posedistill.recipe.recipe import load_recipe
 from posedistill.recipe.stages import Stage
+from posedistill.tasks.registry import open_task
 from posedistill.training import jobs
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.trial import Trial
@@ -240,6 +242,30 @@ def test_losses_that_do_not_fit_are_refused_before_anything_trains(copied):
     with pytest.raises(RecipeError, match=r"variant match: .*'distill\.name': found nothing"):
         compare([copied], seeds=2, baseline=None)
     assert Here.started == []
+
+
+def test_a_student_alone_need_not_fit_the_losses_of_the_base(copied):
+    """It learns by none of them; these ask for a rotation, which a network of votes does not say."""
+    rotations = [{"name": "match", "options": {"form": "regression"}}]
+    change(copied.parent / "mini.yaml", lambda recipe: recipe.update(distill=rotations))
+    alone = {"student": {"distill": []}, "cut": {"distill": [], "student": {"settings": {"strides": [8]}}}}
+    change(copied, lambda content: content.update(variants=alone, wall_clock=False, sweep=None))
+    comparison = load_comparison([copied])
+    check(comparison, open_task(comparison.base))
+    change(copied, lambda content: content.update(variants=alone | {"taught": {}}))
+    comparison = load_comparison([copied])
+    with pytest.raises(RecipeError, match=r"variant taught: .*regression"):
+        check(comparison, open_task(comparison.base))
+
+
+def test_starts_are_compared_without_a_teacher(copied, monkeypatch):
+    """Where nobody is taught none is trained."""
+    monkeypatch.setitem(DEAR, "cut", 1.0)
+    alone = {"student": {"distill": []}, "cut": {"distill": [], "student": {"settings": {"strides": [8]}}}}
+    change(copied, lambda content: content.update(variants=alone, wall_clock=False, sweep=None))
+    compare([copied], ["name=starts", "runs=others"], seeds=1, baseline=None)
+    assert Here.started == ["student seed 0", "cut seed 0"]
+    assert {path.parts[2] for path in Path("others").rglob("model.safetensors")} == {"student", "cut"}
 
 
 def test_a_teacher_that_fails_ends_it_all(copied):

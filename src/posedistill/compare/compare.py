@@ -176,10 +176,12 @@ def check(comparison: Comparison, task: Task[Any]) -> None:
     views: set[str] = set()
     for variant in comparison.variants.values():
         try:
-            distillers = check_networks(variant.recipe, task.stand_ins, teacher)
+            # A student alone keeps the base's losses, which its network may not fit: it learns by none.
+            own = variant.recipe.model_copy(update={"distill": []}) if variant.alone else variant.recipe
+            distillers = check_networks(own, task.stand_ins, teacher)
         except (RecipeError, CheckpointError) as error:
             raise type(error)(f"variant {variant.name}: {error}") from None
-        views |= set() if variant.alone else views_of(distillers, teacher)
+        views |= views_of(distillers, teacher)
     if comparison.base.teacher.cache and views:
         tell_cache_size(comparison, task.stand_ins, teacher, views)
     task.check()
@@ -207,12 +209,12 @@ def remove_teacher_cache(comparison: Comparison) -> None:
 def train_teacher(comparison: Comparison) -> Trial | None:
     """The base recipe's teacher, trained in the base recipe's own folder unless it is there; measured once.
 
-    None where no single network teaches.
+    None where no single network teaches, or no variant asks one.
 
     Raises:
         TrainingError: it failed; nothing can be compared.
     """
-    if not comparison.base.teacher.is_network:
+    if not comparison.base.teacher.is_network or all(variant.untaught for variant in comparison.variants.values()):
         return None
     trained = Trial("teacher", teacher_of(comparison.base), tested=False)
     with nullcontext() if trained.finished() else occupied(comparison.base.folder, TrainingError):

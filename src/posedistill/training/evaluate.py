@@ -79,7 +79,8 @@ def measure_stage(task: Task[Any], stage: Stage, size: PictureSize | None = None
     costs = [_cost(task, member) for member in members]
     summed = {key: sum(cost[key] for cost in costs) for key in (costs[0] if costs else ())}
     scores = task.score(poses)
-    scores = task.illustrated(scores, members[0]) if len(members) == 1 and scored else scores
+    if len(members) == 1 and scored and size is None:  # it may look at every frame once more
+        scores = task.illustrated(scores, members[0])
     return replace(scores, stage=name, seed=stage.seed, **summed)
 
 
