@@ -14,6 +14,7 @@ from posedistill.decode.wdrnet import sigmoid
 from posedistill.geometry.cameras import Array, picture_cameras, project, scaled_camera
 from posedistill.geometry.draw import Image, color_of, draw_pose
 from posedistill.geometry.draw_votes import draw_confidence, draw_votes
+from posedistill.geometry.objects import box_points
 from posedistill.geometry.pnp import PnPResult, solve_pnp
 from posedistill.geometry.warp import affine_maps, warp
 
@@ -142,7 +143,7 @@ def solve(points: Array, weights: Array, corners: Array, K: Array, threshold: fl
             outlier, in sides of the (first) box.
     """
     side = float((points[0].max(axis=0) - points[0].min(axis=0)).max())
-    box = np.concatenate([corners.mean(axis=0, keepdims=True), corners])
+    box = box_points(corners)
     found = solve_pnp(
         points.reshape(-1, 2),
         np.tile(box, (len(points), 1)),
@@ -319,7 +320,7 @@ class YOLO6DDecoder(ObjectDecoder):
             K = prepared.K[0] / [[self.stride], [self.stride], [1.0]]
             distance = K[0, 0] * float(self.objects.diameters[index]) * across / (0.6 * columns)
             t = distance * np.linalg.solve(K, [*place, 1.0]) - corners.mean(axis=0)
-            points = project(np.concatenate([corners.mean(axis=0)[None], corners]), np.eye(3), t, K)
+            points = project(box_points(corners), np.eye(3), t, K)
             column, row = np.floor(place).astype(int)
             for y in range(max(row - 1, 0), min(row + 2, rows)):
                 for x in range(max(column - 1, 0), min(column + 2, columns)):

@@ -125,3 +125,8 @@ def box_corners(minimum: Array, maximum: Array) -> Array:
     """
     bits = (np.arange(8)[:, None] >> np.array([2, 1, 0])) & 1
     return np.where(bits == 1, maximum, minimum)
+
+
+def box_points(corners: Array) -> Array:
+    """``[9, 3]`` points that single-shot pose knows a box by: its centre, then its corners ``[8, 3]``."""
+    return np.concatenate([corners.mean(axis=0, keepdims=True), corners])

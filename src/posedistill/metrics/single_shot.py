@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.geometry.cameras import Array, project
-from posedistill.geometry.objects import box_corners
+from posedistill.geometry.objects import box_corners, box_points
 from posedistill.metrics.evaluation import Evaluation, Metric
 from posedistill.metrics.matching import Candidates, find_candidates
 from posedistill.metrics.models import ScoringModel, load_scoring_models
@@ -82,9 +82,10 @@ def score_boxes(
     """
     truths = find_candidates(Poses.empty(), dataset).truths
     models = load_scoring_models(dataset) if models is None else models
+    own = {obj_id: _box(models[obj_id].mesh.vertices) for obj_id in np.unique(truths.obj_id).tolist()}
     errors = np.full(len(truths), np.inf)
     for row, key in enumerate(zip(truths.scene_id, truths.im_id, truths.obj_id, strict=True)):
-        true = project(_box(models[key[2]].mesh.vertices), truths.R[row], truths.t[row], truths.K[row])
+        true = project(own[key[2]], truths.R[row], truths.t[row], truths.K[row])
         errors[row] = min((np.linalg.norm(box - true, axis=1).mean() for box in boxes.get(key, ())), default=np.inf)
     return Evaluation.of({BOXES: errors}, truths.obj_id.tolist())
 
@@ -132,8 +133,7 @@ def corner_errors(
 
 def _box(points: Array) -> Array:
     """``[9, 3]`` centre and corners of the box around points."""
-    corners = box_corners(points.min(axis=0), points.max(axis=0))
-    return np.concatenate([corners.mean(axis=0, keepdims=True), corners])
+    return box_points(box_corners(points.min(axis=0), points.max(axis=0)))
 
 
 def _unclipped_angle(R_est: Array, R_gt: Array) -> Array:

@@ -203,8 +203,8 @@ class Task(ABC, Generic[Test]):
     def draw(self, poses: Poses, name: str, folder: Path) -> None:
         """Draw the best and the worst poses into ``folder``, where the task draws any."""
 
-    def illustrated(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
-        """The same with what the network itself tells beside its poses, where the task knows anything of it."""
+    def looked_into(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
+        """The same with what the network tells beside its poses, for which it may see every frame again."""
         return evaluation
 
     def draw_votes(self, predictor: Predictor, name: str, folder: Path) -> None:

@@ -247,7 +247,7 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
             found["nearest image"] = nearest_training_pose(ours, theirs, self.training_set.poses)
         return found | {"uniform": random_viewpoints(count, self.recipe.seed)}
 
-    def illustrated(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
+    def looked_into(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
         """With maps of the embeddings of the test pictures, evenly thinned to what a map holds."""
         if evaluation.turns is None:
             return evaluation

@@ -86,7 +86,7 @@ class PicturesTask(ObjectsTask):
             return found
         return found.beside(score_single_shot(poses, self.test_set.dataset, self.test_set.models))
 
-    def illustrated(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
+    def looked_into(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
         """With the error of the boxes that the network says itself, where its family says any."""
         predictor = torch_predictor(*self.deployed(estimator), next(estimator.parameters()).device)
         decoder, boxes = of_objects(predictor.decoder), defaultdict[tuple[int, int, int], list[Array]](list)

@@ -38,7 +38,8 @@ def finished(recipe: Recipe) -> list[Stage]:
 def evaluate_run(task: Task[Any]) -> None:
     """Measure every finished network of a run on the test split, with naive baselines beside: ``evaluation.json``.
 
-    A network whose poses are newer than its weights and the recipe is not run again, only scored.
+    A network whose poses are newer than its weights and the recipe is not run again for poses, only scored, and looked
+    into where its task does so (``Task.looked_into``).
     """
     kept = [record for record in _records(task) if record["stage"] == "exported"]
     found = [measure_stage(task, stage) for stage in finished(task.recipe)]
@@ -79,8 +80,8 @@ def measure_stage(task: Task[Any], stage: Stage, size: PictureSize | None = None
     costs = [_cost(task, member) for member in members]
     summed = {key: sum(cost[key] for cost in costs) for key in (costs[0] if costs else ())}
     scores = task.score(poses)
-    if len(members) == 1 and scored and size is None:  # it may look at every frame once more
-        scores = task.illustrated(scores, members[0])
+    if len(members) == 1 and scored and size is None:
+        scores = task.looked_into(scores, members[0])
     return replace(scores, stage=name, seed=stage.seed, **summed)
 
 
