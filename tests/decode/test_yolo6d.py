@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from posedistill.decode.base import Prepared, RecordFault, Request
-from posedistill.decode.yolo6d import POINTS, YOLO6DDecoder, YOLO6DDecoding, find_objects, read_votes, solve
+from posedistill.decode.yolo6d import YOLO6DDecoder, YOLO6DDecoding, find_objects, read_votes, solve
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import project
-from posedistill.geometry.objects import ObjectTable, box_corners
+from posedistill.geometry.objects import BOX_POINTS, ObjectTable, box_corners
 from posedistill.geometry.pnp import solve_pnp
 from posedistill.geometry.rotations import angle_between, random_rotations
 
@@ -32,16 +32,16 @@ def write_vote(
     offsets = points - [column, row]
     share = np.clip(offsets[0], 1e-4, 1 - 1e-4)
     offsets[0] = np.log(share / (1 - share))
-    region[anchor, : 2 * POINTS, row, column] = offsets.ravel()
-    region[anchor, 2 * POINTS, row, column] = np.log(score / (1 - score))
-    region[anchor, 2 * POINTS + 1 :, row, column] = 0
-    region[anchor, 2 * POINTS + 1 + index, row, column] = 30.0
+    region[anchor, : 2 * BOX_POINTS, row, column] = offsets.ravel()
+    region[anchor, 2 * BOX_POINTS, row, column] = np.log(score / (1 - score))
+    region[anchor, 2 * BOX_POINTS + 1 :, row, column] = 0
+    region[anchor, 2 * BOX_POINTS + 1 + index, row, column] = 30.0
 
 
 def silent(decoder: YOLO6DDecoder) -> np.ndarray:
     channels, rows, columns = decoder.outputs["region"]
     region = np.zeros((decoder.anchors, channels // decoder.anchors, rows, columns))
-    region[:, 2 * POINTS] = -9.0
+    region[:, 2 * BOX_POINTS] = -9.0
     return region
 
 
@@ -179,7 +179,7 @@ def test_votes_of_several_predictors_a_cell_and_of_classes() -> None:
 def sure_everywhere(decoder: YOLO6DDecoder, rng: np.random.Generator) -> np.ndarray:
     """The map ``[A, 19 + C, rows, columns]`` of a barely trained network: all predictors vote, each for another box."""
     region = rng.normal(size=silent(decoder).shape)
-    region[:, 2 * POINTS] = rng.uniform(-1, 0, region[:, 2 * POINTS].shape)
+    region[:, 2 * BOX_POINTS] = rng.uniform(-1, 0, region[:, 2 * BOX_POINTS].shape)
     return region
 
 
@@ -208,7 +208,7 @@ def test_true_instances_are_found_in_a_grid_that_is_sure_everywhere() -> None:
     truth = [(index, R, np.array(t)) for (index, *t), R in zip(places, random_rotations(4, rng), strict=True)]
     perfect = draw(decoder, truth, prepared.K[0])
     region = sure_everywhere(decoder, rng).reshape(perfect.shape)
-    region = np.where(perfect[:, 2 * POINTS, None] > 0, perfect, region)
+    region = np.where(perfect[:, 2 * BOX_POINTS, None] > 0, perfect, region)
     poses = decoder.decode({"region": region}, prepared)
     assert sorted(pose.label for pose in poses) == [2, 5, 5, 9]
     for index, R, t in truth:
@@ -220,7 +220,7 @@ def test_true_instances_are_found_in_a_grid_that_is_sure_everywhere() -> None:
 def test_a_known_object_is_not_crowded_out_by_surer_votes_for_another() -> None:
     decoder = make_decoder(3, (416, 544), anchors=3, decoding=YOLO6DDecoding(most=2))
     region = sure_everywhere(decoder, np.random.default_rng(0))
-    region[:, 2 * POINTS + 1] = 20.0  # all 663 predictors are for object 5
+    region[:, 2 * BOX_POINTS + 1] = 20.0  # all 663 predictors are for object 5
     prepared = decoder.prepare(Request(np.zeros((480, 640, 3), np.uint8), K, labels=[5, 9]))
     poses = decoder.decode({"region": region.reshape(1, *decoder.outputs["region"])}, prepared)
     assert [pose.label for pose in poses] == [5, 9] and poses[1].score < 1e-6

@@ -14,12 +14,10 @@ from posedistill.decode.wdrnet import sigmoid
 from posedistill.geometry.cameras import Array, picture_cameras, project, scaled_camera
 from posedistill.geometry.draw import Image, color_of, draw_pose
 from posedistill.geometry.draw_votes import draw_confidence, draw_votes
-from posedistill.geometry.objects import box_points
+from posedistill.geometry.objects import BOX_POINTS, box_points
 from posedistill.geometry.pnp import PnPResult, solve_pnp
 from posedistill.geometry.warp import affine_maps, warp
 
-POINTS = 9
-"""The centre of an object's box and its eight corners."""
 NO_BOXES: Array = np.empty((0, 4))
 _MOST = 512
 """Votes of a picture that are looked at, the surest: an untrained network is sure of everything."""
@@ -81,11 +79,11 @@ def read_votes(region: np.ndarray, count: int, wanted: Indices, known: Indices, 
             predictor of each votes, confident or not.
     """
     channels, rows, columns = region.shape
-    anchors = channels // (2 * POINTS + 1 + count)
+    anchors = channels // (2 * BOX_POINTS + 1 + count)
     flat = region.reshape(anchors, -1, rows * columns)
-    scores = sigmoid(flat[:, 2 * POINTS])[None]
+    scores = sigmoid(flat[:, 2 * BOX_POINTS])[None]
     if count > 1:
-        shares = np.exp(flat[:, 2 * POINTS + 1 :] - flat[:, 2 * POINTS + 1 :].max(axis=1, keepdims=True))
+        shares = np.exp(flat[:, 2 * BOX_POINTS + 1 :] - flat[:, 2 * BOX_POINTS + 1 :].max(axis=1, keepdims=True))
         scores = scores * (shares / shares.sum(axis=1, keepdims=True)).transpose(1, 0, 2)[wanted]
     table = scores.reshape(len(wanted), -1)
     places = np.searchsorted(wanted, known)
@@ -95,10 +93,10 @@ def read_votes(region: np.ndarray, count: int, wanted: Indices, known: Indices, 
     order = np.lexsort((-sure, ~np.isin(chosen, granted)))[:_MOST]
     place, predictor = np.divmod(chosen[order], table.shape[1])
     anchor, cell = np.divmod(predictor, rows * columns)
-    points = flat[anchor, : 2 * POINTS, cell].astype(np.float64)
+    points = flat[anchor, : 2 * BOX_POINTS, cell].astype(np.float64)
     points[:, :2] = sigmoid(points[:, :2])
     cells = np.stack(np.divmod(cell, columns), axis=1)
-    points = points.reshape(-1, POINTS, 2) + cells[:, None, ::-1]
+    points = points.reshape(-1, BOX_POINTS, 2) + cells[:, None, ::-1]
     return GridVotes(sure[order], wanted[place], cells, points)
 
 
@@ -109,9 +107,9 @@ def find_objects(votes: GridVotes, decoding: YOLO6DDecoding) -> Found:
     The centre is that of the surest vote: other cells' centres cannot leave them.
     """
     count = len(votes.scores)
-    corners = votes.points[:, 1:].reshape(count, 2 * POINTS - 2)
+    corners = votes.points[:, 1:].reshape(count, 2 * BOX_POINTS - 2)
     squares = np.einsum("ij,ij->i", corners, corners)
-    distances = (squares[:, None] + squares - 2 * corners @ corners.T) / (POINTS - 1)
+    distances = (squares[:, None] + squares - 2 * corners @ corners.T) / (BOX_POINTS - 1)
     boxes = votes.points[:, 1:]
     sides = (boxes.max(axis=1) - boxes.min(axis=1)).max(axis=1)
     near = (distances < (decoding.same * sides[:, None]) ** 2) & (votes.classes[:, None] == votes.classes)
@@ -129,8 +127,8 @@ def find_objects(votes: GridVotes, decoding: YOLO6DDecoding) -> Found:
     if decoding.vote == "neighbourhood":
         mine &= (np.abs(votes.cells - votes.cells[chosen, None]) <= 1).all(axis=2)
     weights = mine * votes.scores
-    means = (weights @ votes.points.reshape(count, 2 * POINTS)) / weights.sum(axis=1, keepdims=True)
-    points = means.reshape(-1, POINTS, 2)
+    means = (weights @ votes.points.reshape(count, 2 * BOX_POINTS)) / weights.sum(axis=1, keepdims=True)
+    points = means.reshape(-1, BOX_POINTS, 2)
     points[:, 0] = votes.points[chosen, 0]
     return Found(chosen, weights, points)
 
@@ -148,7 +146,7 @@ def solve(points: Array, weights: Array, corners: Array, K: Array, threshold: fl
         points.reshape(-1, 2),
         np.tile(box, (len(points), 1)),
         K,
-        np.repeat(weights, POINTS),
+        np.repeat(weights, BOX_POINTS),
         max(threshold * side, 1.0),
         seed,
     )
@@ -199,7 +197,7 @@ class YOLO6DDecoder(ObjectDecoder):
     @property
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """The region map."""
-        channels = self.anchors * (2 * POINTS + 1 + len(self.objects))
+        channels = self.anchors * (2 * BOX_POINTS + 1 + len(self.objects))
         return {"region": (channels, self.size[0] // self.stride, self.size[1] // self.stride)}
 
     def prepare(self, request: Request) -> Prepared:
@@ -259,7 +257,7 @@ class YOLO6DDecoder(ObjectDecoder):
         region = outputs["region"][0]
         votes = self.votes_of(region, prepared.labels)
         found = find_objects(votes, self.decoding)
-        confidence = sigmoid(region.reshape(self.anchors, -1, *region.shape[1:])[:, 2 * POINTS]).max(axis=0)
+        confidence = sigmoid(region.reshape(self.anchors, -1, *region.shape[1:])[:, 2 * BOX_POINTS]).max(axis=0)
         canvas = draw_confidence(image, confidence)
         for best, weights in zip(found.best, found.weights, strict=True):
             points = self._pixels(votes.points[weights > 0, 1:], image)
@@ -297,8 +295,8 @@ class YOLO6DDecoder(ObjectDecoder):
             side["region"].reshape(len(side["region"]), self.anchors, -1, *self.outputs["region"][1:])
             for side in (ours, theirs)
         ]
-        points = [self.stride * side[:, :, : 2 * POINTS] for side in sides]
-        scores = [sigmoid(side[:, :, 2 * POINTS]) for side in sides]
+        points = [self.stride * side[:, :, : 2 * BOX_POINTS] for side in sides]
+        scores = [sigmoid(side[:, :, 2 * BOX_POINTS]) for side in sides]
         return {
             "points (px)": float(np.abs(points[0] - points[1]).max(initial=0.0)),
             "scores": float(np.abs(scores[0] - scores[1]).max(initial=0.0)),
@@ -313,7 +311,7 @@ class YOLO6DDecoder(ObjectDecoder):
         rng, (channels, rows, columns) = np.random.default_rng(0), self.outputs["region"]
         count, pictures = len(self.objects), len(prepared.K)
         region = np.zeros((pictures, self.anchors, channels // self.anchors, rows, columns))
-        region[:, :, 2 * POINTS] = -6.0
+        region[:, :, 2 * BOX_POINTS] = -6.0
         across = int(np.ceil(np.sqrt(count)))
         for index, corners in enumerate(self.objects.keypoints):
             place = (np.array([index % across, index // across]) + 0.5) / across * [columns, rows]
@@ -327,7 +325,7 @@ class YOLO6DDecoder(ObjectDecoder):
                     offsets = points - [x, y] + rng.normal(scale=noise, size=points.shape)
                     share = np.clip(offsets[0], 0.01, 0.99)
                     offsets[0] = np.log(share / (1 - share))
-                    region[:, 0, : 2 * POINTS, y, x] = offsets.ravel()
-                    region[:, 0, 2 * POINTS, y, x] = 2.0 if (y, x) == (row, column) else 1.0
-                    region[:, 0, 2 * POINTS + 1 + index, y, x] = 8.0
+                    region[:, 0, : 2 * BOX_POINTS, y, x] = offsets.ravel()
+                    region[:, 0, 2 * BOX_POINTS, y, x] = 2.0 if (y, x) == (row, column) else 1.0
+                    region[:, 0, 2 * BOX_POINTS + 1 + index, y, x] = 8.0
         return {"region": region.reshape(pictures, channels, rows, columns).astype(np.float32)}

@@ -24,7 +24,6 @@ from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.losses.region import (
     BORDER,
-    POINTS,
     Answers,
     Region,
     answering,
@@ -36,7 +35,7 @@ from posedistill.estimators.losses.region import (
     read_region,
 )
 from posedistill.estimators.views import PUBLISHED_REACH, Prediction, Votes, cell_ids, published_pixels
-from posedistill.geometry.objects import ObjectTable
+from posedistill.geometry.objects import BOX_POINTS, ObjectTable
 
 Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -120,9 +119,9 @@ class YOLO6DNetwork(nn.Module):
         self.grid: CfgNetwork | HeadedBackbone
         if self.from_cfg:
             cfg, anchors = name.removeprefix("cfg:").strip(), settings.anchors
-            self.grid = pose_network(cfg, classes=classes, keypoints=POINTS, anchors=anchors, pretrained=pretrained)
+            self.grid = pose_network(cfg, classes=classes, keypoints=BOX_POINTS, anchors=anchors, pretrained=pretrained)
         else:
-            self.grid = HeadedBackbone(name, pretrained, self.anchors * (2 * POINTS + 1 + classes))
+            self.grid = HeadedBackbone(name, pretrained, self.anchors * (2 * BOX_POINTS + 1 + classes))
         self.stride = self.grid.stride
 
     def forward(self, images: Tensor) -> tuple[Tensor]:

@@ -127,6 +127,15 @@ def box_corners(minimum: Array, maximum: Array) -> Array:
     return np.where(bits == 1, maximum, minimum)
 
 
+BOX_POINTS = 9
+"""That single-shot pose knows a box by: its centre and its eight corners."""
+
+
 def box_points(corners: Array) -> Array:
-    """``[9, 3]`` points that single-shot pose knows a box by: its centre, then its corners ``[8, 3]``."""
+    """``[9, 3]`` a box's centre, then its corners ``[8, 3]``.
+
+    >>> box_points(box_corners(np.zeros(3), np.array([1.0, 2.0, 3.0])))[:2]
+    array([[0.5, 1. , 1.5],
+           [0. , 0. , 0. ]])
+    """
     return np.concatenate([corners.mean(axis=0, keepdims=True), corners])

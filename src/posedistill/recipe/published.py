@@ -10,7 +10,7 @@ from posedistill.data.formats.labels.dataset import LabelDataset
 from posedistill.data.formats.labels.files import read_data_file, resolved
 from posedistill.data.loading.picture_view import PictureSettings
 from posedistill.errors import CheckpointError, DataError, RecipeError, describe
-from posedistill.estimators.losses.region import POINTS
+from posedistill.geometry.objects import BOX_POINTS
 
 UNCLIPPED = 1e9
 """A norm that no gradient has: published trainings clip none."""
@@ -170,7 +170,7 @@ def require_whole(weights: Path, modelcfg: Path, objects: int) -> None:
     if not is_darknet(weights):
         raise CheckpointError(describe(weights, "weights", "another kind of file", "a .weights or .safetensors file"))
     cfg = read_cfg(modelcfg)
-    found, expected = (cfg.region.coords, cfg.region.classes), (2 * POINTS, objects)
+    found, expected = (cfg.region.coords, cfg.region.classes), (2 * BOX_POINTS, objects)
     if found != expected:
         described = ["coords={}, classes={}".format(*pair) for pair in (found, expected)]
         raise RecipeError(describe(modelcfg, "[region]", described[0], f"{described[1]}: the head of these labels"))

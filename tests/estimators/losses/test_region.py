@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from posedistill.estimators.losses.region import (
-    POINTS,
     Answers,
     Region,
     answered,
@@ -21,6 +20,7 @@ from posedistill.estimators.losses.region import (
     published_losses,
     read_region,
 )
+from posedistill.geometry.objects import BOX_POINTS
 
 FRAME = (640 / 13, 480 / 13)
 """Pixels of a cell of 13 x 13 in the published frame."""
@@ -47,7 +47,7 @@ def saying(points: Tensor, logits: float, shape: tuple[int, int, int] = (13, 13,
 
 def test_the_map_is_read_channel_by_channel() -> None:
     classes, anchors, rows, columns = 3, 2, 4, 5
-    per = 2 * POINTS + 1 + classes
+    per = 2 * BOX_POINTS + 1 + classes
     raw = torch.arange(anchors * per, dtype=torch.float32).view(1, -1, 1, 1).repeat(2, 1, rows, columns)
     region = read_region(raw, classes)
     assert region.shape == (rows, columns, anchors) and region.points.shape == (2, rows * columns * anchors, 9, 2)
@@ -55,10 +55,10 @@ def test_the_map_is_read_channel_by_channel() -> None:
     expected = torch.arange(per, 2 * per, dtype=torch.float32)
     offsets = region.points[1, predictor] - torch.tensor([3.0, 2.0])
     # Channels 2k and 2k + 1 are point k: reading k + 1 and k + 2 would scramble the box.
-    assert offsets[1:].flatten().equal(expected[2 : 2 * POINTS])
+    assert offsets[1:].flatten().equal(expected[2 : 2 * BOX_POINTS])
     assert offsets[0].equal(expected[:2].sigmoid())
-    assert region.confidence[1, predictor] == expected[2 * POINTS]
-    assert region.classes[1, predictor].equal(expected[2 * POINTS + 1 :])
+    assert region.confidence[1, predictor] == expected[2 * BOX_POINTS]
+    assert region.classes[1, predictor].equal(expected[2 * BOX_POINTS + 1 :])
 
 
 def test_golden_cell() -> None:

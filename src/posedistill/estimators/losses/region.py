@@ -14,9 +14,8 @@ from torch.nn import functional
 
 from posedistill.data.loading.pixels import move
 from posedistill.estimators.views import confidence
+from posedistill.geometry.objects import BOX_POINTS
 
-POINTS = 9
-"""The centre of an object's box and its eight corners."""
 SILENT_ABOVE = 0.6
 """A predictor whose points are this good is not asked to be unsure, whoever answers for the object."""
 BORDER = 0.999
@@ -56,13 +55,13 @@ def read_region(raw: Tensor, classes: int) -> Region:
     ([[2.5, 1.5], [2.0, 1.0]], (2, 3, 1))
     """
     pictures, channels, rows, columns = raw.shape
-    anchors = channels // (2 * POINTS + 1 + classes)
+    anchors = channels // (2 * BOX_POINTS + 1 + classes)
     flat = raw.float().view(pictures, anchors, -1, rows, columns).permute(0, 3, 4, 1, 2).flatten(1, 3)
-    offsets = flat[..., : 2 * POINTS].reshape(pictures, -1, POINTS, 2)
+    offsets = flat[..., : 2 * BOX_POINTS].reshape(pictures, -1, BOX_POINTS, 2)
     offsets = torch.cat([offsets[:, :, :1].sigmoid(), offsets[:, :, 1:]], 2)
     places = cell_corners(rows, columns, anchors, raw.device)
     return Region(
-        offsets + places[:, None], flat[..., 2 * POINTS], flat[..., 2 * POINTS + 1 :], (rows, columns, anchors)
+        offsets + places[:, None], flat[..., 2 * BOX_POINTS], flat[..., 2 * BOX_POINTS + 1 :], (rows, columns, anchors)
     )
 
 
