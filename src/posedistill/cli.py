@@ -66,7 +66,8 @@ def run(
 ) -> None:
     """Walk all stages: data, teacher, student, distilled, evaluate, export, bench, report.
 
-    Finished stages are skipped and an interrupted one resumes, so the same command goes on after a kill.
+    Finished stages are skipped and an interrupted one resumes, so the same command goes on after a kill. A recipe
+    without losses trains its student alone.
     """
     from posedistill.training.run import run as run_stages
 
@@ -245,7 +246,10 @@ def score(
 @app.command()
 def export(
     run_folder: RunFolder,
-    stage: Annotated[str, typer.Option("--stage", "--variant", help="teacher, student or distilled.")] = "distilled",
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", "--variant", help="teacher, student or distilled; default: what the run ships."),
+    ] = None,
     seed: Seed = -1,
     out: Annotated[Path | None, typer.Option(help="Default: model.onnx in the run folder.")] = None,
     shapes: Annotated[bool, typer.Option(help="Put coarse object surfaces into the file, for contours.")] = True,
@@ -257,7 +261,7 @@ def export(
     from posedistill.training.run_folder import recipe_of
 
     recipe = recipe_of(run_folder)
-    chosen = Stage(recipe, stage, recipe.seed if seed < 0 else seed)
+    chosen = Stage(recipe, stage or recipe.shipped, recipe.seed if seed < 0 else seed)
     export_stage(open_task(recipe), chosen, out or run_folder / "model.onnx", shapes)
 
 

@@ -312,6 +312,20 @@ def test_a_student_needs_no_teacher_but_a_distilled_one_does(recipe):
         train(loaded, "distilled", 3)
 
 
+def test_a_recipe_without_losses_trains_the_student_alone(recipe, capsys):
+    loaded = recipe("train.steps=1", "distill=[]", "name=alone")
+    run(loaded)
+    assert not (loaded.folder / "teacher").exists() and not (loaded.folder / "distilled").exists()
+    records = json.loads((loaded.folder / "evaluation.json").read_text())
+    assert {record["stage"] for record in records} == {"student", "exported"}
+    assert [entry["stage"] for entry in json.loads((loaded.folder / "bench.json").read_text())] == ["exported"]
+    assert Predictor.from_onnx(loaded.folder / "model.onnx").record.training.startswith("alone: student, seed 0")
+    assert "The exported model reaches" in (loaded.folder / "report.html").read_text()
+    for name in ("teacher", "distilled"):
+        with pytest.raises(RecipeError, match=f"'distill': found no losses, expected some, for a .* that is {name}"):
+            train_one(loaded, name, 0)
+
+
 def test_a_finished_teacher_is_taken_from_elsewhere(recipe, tmp_path):
     """``teacher.checkpoint`` trains no teacher; a file of another architecture is refused."""
     teacher = train(recipe("train.steps=1", "name=other"), "teacher", 0)

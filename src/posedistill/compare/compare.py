@@ -115,8 +115,7 @@ class Standing:
     def _about(self, variant: Variant) -> dict[str, Any]:
         """A variant with the weights that are used."""
         factor = self.factors.get(variant.name, 1.0)
-        losses = [] if variant.alone else self.comparison.recipe_of(variant, factor=factor).distill
-        shown = [spec.model_dump(mode="json") for spec in losses]
+        shown = [spec.model_dump(mode="json") for spec in self.comparison.recipe_of(variant, factor=factor).distill]
         return {"alone": variant.alone, "distill": shown, "factor": factor}
 
 
@@ -172,17 +171,16 @@ def check(comparison: Comparison, task: Task[Any]) -> None:
     Raises:
         RecipeError, CheckpointError: naming the variant, but where it is the teacher that is at fault.
     """
-    teacher = teacher_so_far(comparison.base, task.stand_ins)
+    asked = any(variant.recipe.has_teacher for variant in comparison.variants.values())
+    teacher = teacher_so_far(comparison.base, task.stand_ins) if asked else None
     views: set[str] = set()
     for variant in comparison.variants.values():
         try:
-            # A student alone keeps the base's losses, which its network may not fit: it learns by none.
-            own = variant.recipe.model_copy(update={"distill": []}) if variant.alone else variant.recipe
-            distillers = check_networks(own, task.stand_ins, teacher)
+            distillers = check_networks(variant.recipe, task.stand_ins, teacher)
         except (RecipeError, CheckpointError) as error:
             raise type(error)(f"variant {variant.name}: {error}") from None
-        views |= views_of(distillers, teacher)
-    if comparison.base.teacher.cache and views:
+        views |= views_of(distillers, teacher) if teacher else set()
+    if comparison.base.teacher.cache and teacher and views:
         tell_cache_size(comparison, task.stand_ins, teacher, views)
     task.check()
 

@@ -48,18 +48,21 @@ class Variant:
     """One way to train the student.
 
     Attributes:
-        recipe: the base with the variant's changes; for the student alone its losses stay unused.
-        alone: nothing is distilled.
+        recipe: the base with the variant's changes.
     """
 
     name: str
     recipe: Recipe
-    alone: bool
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing is distilled."""
+        return not self.recipe.distill
 
     @property
     def stage(self) -> str:
         """The stage of a run that trains it."""
-        return "student" if self.alone else "distilled"
+        return self.recipe.shipped
 
     @property
     def untaught(self) -> bool:
@@ -153,7 +156,7 @@ def load_comparison(
             made = [_variant(key, change, own, path) for key, change in found.variants.items()]
         else:
             own = load_recipe(path, of_recipe)
-            made = [Variant(own.name, own, alone=False)]
+            made = [Variant(own.name, own)]
         base = base or own
         for variant in made:
             if variant.name in variants or variant.name in RESERVED:
@@ -211,17 +214,15 @@ def _variant(name: str, change: dict[str, Any], base: Recipe, path: Path) -> Var
         raise RecipeError(describe(path, where, repr(name), "a name of letters, digits, '_', '-' and '.'"))
     if foreign := sorted(set(change) - {"distill", "student"}):
         raise RecipeError(describe(path, f"{where}.{foreign[0]}", "a change of what all share", "distill or student"))
-    alone = change.get("distill") == []
-    kept = {key: value for key, value in change.items() if not (alone and key == "distill")}
-    raw = merged(base.model_dump(mode="json"), kept)
-    return Variant(name, validated(raw, Path(f"{path} ({where})"), Recipe), alone)
+    raw = merged(base.model_dump(mode="json"), change)
+    return Variant(name, validated(raw, Path(f"{path} ({where})"), Recipe))
 
 
 def _with_student(base: Recipe, variants: dict[str, Variant]) -> dict[str, Variant]:
     if "student" in variants:
         expected = "none of either (distill: []), or another name"
         raise RecipeError(describe("compare", "variants.student", "losses or layers of the teacher", expected))
-    return {"student": Variant("student", base, alone=True), **variants}
+    return {"student": Variant("student", base.model_copy(update={"distill": []})), **variants}
 
 
 def _refuse_unlike(base: Recipe, variant: Variant, path: Path, student: bool) -> None:

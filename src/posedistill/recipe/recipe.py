@@ -40,10 +40,12 @@ class Recipe(Settings):
     seed: int = Field(0, description="Seeds the split, the order of batches, augmentation and the first weights.")
     seeds: int = Field(1, ge=1, description="How many seeds of student and distilled are trained: seed, seed + 1, ...")
     data: Data = Field(description="What is trained, validated and tested on: its keys tell which kind it is.")
-    teacher: TeacherSettings = Field(description="The network, networks or csv that teaches.")
+    teacher: TeacherSettings = Field(
+        TeacherSettings(), description="The network, networks or csv that teaches; unused without losses."
+    )
     student: StudentSettings = Field(description="The network that is trained alone and under the teacher.")
     distill: list[DistillSpec] = Field(
-        min_length=1, description="The losses under the teacher, added with their weights."
+        [], description="The losses under the teacher, added with their weights; none: the student learns alone."
     )
     first_phase: float = Field(0.5, gt=0, lt=1, description="Share of the steps for losses with phase: first.")
     train: TrainSettings = Field(TrainSettings(), description="The schedule of every network without its own.")
@@ -78,11 +80,11 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _families_of_the_data(self) -> "Recipe":
         task = self.data.task
-        sections: dict[str, NetworkSettings] = {"teacher": self.teacher, "student": self.student}
+        sections: dict[str, NetworkSettings] = {"student": self.student}
+        if self.has_teacher and self.teacher.csv is None:
+            sections["teacher"] = self.teacher
         sections |= {f"teacher.ensemble.{place}": member for place, member in enumerate(self.teacher.members)}
         for place, network in sections.items():
-            if self.teacher.csv is not None and place == "teacher":
-                continue
             if FAMILIES[network.family].task != task:
                 fitting = sorted(family for family, estimator in FAMILIES.items() if estimator.task == task)
                 learned = {"objects": "poses of objects", "scene": "poses of cameras", "categories": "viewpoints"}[task]
@@ -95,7 +97,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _families_of_one_view(self) -> "Recipe":
-        if self.teacher.csv is None:
+        if self.has_teacher and self.teacher.csv is None:
             for teacher in self.teacher.members or (self.teacher,):
                 if (view := FAMILIES[teacher.family].view) != self.view and not self.cuts_crops:
                     found = f"teacher.family {teacher.family}, which looks at a {view}"
@@ -104,6 +106,16 @@ class Recipe(Settings):
                         f"found {found}, expected a {self.view}, as the {self.student.family} student does{finished}"
                     )
         return self
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether anything is learned of the teacher: by losses, its layers, or the labels of its csv."""
+        return bool(self.distill) or self.student.inherit is not None or self.teacher.csv is not None
+
+    @property
+    def shipped(self) -> str:
+        """The training whose network a run exports: ``distilled``, or where there are no losses ``student``."""
+        return "distilled" if self.distill else "student"
 
     @property
     def cuts_crops(self) -> bool:

@@ -124,6 +124,12 @@ def teacher_of(recipe: Recipe) -> Stage:
 
 
 def students_of(recipe: Recipe) -> list[Stage]:
-    """The student alone with every seed, then distilled with every seed."""
+    """The student alone with every seed, then, where there are losses, distilled with every seed."""
     seeds = range(recipe.seed, recipe.seed + recipe.seeds)
-    return [Stage(recipe, name, seed) for name in STAGES[1:] for seed in seeds]
+    names = STAGES[1:] if recipe.distill else ("student",)
+    return [Stage(recipe, name, seed) for name in names for seed in seeds]
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """The teacher, if there is one, and the students."""
+    return [*([teacher_of(recipe)] if recipe.has_teacher else []), *students_of(recipe)]

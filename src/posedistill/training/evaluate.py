@@ -1,4 +1,4 @@
-"""What follows a run's trainings: measure every network, export the best distilled one, time it, draw its poses."""
+"""What follows a run's trainings: measure every network, export the best student, time it, draw its poses."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe
-from posedistill.recipe.stages import Stage, students_of, teacher_of
+from posedistill.recipe.stages import Stage, stages_of, teacher_of
 from posedistill.runtime.predictor import Predictor
 from posedistill.tasks.base import Task
 from posedistill.training.networks import load_members, load_network, validation_score
@@ -32,7 +32,7 @@ PARITY_FRAMES = 8
 
 def finished(recipe: Recipe) -> list[Stage]:
     """The stages whose training has ended."""
-    return [stage for stage in (teacher_of(recipe), *students_of(recipe)) if stage.finished]
+    return [stage for stage in stages_of(recipe) if stage.finished]
 
 
 def evaluate_run(task: Task[Any]) -> None:
@@ -101,12 +101,12 @@ def measure_baselines(task: Task[Any], teacher: Stage) -> list[Evaluation]:
 
 
 def export_run(task: Task[Any]) -> None:
-    """Export the distilled seed with the best validation as ``model.onnx`` and measure the file itself.
+    """Export the seed with the best validation, of what is shipped, as ``model.onnx`` and measure the file itself.
 
     A file newer than its weights is not made again, nor run again where its poses are newer than it and the recipe.
     """
     folder = task.recipe.folder
-    best = max((stage for stage in finished(task.recipe) if stage.name == "distilled"), key=validation_score)
+    best = max((stage for stage in finished(task.recipe) if stage.name == task.recipe.shipped), key=validation_score)
     path = folder / "model.onnx"
     if not fresh(path, best.weights):
         export_stage(task, best, path)
@@ -150,7 +150,7 @@ def bench_run(task: Task[Any]) -> None:
     if fresh(folder / "bench.json", folder / "model.onnx", teacher.weights):
         return
     files = {"exported": folder / "model.onnx"}
-    if teacher.is_network and not task.recipe.cuts_crops:
+    if task.recipe.has_teacher and teacher.is_network and not task.recipe.cuts_crops:
         export_stage(task, teacher, folder / "teacher.onnx", shapes=False, threshold=False)
         files = {"teacher": folder / "teacher.onnx"} | files
     results = []

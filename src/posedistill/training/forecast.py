@@ -9,7 +9,7 @@ import torch
 from posedistill.estimators.base import FROZEN_MAPS
 from posedistill.log import console
 from posedistill.machine import cores, load_average
-from posedistill.recipe.stages import Stage, students_of, teacher_of
+from posedistill.recipe.stages import Stage, stages_of
 from posedistill.tasks.base import Task
 from posedistill.training.networks import build_network
 from posedistill.training.step import TrainingStep, make_fabric
@@ -27,7 +27,7 @@ def forecast(task: Task[Any]) -> dict[str, float]:
     evaluation are not in it.
     """
     recipe = task.recipe
-    waiting = [stage for stage in (teacher_of(recipe), *students_of(recipe)) if not stage.finished]
+    waiting = [stage for stage in stages_of(recipe) if not stage.finished]
     costs: dict[str, _Costs] = {}
     for name in dict.fromkeys("teacher" if stage.name == "teacher" else "student" for stage in waiting):
         costs[name] = _step_seconds(task, next(s for s in waiting if (s.name == "teacher") == (name == "teacher")))

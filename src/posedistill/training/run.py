@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from posedistill.errors import TrainingError
+from posedistill.errors import RecipeError, TrainingError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.inherit import inherit
 from posedistill.files import occupied, write_file
@@ -21,7 +21,7 @@ from posedistill.geometry.objects import ObjectTable
 from posedistill.interrupts import sigterm_interrupts, told
 from posedistill.log import console
 from posedistill.recipe.recipe import Recipe
-from posedistill.recipe.stages import Stage, students_of, teacher_of
+from posedistill.recipe.stages import Stage, stages_of, students_of, teacher_of
 from posedistill.report.page import build_report
 from posedistill.report.tables import result_table
 from posedistill.tasks.base import Batches, Task
@@ -46,7 +46,7 @@ def run(recipe: Recipe, jobs: int = 1) -> None:
     """
     started = time.perf_counter()
     with told(lambda: "stopped; the same command goes on: what is finished is kept"):
-        for stage in (teacher_of(recipe), *students_of(recipe)):
+        for stage in stages_of(recipe):
             refuse_other_recipe(stage)
         task = open_task(recipe)
         check_networks(recipe, task.stand_ins)
@@ -55,7 +55,13 @@ def run(recipe: Recipe, jobs: int = 1) -> None:
 
 
 def train_one(recipe: Recipe, name: str, seed: int) -> None:
-    """Train one network of a recipe, once all of its networks and losses are known to be right."""
+    """Train one network of a recipe, once all of its networks and losses are known to be right.
+
+    Raises:
+        RecipeError: the recipe says nothing of such a network: it has no losses, or no use of a teacher.
+    """
+    if name not in {stage.name for stage in stages_of(recipe)}:
+        raise RecipeError(describe("recipe", "distill", "no losses", f"some, for a network that is {name}"))
     task = open_task(recipe)
     check_networks(recipe, task.stand_ins)
     with alone(recipe):
@@ -88,12 +94,13 @@ def _walk(task: Task[Any], jobs: int, started: float) -> None:
 
 
 def train_all(task: Task[Any], jobs: int) -> None:
-    """Train the teacher, then every seed of student and distilled, ``jobs`` at a time.
+    """Train the teacher, if there is one, then every seed of student and distilled, ``jobs`` at a time.
 
     Raises:
         TrainingError: some of those trained at the same time failed; the others have been trained.
     """
-    train_stage(task, teacher_of(task.recipe))
+    if task.recipe.has_teacher:
+        train_stage(task, teacher_of(task.recipe))
     students = students_of(task.recipe)
     if jobs == 1 or "RANK" in os.environ:  # processes of torchrun train each network together
         for stage in students:

@@ -171,6 +171,8 @@ def check_networks(recipe: Recipe, objects: ObjectTable, teacher: Teacher | None
         CheckpointError: as :func:`teacher_so_far`.
     """
     student = build_network(recipe, recipe.student, objects)
+    if not recipe.has_teacher:
+        return []
     teacher = teacher or teacher_so_far(recipe, objects)
     for network in networks_of(teacher):
         student.check_teacher(network)
