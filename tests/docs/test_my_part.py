@@ -20,7 +20,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "my_part.md"
 K = np.array([[900.0, 0.0, 322.0], [0.0, 898.0, 238.0], [0.0, 0.0, 1.0]])
 SHORT = (
     "data.train.0.count=8 data.test.source.count=3 data.crop_size=64 seeds=1 "
-    "teacher.train.steps=2 teacher.train.batch_size=4 teacher.train.validate_every=2 teacher.train.validation_crops=4 "
     "train.steps=2 train.batch_size=4 train.validate_every=2 train.validation_crops=4"
 )
 ADDED = {

@@ -9,6 +9,7 @@ import torch
 
 from posedistill.estimators.yolo6d import true_points
 from posedistill.recipe.data import LabelSource, RenderSource
+from posedistill.tasks import distances as calibrating
 from posedistill.tasks import objects
 from posedistill.tasks.distances import SUREST, Distances, helpful_shift
 from posedistill.tasks.objects import ObjectsTask
@@ -106,6 +107,16 @@ def test_labelled_frames_count_as_real_and_renders_by_their_surest(task, network
         task.recipe = task.recipe.model_copy(update={"data": data})
         task.calibration(network())
     assert asked == [(), (), (SUREST,)]
+
+
+def test_more_objects_are_looked_at_in_more_crops(recipe, network, monkeypatch):
+    """Three for each of two objects, or all that there are."""
+    seen, look = [], calibrating._distances
+    monkeypatch.setattr(calibrating, "CROPS", 3)
+    monkeypatch.setattr(calibrating, "_distances", lambda *given: (seen.append(len(given[2])), look(*given))[1])
+    task, rows = open_task(recipe()), np.arange(16)
+    calibrating.calibrate_distances(task, network(), rows, rows[:5])
+    assert seen == [6, 5]
 
 
 def test_too_few_crops_leave_the_distances_as_they_are(recipe, network):

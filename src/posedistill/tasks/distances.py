@@ -22,7 +22,7 @@ from posedistill.tasks.base import Rows, Task
 from posedistill.tasks.validation import Assign, one_a_picture, poses_of
 
 CROPS = 512
-"""That a calibration looks at, of those trained on and of those held back."""
+"""Times the number of objects: how many a calibration looks at, of those trained on and of those held back."""
 FEWEST = 5
 """Crops of an object from which anything is estimated."""
 ALL, SUREST = 1.0, 1 / 3
@@ -72,7 +72,8 @@ def calibrate_distances(
         share: of the crops of each, the surest, that count. assign: which instance a pose is of.
     """
     rng, shifts, told = np.random.default_rng(0), [], []
-    drawn = (np.sort(rng.permutation(rows)[:CROPS]) for rows in (learned, held))
+    count = CROPS * len(estimator.objects.obj_ids)
+    drawn = (np.sort(rng.permutation(rows)[:count]) for rows in (learned, held))
     ours, others = (_distances(task, estimator, rows, assign) for rows in drawn)
     for index, obj_id in enumerate(estimator.objects.obj_ids):
         own, check = ours.surest(index, share), others.surest(index, share)
