@@ -127,7 +127,6 @@ def validation_recipe(
         },
         "teacher": network | {"checkpoint": str(checkpoint)},
         "student": network,
-        "distill": [{"name": "match", "options": {"form": "response"}}],
         "runs": str(runs),
     }
 
