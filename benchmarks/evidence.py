@@ -65,9 +65,9 @@ def read(path: Path) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """A markdown table for each family, data set and student."""
+    """A markdown table for each family, data set, student and metric."""
     parts = []
-    for group, members in groupby(rows, key=lambda row: row.group):
+    for (group, _), members in groupby(rows, key=lambda row: (row.group, row.metric)):
         of = list(members)
         first = of[0]
         seeds = "one seed" if first.seeds == 1 else f"{first.seeds} seeds"

@@ -11,7 +11,7 @@ from posedistill.estimators.yolo6d import true_points
 from posedistill.recipe.data import LabelSource, RenderSource
 from posedistill.tasks import distances as calibrating
 from posedistill.tasks import objects
-from posedistill.tasks.distances import SUREST, Distances, helpful_shift
+from posedistill.tasks.distances import ALL, SUREST, Distances, helpful_shift
 from posedistill.tasks.objects import ObjectsTask
 from posedistill.tasks.registry import open_task
 from posedistill.tasks.validation import poses_of
@@ -100,13 +100,13 @@ def test_whole_pictures_are_calibrated_too(recipe, monkeypatch):
 
 def test_labelled_frames_count_as_real_and_renders_by_their_surest(task, network, monkeypatch):
     asked = []
-    monkeypatch.setattr(objects, "calibrate_distances", lambda *given, **_: asked.append(given[4:]))
+    monkeypatch.setattr(objects, "calibrate_distances", lambda *given, **_: (asked.append(given[4:]), ({}, ""))[1])
     renders = RenderSource(models=Path("code"), count=16)
     for source in (*task.data.train, LabelSource(labels=Path("ape.data")), renders):
         data = task.data.model_copy(update={"train": [source]})
         task.recipe = task.recipe.model_copy(update={"data": data})
         task.calibration(network())
-    assert asked == [(), (), (SUREST,)]
+    assert asked == [(ALL,), (ALL,), (SUREST,)]
 
 
 def test_more_objects_are_looked_at_in_more_crops(recipe, network, monkeypatch):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from posedistill.decode.base import Arrays, Prepared, Readers, Tolerance, check
 from posedistill.decode.objects import CropDecoder, CropPose
 from posedistill.decode.wdrnet import sigmoid
-from posedistill.geometry.cameras import Array, cell_centers
+from posedistill.geometry.cameras import Array, cell_centers, project
 from posedistill.geometry.codes import is_folded, node_count
 from posedistill.geometry.codes.draw import draw_cells, draw_surface, side_by_side
 from posedistill.geometry.draw import Image
@@ -29,8 +29,10 @@ _MOST_CELLS = 4096
 """Cells whose codes are read."""
 _PANEL = 320
 """Side of a picture of a crop, pixels."""
-_ROUNDING = 0.01
-"""Of the diameter: a match is never surer than that."""
+_FLOOR = 0.05
+"""Of the diameter: no match counts as surer than that to the pose, for bits that look sure may be wrong."""
+_SHARP = 0.01
+"""Likewise to the score, which tells objects from other things by how well the surest matches agree."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class ZebraPoseDecoding:
     seed: int = 0
 
 
+READINGS = (ZebraPoseDecoding(), ZebraPoseDecoding(confidence=0.2, threshold=8 / 128))
+"""For networks that know their codes, and for those that are still unsure."""
+
+
 class Matches(NamedTuple):
     """``cells`` ``[n]``, numbered row by row; ``points`` ``[n, 3]`` mm and ``radii`` ``[n]`` mm they are read as."""
 
@@ -66,12 +72,14 @@ class Matches(NamedTuple):
 class CropMatches(NamedTuple):
     """What PnP is given: ``pixels`` ``[n, 2]`` of the crop, ``points`` ``[n, 3]`` mm, ``weights`` ``[n]`` up to 1.
 
-    ``threshold`` of an outlier in pixels; ``mask`` ``[n]`` probabilities of the cells.
+    ``shares`` ``[n]`` of the matches in the score, of sum 1; ``threshold`` of an outlier in pixels; ``mask`` ``[n]``
+    probabilities of the cells.
     """
 
     pixels: Array
     points: Array
     weights: Array
+    shares: Array
     mask: Array
     threshold: float
 
@@ -201,10 +209,14 @@ class ZebraPoseDecoder(CropDecoder):
         return {**super().fields_of(tables), "points": tables["codes/points"], "radii": tables["codes/radii"]}
 
     def decode_crop(self, outputs: Arrays, K: Array, index: int) -> CropPose | None:
-        """PnP on the matches; its score is the mask's mean probability on them times their support in PnP."""
+        """PnP on the matches; its score is the mask's mean probability on them times the share that agrees with it."""
         found = self.matches(outputs, index)
         pose = self._solve(found, K)
-        return None if pose is None else CropPose(pose.R, pose.t, float(found.mask.mean()) * pose.score)
+        if pose is None:
+            return None
+        errors = np.linalg.norm(project(found.points, pose.R, pose.t, K) - found.pixels, axis=1)
+        support = found.shares @ np.maximum(0, 1 - (errors / found.threshold) ** 2)
+        return CropPose(pose.R, pose.t, float(found.mask.mean() * support))
 
     def _solve(self, found: CropMatches, K: Array) -> PnPResult | None:
         return solve_pnp(found.pixels, found.points, K, found.weights, found.threshold, self.decoding.seed)
@@ -214,11 +226,12 @@ class ZebraPoseDecoder(CropDecoder):
         mask = sigmoid(outputs["mask"][0])
         found = self._read(mask, outputs["code"], index, self.decoding)
         spread = found.radii if self.decoding.weighted else np.zeros(len(found.cells))
-        weights = 1 / (spread**2 + (_ROUNDING * self.objects.diameters[index]) ** 2)
+        weights, shares = (1 / (spread**2 + (least * self.objects.diameters[index]) ** 2) for least in (_FLOOR, _SHARP))
         pixels = cell_centers(self.grid, self.grid, self.surface_stride)[found.cells]
         threshold = self.decoding.threshold * self.crop_size
         weights /= weights.max(initial=1e-300)
-        return CropMatches(pixels, found.points, weights, mask.ravel()[found.cells], threshold)
+        shares /= shares.sum()
+        return CropMatches(pixels, found.points, weights, shares, mask.ravel()[found.cells], threshold)
 
     def _read(self, mask: Array, code_logits: Array, index: int, settings: ZebraPoseDecoding) -> Matches:
         return find_matches(mask, code_logits, self.points[index], self.radii[index], settings, self._folded[index])

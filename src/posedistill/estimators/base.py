@@ -165,7 +165,16 @@ class Estimator(nn.Module):
 
     def build_decoder(self, **known: Any) -> Decoder:
         """Its decoder; ``known`` are the fields that the data tell rather than the network."""
-        return DECODERS[self.decoder](**self.record(), **self.calibration, **known)
+        kind = DECODERS[self.decoder]
+        calibrated = {
+            name: kind.readers[name](value) if name in kind.readers else value
+            for name, value in self.calibration.items()
+        }
+        return kind(**(self.record() | calibrated), **known)
+
+    def decodings(self) -> tuple[dict[str, Any], ...]:
+        """The ways to decode its outputs among which held-back crops choose: the decoder's ``decoding``, plain JSON."""
+        return ()
 
 
 class MeanSubtracted(nn.Module):

@@ -80,9 +80,9 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _families_of_the_data(self) -> "Recipe":
         task = self.data.task
-        sections: dict[str, NetworkSettings] = {"student": self.student}
-        if self.has_teacher and self.teacher.csv is None:
-            sections["teacher"] = self.teacher
+        taught = self.has_teacher and self.teacher.csv is None
+        sections: dict[str, NetworkSettings] = {"teacher": self.teacher} if taught else {}
+        sections |= {"student": self.student}
         sections |= {f"teacher.ensemble.{place}": member for place, member in enumerate(self.teacher.members)}
         for place, network in sections.items():
             if FAMILIES[network.family].task != task:

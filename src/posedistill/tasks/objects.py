@@ -41,7 +41,8 @@ from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
 from posedistill.runtime.threshold import Threshold
 from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
-from posedistill.tasks.distances import SUREST, calibrate_distances
+from posedistill.tasks.decodings import choose_decoding
+from posedistill.tasks.distances import ALL, SUREST, calibrate_distances
 from posedistill.tasks.object_sources import backdrops, open_source
 from posedistill.tasks.object_teachers import best_poses, csv_poses
 from posedistill.tasks.validation import Validation, keypoint_scores, one_a_picture
@@ -138,12 +139,17 @@ class ObjectsTask(Task[TestFrames]):
         return Validation(self, loader, lambda found, batches: keypoint_scores(found, batches, self.objects))
 
     def calibration(self, estimator: Estimator) -> tuple[dict[str, Any], str]:
-        """Distances, by real frames where any were trained on, else by renders."""
+        """How outputs are decoded, then distances, by real frames where any were trained on, else by renders."""
         data, real = self.training_set, self._real
-        if not real[data.validation].any():
-            return calibrate_distances(self, estimator, data.train, data.validation, SUREST, assign=self.assign)
-        learned, held = (rows[real[rows]] for rows in (data.train, data.validation))
-        return calibrate_distances(self, estimator, learned, held, assign=self.assign)
+        chosen, told = choose_decoding(self, estimator, data.validation)
+        estimator.calibration = chosen
+        if real[data.validation].any():
+            learned, held = (rows[real[rows]] for rows in (data.train, data.validation))
+            share = ALL
+        else:
+            learned, held, share = data.train, data.validation, SUREST
+        distances, lengths = calibrate_distances(self, estimator, learned, held, share, assign=self.assign)
+        return chosen | distances, "; ".join(filter(None, [told, lengths]))
 
     def assign(self, poses: Sequence[Pose], batch: Batch) -> Sequence[int]:
         """Which instance of a batch each pose is of, -1 for none: the only one of its picture."""

@@ -6,7 +6,7 @@ dense predictions by optimal transport; how they pool is not public, so sizes an
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from posedistill.data.codes import code_path, kept_codes, not_folded
 from posedistill.data.loading.batch import Batch
-from posedistill.decode.zebrapose import ZebraPoseDecoder
+from posedistill.decode.zebrapose import READINGS, ZebraPoseDecoder
 from posedistill.errors import RecipeError, describe
 from posedistill.estimators.base import Estimator, Translation
 from posedistill.estimators.losses import zebrapose as losses
@@ -126,6 +126,13 @@ class ZebraPose(Estimator):
         tables = {name: getattr(self, name).cpu().numpy() for name in ("points", "radii")}
         layout = {"crop_size": self.crop_size, "grid": self.crop_size // self.stride}
         return {"objects": self.objects, **layout, **tables, "decoding": self.settings.decoding()}
+
+    def decodings(self) -> tuple[dict[str, Any], ...]:
+        """Codes that are sure of themselves are read less far than those that are not, whose matches are forgiven more.
+
+        None where the settings say how far.
+        """
+        return () if self.settings.confidence is not None else tuple(asdict(way) for way in READINGS)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """Predict on a batch; nothing is drawn.

@@ -46,8 +46,9 @@ class ZebraPoseSettings(Settings):
     mask_weight: float = Field(default=1.0, ge=0, description="Of the cross entropy of the mask.")
     dice_weight: float = Field(default=0.0, ge=0)
     """Of the soft Dice loss of the mask, which helps where objects fill little of their crops."""
-    confidence: float = Field(default=0.35, ge=0, lt=1)
-    """At inference a code is read up to its first bit that is less sure (``|2 p - 1|``)."""
+    confidence: float | None = Field(default=None, ge=0, lt=1)
+    """At inference a code is read up to its first bit that is less sure (``|2 p - 1|``); null: 0.35, or what poses of
+    held-back crops prefer when the training ends."""
     faithful: bool = False
     """The published losses and decoding."""
 
@@ -77,7 +78,7 @@ class ZebraPoseSettings(Settings):
         """The decoder's settings that go with these."""
         if self.faithful:
             return ZebraPoseDecoding(0.0, matches=None, weighted=False, threshold=2 / 128, always_answer=False)
-        return ZebraPoseDecoding(self.confidence)
+        return ZebraPoseDecoding() if self.confidence is None else ZebraPoseDecoding(self.confidence)
 
 
 class NetworkOutputs(NamedTuple):

@@ -1,0 +1,87 @@
+"""Of several ways to decode, held-back crops choose the one that gives the better poses."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tests.training.helpers import train
+
+from posedistill.decode.zebrapose import READINGS
+from posedistill.estimators.zebrapose import ZebraPose
+from posedistill.recipe.recipe import Recipe
+from posedistill.tasks.decodings import choose_decoding
+from posedistill.tasks.objects import ObjectsTask
+from posedistill.tasks.registry import open_task
+from posedistill.training.checkpoints import load_tensors
+from posedistill.training.networks import build_network
+
+ROWS = np.arange(16)
+CODES = ("student.family=zebrapose", "student.settings={backbone: darknet_tiny_q, width: 16, bits: 8, decoder: dense}")
+
+
+@pytest.fixture
+def task(recipe: Callable[..., Recipe]) -> ObjectsTask:
+    return open_task(recipe(*CODES, "distill=[]"))
+
+
+@pytest.fixture
+def saying(task: ObjectsTask, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float, bool], ZebraPose]:
+    """``saying(right, sureness, drawn)``: a network whose first ``right`` bits are right and sure.
+
+    The others are as sure as one says (``|2 p - 1|``), and right, or ``drawn`` at random.
+    """
+
+    def make(right: int, sureness: float, drawn: bool) -> ZebraPose:
+        estimator = build_network(task.recipe, task.recipe.student, task.objects)
+        estimator.fit_shapes(task.mesh, task.recipe.cache_folder)
+        size = {"seed": 0, "device": "cpu", "batch_size": len(ROWS)}
+        batch = task.loader(ROWS, augment=False, **size).batch(0)
+        batch.targets |= task.loader(ROWS, augment=False, targets=estimator.targets, **size).batch(0).targets
+        bits = estimator.encode(batch.targets[estimator.surface].nan_to_num(), batch.label)
+        seen = estimator._visible(batch)[:, None].float()
+        if drawn:
+            bits[:, right:] = torch.randint(
+                2, bits[:, right:].shape, generator=torch.Generator().manual_seed(0)
+            ).float()
+        strength = torch.full((1, bits.shape[1], 1, 1), 2 * np.arctanh(sureness), dtype=torch.float32)
+        strength[:, :right] = 8.0
+
+        def forward(images, classes):
+            assert torch.equal(images, batch.images)
+            return 16 * seen - 8, (2 * bits - 1) * strength
+
+        monkeypatch.setattr(estimator.network, "forward", forward)
+        return estimator
+
+    return make
+
+
+def test_codes_that_are_right_but_unsure_are_read_further(task, saying):
+    chosen, told = choose_decoding(task, saying(1, 0.25, False), ROWS)
+    assert chosen["decoding"]["confidence"] == READINGS[1].confidence == 0.2
+    assert told.startswith("decoded by confidence 0.2 and threshold 0.0625 (of 2 ways on 16 held back: ")
+
+
+def test_unsure_bits_that_are_wrong_are_not_read(task, saying):
+    chosen, _ = choose_decoding(task, saying(5, 0.25, True), ROWS)
+    assert chosen["decoding"]["confidence"] == READINGS[0].confidence == 0.35
+
+
+def test_where_there_is_no_choice_nothing_is_told(task):
+    fixed = task.recipe.student.model_copy(update={"settings": task.recipe.student.settings | {"confidence": 0.5}})
+    estimator = build_network(task.recipe, fixed, task.objects)
+    assert estimator.build_decoder().decoding.confidence == 0.5
+    assert choose_decoding(task, estimator, ROWS) == ({}, "")
+
+
+def test_the_choice_is_kept_with_the_weights(recipe, monkeypatch):
+    monkeypatch.setattr(
+        "posedistill.tasks.objects.choose_decoding", lambda *_: ({"decoding": vars(READINGS[1])}, "read")
+    )
+    loaded = recipe(*CODES, "distill=[]", "train.steps=1")
+    path = train(loaded, "student")
+    assert load_tensors(path)[1]["calibration"]["decoding"]["confidence"] == 0.2
+    estimator = build_network(loaded, loaded.student, open_task(loaded).objects)
+    estimator.calibration = load_tensors(path)[1]["calibration"]
+    assert estimator.build_decoder().decoding == READINGS[1]
