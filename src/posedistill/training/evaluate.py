@@ -146,11 +146,11 @@ def export_stage(
 
 def bench_run(task: Task[Any]) -> None:
     """Time the exported file, and the teacher exported for the purpose, into ``bench.json`` where that is outdated."""
-    folder, teacher = task.recipe.folder, teacher_of(task.recipe)
-    if fresh(folder / "bench.json", folder / "model.onnx", teacher.weights):
+    folder, teacher, asked = task.recipe.folder, teacher_of(task.recipe), task.recipe.has_teacher
+    if fresh(folder / "bench.json", folder / "model.onnx", *([teacher.weights] if asked else [])):
         return
     files = {"exported": folder / "model.onnx"}
-    if task.recipe.has_teacher and teacher.is_network and not task.recipe.cuts_crops:
+    if asked and teacher.is_network and not task.recipe.cuts_crops:
         export_stage(task, teacher, folder / "teacher.onnx", shapes=False, threshold=False)
         files = {"teacher": folder / "teacher.onnx"} | files
     results = []

@@ -61,7 +61,7 @@ def train_one(recipe: Recipe, name: str, seed: int) -> None:
         RecipeError: the recipe says nothing of such a network: it has no losses, or no use of a teacher.
     """
     if name not in {stage.name for stage in stages_of(recipe)}:
-        raise RecipeError(describe("recipe", "distill", "no losses", f"some, for a network that is {name}"))
+        raise RecipeError(describe("recipe", "distill", "no losses", f"some: without them no {name} network"))
     task = open_task(recipe)
     check_networks(recipe, task.stand_ins)
     with alone(recipe):
