@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from posedistill.geometry.cameras import project
 from posedistill.geometry.objects import box_corners
-from posedistill.geometry.pnp import solve_pnp
+from posedistill.geometry.pnp import solve_pnp, support
 from posedistill.geometry.rotations import angle_between, is_rotation, random_rotations
 
 CORNERS = box_corners(np.array([-40.0, -30.0, -20.0]), np.array([40.0, 30.0, 20.0]))
@@ -96,6 +96,20 @@ def test_a_match_of_weight_zero_or_nan_does_not_count():
     assert np.degrees(angle_between(result.R, R)) < 1e-4
     assert not result.inliers[[3, 5, 7]].any() and result.inliers.sum() == 13
     assert result.score == pytest.approx(13 / 14)  # the lost match of weight 1 is a loss
+
+
+def test_errors_are_those_of_the_pose_and_infinite_where_a_match_is_none():
+    _, points, _, R, t = scene(0)
+    K = np.array([[560.0, 0.0, 320.0], [0.0, 560.0, 240.0], [0.0, 0.0, 1.0]])
+    pixels = project(points, R, t, K)
+    pixels[5] = np.nan
+    pixels[6] += 3.0
+    found = solve_pnp(pixels, points, K)
+    shown = project(points, found.R, found.t, K)
+    usable = np.arange(len(pixels)) != 5
+    np.testing.assert_allclose(found.errors[usable], np.linalg.norm(shown - pixels, axis=1)[usable], atol=1e-6)
+    assert np.isinf(found.errors[5]) and not found.inliers[5]
+    assert support(found.errors, np.full(len(pixels), 1 / len(pixels)), 5.0) == pytest.approx(found.score)
 
 
 @pytest.mark.parametrize("case", ["none", "three", "nan", "weightless", "one point", "noise"])

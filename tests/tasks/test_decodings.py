@@ -1,6 +1,7 @@
 """Of several ways to decode, held-back crops choose the one that gives the better poses."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,37 +11,40 @@ from tests.training.helpers import train
 from posedistill.decode.zebrapose import READINGS
 from posedistill.estimators.zebrapose import ZebraPose
 from posedistill.recipe.recipe import Recipe
-from posedistill.tasks.decodings import choose_decoding
-from posedistill.tasks.objects import ObjectsTask
+from posedistill.tasks.decodings import CROPS, choose_decoding
+from posedistill.tasks.objects import ObjectsTask, drawn
 from posedistill.tasks.registry import open_task
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.networks import build_network
 
-ROWS = np.arange(16)
 CODES = ("student.family=zebrapose", "student.settings={backbone: darknet_tiny_q, width: 16, bits: 8, decoder: dense}")
 
 
 @pytest.fixture
 def task(recipe: Callable[..., Recipe]) -> ObjectsTask:
-    return open_task(recipe(*CODES, "distill=[]"))
+    """With sixteen instances held back."""
+    opened = open_task(recipe(*CODES, "distill=[]"))
+    opened.training_set = replace(opened.training_set, validation=np.arange(16))
+    return opened
 
 
 @pytest.fixture
 def saying(task: ObjectsTask, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float, bool], ZebraPose]:
-    """``saying(right, sureness, drawn)``: a network whose first ``right`` bits are right and sure.
+    """``saying(right, sureness, guessed)``: a network whose first ``right`` bits are right and sure.
 
-    The others are as sure as one says (``|2 p - 1|``), and right, or ``drawn`` at random.
+    The others are as sure as one says (``|2 p - 1|``), and right, or ``guessed``.
     """
 
-    def make(right: int, sureness: float, drawn: bool) -> ZebraPose:
+    def make(right: int, sureness: float, guessed: bool) -> ZebraPose:
         estimator = build_network(task.recipe, task.recipe.student, task.objects)
         estimator.fit_shapes(task.mesh, task.recipe.cache_folder)
-        size = {"seed": 0, "device": "cpu", "batch_size": len(ROWS)}
-        batch = task.loader(ROWS, augment=False, **size).batch(0)
-        batch.targets |= task.loader(ROWS, augment=False, targets=estimator.targets, **size).batch(0).targets
+        (batch,) = task.validation(torch.device("cpu"), CROPS).batches
+        rows = drawn(task.training_set, CROPS, None, np.random.default_rng(task.recipe.seed))
+        like = {"seed": task.recipe.seed, "device": "cpu", "batch_size": len(rows), "augment": False}
+        batch.targets |= task.loader(rows, targets=estimator.targets, **like).batch(0).targets
         bits = estimator.encode(batch.targets[estimator.surface].nan_to_num(), batch.label)
         seen = estimator._visible(batch)[:, None].float()
-        if drawn:
+        if guessed:
             bits[:, right:] = torch.randint(
                 2, bits[:, right:].shape, generator=torch.Generator().manual_seed(0)
             ).float()
@@ -58,13 +62,13 @@ def saying(task: ObjectsTask, monkeypatch: pytest.MonkeyPatch) -> Callable[[int,
 
 
 def test_codes_that_are_right_but_unsure_are_read_further(task, saying):
-    chosen, told = choose_decoding(task, saying(1, 0.25, False), ROWS)
+    chosen, told = choose_decoding(task, saying(1, 0.25, False))
     assert chosen["decoding"]["confidence"] == READINGS[1].confidence == 0.2
-    assert told.startswith("decoded by confidence 0.2 and threshold 0.0625 (of 2 ways on 16 held back: ")
+    assert told.startswith("decoded by confidence 0.2 and threshold 0.0625 (validation scores of the 2 ways: ")
 
 
 def test_unsure_bits_that_are_wrong_are_not_read(task, saying):
-    chosen, _ = choose_decoding(task, saying(5, 0.25, True), ROWS)
+    chosen, _ = choose_decoding(task, saying(5, 0.25, True))
     assert chosen["decoding"]["confidence"] == READINGS[0].confidence == 0.35
 
 
@@ -72,7 +76,7 @@ def test_where_there_is_no_choice_nothing_is_told(task):
     fixed = task.recipe.student.model_copy(update={"settings": task.recipe.student.settings | {"confidence": 0.5}})
     estimator = build_network(task.recipe, fixed, task.objects)
     assert estimator.build_decoder().decoding.confidence == 0.5
-    assert choose_decoding(task, estimator, ROWS) == ({}, "")
+    assert choose_decoding(task, estimator) == ({}, "")
 
 
 def test_the_choice_is_kept_with_the_weights(recipe, monkeypatch):

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from posedistill.decode.base import Arrays, Prepared, Readers, Tolerance, check
 from posedistill.decode.objects import CropDecoder, CropPose
 from posedistill.decode.wdrnet import sigmoid
-from posedistill.geometry.cameras import Array, cell_centers, project
+from posedistill.geometry.cameras import Array, cell_centers
 from posedistill.geometry.codes import is_folded, node_count
 from posedistill.geometry.codes.draw import draw_cells, draw_surface, side_by_side
 from posedistill.geometry.draw import Image
-from posedistill.geometry.pnp import PnPResult, solve_pnp
+from posedistill.geometry.pnp import PnPResult, solve_pnp, support
 
 Floats = NDArray[np.float32]
 _LEAST_CELLS = 32
@@ -214,9 +214,8 @@ class ZebraPoseDecoder(CropDecoder):
         pose = self._solve(found, K)
         if pose is None:
             return None
-        errors = np.linalg.norm(project(found.points, pose.R, pose.t, K) - found.pixels, axis=1)
-        support = found.shares @ np.maximum(0, 1 - (errors / found.threshold) ** 2)
-        return CropPose(pose.R, pose.t, float(found.mask.mean() * support))
+        score = float(found.mask.mean()) * support(pose.errors, found.shares, found.threshold)
+        return CropPose(pose.R, pose.t, score)
 
     def _solve(self, found: CropMatches, K: Array) -> PnPResult | None:
         return solve_pnp(found.pixels, found.points, K, found.weights, found.threshold, self.decoding.seed)

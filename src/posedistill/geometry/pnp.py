@@ -28,12 +28,14 @@ class PnPResult:
         R: ``[3, 3]`` object to camera. t: ``[3]``, in the unit of the points.
         score: in [0, 1], the weighted mean over all matches of ``1 - (error / threshold)^2``, 0 for outliers.
         inliers: ``[N]`` bool, reprojection error under the threshold and point in front of the camera.
+        errors: ``[N]`` reprojection errors, pixels; infinite behind the camera and of matches that could not be used.
     """
 
     R: Array
     t: Array
     score: float
     inliers: NDArray[np.bool_]
+    errors: Array
 
 
 def solve_pnp(
@@ -85,14 +87,15 @@ def solve_pnp(
     refined = _refine(*pose, pixels, points, used_weights, focal, threshold)
     errors, refined_errors = (_errors(*found, pixels, points, focal) for found in (pose, refined))
     shares = used_weights / weights.sum()  # a match lost to a NaN still counts in the whole
-    score, refined_score = (_score(found, shares, threshold) for found in (errors, refined_errors))
+    score, refined_score = (support(found, shares, threshold) for found in (errors, refined_errors))
     if refined_score >= score:  # else a degenerate set of inliers led Gauss-Newton astray
         pose, errors, score = refined, refined_errors, refined_score
-    inliers = np.zeros(len(points2d), dtype=np.bool_)
-    inliers[usable] = errors < threshold
+    every = np.full(len(points2d), np.inf)
+    every[usable] = errors
+    inliers = every < threshold
     if inliers.sum() < _MINIMUM_MATCHES:
         return None
-    return PnPResult(*pose, score, inliers)
+    return PnPResult(*pose, score, inliers, every)
 
 
 def refine_on_all(
@@ -111,15 +114,15 @@ def refine_on_all(
         _refine(found.R, found.t, pixels, points3d, weights, focal, threshold, MANY_STEPS),
     ):
         errors = _errors(R, t, pixels, points3d, focal)
-        score = _score(errors, shares, threshold)
+        score = support(errors, shares, threshold)
         if best is None or score >= best[0]:
             best = score, R, t, errors
     assert best is not None
     score, R, t, errors = best
-    return PnPResult(R, t, score, errors < threshold)
+    return PnPResult(R, t, score, errors < threshold, errors)
 
 
-def _score(errors: Array, shares: Array, threshold: float) -> float:
+def support(errors: Array, shares: Array, threshold: float) -> float:
     """Mean of ``1 - (error / threshold)^2`` by the matches' shares of all weight, outliers counted as 0."""
     return float(np.maximum(1.0 - (errors / threshold) ** 2, 0.0) @ shares)
 
@@ -189,7 +192,7 @@ def _refine(
     threshold: float,
     steps: int = REFINEMENT_STEPS,
 ) -> tuple[Array, Array]:
-    """Gauss-Newton on the weighted squared errors under the threshold, the objective that ``_score`` states.
+    """Gauss-Newton on the weighted squared errors under the threshold, the objective that ``support`` states.
 
     The parameters are a translation and a small rotation from the left; a handful of flat array operations a step, as
     the whole call costs less than the overhead of a general solver.

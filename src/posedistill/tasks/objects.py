@@ -141,7 +141,7 @@ class ObjectsTask(Task[TestFrames]):
     def calibration(self, estimator: Estimator) -> tuple[dict[str, Any], str]:
         """How outputs are decoded, then distances, by real frames where any were trained on, else by renders."""
         data, real = self.training_set, self._real
-        chosen, told = choose_decoding(self, estimator, data.validation)
+        chosen, told = choose_decoding(self, estimator)
         estimator.calibration = chosen
         if real[data.validation].any():
             learned, held = (rows[real[rows]] for rows in (data.train, data.validation))
