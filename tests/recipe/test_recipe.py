@@ -29,12 +29,17 @@ def refused(raw_recipe, tmp_path):
     return load
 
 
+ALONE = {"my_part_cpu", "lmo_codes_all_cpu", "lmo_csv_codes_cpu"}
+"""Recipes that train a student without losses."""
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipes_load(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("POSEDISTILL_DATA", str(tmp_path))
     recipe = load_recipe(path)
     assert recipe.name == path.stem and recipe.folder == Path("runs") / path.stem
     assert "${" not in recipe.model_dump_json()
+    assert bool(recipe.distill) == (path.stem not in ALONE)
     if isinstance(recipe.data, DataSettings):
         assert len(set(recipe.data.objects)) == len(recipe.data.objects)
 
