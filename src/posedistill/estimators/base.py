@@ -1,8 +1,8 @@
 """What every pose family has in common: the Estimator, and how its network may be wrapped to be shipped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -78,6 +78,34 @@ class Estimator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.categories, self.calibration = (), {}
+        self._frozen: tuple[nn.Module, ...] = ()
+
+    def freeze(self, prefixes: Sequence[str]) -> None:
+        """Let the network's weights whose names begin so stay as they are, with the statistics of their norms.
+
+        Training then looks no further back than the first weight that changes, which of early layers saves much.
+
+        Raises:
+            RecipeError: no weight's name, or every one's, begins so.
+        """
+        names = [name for name, _ in self.network.named_parameters()]
+        for prefix in prefixes:
+            if not any(name.startswith(prefix) for name in names):
+                raise RecipeError(describe("recipe", "freeze", prefix, f"one of {', '.join(_beside(prefix, names))}"))
+        frozen = [name for name in names if name.startswith(tuple(prefixes))]
+        if len(frozen) == len(names):
+            raise RecipeError(describe("recipe", "freeze", list(prefixes), "layers that leave others to train"))
+        for name in frozen:
+            self.network.get_parameter(name).requires_grad_(False)
+        owners = {name.rpartition(".")[0] for name in frozen}
+        self._frozen = tuple(self.network.get_submodule(owner) for owner in sorted(owners))
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module, but for what is frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def check_targets(self, provided: frozenset[str]) -> None:
         """Refuse batches that lack what the loss needs.
@@ -175,6 +203,20 @@ class Estimator(nn.Module):
     def decodings(self) -> tuple[dict[str, Any], ...]:
         """The ways to decode its outputs among which held-back crops choose: the decoder's ``decoding``, plain JSON."""
         return ()
+
+
+def _beside(prefix: str, names: Sequence[str]) -> list[str]:
+    """The parts that there are of the deepest module that a prefix names rightly.
+
+    >>> _beside("trunk.stage9", ["trunk.stage1.conv.bias", "trunk.stage1.bn.bias", "trunk.stage2.bias", "head.bias"])
+    ['trunk.stage1', 'trunk.stage2']
+    """
+    parent = prefix
+    while parent and not any(name.startswith(f"{parent}.") for name in names):
+        parent = parent.rpartition(".")[0]
+    depth = len(parent.split(".")) + 1 if parent else 1
+    within = [name for name in names if not parent or name.startswith(f"{parent}.")]
+    return sorted({".".join(name.split(".")[:depth]) for name in within})
 
 
 class MeanSubtracted(nn.Module):

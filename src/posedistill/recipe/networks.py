@@ -65,7 +65,8 @@ class NetworkSettings(Settings):
     start: Path | None = Field(
         None, description="Weights of this very network that training goes on from, such as a zero-shot model's."
     )
-    silent: ClassVar[frozenset[str]] = frozenset({"start"})
+    freeze: tuple[str, ...] = Field((), description="Beginnings of names of its weights that stay as they are.")
+    silent: ClassVar[frozenset[str]] = frozenset({"start", "freeze"})
 
     @model_validator(mode="after")
     def _one_start(self) -> "NetworkSettings":

@@ -15,12 +15,14 @@ from posedistill.training.checkpoints import load_strictly, load_tensors, save_t
 
 
 def build_network(recipe: Recipe, network: NetworkSettings, objects: ObjectTable) -> Estimator:
-    """The estimator of a recipe's section, on randomly initialised or pretrained weights."""
+    """The estimator of a recipe's section, on randomly initialised or pretrained weights, some of them frozen."""
     settings = dict(network.settings)
     if network.pretrained is not None:
         settings["pretrained"] = str(network.pretrained)
     size = recipe.data.input_size(FAMILIES[network.family].view)
-    return build_estimator(network.family, objects, settings, size)
+    estimator = build_estimator(network.family, objects, settings, size)
+    estimator.freeze(network.freeze)
+    return estimator
 
 
 def load_network(stage: Stage, objects: ObjectTable) -> tuple[Estimator, dict[str, Any]]:

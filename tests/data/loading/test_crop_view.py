@@ -112,6 +112,18 @@ def test_evaluation_crops_are_plain(pack, objects):
         loader.batch(3)
 
 
+def test_evaluation_crops_lie_about_what_is_visible_where_training_crops_all_do(pack, objects):
+    """Detectors that box what is visible are met by such crops in validation and calibration too."""
+    batch = load(pack, objects, AugmentSettings(box="visible"), augment=False, batch_size=12).batch(0)
+    for mask in batch.targets["masks"].numpy():
+        y, x = np.nonzero(mask)
+        extent = np.array([np.ptp(x), np.ptp(y)]) + 1
+        assert extent.max() == pytest.approx(SIZE / 1.5, abs=2)
+        assert np.abs([x.min() + x.max() + 1 - SIZE, y.min() + y.max() + 1 - SIZE]).max() <= 3
+    hidden = load(pack, objects, augment=False, batch_size=12).batch(0)
+    assert (hidden.targets["masks"].sum((1, 2)) < batch.targets["masks"].sum((1, 2))).any()
+
+
 def test_boxes_vary_as_they_should(objects):
     pack = make_pack(objects, 8, frames=300)
     alone = np.flatnonzero(pack.instances.slot == 2)

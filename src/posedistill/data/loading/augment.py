@@ -99,6 +99,10 @@ class AugmentSettings(Settings):
         """No change at all: boxes of the projected keypoints, pixels as they are."""
         return cls.faithful().model_copy(update={"shift": 0.0, "scale": 0.0, "turn": 0.0})
 
+    def unvaried(self) -> "AugmentSettings":
+        """No change of the box that all crops are cut around, if it is one kind; else as :meth:`none`."""
+        return self.none().model_copy(update={"box": "visible" if self.box == "visible" else "amodal"})
+
     @classmethod
     def faithful(cls) -> "AugmentSettings":
         """The published recipe: shifted, scaled and turned crops, no change of pixels."""

@@ -27,8 +27,8 @@ _KEEP_IN_CROP = 0.45
 class CropView(ObjectView):
     """Crops of the instances of ``objects`` in ``packs``; poses of symmetric objects are in canonical form.
 
-    Varied, the crops lie about the instance's box as ``settings`` say; else the box of the projected keypoints is
-    centred and the side ``pad`` times the box's longer one.
+    Varied, the crops lie about the instance's box as ``settings`` say; else the box of the projected keypoints (with
+    ``box: visible``, of what is visible) is centred and the side ``pad`` times the box's longer one.
 
     Args:
         packs: their instances are numbered through, in order; ``indices`` (from ``hold_out_frames``) selects among
@@ -68,9 +68,9 @@ class CropView(ObjectView):
         self.amodal = pixel_box(project(objects.keypoints[self.label], self.R, self.t, self.K))
 
     def unvaried(self) -> Self:
-        """Plain crops of the box of the projected keypoints."""
+        """Plain crops of the box that the varied ones lie about; of two kinds, of the projected keypoints."""
         plain = copy.copy(self)
-        plain.variation, plain.varied = AugmentSettings.none(), False
+        plain.variation, plain.varied = self.variation.unvaried(), False
         return plain
 
     def asked(self, targets: frozenset[str]) -> Self:

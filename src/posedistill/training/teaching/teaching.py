@@ -61,7 +61,7 @@ class Teaching:
         frozen = 0 < self.switch <= step
         if frozen != self._frozen:
             for parameter, reached in zip(estimator.parameters(), self._reached, strict=True):
-                parameter.requires_grad_(not (frozen and reached))
+                parameter.requires_grad_(parameter.requires_grad and not (frozen and reached))
             self._frozen = frozen
         if not frozen:
             return
@@ -124,8 +124,9 @@ class Teaching:
         """Which of the estimator's parameters the losses of the first phase teach."""
         prediction = estimator(batch)
         total = torch.stack([loss(prediction, taught, batch) for loss in self.active(0)]).sum()
-        gradients = torch.autograd.grad(total, list(estimator.parameters()), allow_unused=True)
-        return [gradient is not None for gradient in gradients]
+        trained = [parameter for parameter in estimator.parameters() if parameter.requires_grad]
+        gradients = iter(torch.autograd.grad(total, trained, allow_unused=True))
+        return [parameter.requires_grad and next(gradients) is not None for parameter in estimator.parameters()]
 
     def state(self) -> dict[str, Tensor]:
         """What the distillers have learned, by name."""
