@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from posedistill.decode import ZebraPoseDecoder
 from posedistill.decode.base import Prepared, RecordFault
-from posedistill.decode.zebrapose import ZebraPoseDecoding, find_matches, node_index, read_codes
+from posedistill.decode.zebrapose import ZebraPoseDecoding, find_matches, mean_places, node_index, read_codes
 from posedistill.estimators.zebrapose import ZebraPoseSettings
 from posedistill.geometry.cameras import cell_centers
 from posedistill.geometry.codes import CodeTree, build_tree, is_folded
@@ -153,15 +155,65 @@ def test_codes_read_as_far_as_they_are_sure_beat_codes_read_to_the_end(tree):
     assert np.median(errors[0.35]) < np.median(errors[0.0])
 
 
+class TestMeanPlaces:
+    def test_by_hand(self):
+        """A line of four leaves, of which the second bit is 3 to 1 for the farther ones."""
+        points = np.array([[x, 0, 0] for x in (1.0, 5.0, 0.0, 2.0, 4.0, 6.0)], np.float32)
+        radii = np.array([1.0, 1.0, 0.5, 0.5, 0.5, 0.5])
+        logits = np.array([[9.0, -9.0, 9.0], np.log([3.0, 3.0, 1e12])])
+        places, spread = mean_places(np.array([1, 0, 5]), logits, points, radii, bits=2)
+        np.testing.assert_allclose(places[:, 0], [5.5, 1.5, 6.0])
+        np.testing.assert_allclose(spread, [np.sqrt(0.25 + 0.75), np.sqrt(0.25 + 0.75), 0.5])
+
+    @settings(max_examples=30)
+    @given(seed=st.integers(0, 2**31), bits=st.integers(0, BITS))
+    def test_they_lie_in_the_cell_and_where_bits_say_nothing_or_all_at_a_centre(self, tree, seed, bits):
+        rng = np.random.default_rng(seed)
+        depths = rng.integers(1, BITS + 1, 40)
+        nodes = node_index(depths, rng.integers(0, 1 << depths))
+        logits = rng.normal(size=(BITS, 40)) * 4
+        places = mean_places(nodes, logits, tree.points, tree.radii, bits)[0]
+        assert (np.linalg.norm(places - tree.points[nodes], axis=1) <= 6 * tree.radii[nodes] + 1e-9).all()
+        # Cells of a depth are as large as each other, so without an opinion a node is where its centre is.
+        without, wide = mean_places(nodes, np.zeros_like(logits), tree.points, tree.radii, bits)
+        np.testing.assert_allclose(without, tree.points[nodes], atol=0.02)
+        np.testing.assert_allclose(wide, tree.radii[nodes], atol=0.02)
+        deeper = np.minimum(depths + bits, BITS)
+        leaves = (1 << BITS - 1 - np.arange(BITS)) @ (logits > 0)
+        same = nodes == node_index(depths, leaves >> BITS - depths)
+        sure, narrow = mean_places(nodes, np.sign(logits) * 99, tree.points, tree.radii, bits)
+        inner = node_index(deeper, leaves >> BITS - deeper)
+        np.testing.assert_allclose(sure[same], tree.points[inner[same]], atol=1e-9)
+        np.testing.assert_allclose(narrow[same], tree.radii[inner[same]], atol=1e-6)
+
+    def test_poses_come_nearer_to_the_truth_than_by_centres_of_cells(self, tree):
+        """Of a network that knows each point to 3 mm, and says of every bit what follows from that."""
+        leaves = tree.points[2**BITS - 2 :].astype(np.float64)
+        bits = np.arange(2**BITS)[:, None] >> np.arange(BITS)[::-1] & 1
+        rng, t, errors = np.random.default_rng(0), np.array([3.0, -2.0, 900.0]), {0: [], 3: []}
+        for R in random_rotations(12, rng):
+            seen = Surfaces([1], lambda _: MESH).seen(np.zeros(1, np.int64), K[None], R[None], t[None], SIZE, 4)[0]
+            told = np.nan_to_num(seen).reshape(-1, 1, 3) + rng.normal(scale=3.0, size=(GRID**2, 1, 3))
+            likely = np.exp(-np.square(told - leaves).sum(axis=2) / (2 * 3.0**2))
+            p = np.clip(likely @ bits / np.maximum(likely.sum(axis=1, keepdims=True), 1e-30), 1e-4, 1 - 1e-4)
+            code = np.log(p / (1 - p)).T.reshape(BITS, GRID, GRID)
+            outputs = {"mask": np.where(np.isfinite(seen[..., 0]), 4.0, -4.0)[None], "code": code}
+            for within, found in errors.items():
+                pose = decoder(tree, within=within).decode_crop(outputs, K, 0)
+                found.append(np.linalg.norm(MESH.vertices @ (pose.R - R).T + pose.t - t, axis=1).mean())
+        assert np.mean(errors[3]) < 0.95 * np.mean(errors[0])
+
+
+@pytest.mark.parametrize("within", [0, 3])
 @pytest.mark.parametrize("name", ["mask", "code"])
-def test_outputs_that_are_no_numbers_give_no_pose_and_half_of_them_do_no_harm(tree, name):
+def test_outputs_that_are_no_numbers_give_no_pose_and_half_of_them_do_no_harm(tree, name, within):
     R, t = random_rotations(1, np.random.default_rng(4))[0], np.array([3.0, -2.0, 900.0])
-    outputs = outputs_of(tree, R, t)
-    right = decoder(tree).decode_crop(outputs, K, 0)
+    outputs, ours = outputs_of(tree, R, t), decoder(tree, within=within)
+    right = ours.decode_crop(outputs, K, 0)
     with np.errstate(invalid="ignore"):
-        assert decoder(tree).decode_crop(outputs | {name: outputs[name] * np.nan}, K, 0) is None
+        assert ours.decode_crop(outputs | {name: outputs[name] * np.nan}, K, 0) is None
         outputs[name][:, ::2] = np.nan
-        pose = decoder(tree).decode_crop(outputs, K, 0)
+        pose = ours.decode_crop(outputs, K, 0)
     assert right is not None and pose is not None
     assert np.rad2deg(angle_between(pose.R, right.R)) < 5
 

@@ -41,6 +41,8 @@ class ZebraPoseDecoding:
 
     Attributes:
         confidence: ``|2 p - 1|`` of the first bit that is too unsure to be read. 0 reads all bits, as published.
+        within: how many of the unsure bits after it place the match in the cell that is read, at the mean of the
+            smaller cells by their probabilities; 0 leaves it at the cell's centre.
         matches: how many go to PnP, those on the smallest cells of the surface; None takes all of the mask.
         weighted: let matches count the more the smaller their cells.
         threshold: reprojection error that makes a match an outlier, in crop sides.
@@ -50,6 +52,7 @@ class ZebraPoseDecoding:
     """
 
     confidence: float = 0.35
+    within: int = 0
     matches: int | None = 512
     weighted: bool = True
     threshold: float = 6 / 128
@@ -57,8 +60,11 @@ class ZebraPoseDecoding:
     seed: int = 0
 
 
-READINGS = (ZebraPoseDecoding(), ZebraPoseDecoding(confidence=0.2, threshold=8 / 128))
-"""For networks that know their codes, and for those that are still unsure."""
+READINGS = tuple(
+    ZebraPoseDecoding(confidence=confidence, within=3, threshold=pixels / 128)
+    for confidence, pixels in ((0.5, 6), (0.35, 6), (0.2, 8))
+)
+"""From networks that know their codes to those that are still unsure."""
 
 
 class Matches(NamedTuple):
@@ -109,6 +115,37 @@ def read_codes(code_logits: Array, confidence: float, folded: bool = False) -> N
     return node_index(depths, cells >> (bits - depths))
 
 
+def mean_places(
+    nodes: NDArray[np.integer], code_logits: Array, points: Floats, radii: NDArray, bits: int
+) -> tuple[Array, Array]:
+    """Where on the surface codes are that are read as ``nodes``, ``[n, 3]`` mm, and their spread there, ``[n]`` mm.
+
+    The mean over the cells that a node's next ``bits`` tell apart, by their probabilities, which are taken for
+    independent: right for the few bits of one small cell, and wrong for whole codes, whose means would all lie deep in
+    the object.
+
+    Args:
+        nodes: ``[n]`` of ``read_codes``. code_logits: ``[d, n]``.
+        points: ``[nodes, 3]`` and radii: ``[nodes]`` mm of the cells of all depths.
+    """
+    places, spread = points[nodes].astype(np.float64), radii[nodes].astype(np.float64)
+    depths = np.frexp(nodes + 2)[1] - 1
+    for depth in np.unique(depths).tolist():
+        own, more = np.flatnonzero(depths == depth), min(bits, len(code_logits) - depth)
+        if more < 1:
+            continue
+        likely = np.ones((1, len(own)))
+        for one in sigmoid(np.nan_to_num(code_logits[depth : depth + more, own])):
+            likely = np.stack([likely * (1 - one), likely * one], axis=1).reshape(-1, len(own))
+        cells = (nodes[own] + 2 - (1 << depth) << more) + np.arange(1 << more)[:, None]
+        inner = node_index(np.array(depth + more), cells)
+        corners = points[inner].astype(np.float64)
+        places[own] = middle = np.einsum("kn,knx->nx", likely, corners)
+        apart = ((corners - middle) ** 2).sum(axis=2) + radii[inner].astype(np.float64) ** 2
+        spread[own] = np.sqrt((likely * apart).sum(axis=0))
+    return places, spread
+
+
 def find_matches(
     mask: Array,
     code_logits: Array,
@@ -138,11 +175,11 @@ def find_matches(
         other = logits[:, torn] * np.where(np.arange(len(logits)) == 0, -1, 1)[:, None]
         chosen, logits = np.append(chosen[torn], chosen), np.append(other, logits, axis=1)
     nodes = read_codes(logits, settings.confidence, folded)
-    spread = np.asarray(radii[nodes], dtype=np.float64)
+    places, spread = mean_places(nodes, logits, points, radii, settings.within)
     if settings.matches and len(chosen) > settings.matches:
         best = np.sort(np.argsort(spread, kind="stable")[: settings.matches])
-        chosen, nodes, spread = chosen[best], nodes[best], spread[best]
-    return Matches(chosen, np.asarray(points[nodes], dtype=np.float64), spread)
+        chosen, places, spread = chosen[best], places[best], spread[best]
+    return Matches(chosen, places, spread)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
