@@ -78,27 +78,29 @@ class Estimator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.categories, self.calibration = (), {}
-        self._frozen: tuple[nn.Module, ...] = ()
+        self._frozen: list[nn.Module] = []
 
-    def freeze(self, prefixes: Sequence[str]) -> None:
-        """Let the network's weights whose names begin so stay as they are, with the statistics of their norms.
+    def freeze(self, layers: Sequence[str]) -> None:
+        """Let some of the network's layers stay as they are, with the statistics of their norms.
 
         Training then looks no further back than the first weight that changes, which of early layers saves much.
 
+        Args:
+            layers: names of modules, such as ``backbone.net.blocks.0``.
+
         Raises:
-            RecipeError: no weight's name, or every one's, begins so.
+            RecipeError: there is no such layer, or nothing is left to train.
         """
-        names = [name for name, _ in self.network.named_parameters()]
-        for prefix in prefixes:
-            if not any(name.startswith(prefix) for name in names):
-                raise RecipeError(describe("recipe", "freeze", prefix, f"one of {', '.join(_beside(prefix, names))}"))
-        frozen = [name for name in names if name.startswith(tuple(prefixes))]
-        if len(frozen) == len(names):
-            raise RecipeError(describe("recipe", "freeze", list(prefixes), "layers that leave others to train"))
-        for name in frozen:
-            self.network.get_parameter(name).requires_grad_(False)
-        owners = {name.rpartition(".")[0] for name in frozen}
-        self._frozen = tuple(self.network.get_submodule(owner) for owner in sorted(owners))
+        for layer in layers:
+            module, above = self.network, ""
+            for name in filter(None, layer.split(".")):
+                children = dict(module.named_children())
+                if name not in children:
+                    raise RecipeError(describe("recipe", "freeze", layer, f"one of {above}{{{', '.join(children)}}}"))
+                module, above = children[name], f"{above}{name}."
+            self._frozen.append(module.requires_grad_(False))
+        if layers and not any(parameter.requires_grad for parameter in self.network.parameters()):
+            raise RecipeError(describe("recipe", "freeze", list(layers), "layers that leave others to train"))
 
     def train(self, mode: bool = True) -> Self:
         """As any module, but for what is frozen."""
@@ -203,20 +205,6 @@ class Estimator(nn.Module):
     def decodings(self) -> tuple[dict[str, Any], ...]:
         """The ways to decode its outputs among which held-back crops choose: the decoder's ``decoding``, plain JSON."""
         return ()
-
-
-def _beside(prefix: str, names: Sequence[str]) -> list[str]:
-    """The parts that there are of the deepest module that a prefix names rightly.
-
-    >>> _beside("trunk.stage9", ["trunk.stage1.conv.bias", "trunk.stage1.bn.bias", "trunk.stage2.bias", "head.bias"])
-    ['trunk.stage1', 'trunk.stage2']
-    """
-    parent = prefix
-    while parent and not any(name.startswith(f"{parent}.") for name in names):
-        parent = parent.rpartition(".")[0]
-    depth = len(parent.split(".")) + 1 if parent else 1
-    within = [name for name in names if not parent or name.startswith(f"{parent}.")]
-    return sorted({".".join(name.split(".")[:depth]) for name in within})
 
 
 class MeanSubtracted(nn.Module):

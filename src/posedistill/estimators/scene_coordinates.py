@@ -136,8 +136,6 @@ class SceneCoordinatesNetwork(nn.Module):
             raise RecipeError(
                 describe("recipe", "backbone", f"{settings.backbone!r}, of strides {strides}", f"{expected} them")
             )
-        if settings.frozen:
-            self.trunk.requires_grad_(False)
         width = sum(self.trunk.channels.values())
         self.norm = nn.BatchNorm2d(width, affine=False)
         self.head = CoordinateHead(width, settings.width, settings.blocks)
@@ -214,12 +212,12 @@ class SceneCoordinates(Estimator):
         self.objects = NO_OBJECTS
         self.settings = settings
         self.network = SceneCoordinatesNetwork(settings)
+        self.freeze(["trunk"] * settings.frozen)
 
     def train(self, mode: bool = True) -> Self:
-        """As any module, but for a frozen trunk and what is known of its features by then."""
+        """As any module, but for what is known of a frozen trunk's features by then."""
         super().train(mode)
         if self.settings.frozen:
-            self.network.trunk.eval()
             self.network.norm.train(mode and self.progress < _SETTLED)
         return self
 

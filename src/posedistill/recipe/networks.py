@@ -65,7 +65,7 @@ class NetworkSettings(Settings):
     start: Path | None = Field(
         None, description="Weights of this very network that training goes on from, such as a zero-shot model's."
     )
-    freeze: tuple[str, ...] = Field((), description="Beginnings of names of its weights that stay as they are.")
+    freeze: tuple[str, ...] = Field((), description="Names of its layers that stay as they begin.")
     silent: ClassVar[frozenset[str]] = frozenset({"start", "freeze"})
 
     @model_validator(mode="after")
