@@ -130,18 +130,18 @@ def mean_places(
     """
     places, spread = points[nodes].astype(np.float64), radii[nodes].astype(np.float64)
     depths = np.frexp(nodes + 2)[1] - 1
-    for depth in np.unique(depths).tolist():
-        own, more = np.flatnonzero(depths == depth), min(bits, len(code_logits) - depth)
-        if more < 1:
-            continue
-        likely = np.ones((1, len(own)))
-        for one in sigmoid(np.nan_to_num(code_logits[depth : depth + more, own])):
+    deeper = np.minimum(bits, len(code_logits) - depths)
+    for more in np.unique(deeper[deeper > 0]).tolist():
+        own = np.flatnonzero(deeper == more)
+        depth, likely = depths[own], np.ones((1, len(own)))
+        for place in range(more):
+            one = sigmoid(np.nan_to_num(code_logits[depth + place, own]))
             likely = np.stack([likely * (1 - one), likely * one], axis=1).reshape(-1, len(own))
         cells = (nodes[own] + 2 - (1 << depth) << more) + np.arange(1 << more)[:, None]
-        inner = node_index(np.array(depth + more), cells)
-        corners = points[inner].astype(np.float64)
-        places[own] = middle = np.einsum("kn,knx->nx", likely, corners)
-        apart = ((corners - middle) ** 2).sum(axis=2) + radii[inner].astype(np.float64) ** 2
+        inner = node_index(depth + more, cells)
+        centers = points[inner].astype(np.float64)
+        places[own] = middle = np.einsum("kn,knx->nx", likely, centers)
+        apart = ((centers - middle) ** 2).sum(axis=2) + radii[inner].astype(np.float64) ** 2
         spread[own] = np.sqrt((likely * apart).sum(axis=0))
     return places, spread
 
@@ -175,11 +175,10 @@ def find_matches(
         other = logits[:, torn] * np.where(np.arange(len(logits)) == 0, -1, 1)[:, None]
         chosen, logits = np.append(chosen[torn], chosen), np.append(other, logits, axis=1)
     nodes = read_codes(logits, settings.confidence, folded)
-    places, spread = mean_places(nodes, logits, points, radii, settings.within)
     if settings.matches and len(chosen) > settings.matches:
-        best = np.sort(np.argsort(spread, kind="stable")[: settings.matches])
-        chosen, places, spread = chosen[best], places[best], spread[best]
-    return Matches(chosen, places, spread)
+        best = np.sort(np.argsort(radii[nodes], kind="stable")[: settings.matches])
+        chosen, nodes, logits = chosen[best], nodes[best], logits[:, best]
+    return Matches(chosen, *mean_places(nodes, logits, points, radii, settings.within))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
