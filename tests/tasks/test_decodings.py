@@ -69,7 +69,7 @@ def test_codes_that_are_right_but_unsure_are_read_further(task, saying):
 
 def test_unsure_bits_that_are_wrong_are_not_read(task, saying):
     chosen, _ = choose_decoding(task, saying(5, 0.25, True))
-    assert chosen["decoding"]["confidence"] > READINGS[2].confidence
+    assert chosen["decoding"] in (vars(READINGS[0]), vars(READINGS[1]))
 
 
 def test_where_there_is_no_choice_nothing_is_told(task):

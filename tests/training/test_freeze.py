@@ -66,13 +66,41 @@ def test_an_interrupted_training_goes_on_exactly(recipe: MakeRecipe, monkeypatch
     [
         (["backbone.stage9"], r"'freeze': found backbone.stage9, expected one of backbone\.\{stage1, .*, stage5\}$"),
         (["trunk"], r"'freeze': found trunk, expected one of \{backbone, pyramid, head\}$"),
-        ([""], r"'freeze': found \[''\], expected layers that leave others to train"),
+        (["backbone.stage1.unit1.conv.weight"], r"expected backbone\.stage1\.unit1\.conv, which has no parts$"),
+        (["backbone..stage1"], r"expected one of backbone\.\{stage1, .*\}$"),
+        (["backbone", "pyramid", "head"], r"expected layers that leave others to train$"),
     ],
 )
 def test_what_cannot_be_frozen_is_refused(recipe: MakeRecipe, layers: list[str], expected: str) -> None:
     loaded = recipe(f"student.freeze={json.dumps(layers)}")
     with pytest.raises(RecipeError, match=expected):
         check_networks(loaded, open_task(loaded).stand_ins)
+
+
+@pytest.mark.parametrize(
+    ("first", "frozen", "expected"),
+    [
+        ({"name": "match"}, ["backbone.stage1"], "losses that teach all of the network that is trained"),
+        ({"name": "feature"}, ["backbone", "pyramid"], "losses of frozen layers alone"),
+        ({"name": "feature", "options": {"form": "attention_transfer"}}, ["backbone", "pyramid"], "of frozen layers"),
+    ],
+)
+def test_a_first_phase_must_teach_something_and_leave_something(
+    recipe: MakeRecipe, first: dict, frozen: list[str], expected: str
+) -> None:
+    losses = [first | {"phase": "first"}, {"name": "match", "weight": 0.5}]
+    loaded = recipe(
+        f"student.freeze={json.dumps(frozen)}", f"distill={json.dumps(losses)}", "first_phase=0.5", "train.steps=4"
+    )
+    train(loaded, "teacher")
+    with pytest.raises(RecipeError, match=expected):
+        train(loaded, "distilled")
+
+
+@pytest.mark.parametrize("section", ["checkpoint=a.safetensors", 'ensemble=["a.safetensors", "b.safetensors"]'])
+def test_of_finished_weights_nothing_is_frozen(recipe: MakeRecipe, section: str) -> None:
+    with pytest.raises(RecipeError, match="found freeze"):
+        recipe(f"teacher.{section}", 'teacher.freeze=["backbone"]')
 
 
 def test_it_belongs_to_the_signature_where_it_is_set(recipe: MakeRecipe) -> None:

@@ -2,7 +2,7 @@
 
 Su et al., CVPR 2022. There every bit is rounded and all pixels of the mask go to PnP, however unsure their last bits.
 Here a code is read as far as its bits are sure: a cell so matches a point of the surface with a known spread, and the
-matches of least spread make the pose.
+matches of the smallest cells make the pose.
 """
 
 from dataclasses import dataclass, replace

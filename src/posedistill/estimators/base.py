@@ -93,10 +93,13 @@ class Estimator(nn.Module):
         """
         for layer in layers:
             module, above = self.network, ""
-            for name in filter(None, layer.split(".")):
+            for name in layer.split("."):
                 children = dict(module.named_children())
                 if name not in children:
-                    raise RecipeError(describe("recipe", "freeze", layer, f"one of {above}{{{', '.join(children)}}}"))
+                    parts = (
+                        f"one of {above}{{{', '.join(children)}}}" if children else f"{above[:-1]}, which has no parts"
+                    )
+                    raise RecipeError(describe("recipe", "freeze", layer, parts))
                 module, above = children[name], f"{above}{name}."
             self._frozen.append(module.requires_grad_(False))
         if layers and not any(parameter.requires_grad for parameter in self.network.parameters()):

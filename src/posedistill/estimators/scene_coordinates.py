@@ -218,7 +218,7 @@ class SceneCoordinates(Estimator):
         """As any module, but for what is known of a frozen trunk's features by then."""
         super().train(mode)
         if self.settings.frozen:
-            self.network.norm.train(mode and self.progress < _SETTLED)
+            self.network.norm.train(self.network.norm.training and self.progress < _SETTLED)
         return self
 
     def fit_targets(self, R: Array, t: Array) -> None:

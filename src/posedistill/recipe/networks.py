@@ -44,7 +44,7 @@ class TrainSettings(Settings):
     )
     log_every: int = Field(50, gt=0, description="Steps between two lines of metrics.jsonl.")
     repeat_views: int = Field(
-        0, ge=0, description="Epochs after which the same views come again, with frozen layers' maps stored; 0: never."
+        0, ge=0, description="Epochs after which the same views come again, maps of a frozen trunk stored; 0: never."
     )
     maps_limit: float = Field(8.0, gt=0, description="Gigabytes that the stored maps of one training may take.")
     silent: ClassVar[frozenset[str]] = frozenset(
@@ -72,6 +72,8 @@ class NetworkSettings(Settings):
     def _one_start(self) -> "NetworkSettings":
         if self.start is not None and self.checkpoint is not None:
             raise ValueError("found start and checkpoint, expected one of them: of a checkpoint nothing is trained")
+        if self.freeze and self.checkpoint is not None:
+            raise ValueError("found freeze and checkpoint, expected one of them: of a checkpoint nothing is trained")
         return self
 
     @model_validator(mode="after")
@@ -122,6 +124,8 @@ class TeacherSettings(NetworkSettings):
         kinds = [name for name in ("checkpoint", "ensemble", "csv") if getattr(self, name) is not None]
         if len(kinds) > 1:
             raise ValueError(f"found {' and '.join(kinds)}, expected one of them")
+        if self.freeze and self.ensemble is not None:
+            raise ValueError("found freeze beside ensemble, expected none: of finished weights nothing is trained")
         unfinished = [f"ensemble.{place}" for place, member in enumerate(self.members) if member.checkpoint is None]
         if unfinished:
             raise ValueError(f"found no checkpoint in {', '.join(unfinished)}, expected finished weights")

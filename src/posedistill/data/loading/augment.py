@@ -31,7 +31,8 @@ class AugmentSettings(Settings):
     """
 
     box: Literal["amodal", "visible", "mixed"] = "mixed"
-    """The box a crop is cut around: that of the projected keypoints, of the visible part, or either by a coin."""
+    """The box a crop is cut around: that of the projected keypoints, of the visible part, or either by a coin. Crops of
+    validation and calibration lie about the visible part if all others do; ``visible`` is for detectors that box it."""
     shift: float = Field(0.25, ge=0, le=0.5)
     """The crop's centre moves by up to this share of the box's width and height."""
     scale: float = Field(0.25, ge=0, le=0.5)

@@ -1,5 +1,6 @@
 """The network of ZebraPose (Su et al., CVPR 2022), and all that a recipe may say of the family."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -11,7 +12,7 @@ from posedistill.backbones.cut import level_name
 from posedistill.backbones.dense import PUBLISHED_STRIDES, Kind, build_decoder
 from posedistill.data.codes import codes_digest
 from posedistill.data.settings import Settings
-from posedistill.decode.zebrapose import ZebraPoseDecoding
+from posedistill.decode.zebrapose import READINGS, ZebraPoseDecoding
 
 
 class ZebraPoseSettings(Settings):
@@ -78,7 +79,8 @@ class ZebraPoseSettings(Settings):
         """The decoder's settings that go with these."""
         if self.faithful:
             return ZebraPoseDecoding(0.0, matches=None, weighted=False, threshold=2 / 128, always_answer=False)
-        return ZebraPoseDecoding() if self.confidence is None else ZebraPoseDecoding(self.confidence)
+        usual = READINGS[1]
+        return usual if self.confidence is None else replace(usual, confidence=self.confidence)
 
 
 class NetworkOutputs(NamedTuple):

@@ -61,7 +61,8 @@ class Teaching:
         frozen = 0 < self.switch <= step
         if frozen != self._frozen:
             for parameter, reached in zip(estimator.parameters(), self._reached, strict=True):
-                parameter.requires_grad_(parameter.requires_grad and not (frozen and reached))
+                if reached:
+                    parameter.requires_grad_(not frozen)
             self._frozen = frozen
         if not frozen:
             return
@@ -111,11 +112,17 @@ class Teaching:
 
     def _refuse_nothing_left(self, estimator: Estimator) -> None:
         """Two phases need something to train in the second, and something to train it by."""
-        network = {id(parameter) for parameter in estimator.network.parameters()}
-        pairs = zip(estimator.parameters(), self._reached, strict=True)
-        if all(hit for parameter, hit in pairs if id(parameter) in network):
-            found, expected = "losses that teach the whole network", "hints on maps below the outputs"
-            raise RecipeError(describe("recipe", "distill.phase: first", found, expected))
+        network = {id(parameter) for parameter in estimator.network.parameters() if parameter.requires_grad}
+        hits = [
+            hit
+            for parameter, hit in zip(estimator.parameters(), self._reached, strict=True)
+            if id(parameter) in network
+        ]
+        if all(hits) or not any(hits):
+            found = (
+                "losses that teach all of the network that is trained" if all(hits) else "losses of frozen layers alone"
+            )
+            raise RecipeError(describe("recipe", "distill.phase: first", found, "hints on maps below the outputs"))
         if not (self.supervised or self.active(self.switch)):
             found, expected = "nothing to learn from after the first phase", "labels, or a loss without phase: first"
             raise RecipeError(describe("recipe", "distill.phase", found, expected))
@@ -124,6 +131,8 @@ class Teaching:
         """Which of the estimator's parameters the losses of the first phase teach."""
         prediction = estimator(batch)
         total = torch.stack([loss(prediction, taught, batch) for loss in self.active(0)]).sum()
+        if not total.requires_grad:  # frozen layers, compared without an adapter
+            return [False for _ in estimator.parameters()]
         trained = [parameter for parameter in estimator.parameters() if parameter.requires_grad]
         gradients = iter(torch.autograd.grad(total, trained, allow_unused=True))
         return [parameter.requires_grad and next(gradients) is not None for parameter in estimator.parameters()]
