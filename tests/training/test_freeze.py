@@ -80,7 +80,7 @@ def test_what_cannot_be_frozen_is_refused(recipe: MakeRecipe, layers: list[str],
 @pytest.mark.parametrize(
     ("first", "frozen", "expected"),
     [
-        ({"name": "match"}, ["backbone.stage1"], "losses that teach all of the network that is trained"),
+        ({"name": "match"}, ["backbone.stage1"], "losses that teach the whole network"),
         ({"name": "feature"}, ["backbone", "pyramid"], "losses of frozen layers alone"),
         ({"name": "feature", "options": {"form": "attention_transfer"}}, ["backbone", "pyramid"], "of frozen layers"),
     ],

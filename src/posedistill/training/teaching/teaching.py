@@ -119,9 +119,7 @@ class Teaching:
             if id(parameter) in network
         ]
         if all(hits) or not any(hits):
-            found = (
-                "losses that teach all of the network that is trained" if all(hits) else "losses of frozen layers alone"
-            )
+            found = "losses that teach the whole network" if all(hits) else "losses of frozen layers alone"
             raise RecipeError(describe("recipe", "distill.phase: first", found, "hints on maps below the outputs"))
         if not (self.supervised or self.active(self.switch)):
             found, expected = "nothing to learn from after the first phase", "labels, or a loss without phase: first"
