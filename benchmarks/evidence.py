@@ -120,7 +120,7 @@ def plot(rows: list[Row], path: Path) -> None:
     figure.set_canvas(FigureCanvasSVG(figure))
     # Letters as letters: a third of the size. The salt makes the same rows the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "evidence"}):
-        figure.savefig(path, metadata={"Date": None}, facecolor="white")
+        figure.savefig(path, metadata={"Date": None}, facecolor="white", bbox_inches="tight")
 
 
 def main() -> None:
