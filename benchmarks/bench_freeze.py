@@ -23,7 +23,7 @@ SIZE, CROPS = 128, 16
 SETTINGS = {"backbone": "tf_efficientnet_lite0@16", "decoder": "dense", "width": 64}
 
 
-def made_batch(objects: ObjectTable) -> Batch:
+def made_batch() -> Batch:
     """Noise with a patch of surface in the middle of every crop: a step costs the same on any picture."""
     cells = SIZE // 4
     surface = torch.full((CROPS, cells, cells, 3), torch.nan)
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     objects = ObjectTable.from_models_info(code_models_info(), [1])
-    batch = made_batch(objects)
+    batch = made_batch()
     steps = {}
     for name, frozen in (("all layers", []), ("from stride 4 on", FROZEN)):
         estimator = build_estimator("zebrapose", objects, SETTINGS, SIZE).to(memory_format=torch.channels_last)

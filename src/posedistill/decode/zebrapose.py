@@ -60,10 +60,9 @@ class ZebraPoseDecoding:
     seed: int = 0
 
 
-READINGS = tuple(
-    ZebraPoseDecoding(confidence=confidence, within=3, threshold=pixels / 128)
-    for confidence, pixels in ((0.5, 6), (0.35, 6), (0.2, 8))
-)
+USUAL = ZebraPoseDecoding(within=3)
+"""Of a network for which nothing was chosen."""
+READINGS = (replace(USUAL, confidence=0.5), USUAL, replace(USUAL, confidence=0.2, threshold=8 / 128))
 """From networks that know their codes to those that are still unsure."""
 
 

@@ -69,11 +69,11 @@ class NetworkSettings(Settings):
     silent: ClassVar[frozenset[str]] = frozenset({"start", "freeze"})
 
     @model_validator(mode="after")
-    def _one_start(self) -> "NetworkSettings":
-        if self.start is not None and self.checkpoint is not None:
-            raise ValueError("found start and checkpoint, expected one of them: of a checkpoint nothing is trained")
-        if self.freeze and self.checkpoint is not None:
-            raise ValueError("found freeze and checkpoint, expected one of them: of a checkpoint nothing is trained")
+    def _trained_or_finished(self) -> "NetworkSettings":
+        for name in ("start", "freeze"):
+            if getattr(self, name) and self.checkpoint is not None:
+                found = f"found {name} and checkpoint"
+                raise ValueError(f"{found}, expected one of them: of a checkpoint nothing is trained")
         return self
 
     @model_validator(mode="after")

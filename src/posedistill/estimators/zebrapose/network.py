@@ -12,7 +12,7 @@ from posedistill.backbones.cut import level_name
 from posedistill.backbones.dense import PUBLISHED_STRIDES, Kind, build_decoder
 from posedistill.data.codes import codes_digest
 from posedistill.data.settings import Settings
-from posedistill.decode.zebrapose import READINGS, ZebraPoseDecoding
+from posedistill.decode.zebrapose import USUAL, ZebraPoseDecoding
 
 
 class ZebraPoseSettings(Settings):
@@ -79,8 +79,7 @@ class ZebraPoseSettings(Settings):
         """The decoder's settings that go with these."""
         if self.faithful:
             return ZebraPoseDecoding(0.0, matches=None, weighted=False, threshold=2 / 128, always_answer=False)
-        usual = READINGS[1]
-        return usual if self.confidence is None else replace(usual, confidence=self.confidence)
+        return USUAL if self.confidence is None else replace(USUAL, confidence=self.confidence)
 
 
 class NetworkOutputs(NamedTuple):
