@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tests.data.room import Room
 from tests.data.room_writer import write_made_scene
 from tests.training.helpers import export, load, measure, train
 
 from posedistill.compare.compare import kept_baselines
 from posedistill.data.formats.open_scene import open_scene
-from posedistill.data.formats.scene import CameraDataset
+from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.data.images import read_image
+from posedistill.data.packs.novel_views import Depths
 from posedistill.deploy.estimate import estimate, queries_of
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import torch_predictor
-from posedistill.errors import DataError, RecipeError
+from posedistill.errors import CheckpointError, DataError, RecipeError
+from posedistill.geometry.cameras import cell_centers
 from posedistill.geometry.objects import NO_OBJECTS
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.relocalisation import constant_pose, position_errors
@@ -421,3 +424,49 @@ def test_a_recording_that_is_all_for_testing(recipe, scene: Path) -> None:
     )
     with pytest.raises(RecipeError, match="expected a folder of its own for it"):
         recipe("data.test_split=all")
+
+
+def test_training_sees_places_beside_the_photographs(recipe, monkeypatch) -> None:
+    """Depths are those of the made room, cast for each photograph's pixels."""
+    room = Room()
+
+    def cast(frame: CameraFrame) -> Depths:
+        pixels = cell_centers(frame.height, frame.width, 1)
+        points = room.points(pixels, frame.K, frame.R, frame.t) @ frame.R.T + frame.t
+        return Depths(1.0 / points[:, 2].reshape(frame.height, frame.width), frame.K)
+
+    monkeypatch.setattr(scene_task, "SceneDepths", lambda file, calibration: cast)
+    loaded = recipe("data.novel_views={points: known.onnx, distance: 0.3, count: 3, share: 0.5}", "train.steps=8")
+    assert open_task(recipe()).cameras == "depth" and open_task(loaded).cameras == "colour"
+    task = open_task(loaded)
+    prepared = task.training_set
+    assert [len(pack) for pack in prepared.packs] == [60, 180] and prepared.train.max() < 60
+    assert read_image(prepared.packs[1].folder / "views.jpg").shape == (6 * 64, 4 * 114, 3)
+    assert prepared.fingerprint != open_task(recipe("data.calibration=colour")).training_set.fingerprint
+    own = prepared.packs[0].instances
+    centers = -np.einsum("nji,nj->ni", own.R, own.t)
+    loader = task.loader(prepared.train, seed=0, device="cpu", batch_size=40)
+    batches = [loader.batch(step) for step in range(10)]
+    ids = torch.cat([batch.ids for batch in batches]).numpy()
+    distances = np.linalg.norm(torch.cat([batch.camera_centers() for batch in batches]).numpy() - centers[ids], axis=1)
+    assert not np.isin(ids, prepared.validation).any() and distances.max() <= 0.3 + 1e-4
+    assert 0.4 < (distances > 1e-3).mean() < 0.6
+    held = task.held_back(torch.device("cpu"), 400).batch(0)
+    np.testing.assert_allclose(held.camera_centers(), centers[prepared.validation], atol=1e-5)
+
+    train(loaded, "student")
+    assert measure(loaded, "student")["scores"]["position_m"] > 0
+
+
+@pytest.mark.parametrize(
+    ("novel_views", "message"),
+    [
+        ("{points: nowhere.onnx, distance: 0.3}", "nowhere.onnx"),
+        ("{points: nowhere.onnx}", "novel_views.distance"),
+        ("{points: nowhere.onnx, distance: 0}", "novel_views.distance.*found 0, expected more than 0"),
+        ("{points: nowhere.onnx, distance: 0.3, turn: 90}", "novel_views.turn.*found 90, expected at most 60"),
+    ],
+)
+def test_novel_views_that_cannot_be(recipe, novel_views: str, message: str) -> None:
+    with pytest.raises((RecipeError, CheckpointError), match=message):
+        open_task(recipe(f"data.novel_views={novel_views}")).training_set.fingerprint  # noqa: B018

@@ -9,6 +9,7 @@ from posedistill.data.formats.viewpoint.categories import OBJECTNET_NOVEL, PASCA
 from posedistill.data.loading.augment import AugmentSettings
 from posedistill.data.loading.picture_view import PictureSettings, PictureSize
 from posedistill.data.loading.scene_view import ViewSettings
+from posedistill.data.packs.novel_views import NovelViewSettings
 from posedistill.data.render.dataset import RenderSettings
 from posedistill.data.settings import Settings
 from posedistill.geometry.cameras import Calibration
@@ -148,10 +149,15 @@ class SceneSettings(Settings):
     squeeze: bool = Field(False, description="Scale to 455x256 whatever the aspect, as was published.")
     crop: int | tuple[int, int] | None = Field(224, description="Side, or [height, width]; null: whole frames.")
     views: ViewSettings = Field(ViewSettings(), description="How photographs are varied in training.")
+    novel_views: NovelViewSettings | None = Field(
+        None, description="Pictures from places beside the photographs', made by a network that knows the scene."
+    )
     mean_image: bool = Field(False, description="Subtract the mean training image, as was published.")
     validation: float = Field(0.1, gt=0, lt=0.5, description="Share of the training frames kept for model selection.")
     gap: int = Field(5, ge=0, description="Frames beside each block of these that are used for nothing.")
-    silent: ClassVar[frozenset[str]] = frozenset({"metres_per_unit", "test_split", "calibration", "poses", "min_score"})
+    silent: ClassVar[frozenset[str]] = frozenset(
+        {"metres_per_unit", "test_split", "calibration", "poses", "min_score", "novel_views"}
+    )
 
     @model_validator(mode="after")
     def _tested_on_others(self) -> "SceneSettings":

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -15,7 +15,9 @@ from posedistill.data.faults import Fault, FaultKind
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.formats.scene_parse import Split, unposed_notes
+from posedistill.data.images import write_image
 from posedistill.data.loading.scene_view import SceneView
+from posedistill.data.packs.novel_views import NovelViews, novel_sheet
 from posedistill.data.packs.pack import mean_image
 from posedistill.data.packs.scene_frames import PUBLISHED_SIZE, SceneFrames
 from posedistill.data.packs.splits import hold_out_blocks
@@ -38,6 +40,7 @@ from posedistill.runtime.record import Frames
 from posedistill.tasks.base import Rows, TrainingSet, Validate
 from posedistill.tasks.photographs import PhotographsTask
 from posedistill.tasks.scene_cloud import save_cloud
+from posedistill.tasks.scene_depths import SceneDepths
 from posedistill.tasks.score_curve import CALIBRATED, fit_score_curve
 from posedistill.tasks.validation import Validation, camera_scores, poses_of
 
@@ -63,7 +66,8 @@ class SceneTask(PhotographsTask[CameraDataset]):
     def cameras(self) -> Calibration:
         """Which of the two cameras of 7-Scenes poses are of: whatever projects points needs that of the photographs."""
         families = [FAMILIES[network.family] for network in (self.recipe.teacher, self.recipe.student)]
-        return self.data.calibration or ("colour" if any(family.projects for family in families) else "depth")
+        projects = self.data.novel_views is not None or any(family.projects for family in families)
+        return self.data.calibration or ("colour" if projects else "depth")
 
     @cached_property
     def photographs(self) -> CameraDataset:
@@ -94,13 +98,20 @@ class SceneTask(PhotographsTask[CameraDataset]):
         about += [self.cameras] if self.cameras != "depth" else []
         about += [str(data.poses.resolve())] if data.poses else []
         pack = self.decoded(SceneFrames(dataset, size), f"cameras-{fingerprint(*about)}")
+        packs, novel = [pack], data.novel_views
+        if novel is not None:
+            views = NovelViews(dataset, size, novel, SceneDepths(novel.points, self.cameras))
+            packs.append(self.decoded(views, f"novel-{fingerprint(*about, novel.drawn)}"))
+            if not (sheet := packs[1].folder / "views.jpg").exists():
+                write_image(sheet, novel_sheet(pack, packs[1]))
+                console.print(f"{len(packs[1])} novel views of {len(pack)} photographs, some in {sheet}")
         held = hold_out_blocks(pack.sequences, data.validation, self.recipe.seed, gap=data.gap)
         if not len(held.validation):
             expected = "at least one frame: a larger share, or more frames"
             raise RecipeError(
                 describe("recipe", "data.validation", f"{data.validation} of {len(pack)} frames", expected)
             )
-        return TrainingSet([pack], *held)
+        return TrainingSet(packs, *held)
 
     @cached_property
     def mean(self) -> NDArray[np.float32] | None:
@@ -131,7 +142,9 @@ class SceneTask(PhotographsTask[CameraDataset]):
 
     def view(self, rows: Rows) -> SceneView:
         """The recipe's views of some of the photographs."""
-        return SceneView(self.training_set.packs[0], self.data.views, self.data.crop, rows, self.mean)
+        data, packs = self.data, self.training_set.packs
+        view = partial(SceneView, packs[0], data.views, data.crop, rows, self.mean)
+        return view() if data.novel_views is None else view(novel=packs[1], share=data.novel_views.share)
 
     def validation(self, device: torch.device, count: int) -> Validate:
         """Errors of the held-out photographs, evenly thinned to ``count``."""

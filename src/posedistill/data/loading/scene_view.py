@@ -102,6 +102,8 @@ class SceneView(ViewPolicy):
         indices: instances of the pack (from ``hold_out_blocks``); all where None.
         mean_image: ``[H, W, 3]`` in 0..255 of the whole frames; it is subtracted in the place of the ImageNet
             normalisation, and nothing is divided: the published preprocessing.
+        novel: as many views of each photograph of the pack, one photograph after the other (``NovelViews``), of which
+            a varied picture is one with the probability ``share``.
 
     Raises:
         RecipeError: no photograph.
@@ -118,14 +120,18 @@ class SceneView(ViewPolicy):
         size: int | tuple[int, int] | None,
         indices: Indices | None = None,
         mean_image: NDArray[np.float32] | None = None,
+        novel: Pack | None = None,
+        share: float = 0.0,
     ) -> None:
-        self.pack, self.packs = pack, [pack]
-        self.settings, self.variation = settings, settings.pixels()
-        self.chances = 3 if settings.zoom[0] == settings.zoom[1] else 4
+        self.pack, self.packs = pack, [pack] if novel is None else [pack, novel]
+        self.settings, self.variation, self.share = settings, settings.pixels(), share
+        self.chances = (3 if settings.zoom[0] == settings.zoom[1] else 4) + (novel is not None)
         self.ids = np.arange(len(pack)) if indices is None else np.asarray(indices, dtype=np.int64)
         if not len(self.ids):
             raise RecipeError(describe("recipe", "data", "no frame", "at least one"))
         self.frames = pack.instances.frame[self.ids]
+        self._sizes, self._K = (np.concatenate([getattr(part, name) for part in self.packs]) for name in ("sizes", "K"))
+        self._R, self._t = (np.concatenate([getattr(part.instances, name) for part in self.packs]) for name in "Rt")
         self.shape = _shape(pack, self.frames, size)
         if mean_image is not None and mean_image.shape != (*pack.one_size("mean image"), 3):
             expected = f"{[*pack.one_size('mean image'), 3]}, as the frames have"
@@ -135,17 +141,27 @@ class SceneView(ViewPolicy):
     def unvaried(self) -> Self:
         """The middle crop as it is."""
         plain = copy.copy(self)
-        plain.settings, plain.variation = ViewSettings.none(), ViewSettings.none().pixels()
+        plain.settings, plain.variation, plain.share = ViewSettings.none(), ViewSettings.none().pixels(), 0.0
         return plain
 
     def plan(self, units: Indices, shape: tuple[int, int], chance: Array, draws: Draws) -> Plan:
         """Views of some photographs."""
-        table, ids, frames, picture = self.pack.instances, self.ids[units], self.frames[units], np.arange(len(units))
-        places = place_views(self.pack.K[frames], self.pack.sizes[frames], shape, self.settings, chance)
-        R, t = places.rotation @ table.R[ids], np.einsum("bij,bj->bi", places.rotation, table.t[ids])
-        columns = (np.zeros_like(ids), table.score[ids], ids, table.slot[ids])
-        shares = frame_shares(self.pack.sizes[frames]) @ places.maps
+        ids, frames, picture = self.ids[units], self._frames(units, chance[:, -1]), np.arange(len(units))
+        sizes, K, R, t = self._sizes[frames], self._K[frames], self._R[frames], self._t[frames]
+        places = place_views(K, sizes, shape, self.settings, chance)
+        R, t = places.rotation @ R, np.einsum("bij,bj->bi", places.rotation, t)
+        columns = (np.zeros_like(ids), self.pack.instances.score[ids], ids, self.pack.instances.slot[ids])
+        shares = frame_shares(sizes) @ places.maps
         return Plan(frames, places.maps, places.K, shape, draws, picture, R, t, *columns, {"places": shares})
+
+    def _frames(self, units: Indices, chance: Array) -> Indices:
+        """The photograph of each unit, or one of its novel views; numbered through both packs."""
+        own = self.frames[units]
+        if not self.share:
+            return own
+        each = len(self.packs[1].frames) // len(self.pack.frames)
+        novel = len(self.pack.frames) + own * each + (chance / self.share * each).astype(np.int64)
+        return np.where(chance < self.share, novel, own)
 
     def normalise(self, x: Tensor, plan: Plan) -> Tensor:
         """By the ImageNet statistics, or by the mean image under the same view."""
