@@ -11,7 +11,7 @@ from posedistill.data.images import write_image
 from posedistill.decode import PoseNetDecoder, Request
 from posedistill.deploy.bench import measure
 from posedistill.deploy.export import export_onnx
-from posedistill.deploy.quantise import drift, kept_in_float, quantise
+from posedistill.deploy.quantise import drift, halve, kept_in_float, quantise
 from posedistill.errors import CheckpointError, DataError
 from posedistill.runtime import Predictor
 
@@ -92,6 +92,31 @@ def test_the_last_layers_and_depthwise_ones_stay_in_float(tmp_path):
     assert {name.split(".weight")[0] for name in int8} >= {"trunk.0", "trunk.2", "hidden"}
 
 
+@pytest.mark.parametrize("kind", ["exported", "camera_file"])
+def test_half_the_size_and_the_same_outputs(kind, request, tmp_path):
+    path, out = request.getfixturevalue(kind), tmp_path / "half.onnx"
+    moved = halve(path, out)
+    ours, theirs = (Predictor.from_onnx(file, threads=1) for file in (path, out))
+    assert ours.record.to_properties() == theirs.record.to_properties()
+    assert out.stat().st_size < 0.55 * path.stat().st_size
+    assert moved and 0 < max(moved.values()) < 0.2
+    weights = {tensor.name: tensor.data_type for tensor in onnx.load(out).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in weights.values()
+
+
+def test_a_weight_beyond_16_bits_stays_whole(camera_file, tmp_path):
+    model = onnx.load(camera_file)
+    large = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = onnx.numpy_helper.to_array(large).copy()
+    values.flat[0] = 1e5
+    large.CopyFrom(onnx.numpy_helper.from_array(values, large.name))
+    changed, out = tmp_path / "changed.onnx", tmp_path / "half.onnx"
+    onnx.save(model, changed)
+    assert max(halve(changed, out).values()) < 0.05
+    stored = {tensor.name: tensor.data_type for tensor in onnx.load(out).graph.initializer}
+    assert stored[large.name] == onnx.TensorProto.FLOAT
+
+
 def test_mistakes(camera_file, exported, tmp_path):
     with pytest.raises(DataError, match="calibration: 'images': found none"):
         quantise(camera_file, tmp_path / "out.onnx", [])
@@ -110,3 +135,9 @@ def test_the_command(camera_file, posenet_decoder, tmp_path):
     assert "median of 2 photographs" in result.output and "MiB instead of" in result.output
     timed = measure(str(out), 1, 2, 1, poses=True, image=None)
     assert timed.poses == 1.0 and timed.megabytes < 0.3 * camera_file.stat().st_size / 2**20
+
+
+def test_the_command_without_photographs(exported, tmp_path):
+    result = CliRunner().invoke(cli.app, ["quantise", str(exported), "--out", str(tmp_path / "half.onnx")])
+    assert result.exit_code == 0, result.output
+    assert "outputs move at most" in result.output and "MiB instead of" in result.output

@@ -1,6 +1,7 @@
-"""Quantise: an exported model of a scene in 8-bit whole numbers, a quarter of the size, and how far its poses move.
+"""Quantise: an exported model with 16-bit weights, or of a scene in 8-bit whole numbers, and what that changes.
 
-Static post-training quantisation (Jacob et al., CVPR 2018) by onnxruntime: weights with a scale for each channel,
+16 bits are for storage alone: weights are widened when the file is loaded, and all is computed in float32. 8 bits are
+static post-training quantisation (Jacob et al., CVPR 2018) by onnxruntime: weights with a scale for each channel,
 activations with one for each tensor, measured on photographs. docs/deploy.md says where that is faster.
 """
 
@@ -25,6 +26,8 @@ from posedistill.runtime.predictor import Predictor
 
 QUANTISED = ("Conv", "Gemm")
 """The operators that compute in int8. Sums between them are as fast in float, and nearer to the network."""
+WORTHWHILE = 256
+"""Numbers in a tensor from which on it is stored in 16 bits."""
 SHARE_LEFT_OUT = 4
 """One in so many photographs is left out of the calibration and compared instead."""
 
@@ -50,6 +53,40 @@ class Drift:
             f"poses move by {self.median_shift:.3f} {self.unit}, {self.median_deg:.2f} deg "
             f"(median of {self.images} photographs), {self.max_shift:.3f} {self.unit}, {self.max_deg:.2f} deg at most"
         )
+
+
+def halve(path: str | Path, out: str | Path) -> dict[str, float]:
+    """Write an exported model of any family with weights of 16 bits, which are widened when it is loaded.
+
+    A tensor with a number too large for 16 bits stays as it is.
+
+    Args:
+        path: what ``export_onnx`` wrote. out: where to write.
+
+    Returns:
+        How far the network's outputs for noise differ at most, by name (``Decoder.differences``).
+
+    Raises:
+        CheckpointError: no exported model, or the file cannot be written.
+    """
+    ours = Predictor.from_onnx(path, threads=1)
+    model = onnx.load(path)
+    graph, widened = model.graph, []
+    for tensor in graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < WORTHWHILE or np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name, stored = tensor.name, f"{tensor.name}.half"
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), stored))
+        widened.append(onnx.helper.make_node("Cast", [stored], [name], f"{name}.widen", to=onnx.TensorProto.FLOAT))
+    nodes = [*widened, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    theirs = Predictor.from_onnx(write_model(model, out, ours.record), threads=1)
+    prepared = [ours.decoder.prepare(request) for request in ours.decoder.example(2)]
+    pairs = zip(ours.outputs_of(prepared), theirs.outputs_of(prepared), strict=True)
+    differences = [ours.decoder.differences(*pair) for pair in pairs]
+    return {name: max(entry[name] for entry in differences) for name in differences[0]}
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
