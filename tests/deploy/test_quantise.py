@@ -125,6 +125,16 @@ def test_mistakes(camera_file, exported, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_of_fewer_bits_is_refused(camera_file, quantised, tmp_path):
+    halve(camera_file, tmp_path / "half.onnx")
+    for path, bits in ((tmp_path / "half.onnx", 16), (quantised, 8)):
+        with pytest.raises(CheckpointError, match=f"found weights of {bits} bits, expected the model as it"):
+            halve(path, tmp_path / "out.onnx")
+        with pytest.raises(CheckpointError, match=f"found weights of {bits} bits"):
+            quantise(path, tmp_path / "out.onnx", [])
+    assert not (tmp_path / "out.onnx").exists()
+
+
 def test_the_command(camera_file, posenet_decoder, tmp_path):
     photos = [tmp_path / f"{number}.png" for number in range(5)]
     for photo, image in zip(photos, pictures(posenet_decoder, 5), strict=True):

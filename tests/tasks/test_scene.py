@@ -17,6 +17,7 @@ from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.data.images import read_image
 from posedistill.data.packs.novel_views import Depths
+from posedistill.data.packs.pack import Pack
 from posedistill.deploy.estimate import estimate, queries_of
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import torch_predictor
@@ -426,7 +427,11 @@ def test_a_recording_that_is_all_for_testing(recipe, scene: Path) -> None:
         recipe("data.test_split=all")
 
 
-def test_training_sees_places_beside_the_photographs(recipe, monkeypatch) -> None:
+NOVEL = "data.novel_views={points: known.onnx, distance: 0.3, count: 3, share: 0.5}"
+
+
+@pytest.fixture
+def known_room(monkeypatch) -> None:
     """Depths are those of the made room, cast for each photograph's pixels."""
     room = Room()
 
@@ -436,26 +441,64 @@ def test_training_sees_places_beside_the_photographs(recipe, monkeypatch) -> Non
         return Depths(1.0 / points[:, 2].reshape(frame.height, frame.width), frame.K)
 
     monkeypatch.setattr(scene_task, "SceneDepths", lambda file, calibration: cast)
-    loaded = recipe("data.novel_views={points: known.onnx, distance: 0.3, count: 3, share: 0.5}", "train.steps=8")
+
+
+@pytest.fixture
+def novel(recipe, known_room, tmp_path: Path, monkeypatch):
+    """``novel("data.crop=48")``: the recipe with novel views by a file of points in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("known.onnx").write_bytes(b"points")
+    return lambda *overrides: recipe(NOVEL, *overrides)
+
+
+def test_training_sees_places_beside_the_photographs(recipe, novel) -> None:
+    loaded = novel("train.steps=8")
     assert open_task(recipe()).cameras == "depth" and open_task(loaded).cameras == "colour"
     task = open_task(loaded)
     prepared = task.training_set
     assert [len(pack) for pack in prepared.packs] == [60, 180] and prepared.train.max() < 60
     assert read_image(prepared.packs[1].folder / "views.jpg").shape == (6 * 64, 4 * 114, 3)
     assert prepared.fingerprint != open_task(recipe("data.calibration=colour")).training_set.fingerprint
-    own = prepared.packs[0].instances
-    centers = -np.einsum("nji,nj->ni", own.R, own.t)
-    loader = task.loader(prepared.train, seed=0, device="cpu", batch_size=40)
-    batches = [loader.batch(step) for step in range(10)]
-    ids = torch.cat([batch.ids for batch in batches]).numpy()
-    distances = np.linalg.norm(torch.cat([batch.camera_centers() for batch in batches]).numpy() - centers[ids], axis=1)
-    assert not np.isin(ids, prepared.validation).any() and distances.max() <= 0.3 + 1e-4
-    assert 0.4 < (distances > 1e-3).mean() < 0.6
     held = task.held_back(torch.device("cpu"), 400).batch(0)
-    np.testing.assert_allclose(held.camera_centers(), centers[prepared.validation], atol=1e-5)
-
+    np.testing.assert_allclose(held.camera_centers(), centers_of(prepared.packs[0])[prepared.validation], atol=1e-5)
     train(loaded, "student")
     assert measure(loaded, "student")["scores"]["position_m"] > 0
+
+
+def centers_of(pack: Pack) -> np.ndarray:
+    return -np.einsum("nji,nj->ni", pack.instances.R, pack.instances.t)
+
+
+@pytest.mark.parametrize("zoom", ["[1.0, 1.0]", "[0.8, 1.2]"])
+def test_every_novel_view_of_the_training_photographs_is_seen(novel, zoom: str) -> None:
+    task = open_task(novel(f"data.views.zoom={zoom}"))
+    prepared = task.training_set
+    loader = task.loader(prepared.train, seed=0, device="cpu", batch_size=40)
+    batches = [loader.batch(step) for step in range(20)]
+    ids = torch.cat([batch.ids for batch in batches]).numpy()
+    places = torch.cat([batch.camera_centers() for batch in batches]).numpy()
+    own, others = (centers_of(pack) for pack in prepared.packs)
+    moved = np.linalg.norm(places - own[ids], axis=1) > 1e-3
+    assert 0.45 < moved.mean() < 0.55 and not np.isin(ids, prepared.validation).any()
+    views = 3 * ids[moved, None] + np.arange(3)
+    found = np.linalg.norm(others[views] - places[moved, None], axis=2)
+    assert found.min(axis=1).max() < 1e-4
+    assert np.bincount(found.argmin(axis=1), minlength=3).min() > 0.25 * moved.sum()
+    focals = torch.cat([batch.K for batch in batches])[:, 0, 0].numpy()
+    assert (np.ptp(focals) > 5) == (zoom != "[1.0, 1.0]")
+
+
+def test_a_finished_run_needs_the_points_no_more(novel, capsys) -> None:
+    first = open_task(novel()).training_set
+    Path("known.onnx").rename("elsewhere.onnx")
+    again = open_task(novel()).training_set
+    assert again.fingerprint == first.fingerprint and "known.onnx is gone" in capsys.readouterr().err
+
+
+def test_novel_views_are_for_regressors(recipe) -> None:
+    loaded = recipe(NOVEL, "distill=[]", "student={family: scene_coordinates}")
+    with pytest.raises(RecipeError, match=r"novel_views.*points of the scene.*tell a pose at once"):
+        open_task(loaded).training_set  # noqa: B018
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,10 @@ def halve(path: str | Path, out: str | Path) -> dict[str, float]:
         How far the network's outputs for noise differ at most, by name (``Decoder.differences``).
 
     Raises:
-        CheckpointError: no exported model, or the file cannot be written.
+        CheckpointError: no exported model, one of 8 or 16 bits already, or the file cannot be written.
     """
     ours = Predictor.from_onnx(path, threads=1)
-    model = onnx.load(path)
+    model = whole_model(path)
     graph, widened = model.graph, []
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
@@ -116,6 +116,7 @@ def quantise(path: str | Path, out: str | Path, batches: Iterable[Arrays]) -> Pa
         CheckpointError: no exported model of a scene, or the file cannot be written. DataError: there is no image.
     """
     record = scene_model(path).record
+    whole_model(path)
     reader = _Batches(batches)
     with tempfile.TemporaryDirectory() as folder:
         shaped, made = Path(folder) / "shaped.onnx", Path(folder) / "made.onnx"
@@ -152,6 +153,16 @@ def scene_model(path: str | Path) -> Predictor:
         found = f"{predictor.decoder.family}, of {predictor.decoder.task}"
         raise CheckpointError(describe(path, "family", found, "one of a scene: others are not quantised"))
     return predictor
+
+
+def whole_model(path: str | Path) -> Any:
+    """An ONNX ``ModelProto``; ``CheckpointError`` for one with weights of 8 or 16 bits."""
+    model = onnx.load(path)
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    for kind, bits in ((onnx.TensorProto.FLOAT16, 16), (onnx.TensorProto.INT8, 8)):
+        if kind in kinds:
+            raise CheckpointError(describe(path, "weights", f"weights of {bits} bits", "the model as it was exported"))
+    return model
 
 
 def kept_in_float(graph: Any) -> list[str]:

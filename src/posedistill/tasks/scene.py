@@ -17,8 +17,8 @@ from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.formats.scene_parse import Split, unposed_notes
 from posedistill.data.images import write_image
 from posedistill.data.loading.scene_view import SceneView
-from posedistill.data.packs.novel_views import NovelViews, novel_sheet
-from posedistill.data.packs.pack import mean_image
+from posedistill.data.packs.novel_views import NovelViews, NovelViewSettings, novel_sheet
+from posedistill.data.packs.pack import Pack, mean_image
 from posedistill.data.packs.scene_frames import PUBLISHED_SIZE, SceneFrames
 from posedistill.data.packs.splits import hold_out_blocks
 from posedistill.decode import Decoder, SceneCoordinatesDecoder
@@ -65,9 +65,13 @@ class SceneTask(PhotographsTask[CameraDataset]):
     @property
     def cameras(self) -> Calibration:
         """Which of the two cameras of 7-Scenes poses are of: whatever projects points needs that of the photographs."""
-        families = [FAMILIES[network.family] for network in (self.recipe.teacher, self.recipe.student)]
-        projects = self.data.novel_views is not None or any(family.projects for family in families)
+        projects = self._projects or self.data.novel_views is not None
         return self.data.calibration or ("colour" if projects else "depth")
+
+    @property
+    def _projects(self) -> bool:
+        """Whether a network of the recipe tells points of the scene, which are projected."""
+        return any(FAMILIES[network.family].projects for network in (self.recipe.teacher, self.recipe.student))
 
     @cached_property
     def photographs(self) -> CameraDataset:
@@ -92,19 +96,15 @@ class SceneTask(PhotographsTask[CameraDataset]):
         Raises:
             DataError: any fault of the scene. RecipeError: nothing is left to train or to validate on.
         """
-        data, dataset = self.data, self.photographs
+        data = self.data
         size = PUBLISHED_SIZE if data.squeeze else data.short_side
         about = [str(data.scene.resolve()), size, *([data.metres_per_unit] if data.metres_per_unit else [])]
         about += [self.cameras] if self.cameras != "depth" else []
         about += [str(data.poses.resolve())] if data.poses else []
-        pack = self.decoded(SceneFrames(dataset, size), f"cameras-{fingerprint(*about)}")
-        packs, novel = [pack], data.novel_views
-        if novel is not None:
-            views = NovelViews(dataset, size, novel, SceneDepths(novel.points, self.cameras))
-            packs.append(self.decoded(views, f"novel-{fingerprint(*about, novel.drawn)}"))
-            if not (sheet := packs[1].folder / "views.jpg").exists():
-                write_image(sheet, novel_sheet(pack, packs[1]))
-                console.print(f"{len(packs[1])} novel views of {len(pack)} photographs, some in {sheet}")
+        pack = self.decoded(SceneFrames(self.photographs, size), f"cameras-{fingerprint(*about)}")
+        packs = [pack]
+        if data.novel_views is not None:
+            packs.append(self._novel(data.novel_views, pack, size, about))
         held = hold_out_blocks(pack.sequences, data.validation, self.recipe.seed, gap=data.gap)
         if not len(held.validation):
             expected = "at least one frame: a larger share, or more frames"
@@ -112,6 +112,27 @@ class SceneTask(PhotographsTask[CameraDataset]):
                 describe("recipe", "data.validation", f"{data.validation} of {len(pack)} frames", expected)
             )
         return TrainingSet(packs, *held)
+
+    def _novel(
+        self, settings: NovelViewSettings, pack: Pack, size: int | tuple[int, int], about: Sequence[Any]
+    ) -> Pack:
+        """Views from beside the photographs of a pack; those in the cache where the file that tells depths is gone."""
+        if self._projects:
+            expected = "families that tell a pose at once: cells that show nothing would count as photographed"
+            raise RecipeError(describe("recipe", "data.novel_views", "networks of points of the scene", expected))
+        name = f"novel-{fingerprint(*about, str(settings.points.resolve()), settings.drawn)}"
+        folder = self.recipe.cache_folder / name
+        if folder.exists() and not settings.points.exists():
+            console.print(f"[yellow]{settings.points} is gone: novel views are those in {folder}", highlight=False)
+            return Pack.open(folder)
+        views = NovelViews(self.photographs, size, settings, SceneDepths(settings.points, self.cameras))
+        if not folder.exists():
+            views.check()
+        novel = self.decoded(views, name)
+        if not (sheet := folder / "views.jpg").exists():
+            write_image(sheet, novel_sheet(pack, novel))
+            console.print(f"{len(novel)} novel views of {len(pack)} photographs, some in {sheet}")
+        return novel
 
     @cached_property
     def mean(self) -> NDArray[np.float32] | None:

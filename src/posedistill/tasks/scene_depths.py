@@ -9,8 +9,8 @@ from posedistill.data.formats.scene import CameraFrame
 from posedistill.data.packs.novel_views import Depths
 from posedistill.decode.scene_coordinates import REFERENCE_SIDE, THRESHOLD, SceneCoordinatesDecoder
 from posedistill.deploy.estimate import FrameQuery
-from posedistill.errors import RecipeError, describe
-from posedistill.geometry.cameras import Array, Calibration, cell_centers
+from posedistill.errors import DataError, RecipeError, describe
+from posedistill.geometry.cameras import Array, Calibration, cell_centers, scaled_camera
 from posedistill.geometry.novel_view import smoothed
 from posedistill.runtime.predictor import Predictor
 
@@ -42,9 +42,12 @@ class SceneDepths:
         self.decoder = decoder
 
     def __call__(self, frame: CameraFrame) -> Depths | None:
-        """Of one photograph; None where hardly a point agrees with its pose."""
+        """Of one photograph; None where hardly a point agrees with its pose, or the network does not take it."""
         query = FrameQuery(frame.image, K=frame.K, distortion=frame.distortion)
-        prepared = self.decoder.prepare(query.request())
+        try:
+            prepared = self.decoder.prepare(query.request())
+        except DataError:  # of another aspect than the network's
+            return None
         outputs, K = self.predictor.outputs_of([prepared])[0], prepared.K[0]
         points = outputs["points"][0].reshape(3, -1).T.astype(np.float64) @ frame.R.T + frame.t
         weights = np.where(self._agree(points, K), outputs["confidence"][0].ravel(), 0.0)
@@ -53,9 +56,7 @@ class SceneDepths:
         inverse = np.where(weights > 0, 1.0 / np.where(weights > 0, points[:, 2], 1.0), 0.0)
         inverse = np.minimum(inverse, NEAREST * np.median(inverse[weights > 0]))
         grid, stride = self.decoder.grid, self.decoder.stride
-        cells = K.copy()
-        cells[:2, 2] -= (stride - 1) / 2
-        cells[:2] /= stride
+        cells = scaled_camera(K, (stride, stride), (1, 1))
         return Depths(smoothed(inverse.reshape(grid), weights.reshape(grid).astype(np.float64)), cells)
 
     def _agree(self, points: Array, K: Array) -> NDArray[np.bool_]:

@@ -64,10 +64,11 @@ def test_a_photograph_of_unknown_depth_is_turned_and_told(dataset, settings, mad
     assert moved.reshape(6, 4).all(axis=1).tolist() == [True, True, False, True, True, True]
 
 
-def test_points_of_another_scene_are_refused(dataset, settings, tmp_path) -> None:
+def test_points_of_another_scene_are_refused_before_anything_is_drawn(dataset, settings, made_room) -> None:
     with pytest.raises(DataError, match=r"novel_views.*none of 6 photographs.*a network of this scene"):
-        build_pack(NovelViews(dataset, 60, settings, lambda frame: None), tmp_path / "pack")
-    assert not (tmp_path / "pack").exists()
+        NovelViews(dataset, 60, settings, lambda frame: None).check()
+    few = [dataset.frames[4]]
+    NovelViews(dataset, 60, settings, lambda frame: cast(made_room, frame) if frame in few else None).check()
 
 
 def test_each_photograph_is_asked_once_by_however_many_threads(dataset, settings, made_room, tmp_path) -> None:
@@ -90,5 +91,8 @@ def test_another_file_of_points_or_distance_is_another_pack(dataset, settings, m
     first = built(settings)
     assert built(settings.model_copy(update={"share": 0.2})) == first
     assert built(settings.model_copy(update={"distance": 0.3})) != first
+    copied = settings.model_copy(update={"points": settings.points.with_name("copy.onnx")})
+    copied.points.write_bytes(settings.points.read_bytes())
+    assert built(copied) == first
     settings.points.write_bytes(b"other points")
     assert built(settings) != first

@@ -1,6 +1,7 @@
 """Novel views of a scene: its photographs as cameras beside them would have taken them, for training."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -15,11 +16,13 @@ from posedistill.data.packs.pack import Pack
 from posedistill.data.packs.scene_frames import SceneFrames
 from posedistill.data.settings import Settings
 from posedistill.errors import DataError, describe
-from posedistill.files import file_state
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw import Image
 from posedistill.geometry.novel_view import novel_view, resampled
 from posedistill.geometry.rotations import axis_angle
+
+_CHECKED = 20
+"""Photographs that are asked before any view is drawn."""
 
 
 class NovelViewSettings(Settings):
@@ -33,8 +36,8 @@ class NovelViewSettings(Settings):
 
     @property
     def drawn(self) -> dict[str, Any]:
-        """What the pictures depend on."""
-        return self.model_dump(mode="json", exclude={"share"})
+        """What the pictures depend on, but for the file's contents."""
+        return self.model_dump(mode="json", exclude={"points", "share"})
 
 
 class Depths(NamedTuple):
@@ -49,9 +52,6 @@ class NovelViews(SceneFrames):
 
     Args:
         side: as of ``SceneFrames``. depths: of a photograph; None where they are not known: its views are only turned.
-
-    Attributes:
-        unknown: photographs without depths, as far as their views are drawn.
     """
 
     def __init__(
@@ -72,14 +72,10 @@ class NovelViews(SceneFrames):
             axis_angle(axes, np.deg2rad(settings.turn) * rng.random(count)),
         )
 
-    @property
-    def unknown(self) -> list[Path]:
-        """See the class."""
-        return [image for image, depths in self._known.items() if depths is None]
-
     def state(self) -> bytes:
         """That of the photographs, the file of points and the settings that draw."""
-        return super().state() + repr(self.settings.drawn).encode() + file_state(self.settings.points)
+        points = sha256(self.settings.points.read_bytes()).digest()  # a copy of the file is the same file
+        return super().state() + repr(self.settings.drawn).encode() + points
 
     def draw(self, index: int, target: NDArray[np.uint8]) -> None:
         """A view; the id of all of it is 0."""
@@ -94,16 +90,20 @@ class NovelViews(SceneFrames):
         (row,) = super().instances(index, ids)
         return [row | {"R": R @ frame.R, "t": R @ frame.t + t}]
 
-    def notes(self) -> list[str]:
-        """How many photographs could not be moved.
+    def check(self) -> None:
+        """Ask of a few photographs before any view is drawn.
 
         Raises:
-            DataError: none could.
+            DataError: the depths of none are known.
         """
-        every, without = len(self._known), len(self.unknown)
-        if without == every:
-            found = f"points that agree with the pose of none of {every} photographs"
+        asked = np.unique(np.linspace(0, len(self.frames) - 1, _CHECKED).astype(int)).tolist()
+        if all(self._depths(index) is None for index in asked):
+            found = f"points that agree with the pose of none of {len(self._known)} photographs"
             raise DataError(describe(self.settings.points, "novel_views", found, "a network of this scene and unit"))
+
+    def notes(self) -> list[str]:
+        """How many photographs could not be moved."""
+        every, without = len(self._known), sum(depths is None for depths in self._known.values())
         return [f"novel views: {without} of {every} photographs show too few known points: turned, not moved"] * (
             without > 0
         )
