@@ -29,7 +29,7 @@ def refused(raw_recipe, tmp_path):
     return load
 
 
-ALONE = {"my_part_cpu", "lmo_codes_all_cpu", "lmo_codes_longer_cpu", "lmo_csv_codes_cpu"}
+ALONE = {"my_part_cpu", "lmo_codes_all_cpu", "lmo_codes_longer_cpu", "lmo_codes_larger_cpu", "lmo_csv_codes_cpu"}
 """Recipes that train a student without losses."""
 
 
