@@ -10,6 +10,7 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.bop_scene import Frame
 from posedistill.data.images import read_image
 from posedistill.decode.objects import of_objects
+from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.threshold import camera_of
 from posedistill.geometry.cameras import project
 from posedistill.runtime import Predictor, locate
@@ -96,6 +97,20 @@ def test_the_one_of_codes_places_the_cat(real_data: Path):
     for frame in BopDataset(root, scenes=[6], frames=root / "cat_test.txt").frames[::12]:
         errors.append(pixel_error(decoder, frame, in_true_box(predictor, frame)))
     assert np.median(errors) < 3.0
+
+
+def test_the_one_of_eight_objects_places_them_in_a_detectors_boxes(real_data: Path, tmp_path: Path):
+    path = MODELS / "lmo_codes.onnx"
+    predictor = Predictor.from_onnx(path, threads=1)
+    decoder = of_objects(predictor.decoder)
+    assert decoder.objects.obj_ids == (1, 5, 6, 8, 9, 10, 11, 12) and decoder.shapes == ()
+    assert predictor.record.parameters == 1_779_816 and path.stat().st_size < 5e6
+    root, frames = real_data / "lmo", tmp_path / "frames.txt"
+    ids = sorted(int(image.stem) for image in (root / "test/000002/rgb").iterdir())[::10]
+    frames.write_text("\n".join(map(str, ids)))
+    detections = root / "detections/cosypose_maskrcnn_pbr.json"
+    found = evaluate_file(path, root, "test", frames, "detector", detections, None, None)
+    assert found.targets > 60 and found.scores["AR"] > 0.48 and found.scores["AR_MSPD"] > 0.62
 
 
 def test_it_finds_no_cat_where_there_is_none(predictor: Predictor, real_data: Path):
