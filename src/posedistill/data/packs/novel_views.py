@@ -67,10 +67,8 @@ class NovelViews(SceneFrames):
         rng, count = np.random.default_rng(0), len(self.frames)
         ways, axes = rng.normal(size=(2, count, 3))
         reach = settings.distance * rng.random(count) ** (1 / 3) / np.linalg.norm(ways, axis=1)
-        self._moves, self._turns = (
-            reach[:, None] * ways,
-            axis_angle(axes, np.deg2rad(settings.turn) * rng.random(count)),
-        )
+        angles = np.deg2rad(settings.turn) * rng.random(count)
+        self._moves, self._turns = reach[:, None] * ways, axis_angle(axes, angles)
 
     def state(self) -> bytes:
         """That of the photographs, the file of points and the settings that draw."""
