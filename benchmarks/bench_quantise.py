@@ -20,7 +20,7 @@ from posedistill.decode import Request
 from posedistill.deploy.export import export_onnx
 from posedistill.deploy.quantise import drift, quantise
 from posedistill.estimators.registry import build_estimator
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.machine import cores, processor
 from posedistill.runtime import Predictor
 

@@ -11,7 +11,7 @@ from posedistill.data.images import contact_sheet, read_image, write_image
 from posedistill.data.render.dataset import RenderSettings, render_dataset
 from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.deploy.shapes import coarse_shape
-from posedistill.geometry.draw import color_of, draw_pose
+from posedistill.geometry.draw.poses import color_of, draw_pose
 from posedistill.geometry.objects import box_corners
 
 HERE = Path(__file__).parent / "pictures"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posedistill.data.images import read_image as _read_image
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor

@@ -8,7 +8,7 @@ from posedistill.data.formats.bop import BopDataset, Frame
 from posedistill.data.images import read_image, read_mask
 from posedistill.deploy.export import check_parity
 from posedistill.deploy.shapes import coarse_shape
-from posedistill.geometry.draw import silhouette
+from posedistill.geometry.draw.poses import silhouette
 from posedistill.geometry.meshes import load_mesh
 from posedistill.runtime import Request
 

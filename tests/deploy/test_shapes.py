@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from posedistill.deploy.shapes import coarse_shape
-from posedistill.geometry.draw import Shape, silhouette
+from posedistill.geometry.draw.poses import Shape, silhouette
 
 
 def sphere(rings: int = 80) -> tuple[np.ndarray, np.ndarray]:

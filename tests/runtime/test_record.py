@@ -13,7 +13,7 @@ from posedistill.decode import PoseNetDecoder, WDRNetDecoder
 from posedistill.decode.base import RecordFault
 from posedistill.errors import CheckpointError
 from posedistill.geometry.cameras import Camera
-from posedistill.geometry.draw import Shape
+from posedistill.geometry.draw.poses import Shape
 from posedistill.geometry.objects import ObjectTable
 from posedistill.runtime import Predictor
 from posedistill.runtime.record import PROPERTY, TABLES, Record, open_session

@@ -28,8 +28,8 @@ from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, load_recipe
 from posedistill.recipe.stages import Stage
 from posedistill.runtime import Predictor
+from posedistill.tasks.calibration.score_curve import logistic_curve
 from posedistill.tasks.registry import open_task
-from posedistill.tasks.score_curve import logistic_curve
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.run import set_up
 from posedistill.training.step import make_fabric

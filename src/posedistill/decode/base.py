@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from posedistill.errors import PoseDistillError
 from posedistill.geometry.cameras import Array, Camera
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB values in 0..1."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from posedistill.decode.base import Decoder
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, CropCameras, crop_cameras
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.warp import affine_maps, warp
 
 

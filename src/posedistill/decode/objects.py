@@ -12,7 +12,7 @@ from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Re
 from posedistill.decode.crops import check_request, cut_boxes, scan_boxes
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image, Shape
+from posedistill.geometry.draw.poses import Image, Shape
 from posedistill.geometry.objects import ObjectTable
 
 

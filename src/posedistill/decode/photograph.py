@@ -10,7 +10,7 @@ from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Re
 from posedistill.decode.crops import check_image
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, Calibration, scaled_camera
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.photographs import middle_crop, scale, scaled_size, undistort
 
 LENSES = (0, 1, 2, 3, 4, 5, 8, 12, 14)

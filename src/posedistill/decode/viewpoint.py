@@ -18,7 +18,7 @@ from posedistill.decode.crops import check_request, cut_boxes
 from posedistill.decode.posenet import rotation_matrix
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.viewpoint import ORDERS, labelled_viewpoint, viewpoint_rotation
 
 Grid = Literal["centred", "published"]

@@ -12,8 +12,8 @@ from posedistill.decode.crops import check_request
 from posedistill.decode.objects import ObjectDecoder
 from posedistill.decode.wdrnet import sigmoid
 from posedistill.geometry.cameras import Array, picture_cameras, project, scaled_camera
-from posedistill.geometry.draw import Image, color_of, draw_pose
-from posedistill.geometry.draw_votes import draw_confidence, draw_votes
+from posedistill.geometry.draw.poses import Image, color_of, draw_pose
+from posedistill.geometry.draw.votes import draw_confidence, draw_votes
 from posedistill.geometry.objects import BOX_POINTS, box_points
 from posedistill.geometry.pnp import PnPResult, solve_pnp
 from posedistill.geometry.warp import affine_maps, warp

@@ -19,7 +19,7 @@ from posedistill.decode.wdrnet import sigmoid
 from posedistill.geometry.cameras import Array, cell_centers
 from posedistill.geometry.codes import is_folded, node_count
 from posedistill.geometry.codes.draw import draw_cells, draw_surface, side_by_side
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.pnp import PnPResult, solve_pnp, support
 
 Floats = NDArray[np.float32]

@@ -20,7 +20,7 @@ from posedistill.data.images import read_image
 from posedistill.decode.base import Arrays, Request
 from posedistill.deploy.export import write_model
 from posedistill.errors import CheckpointError, DataError, describe
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.rotations import angle_between
 from posedistill.runtime.predictor import Predictor
 

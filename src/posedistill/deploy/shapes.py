@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Shape
+from posedistill.geometry.draw.poses import Shape
 
 
 def coarse_shape(vertices: Array, faces: NDArray[np.int64], cells: int = 16) -> Shape:

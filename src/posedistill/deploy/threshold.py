@@ -14,7 +14,7 @@ from posedistill.deploy.evaluate import open_bop
 from posedistill.errors import CheckpointError, DataError, describe
 from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, pixel_box, project
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.log import progress_bar
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import PROPERTY, Record

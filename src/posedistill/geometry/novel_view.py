@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.warp import BORDER
 
 _STEPS = 12

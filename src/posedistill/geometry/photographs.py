@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, pixel_box, scaled_camera
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 
 
 def undistort(image: Image, K: Array, distortion: Sequence[float]) -> tuple[Image, Array]:

@@ -12,7 +12,7 @@ import numpy as np
 from posedistill.data.images import read_image, write_image
 from posedistill.files import write_file
 from posedistill.geometry.cameras import Array, crop_cameras, project
-from posedistill.geometry.draw import Image, draw_axes, draw_box
+from posedistill.geometry.draw.poses import Image, draw_axes, draw_box
 
 TRUTH, GUESS = (70, 225, 150), (255, 95, 190)
 """RGB of the true and of the predicted box, told apart by colour-blind eyes too."""

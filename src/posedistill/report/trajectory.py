@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw_cameras import VIEWS, View, map_axes, map_views
+from posedistill.geometry.draw.cameras import VIEWS, View, map_axes, map_views
 from posedistill.metrics.evaluation import Evaluation, Places
 from posedistill.report.evaluations import Group
 

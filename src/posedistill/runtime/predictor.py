@@ -10,7 +10,7 @@ import numpy as np
 from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Request
 from posedistill.errors import CheckpointError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.runtime.record import Record, open_session, record_of
 
 Run = Callable[[Arrays], Arrays]

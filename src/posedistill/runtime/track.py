@@ -8,7 +8,7 @@ import numpy as np
 from posedistill.decode.base import Pose
 from posedistill.decode.objects import of_objects
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.search import box_of_pose, search
 

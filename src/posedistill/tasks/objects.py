@@ -41,8 +41,8 @@ from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
 from posedistill.runtime.threshold import Threshold
 from posedistill.tasks.base import Rows, Task, TrainingSet, Validate
-from posedistill.tasks.decodings import choose_decoding
-from posedistill.tasks.distances import ALL, SUREST, calibrate_distances
+from posedistill.tasks.calibration.decodings import choose_decoding
+from posedistill.tasks.calibration.distances import ALL, SUREST, calibrate_distances
 from posedistill.tasks.object_sources import backdrops, open_source
 from posedistill.tasks.object_teachers import best_poses, csv_poses
 from posedistill.tasks.validation import Validation, keypoint_scores, one_a_picture

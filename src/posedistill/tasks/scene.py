@@ -38,10 +38,10 @@ from posedistill.recipe.recipe import fingerprint
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames
 from posedistill.tasks.base import Rows, TrainingSet, Validate
+from posedistill.tasks.calibration.score_curve import CALIBRATED, fit_score_curve
 from posedistill.tasks.photographs import PhotographsTask
 from posedistill.tasks.scene_cloud import save_cloud
 from posedistill.tasks.scene_depths import SceneDepths
-from posedistill.tasks.score_curve import CALIBRATED, fit_score_curve
 from posedistill.tasks.validation import Validation, camera_scores, poses_of
 
 PLACES = 400

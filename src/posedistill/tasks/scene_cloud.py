@@ -10,7 +10,7 @@ from posedistill.decode.scene_coordinates import SceneCoordinatesDecoder
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw_points import confidence_colors, draw_points
+from posedistill.geometry.draw.points import confidence_colors, draw_points
 from posedistill.geometry.meshes.files import save_ply
 from posedistill.geometry.meshes.parts import Mesh
 from posedistill.report.cases import save_votes

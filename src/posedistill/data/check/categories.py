@@ -18,7 +18,7 @@ from posedistill.data.formats.viewpoint.clouds import ShapeFolder, read_cloud
 from posedistill.data.packs.category_frames import checked_box
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.viewpoint import from_pix3d, viewpoint_rotation
 
 SHAPE_FOLDERS = ("shapes", "pointcloud")

@@ -14,8 +14,7 @@ from posedistill.data.formats.scene import CameraDataset
 from posedistill.data.images import contact_sheet, read_image, write_image
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import NEAR, Color, Image, Shape, color_of, draw_pose
-from posedistill.geometry.draw_cameras import (
+from posedistill.geometry.draw.cameras import (
     INK,
     PAPER,
     VIEWS,
@@ -25,6 +24,7 @@ from posedistill.geometry.draw_cameras import (
     new_panel,
     side_by_side,
 )
+from posedistill.geometry.draw.poses import NEAR, Color, Image, Shape, color_of, draw_pose
 from posedistill.geometry.objects import box_corners
 
 SHEET_TILES, COLUMNS, SHEET_TILE = 9, 3, (640, 480)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from posedistill.data.loading.pixels import move
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.warp import BORDER, reductions, source_windows, warp, warp_ids
 
 _MOST_TAPS = 6

@@ -17,7 +17,7 @@ from posedistill.data.packs.scene_frames import SceneFrames
 from posedistill.data.settings import Settings
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.novel_view import novel_view, resampled
 from posedistill.geometry.rotations import axis_angle
 

@@ -12,7 +12,7 @@ from posedistill.data.images import IMAGE_SUFFIXES, image_size, read_image
 from posedistill.data.render.layout import Table
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 
 LARGEST = 1024
 """Pixels: photographs are kept no larger than this."""

@@ -20,7 +20,7 @@ from posedistill.data.render.studio import Studio, paint
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.files import write_file
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.meshes.parts import make_mesh
 from posedistill.geometry.rotations import rotation_onto

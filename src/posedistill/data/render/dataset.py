@@ -27,7 +27,7 @@ from posedistill.data.render.settings import RenderSettings
 from posedistill.data.render.studio import Frame, Studio, render_frame
 from posedistill.errors import DataError, RecipeError, describe
 from posedistill.files import write_file
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.meshes import Mesh
 from posedistill.machine import cores
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from posedistill.data.render.layout import Light, Placement, Scene, Table
 from posedistill.data.render.raycast import GAMMA, Composite, Model
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.ray_casting import Floats
 
 _TO_LINEAR = ((np.arange(256) / 255.0) ** GAMMA).astype(np.float32)

@@ -14,7 +14,7 @@ from posedistill.data.render.settings import RenderSettings
 from posedistill.data.render.shading import shade, surfaces, table_light
 from posedistill.data.render.shapes import distractors
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.meshes import Mesh
 
 DISTRACTOR_POOL = 40

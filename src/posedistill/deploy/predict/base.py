@@ -19,7 +19,7 @@ from posedistill.deploy.predict.pictures import Film, Source, open_sources
 from posedistill.errors import DataError, PoseDistillError, describe
 from posedistill.files import write_file
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.poses import Poses
 from posedistill.runtime.predictor import Predictor
 

@@ -18,7 +18,7 @@ from posedistill.deploy.predict.base import Found, Presenter, image_id_of, parse
 from posedistill.deploy.shapes import coarse_shape
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image, Shape, color_of, draw_pose
+from posedistill.geometry.draw.poses import Image, Shape, color_of, draw_pose
 from posedistill.geometry.meshes import load_mesh
 from posedistill.geometry.photographs import pinhole, straight_boxes, undistort
 from posedistill.runtime.predictor import Predictor

@@ -12,7 +12,7 @@ import cv2
 
 from posedistill.data.images import AS_JPG, PHONES_OWN, read_image
 from posedistill.errors import DataError, describe
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 PHOTOGRAPHS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})

@@ -11,7 +11,7 @@ from posedistill.decode.base import Pose, Request
 from posedistill.deploy.predict.base import Found, Presenter, named_poses, parse_camera
 from posedistill.deploy.predict.trajectory import draw_trajectory
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.runtime.predictor import Predictor
 
 UNLIKELY = 0.1

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
-from posedistill.geometry.draw_cameras import (
+from posedistill.geometry.draw.cameras import (
     VIEWS,
     View,
     camera_views,
@@ -15,6 +14,7 @@ from posedistill.geometry.draw_cameras import (
     new_panel,
     side_by_side,
 )
+from posedistill.geometry.draw.poses import Image
 
 PANEL = 640
 """Side of each of the two views, pixels."""

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 
 _STRENGTH = 0.75
 """Of the colours, over the photograph in grey."""

@@ -10,7 +10,7 @@ import numpy as np
 from posedistill.data.formats.viewpoint.clouds import read_shape
 from posedistill.data.images import read_image
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
+from posedistill.geometry.draw.poses import Image
 from posedistill.geometry.meshes.parts import Faces
 from posedistill.geometry.viewpoint import rotation_viewpoint
 from posedistill.report.cases import GUESS, TRUTH, save_pictures

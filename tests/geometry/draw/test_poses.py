@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posedistill.geometry.cameras import project
-from posedistill.geometry.draw import AXES, BOX_EDGES, Shape, draw_line, draw_pose, line_width, silhouette
+from posedistill.geometry.draw.poses import AXES, BOX_EDGES, Shape, draw_line, draw_pose, line_width, silhouette
 from posedistill.geometry.objects import box_corners
 
 K = np.array([[500.0, 0.0, 160.0], [0.0, 500.0, 120.0], [0.0, 0.0, 1.0]])

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Color, Image, line_width
+from posedistill.geometry.draw.poses import Color, Image, line_width
 
 STRENGTH = 0.6
 """Of the colour of a cell that is sure, over the photograph."""

@@ -5,8 +5,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import Image
-from posedistill.geometry.draw_cameras import INK, VIEWS, draw_cameras, map_axes, map_views, new_panel, side_by_side
+from posedistill.geometry.draw.cameras import INK, VIEWS, draw_cameras, map_axes, map_views, new_panel, side_by_side
+from posedistill.geometry.draw.poses import Image
 
 PANEL, MARGIN = 640, 40
 """Side of each of the two views, and room around what is drawn, pixels."""

@@ -11,7 +11,7 @@ from tests.training.helpers import train
 from posedistill.decode.zebrapose import READINGS
 from posedistill.estimators.zebrapose import ZebraPose
 from posedistill.recipe.recipe import Recipe
-from posedistill.tasks.decodings import CROPS, choose_decoding
+from posedistill.tasks.calibration.decodings import CROPS, choose_decoding
 from posedistill.tasks.objects import ObjectsTask, drawn
 from posedistill.tasks.registry import open_task
 from posedistill.training.checkpoints import load_tensors

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.geometry.cameras import Array
-from posedistill.geometry.draw import SUBPIXEL, Color, Image
+from posedistill.geometry.draw.poses import SUBPIXEL, Color, Image
 
 PAPER, GRID, INK = (255, 255, 255), (226, 228, 232), (70, 74, 82)
 

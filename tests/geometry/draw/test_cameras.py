@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posedistill.geometry.draw_cameras import camera_views, draw_cameras, grid_step, map_axes, new_panel
+from posedistill.geometry.draw.cameras import camera_views, draw_cameras, grid_step, map_axes, new_panel
 from posedistill.geometry.rotations import random_rotations
 
 SIZE, MARGIN = (640, 480), 70

@@ -1,0 +1,1 @@
+"""What is drawn into pictures: poses, cameras, points and votes."""
