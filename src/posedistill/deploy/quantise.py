@@ -116,7 +116,7 @@ def quantise(path: str | Path, out: str | Path, batches: Iterable[Arrays]) -> Pa
         CheckpointError: no exported model of a scene, or the file cannot be written. DataError: there is no image.
     """
     record = scene_model(path).record
-    whole_model(path)
+    whole_model(path)  # refuses one of fewer bits
     reader = _Batches(batches)
     with tempfile.TemporaryDirectory() as folder:
         shaped, made = Path(folder) / "shaped.onnx", Path(folder) / "made.onnx"

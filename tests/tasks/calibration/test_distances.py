@@ -9,8 +9,8 @@ import torch
 
 from posedistill.estimators.yolo6d import true_points
 from posedistill.recipe.data import LabelSource, RenderSource
-from posedistill.tasks.calibration import distances as calibrating
 from posedistill.tasks import objects
+from posedistill.tasks.calibration import distances as calibrating
 from posedistill.tasks.calibration.distances import ALL, SUREST, Distances, helpful_shift
 from posedistill.tasks.objects import ObjectsTask
 from posedistill.tasks.registry import open_task
