@@ -270,6 +270,20 @@ def test_radii_of_huge_objects_are_kept(tree):
     np.testing.assert_array_equal(again.radii, scaled.radii)
 
 
+def test_in_16_bits_its_tables_take_half_and_give_the_same_pose(tree, folded):
+    R, t = random_rotations(1, np.random.default_rng(0))[0], np.array([3.0, -2.0, 900.0])
+    ours, half = decoder(tree), decoder(tree).halved()
+    tables = half.tables()
+    assert tables["codes/points"].nbytes == ours.points.nbytes // 2 and tables["codes/radii"].dtype == np.float16
+    again = ZebraPoseDecoder.from_record(*half.record())
+    poses = [each.decode_crop(outputs_of(tree, R, t), K, 0) for each in (ours, again)]
+    assert np.rad2deg(angle_between(poses[0].R, poses[1].R)) < 0.1
+    assert np.linalg.norm(poses[0].t - poses[1].t) < 1.0
+    assert is_folded(decoder(folded).halved().radii[0])
+    huge = replace(ours, points=2000 * ours.points, radii=2000 * ours.radii)
+    assert huge.halved() is huge
+
+
 def test_records_are_read_back_and_tables_that_do_not_fit_are_refused(tree):
     ours = decoder(tree, confidence=0.35)
     section, tables = ours.record()

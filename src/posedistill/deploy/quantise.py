@@ -7,7 +7,7 @@ activations with one for each tensor, measured on photographs. docs/deploy.md sa
 
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ def halve(path: str | Path, out: str | Path) -> dict[str, float]:
     nodes = [*widened, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
-    theirs = Predictor.from_onnx(write_model(model, out, ours.record), threads=1)
+    record = replace(ours.record, decoder=ours.decoder.halved())
+    theirs = Predictor.from_onnx(write_model(model, out, record), threads=1)
     prepared = [ours.decoder.prepare(request) for request in ours.decoder.example(2)]
     pairs = zip(ours.outputs_of(prepared), theirs.outputs_of(prepared), strict=True)
     differences = [ours.decoder.differences(*pair) for pair in pairs]
