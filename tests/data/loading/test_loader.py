@@ -60,7 +60,7 @@ def test_prefetch_makes_the_same_batches(pack, objects):
 
 
 def batch_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "batches"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
 def test_a_fault_in_the_background_is_raised(pack, objects):

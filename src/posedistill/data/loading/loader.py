@@ -116,9 +116,9 @@ class Loader:
         picture, label, ids = (self._send(values) for values in (plan.picture, plan.label, plan.ids))
         return Batch(images.contiguous(memory_format=torch.channels_last), K, picture, R, t, label, score, ids, targets)
 
-    def prefetch(self, start: int, stop: int, depth: int = 2) -> Iterator[Batch]:
+    def prefetch(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches ``start`` to ``stop``, made ahead in a background thread; see ``prefetch.prefetch``."""
-        return prefetch(self.batch, start, stop, self.device, depth)
+        return prefetch(self.batch, start, stop, self.device)
 
     def plan(self, step: int) -> Plan:
         """What a batch shows; drawn for the global batch, so that it is the same however many processes share it."""

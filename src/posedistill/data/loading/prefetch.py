@@ -1,8 +1,10 @@
 """Making batches ahead of the step that wants them, and keeping torch to one thread where a pool shares a batch."""
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -12,43 +14,23 @@ _one_at_a_time = threading.Lock()
 
 
 def prefetch(make: Callable[[int], T], start: int, stop: int, device: torch.device, depth: int = 2) -> Iterator[T]:
-    """``make(start)`` to ``make(stop - 1)``, made ahead in a background thread.
+    """``make(start)`` to ``make(stop - 1)``, up to ``depth`` of them made ahead in a background thread.
 
     What goes wrong there is raised here; closing the iterator ends the thread.
     """
-    ready: queue.Queue[T | BaseException] = queue.Queue(depth)
-    closed = threading.Event()
-
-    def offer(item: T | BaseException) -> None:
-        while not closed.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def produce() -> None:
-        try:
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
-            for step in range(start, stop):
-                if closed.is_set():
-                    return
-                offer(make(step))
-        except BaseException as error:
-            offer(error)
-
     # On an accelerator both threads use the device's default stream, so its work keeps the order of the queue.
-    thread = threading.Thread(target=produce, name="batches", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
-        for _ in range(start, stop):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
+        if device.type == "cuda":
+            pool.submit(torch.cuda.set_device, device).result()
+        steps = iter(range(start, stop))
+        ahead = deque(pool.submit(make, step) for step in islice(steps, depth + 1))
+        while ahead:
+            item = ahead.popleft().result()
+            ahead.extend(pool.submit(make, step) for step in islice(steps, 1))
             yield item
     finally:
-        closed.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
 
 
 def one_torch_thread() -> None:
