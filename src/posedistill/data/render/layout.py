@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -86,18 +86,8 @@ class Scene:
     penumbra: int
 
 
-@dataclass
-class _Placed:
-    """Bodies placed so far, in whichever frame the layout works in."""
-
-    bodies: list[int] = field(default_factory=list)
-    R: list[Array] = field(default_factory=list)
-    t: list[Array] = field(default_factory=list)
-
-    def add(self, body: int, R: Array, t: Array) -> None:
-        self.bodies.append(body)
-        self.R.append(R)
-        self.t.append(t)
+_Placed = list[tuple[int, Array, Array]]
+"""Bodies placed so far, each with ``R, t`` in whichever frame the layout works in."""
 
 
 def _direction(azimuth: float, elevation: float) -> Array:
@@ -137,11 +127,7 @@ def sample_scene(bodies: Sequence[Body], settings: RenderSettings, rng: np.rando
     placed, table, up = layout(bodies, standing, ray, settings, rng)
     for body in (i for i in chosen if i not in standing):
         _hold_before(bodies, body, placed, rng)
-    placements = tuple(
-        Placement(body, R, t, _sample_look(bodies[body].obj_id is None, settings.material_jitter, rng))
-        for body, R, t in zip(placed.bodies, placed.R, placed.t, strict=True)
-    )
-    return _lit(placements, table, up, settings, rng)
+    return _lit(bodies, placed, table, up, settings, rng)
 
 
 def single_scene(
@@ -153,15 +139,10 @@ def single_scene(
     rng: np.random.Generator,
 ) -> Scene:
     """One body at a stated pose (object to camera), maybe another hung ``before`` it, and the light from above it."""
-    placed = _Placed()
-    placed.add(body, *pose)
+    placed: _Placed = [(body, *pose)]
     if before is not None:
         _hold_before(bodies, before, placed, rng)
-    placements = tuple(
-        Placement(number, R, t, _sample_look(number != body, settings.material_jitter, rng))
-        for number, R, t in zip(placed.bodies, placed.R, placed.t, strict=True)
-    )
-    return _lit(placements, None, pose[0] @ AXIS_Z, settings, rng)
+    return _lit(bodies, placed, None, pose[0] @ AXIS_Z, settings, rng)
 
 
 def _anchor_ray(settings: RenderSettings, rng: np.random.Generator) -> Array:
@@ -184,7 +165,7 @@ def _on_table(
     bodies: Sequence[Body], chosen: Sequence[int], ray: Array, settings: RenderSettings, rng: np.random.Generator
 ) -> Layout:
     """Objects upright with a random yaw (distractors anyhow) on one plane, side by side without touching."""
-    spots = _Placed()
+    spots: _Placed = []
     prints: list[NDArray[np.float32]] = []
     spread = rng.uniform(0.5, 0.95)
     for body in rng.permutation(np.array(chosen, dtype=int)):
@@ -195,11 +176,11 @@ def _on_table(
         outline = cv2.approxPolyDP(cv2.convexHull(hull[:, :2].astype(np.float32)), 1.0, True)[:, 0]
         offset = _find_spot(outline, prints, spread, rng)
         prints.append(outline + offset.astype(np.float32))
-        spots.add(int(body), R, np.array([*offset, -hull[:, 2].min()]))
-    middle = np.mean([R @ bodies[b].center + t for b, R, t in zip(spots.bodies, spots.R, spots.t, strict=True)], axis=0)
+        spots.append((int(body), R, np.array([*offset, -hull[:, 2].min()])))
+    middle = np.mean([R @ bodies[b].center + t for b, R, t in spots], axis=0)
     R_view = rotation_onto(AXIS_Z, ray) @ _view(settings, LOWEST_TABLE_VIEW, rng)
     t_view = ray * rng.uniform(*settings.distance) - R_view @ middle
-    placed = _Placed(spots.bodies, [R_view @ R for R in spots.R], [R_view @ t + t_view for t in spots.t])
+    placed = [(b, R_view @ R, R_view @ t + t_view) for b, R, t in spots]
     extent = float(np.concatenate(prints).std() * 4)
     turn = axis_angle(AXIS_Z, rng.uniform(0, 2 * np.pi))
     size = (extent * rng.uniform(1.2, 4.0) + 200, extent * rng.uniform(1.2, 4.0) + 200)
@@ -234,24 +215,24 @@ def _free(
     base = rng.uniform(near, far)
     spread = rng.uniform(0.45, 1.0)
     across = rotation_onto(AXIS_Z, ray)[:, :2]
-    placed = _Placed()
+    placed: _Placed = []
     centers: list[Array] = []
     for body in rng.permutation(np.array(chosen, dtype=int)):
         radius = bodies[body].radius
         for attempt in range(20):
-            sideways = rng.normal(size=2) * radius * spread * (1 + 0.15 * attempt) * (len(placed.t) > 0)
+            sideways = rng.normal(size=2) * radius * spread * (1 + 0.15 * attempt) * (len(placed) > 0)
             distance = float(np.clip(base + rng.normal() * radius * (0.8 + 0.2 * attempt), near, far))
             center = ray * distance + across @ sideways * 1.1
             gaps = [
                 math.dist(center, other) - 0.62 * (radius + bodies[b].radius)
-                for b, other in zip(placed.bodies, centers, strict=True)
+                for (b, _, _), other in zip(placed, centers, strict=True)
             ]
             if min(gaps, default=1.0) > 0:
                 break
         R = random_rotations(1, rng)[0]
         if bodies[body].obj_id is not None:
             R = rotation_onto(AXIS_Z, center) @ _view(settings, -90.0, rng)
-        placed.add(int(body), R, center - R @ bodies[body].center)
+        placed.append((int(body), R, center - R @ bodies[body].center))
         centers.append(center)
     up = axis_angle(AXIS_Z, rng.normal() * 0.4) @ np.array([0.0, -0.85, -0.53])
     return placed, None, up
@@ -259,15 +240,15 @@ def _free(
 
 def _hold_before(bodies: Sequence[Body], body: int, placed: _Placed, rng: np.random.Generator) -> None:
     """Hang a body between the camera and one of those placed, so that it hides a part of it."""
-    target = int(rng.integers(len(placed.bodies)))
-    hidden = bodies[placed.bodies[target]]
-    center = placed.R[target] @ hidden.center + placed.t[target]
+    target, R, t = placed[int(rng.integers(len(placed)))]
+    hidden = bodies[target]
+    center = R @ hidden.center + t
     aim = center + rng.normal(size=3) * hidden.radius * 0.9
     room = 1.0 - 1.2 * (hidden.radius + bodies[body].radius) / float(np.linalg.norm(center))
     if room < 0.35:
         return
     R = random_rotations(1, rng)[0]
-    placed.add(body, R, aim * rng.uniform(0.35, room) - R @ bodies[body].center)
+    placed.append((body, R, aim * rng.uniform(0.35, room) - R @ bodies[body].center))
 
 
 def _sample_look(distractor: bool, jitter: float, rng: np.random.Generator) -> Look:
@@ -286,13 +267,18 @@ def _temperature(rng: np.random.Generator, warmth: float) -> Array:
 
 
 def _lit(
-    placements: tuple[Placement, ...],
+    bodies: Sequence[Body],
+    placed: _Placed,
     table: Table | None,
     up: Array,
     settings: RenderSettings,
     rng: np.random.Generator,
 ) -> Scene:
-    """Add lights above the scene's horizon, so that a white surface in full light comes out near white."""
+    """Add looks, and lights above the scene's horizon, so that a white surface in full light comes out near white."""
+    placements = tuple(
+        Placement(body, R, t, _sample_look(bodies[body].obj_id is None, settings.material_jitter, rng))
+        for body, R, t in placed
+    )
     count = int(rng.integers(settings.lights[0], settings.lights[1] + 1))
     frame = rotation_onto(AXIS_Z, up)
     warmth = 0.4 + settings.camera_jitter
