@@ -119,6 +119,12 @@ class View:
         """Rows and columns of the box."""
         return slice(self.top, self.top + self.depth.shape[0]), slice(self.left, self.left + self.depth.shape[1])
 
+    def attributes(self, model: Model, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Floats:
+        """``[P, 9]`` attributes of its model at pixels of the box that show it."""
+        face, u, v = (layer[rows, columns] for layer in (self.face, self.u, self.v))
+        weights = np.stack([1 - u - v, u, v], axis=1)
+        return np.einsum("pc,pca->pa", weights, model.attributes[model.faces[face]])
+
 
 @dataclass
 class Composite:

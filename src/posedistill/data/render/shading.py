@@ -59,14 +59,7 @@ def _surface_of(
     view = image.views[index]
     assert view is not None
     rows, columns = np.nonzero(image.owner[view.window()] == index)
-    face, u, v, depth = (
-        view.face[rows, columns],
-        view.u[rows, columns],
-        view.v[rows, columns],
-        view.depth[rows, columns],
-    )
-    weights = np.stack([1 - u - v, u, v], axis=1)
-    values = np.einsum("pc,pca->pa", weights, model.attributes[model.faces[face]])
+    depth, values = view.depth[rows, columns], view.attributes(model, rows, columns)
     albedo = values[:, 3:6]
     if model.texture:
         albedo = _sample_texture(model, values[:, 7:9], float(placement.t[2]) / focal)

@@ -61,9 +61,7 @@ def _picture(model: Model, viewpoint: NDArray[np.float64], K: NDArray[np.float64
     rows, columns = np.nonzero(view.face >= 0)
     if not len(rows):  # a plate from its edge, or a needle between two rays
         return np.zeros((1, 1, 3), np.uint8)
-    face, u, v = view.face[rows, columns], view.u[rows, columns], view.v[rows, columns]
-    weights = np.stack([1 - u - v, u, v], axis=1)
-    values = np.einsum("pc,pca->pa", weights, model.attributes[model.faces[face]])
+    values = view.attributes(model, rows, columns)
     normals = values[:, :3] @ R.T
     # Models have turned faces: what is seen is lit from its own side.
     facing = np.abs(normals @ _LIGHT) / np.maximum(np.linalg.norm(normals, axis=1), 1e-9)
