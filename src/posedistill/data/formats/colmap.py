@@ -30,14 +30,13 @@ from posedistill.geometry.cameras import Array
 
 FOLDERS = ("sparse", "colmap/sparse", ".")
 """Where models may lie, below the folder of a capture: right there, or in numbered folders."""
-_MODELS = (
-    *("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV"),
-    *("FOV", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE"),
-)
-"""Names of the camera models, at their numbers."""
-_LENSES = {"SIMPLE_PINHOLE": 0, "PINHOLE": 0, "SIMPLE_RADIAL": 1, "RADIAL": 2, "OPENCV": 4, "FULL_OPENCV": 8}
-"""Lens parameters of the models that OpenCV's distortion can express; they come last, in its order."""
-_PARAMETERS = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12)
+_MODELS = {
+    **{"SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8, "OPENCV_FISHEYE": 8},
+    **{"FULL_OPENCV": 12, "FOV": 5, "SIMPLE_RADIAL_FISHEYE": 4, "RADIAL_FISHEYE": 5, "THIN_PRISM_FISHEYE": 12},
+}
+"""Parameters of the camera models, which are numbered in this order."""
+_USABLE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
+"""The models that OpenCV's distortion can express; their lens parameters come last, in its order."""
 _ONE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 
 
@@ -157,13 +156,11 @@ def _frame(entry: _Image, file: Path, folder: Path, cameras: dict[int, _Camera])
 
 
 def _camera(model: str, size: tuple[int, int], parameters: Array, file: Path, key: str) -> _Camera:
-    if model not in _LENSES:
-        usable = ", ".join(_LENSES)
-        expected = f"one of {usable} (undistort the images with colmap image_undistorter)"
+    if model not in _USABLE:
+        expected = f"one of {', '.join(_USABLE)} (undistort the images with colmap image_undistorter)"
         raise DataError(describe(file, key, f"camera model {model}", expected))
-    if len(parameters) != _PARAMETERS[_MODELS.index(model)]:
-        expected = f"{_PARAMETERS[_MODELS.index(model)]} of {model}"
-        raise DataError(describe(file, key, f"{len(parameters)} parameters", expected))
+    if len(parameters) != _MODELS[model]:
+        raise DataError(describe(file, key, f"{len(parameters)} parameters", f"{_MODELS[model]} of {model}"))
     focals = 1 if model in _ONE_FOCAL else 2
     fx, fy, (cx, cy) = parameters[0], parameters[focals - 1], parameters[focals : focals + 2]
     if not (np.isfinite(parameters).all() and fx > 0 and fy > 0):
@@ -266,8 +263,8 @@ def _binary_cameras(path: Path) -> dict[int, _Camera]:
         identity, number, width, height = data.take("iiQQ", key)
         if not 0 <= number < len(_MODELS):
             raise DataError(describe(path, key, f"camera model {number}", f"0 to {len(_MODELS) - 1}"))
-        parameters = np.array(data.take(f"{_PARAMETERS[number]}d", key))
-        cameras[identity] = _camera(_MODELS[number], (width, height), parameters, path, key)
+        name, length = list(_MODELS.items())[number]
+        cameras[identity] = _camera(name, (width, height), np.array(data.take(f"{length}d", key)), path, key)
     return cameras
 
 
