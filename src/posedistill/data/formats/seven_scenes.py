@@ -98,15 +98,14 @@ def split_folders(root: Path, split: Split, on_fault: OnFault) -> list[Path]:
         text = line.partition("#")[0].strip()
         if not text:
             continue
-        with reported(on_fault):
-            number = re.search(r"(?<!\d)\d{1,9}(?!\d)", text)
-            if number is None:
-                raise fault(FaultKind.SPLIT, file, "sequence", repr(text), "a line such as sequence1")
-            folder = root / f"seq-{int(number[0]):02d}"
-            if not folder.is_dir():
-                hint = f" (unpack {folder.name}.zip)" if folder.with_suffix(".zip").exists() else ""
-                raise fault(FaultKind.SPLIT, file, text, f"no folder {folder.name}", f"one in {root}{hint}")
+        number = re.search(r"(?<!\d)\d{1,9}(?!\d)", text)
+        if number is None:
+            on_fault(fault(FaultKind.SPLIT, file, "sequence", repr(text), "a line such as sequence1"))
+        elif (folder := root / f"seq-{int(number[0]):02d}").is_dir():
             folders.append(folder)
+        else:
+            hint = f" (unpack {folder.name}.zip)" if folder.with_suffix(".zip").exists() else ""
+            on_fault(fault(FaultKind.SPLIT, file, text, f"no folder {folder.name}", f"one in {root}{hint}"))
     return folders
 
 
@@ -118,23 +117,18 @@ def _pictures(folder: Path, on_fault: OnFault) -> dict[str, Path]:
         suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), None)
         if suffix is None:
             continue
-        with reported(on_fault):
-            first = images.setdefault(path.name[: -len(suffix)], path)
-            if first != path:
-                found = f"{first.name} and {path.name}"
-                raise fault(FaultKind.SAME_ID, path, "image", found, "one image of each pose")
+        if (first := images.setdefault(path.name[: -len(suffix)], path)) != path:
+            found = f"{first.name} and {path.name}"
+            on_fault(fault(FaultKind.SAME_ID, path, "image", found, "one image of each pose"))
     poses = {path.name.removesuffix(_POSE): path for path in files if path.name.endswith(_POSE)}
     for stem in sorted(images.keys() - poses.keys()):
-        with reported(on_fault):
-            raise fault(FaultKind.NO_POSE, images[stem], "pose", f"no {stem}{_POSE}", "a pose of each image")
+        on_fault(fault(FaultKind.NO_POSE, images[stem], "pose", f"no {stem}{_POSE}", "a pose of each image"))
     for stem in sorted(poses.keys() - images.keys()):
-        with reported(on_fault):
-            found = f"no {stem}{_SUFFIXES[0]} or {_SUFFIXES[1]}"
-            raise fault(FaultKind.MISSING_IMAGE, poses[stem], "image", found, "an image of each pose")
+        found = f"no {stem}{_SUFFIXES[0]} or {_SUFFIXES[1]}"
+        on_fault(fault(FaultKind.MISSING_IMAGE, poses[stem], "image", found, "an image of each pose"))
     if not images and not poses:
-        with reported(on_fault):
-            expected = f"frame-XXXXXX{_SUFFIXES[0]} and frame-XXXXXX{_POSE}"
-            raise fault(FaultKind.SPLIT, folder, "frames", "none", expected)
+        expected = f"frame-XXXXXX{_SUFFIXES[0]} and frame-XXXXXX{_POSE}"
+        on_fault(fault(FaultKind.SPLIT, folder, "frames", "none", expected))
     return {stem: images[stem] for stem in sorted(images.keys() & poses.keys())}
 
 

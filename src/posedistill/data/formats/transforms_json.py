@@ -228,10 +228,9 @@ def _chosen(
     by_name, listed = {frame.image: frame for frame in frames}, _listed(file, content)
     wanted = [_image(file.parent, name) for name in lists[split]]
     for path in wanted:
-        with reported(on_fault):
-            if path not in listed:
-                found = f"{path}, which has no pose"
-                raise fault(FaultKind.SPLIT, file, f"{split}_filenames", found, "images of frames")
+        if path not in listed:
+            found = f"{path}, which has no pose"
+            on_fault(fault(FaultKind.SPLIT, file, f"{split}_filenames", found, "images of frames"))
     return [by_name[path] for path in wanted if path in by_name]  # a frame with a fault is reported already
 
 
