@@ -6,6 +6,7 @@ their extent. YOLOv5-6D appends fx, fy, the sensor's width and height, u0, v0 an
 numbers), and may end with a rotation vector and a translation in metres (35 and more).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,8 @@ def read_data_file(path: Path, on_fault: OnFault = raise_fault) -> DataFile:
     lists = {key: resolved(value, path) for key, value in values.items() if names_list(key)}
     objects: dict[int | None, LabelledObject] = {}
     for key, value in values.items():
-        if _names("mesh", key):
-            number = key.removeprefix("mesh")
+        if match := re.fullmatch(r"mesh(\d*)", key):
+            number = match[1]
             diameter = _number(path, values, f"diam{number}", on_fault)
             objects[int(number) - 1 if number else None] = LabelledObject(resolved(value, path), diameter)
     if not objects:
@@ -118,13 +119,7 @@ def read_data_file(path: Path, on_fault: OnFault = raise_fault) -> DataFile:
 
 def names_list(key: str) -> bool:
     """Whether a key of a .data file names a list of images: ``train``, ``valid``, or either with a number."""
-    return _names("train", key) or _names("valid", key)
-
-
-def _names(word: str, key: str) -> bool:
-    """Whether a key is a word, or a word with the number of an object."""
-    rest = key.removeprefix(word)
-    return key.startswith(word) and (not rest or rest.isdecimal())
+    return re.fullmatch(r"(train|valid)\d*", key) is not None
 
 
 def _number(path: Path, values: Mapping[str, str], key: str, on_fault: OnFault) -> float | None:
