@@ -54,15 +54,12 @@ def camera_of_exif(photographs: Sequence[Path]) -> FoundCamera:
     if not found:
         expected = "photographs as the phone wrote them (messengers take EXIF away), or --board"
         raise DataError(describe(photographs[0], "EXIF", "no focal length (35 mm)", expected))
-    stated = {
-        f"{focal:g} mm at {width}x{height} in {path.name}": path for path, (focal, width, height) in found.items()
-    }
-    if len(set(found.values())) > 1:
-        first = next(iter(found.values()))
-        other = next(path for path, camera in found.items() if camera != first)
-        told = ", ".join(words for words, path in stated.items() if path in (next(iter(found)), other))
+    first, *others = found
+    if differing := [path for path in others if found[path] != found[first]]:
+        shown = ((path.name, *found[path]) for path in (first, differing[0]))
+        told = ", ".join(f"{focal:g} mm at {width}x{height} in {name}" for name, focal, width, height in shown)
         raise DataError(describe(photographs[0], "EXIF", told, "photographs of one camera, size and zoom"))
-    focal, width, height = next(iter(found.values()))
+    focal, width, height = found[first]
     pixels = focal / FILM_DIAGONAL * float(np.hypot(width, height))
     K = np.array([[pixels, 0.0, (width - 1) / 2], [0.0, pixels, (height - 1) / 2], [0.0, 0.0, 1.0]])
     return FoundCamera(K, (width, height), f"EXIF of {len(found)} photographs: {focal:g} mm on film, good to about 3 %")
