@@ -110,15 +110,14 @@ class CropView(ObjectView):
     def cover(self, x: Tensor, ids: Tensor | None, plan: Plan, draws: Draws) -> dict[str, Tensor]:
         """New backgrounds and occluders; ``masks`` of what is visible after that."""
         assert ids is not None
-        masks = ids == pixels.move(torch.from_numpy(plan.slots), x.device)[:, None, None]
+        masks = ids == pixels.move(plan.slots, x.device)[:, None, None]
         backgrounds, occluders = self._cuts(plan.draws, x.device)
         masks = hide(x, ids, masks, draws, backgrounds, occluders)
         return {"masks": masks, **{f"{TARGET}{stride}": self._seen(plan, stride, x.device) for stride in self._strides}}
 
     def _seen(self, plan: Plan, stride: int, device: torch.device) -> Tensor:
         assert self._surfaces is not None
-        points = self._surfaces.seen(plan.label, plan.K, plan.R, plan.t, plan.shape[0], stride)
-        return pixels.move(torch.from_numpy(points), device)
+        return pixels.move(self._surfaces.seen(plan.label, plan.K, plan.R, plan.t, plan.shape[0], stride), device)
 
     def _cuts(self, draws: Draws, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """Random cuts of the photographs for the crops that get a new background, and for those with an occluder."""

@@ -64,10 +64,7 @@ class FrameReader:
             return cut_on_device(frames, maps, shape, self.device)
         images = warp(frames, maps, np.empty((len(frames), *shape, 4), dtype=np.uint8))
         ids = warp_ids(frames, maps, np.empty((len(frames), *shape), dtype=np.uint8)) if labelled else None
-        return self._send(images), None if ids is None else self._send(ids)
-
-    def _send(self, array: Image) -> Tensor:
-        return move(torch.from_numpy(array), self.device)
+        return move(images, self.device), None if ids is None else move(ids, self.device)
 
 
 def _device_frames(stacks: Sequence[Image], device: torch.device) -> "DeviceFrames | None":
@@ -132,7 +129,7 @@ def _gather(pixels: Tensor, layout: Tensor, maps: Array, shape: tuple[int, int])
     offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 1, 2) * (factors >= 2)[:, None]
     taps = np.repeat(maps[None], count * count, axis=0)
     taps[..., 2] += np.einsum("bij,tbj->tbi", maps[:, :, :2], offsets)
-    places = torch.from_numpy(np.concatenate([maps[None], taps]).astype(np.float32))
+    places = np.concatenate([maps[None], taps]).astype(np.float32)
     return gather_views(pixels, move(layout, pixels.device), move(places, pixels.device), shape)
 
 

@@ -6,7 +6,6 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from posedistill.data.loading.augment import draw, vary
@@ -110,10 +109,10 @@ class Loader:
         """The batch of a step (this rank's part of it); without augmentation the last one may be short."""
         plan = self._pool.submit(self.plan, step).result()
         images, targets = (self._pictures if self._frames.gathers(plan.maps) else self._in_threads)(plan)
-        targets |= {name: self._send(values.astype(np.float32)) for name, values in plan.targets.items()}
+        targets |= {name: move(values.astype(np.float32), self.device) for name, values in plan.targets.items()}
         floats = (plan.K, plan.R, plan.t, plan.score)
-        K, R, t, score = (self._send(values.astype(np.float32)) for values in floats)
-        picture, label, ids = (self._send(values) for values in (plan.picture, plan.label, plan.ids))
+        K, R, t, score = (move(values.astype(np.float32), self.device) for values in floats)
+        picture, label, ids = (move(values, self.device) for values in (plan.picture, plan.label, plan.ids))
         return Batch(images.contiguous(memory_format=torch.channels_last), K, picture, R, t, label, score, ids, targets)
 
     def prefetch(self, start: int, stop: int) -> Iterator[Batch]:
@@ -153,9 +152,6 @@ class Loader:
         targets = self.view.cover(x, ids, plan, draws)
         vary(x, draws)
         return self.view.normalise(x, plan), targets
-
-    def _send(self, array: NDArray) -> Tensor:
-        return move(torch.from_numpy(array), self.device)
 
 
 def _exact(device: torch.device | str) -> torch.device:

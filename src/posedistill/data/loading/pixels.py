@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 MEAN = (0.485, 0.456, 0.406)
@@ -40,8 +41,9 @@ class Group:
         return Group(move(self.rows, device), {key: move(value, device) for key, value in self.values.items()})
 
 
-def move(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a small host tensor to a device without waiting for the device."""
+def move(values: Tensor | NDArray, device: torch.device) -> Tensor:
+    """Copy a small host tensor or array to a device without waiting for the device."""
+    tensor = torch.as_tensor(values)
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
