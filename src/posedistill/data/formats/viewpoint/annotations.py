@@ -17,7 +17,7 @@ import numpy as np
 
 from posedistill.data.faults import Fault, FaultKind, OnFault, fault, raise_fault, reported
 from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
-from posedistill.data.formats.viewpoint.checks import checked_box, checked_viewpoint
+from posedistill.data.formats.viewpoint.checks import checked_box, checked_viewpoint, entry_of
 from posedistill.data.formats.viewpoint.mat import VOC_VAL, read_objectnet3d, read_pascal3d
 from posedistill.errors import DataError, describe
 from posedistill.files import read_json, read_text
@@ -70,11 +70,8 @@ def read_table(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDat
     for line, cells in enumerate(rows[1:], start=2):
         if not any(cells):
             continue
-        with reported(on_fault, FaultKind.POSE, path):
-            try:
-                views.append(parse(path.parent, cells))
-            except (ValueError, KeyError, IndexError) as error:
-                raise fault(FaultKind.POSE, path, f"line {line}", error, "an annotated object") from None
+        with reported(on_fault), entry_of(path, f"line {line}", "an annotated object"):
+            views.append(parse(path.parent, cells))
     _refuse_radians(path, views)
     return CategoryDataset(path.parent, tuple(views))
 
@@ -180,12 +177,9 @@ def read_cars(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryData
     path = Path(path)
     views: list[AnnotatedView] = []
     for name, entry in _entries(path, dict).items():
-        with reported(on_fault, FaultKind.POSE, path):
-            try:
-                angles = [float(entry[key]) for key in ("azimuth", "elevation", "theta")]
-                split, shape = str(entry.get("split", "train")), str(entry.get("model_id", ""))
-            except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-                raise fault(FaultKind.POSE, path, name, _worded(error), "azimuth, elevation and theta") from None
+        with reported(on_fault), entry_of(path, name, "azimuth, elevation and theta"):
+            angles = [float(entry[key]) for key in ("azimuth", "elevation", "theta")]
+            split, shape = str(entry.get("split", "train")), str(entry.get("model_id", ""))
             views.append(
                 AnnotatedView(
                     path.parent / "images" / name,
@@ -216,31 +210,28 @@ def read_pix3d(path: str | Path, on_fault: OnFault = raise_fault) -> CategoryDat
     """
     path = Path(path)
     views: list[AnnotatedView] = []
+    expected = "img, category, cam_position, inplane_rotation, bbox, model, truncated, occluded"
     for number, entry in enumerate(_entries(path, list)):
-        with reported(on_fault, FaultKind.POSE, path):
-            try:
-                camera, turn = np.array(entry["cam_position"], float), float(entry["inplane_rotation"])
-                if not camera.any():
-                    raise ValueError("cam_position 0, 0, 0: a camera within the model has no viewpoint")
-                if abs(turn) > math.pi + 0.01:
-                    raise ValueError(f"inplane_rotation {turn:g}, beyond pi: this file has radians")
-                viewpoint = pix3d_viewpoint(camera, turn)
-                occluded = bool(entry["occluded"]) or bool(entry.get("slightly_occluded", False))
-                views.append(
-                    AnnotatedView(
-                        path.parent / entry["img"],
-                        str(entry["category"]),
-                        checked_viewpoint(viewpoint.tolist()),
-                        str(entry["model"]),
-                        checked_box(entry["bbox"]),
-                        split="val",
-                        truncated=bool(entry["truncated"]),
-                        occluded=occluded,
-                    )
+        with reported(on_fault), entry_of(path, f"entry {number}", expected):
+            camera, turn = np.array(entry["cam_position"], float), float(entry["inplane_rotation"])
+            if not camera.any():
+                raise ValueError("cam_position 0, 0, 0: a camera within the model has no viewpoint")
+            if abs(turn) > math.pi + 0.01:
+                raise ValueError(f"inplane_rotation {turn:g}, beyond pi: this file has radians")
+            viewpoint = pix3d_viewpoint(camera, turn)
+            occluded = bool(entry["occluded"]) or bool(entry.get("slightly_occluded", False))
+            views.append(
+                AnnotatedView(
+                    path.parent / entry["img"],
+                    str(entry["category"]),
+                    checked_viewpoint(viewpoint.tolist()),
+                    str(entry["model"]),
+                    checked_box(entry["bbox"]),
+                    split="val",
+                    truncated=bool(entry["truncated"]),
+                    occluded=occluded,
                 )
-            except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-                expected = "img, category, cam_position, inplane_rotation, bbox, model, truncated, occluded"
-                raise fault(FaultKind.POSE, path, f"entry {number}", _worded(error), expected) from None
+            )
     return CategoryDataset(path.parent, tuple(views))
 
 
@@ -249,10 +240,6 @@ def _entries(path: Path, kind: type) -> Any:
     if not isinstance(entries, kind):
         raise Fault(FaultKind.JSON, path, describe(path, "file", type(entries).__name__, f"a json {kind.__name__}"))
     return entries
-
-
-def _worded(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
 FORMATS: Mapping[str, tuple[str, Callable[..., CategoryDataset]]] = {

@@ -1,9 +1,24 @@
 """What viewpoints and boxes must be like, whatever format they come from."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from posedistill.data.faults import FaultKind, fault
+
+
+@contextmanager
+def entry_of(path: Path, key: str, expected: str) -> Iterator[None]:
+    """Make a fault of whatever an entry raises that lacks a part, or holds something else in its place."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        found = f"no {error}" if isinstance(error, KeyError) else error
+        raise fault(FaultKind.POSE, path, key, found, expected) from None
 
 
 def checked_viewpoint(angles: list[float]) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from posedistill.data.faults import FaultKind, OnFault, fault, raise_fault, reported
 from posedistill.data.formats.viewpoint.categories import AnnotatedView, CategoryDataset
-from posedistill.data.formats.viewpoint.checks import checked_box, checked_viewpoint
+from posedistill.data.formats.viewpoint.checks import checked_box, checked_viewpoint, entry_of
 from posedistill.errors import DataError, describe
 from posedistill.files import is_there, read_text
 
@@ -90,11 +90,8 @@ def _objects(path: Path, image: Path, split: str, on_fault: OnFault) -> list[Ann
         except Exception as error:  # a damaged file may break any assumption
             raise fault(FaultKind.POSE, path, "record", f"{type(error).__name__}: {error}", "objects") from None
         for number, entry in enumerate(objects):
-            with reported(on_fault, FaultKind.POSE, path):
-                try:
-                    view = _view(entry, image, number, split)
-                except (AttributeError, ValueError, TypeError, OverflowError) as error:
-                    raise fault(FaultKind.POSE, path, f"object {number}", error, "an annotated object") from None
+            with reported(on_fault), entry_of(path, f"object {number}", "an annotated object"):
+                view = _view(entry, image, number, split)
                 views += [] if view is None else [view]
     return views
 
