@@ -4,7 +4,6 @@ import copy
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -64,15 +63,11 @@ class ViewSettings(Settings):
     silent: ClassVar[frozenset[str]] = frozenset({"zoom"})
 
     @model_validator(mode="after")
-    def _exclusive(self) -> "ViewSettings":
+    def _possible(self) -> "ViewSettings":
         if self.blur + self.motion > 1:
             raise ValueError(
                 f"found blur + motion {self.blur + self.motion}, expected at most 1: they exclude each other"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _zooms(self) -> "ViewSettings":
         if not 0.2 <= self.zoom[0] <= self.zoom[1] <= 5:
             raise ValueError(f"found zoom {list(self.zoom)}, expected two numbers of 0.2 to 5, the smaller one first")
         return self
@@ -169,7 +164,7 @@ class SceneView(ViewPolicy):
             return super().normalise(x, plan)
         means = np.empty((len(plan.maps), *self.shape, 3), dtype=np.float32)
         warp([self.mean_image] * len(means), plan.maps, means)
-        return x.clamp_(0, 1).mul_(255).sub_(pixels.move(torch.from_numpy(means), x.device).permute(0, 3, 1, 2))
+        return x.clamp_(0, 1).mul_(255).sub_(pixels.move(means, x.device).permute(0, 3, 1, 2))
 
     def mean_crop(self) -> NDArray[np.float32] | None:
         """``[H, W, 3]`` of the mean image where the middle crop lies; None where none is subtracted."""
