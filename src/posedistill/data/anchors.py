@@ -3,7 +3,6 @@
 Redmon and Farhadi, "YOLO9000: Better, Faster, Stronger", CVPR 2017.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -63,23 +62,18 @@ def dataset_boxes(dataset: BopDataset, columns: int, rows: int) -> Array:
     Raises:
         DataError: no such instance, or damaged files.
     """
-    sizes = [size * (columns, rows) for size in _relative_sizes(dataset)]
-    if not sizes:
-        raise DataError(describe(dataset.root / dataset.split, "instances", "none", "visible instances of the objects"))
-    return np.array(sizes)
-
-
-def _relative_sizes(dataset: BopDataset) -> Iterator[Array]:
-    """Width and height of each instance, in those of its picture."""
-    objects = dataset.objects()
+    objects, sizes = dataset.objects(), []
     for frame in dataset.frames:
         visible = [entry for entry in frame.instances if entry.visib_fract >= TARGET_VISIBILITY]
         if not visible:
             continue
-        size = np.array(image_size(frame.rgb), dtype=np.float64)
+        size = image_size(frame.rgb)
         for entry in visible:
             corners = objects.keypoints[objects.index(entry.obj_id)]
-            yield pixel_box(project(corners, entry.R, entry.t, frame.K))[2:] / size
+            sizes.append(pixel_box(project(corners, entry.R, entry.t, frame.K))[2:] / size * (columns, rows))
+    if not sizes:
+        raise DataError(describe(dataset.root / dataset.split, "instances", "none", "visible instances of the objects"))
+    return np.array(sizes)
 
 
 def _k_means(boxes: Array, count: int, rng: np.random.Generator) -> Anchors:
