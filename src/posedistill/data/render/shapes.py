@@ -225,11 +225,8 @@ def _random_part(size: float, rng: np.random.Generator) -> Part:
     return vertices, faces
 
 
-def distractors(count: int, seed: int, sizes: tuple[float, float] = (30.0, 170.0)) -> list[Mesh]:
-    """Random coloured things of one to four parts; the same for the same seed.
-
-    Args:
-        sizes: range of their rough extent, mm.
+def distractors(count: int, seed: int) -> list[Mesh]:
+    """Random coloured things of one to four parts, roughly 30 to 170 mm large; the same for the same seed.
 
     >>> len(distractors(2, seed=0))
     2
@@ -237,7 +234,7 @@ def distractors(count: int, seed: int, sizes: tuple[float, float] = (30.0, 170.0
     meshes = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        size = float(np.exp(rng.uniform(*np.log(sizes))))
+        size = float(np.exp(rng.uniform(*np.log((30.0, 170.0)))))
         parts: list[tuple[Part, Pattern]] = []
         for number in range(int(rng.integers(1, 5))):
             part = _random_part(size * (1.0 if number == 0 else rng.uniform(0.3, 0.7)), rng)
