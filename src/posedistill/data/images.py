@@ -179,6 +179,22 @@ def encode_image(path: Path, image: NDArray, options: Sequence[int] = ()) -> byt
     return data.tobytes()
 
 
+def fitted(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture ``[h, w, 3]`` scaled into ``size`` (width, height) about the middle, black beside it.
+
+    >>> fitted(np.ones((2, 4, 3), np.uint8), (2, 2))[..., 0].tolist()
+    [[1, 1], [0, 0]]
+    """
+    scale = min(size[0] / image.shape[1], size[1] / image.shape[0])
+    width, height = (max(1, round(scale * image.shape[axis])) for axis in (1, 0))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    canvas = np.zeros((size[1], size[0], 3), np.uint8)
+    canvas[top : top + height, left : left + width] = cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    return canvas
+
+
 def contact_sheet(tiles: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
     """Pictures ``[h, w, 3]`` of one width in rows of ``columns``, black where there is none.
 

@@ -11,7 +11,7 @@ from posedistill.data.check.poses import far_off
 from posedistill.data.check.walk import Picture
 from posedistill.data.formats.bop import Frame, Instance
 from posedistill.data.formats.scene import CameraDataset
-from posedistill.data.images import contact_sheet, read_image, write_image
+from posedistill.data.images import contact_sheet, fitted, read_image, write_image
 from posedistill.errors import DataError
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.draw.cameras import (
@@ -123,13 +123,7 @@ def read_or_black(path: Path) -> Image:
 
 def _tile(image: Image, title: str, color: Color, size: tuple[int, int]) -> Image:
     """A picture scaled into ``size`` (width, height), under a line that names it."""
-    scale = min(size[0] / image.shape[1], size[1] / image.shape[0])
-    width, height = (max(1, round(image.shape[axis] * scale)) for axis in (1, 0))
-    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    left, above = (size[0] - width) // 2, TITLE + (size[1] - height) // 2
-    tile: Image = np.zeros((TITLE + size[1], size[0], 3), dtype=np.uint8)
-    tile[:TITLE] = color
-    tile[above : above + height, left : left + width] = image
+    tile: Image = np.vstack([np.full((TITLE, size[0], 3), color, np.uint8), fitted(image, size)])
     _write(tile, title, (6, 17), 0.45, PAPER)
     return tile
 

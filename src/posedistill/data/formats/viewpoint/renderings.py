@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posedistill.data.formats.viewpoint.kinds import Kind
+from posedistill.data.images import fitted
 from posedistill.errors import DataError, describe
 
 RINGS = {1: (30,), 2: (0, 30), 3: (0, 30, 60)}
@@ -59,7 +60,7 @@ def read_renderings(folder: Path, kinds: Sequence[Kind], angles: Sequence[tuple[
             pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             if pixels is None or pixels.ndim != 3 or pixels.dtype != np.uint8:
                 raise DataError(describe(path, "rendering", "no colour picture", "a png of colours, 8 bits"))
-            made[place, row] = _padded(_before_black(pixels), side)
+            made[place, row] = fitted(_before_black(pixels), (side, side))
     return made
 
 
@@ -79,14 +80,3 @@ def _before_black(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[2] == 3:
         return np.ascontiguousarray(colours)
     return (colours * (pixels[..., 3:] / 255.0)).round().astype(np.uint8)
-
-
-def _padded(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Scaled so that the longer side fits, black beside the shorter one."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(scale * width)), max(1, round(scale * height)))
-    scaled = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    canvas, (top, left) = np.zeros((side, side, 3), np.uint8), ((side - size[1]) // 2, (side - size[0]) // 2)
-    canvas[top : top + size[1], left : left + size[0]] = scaled
-    return canvas
