@@ -1,6 +1,7 @@
 """Which rows a step's batch holds: pure functions of (seed, step), so that a resumed run goes on exactly."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,21 +34,14 @@ class Shuffled:
     """Every row once an epoch, each epoch in an order of its own; batches run on from one epoch into the next."""
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
+        self.count, self.batch_size = count, batch_size
+        self._order = lru_cache(1)(lambda epoch: np.random.default_rng([seed, epoch, _SHUFFLE]).permutation(count))
 
     def __call__(self, step: int) -> Indices:
         """Rows of a step."""
         positions = step * self.batch_size + np.arange(self.batch_size)
         epochs, places = positions // self.count, positions % self.count
-        return np.concatenate([self._epoch(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
-
-    def _epoch(self, epoch: int) -> Indices:
-        known, order = self._order
-        if known != epoch:
-            order = np.random.default_rng([self.seed, epoch, _SHUFFLE]).permutation(self.count)
-            self._order = (epoch, order)
-        return order
+        return np.concatenate([self._order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
 
 
 class Weighted:
