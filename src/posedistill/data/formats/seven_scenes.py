@@ -63,7 +63,7 @@ def read_seven_scenes(
             an invalid pose; an image of another size.
     """
     root, size_of = Path(root), OneSize()
-    stated = _intrinsics(root) if K is None else None
+    stated = _intrinsics(root / INTRINSICS) if K is None else None
     moved = calibration == "colour" and stated is not None and np.array_equal(stated, K_STATED)
     stated = K_COLOUR if moved else stated
     frames: list[CameraFrame] = []
@@ -145,13 +145,10 @@ def _of_colour(R: Array, t: Array) -> tuple[Array, Array]:
     return mean_rotation((turn @ R)[None]), turn @ t + shift
 
 
-def _intrinsics(root: Path) -> Array:
-    path = root / INTRINSICS
-    return _read_intrinsics(path) if path.exists() else K_STATED
-
-
 @kept
-def _read_intrinsics(path: Path) -> Array:
+def _intrinsics(path: Path) -> Array:
+    if not path.exists():
+        return K_STATED
     values = numbers(read_text(path, "a 3x3 matrix").split(), path, "K")
     if values.size != 9 or not (values[0] > 0 and values[4] > 0 and values[6:].tolist() == [0, 0, 1]):
         raise DataError(describe(path, "K", f"{values.tolist()}", "3x3 intrinsics for 640x480"))
