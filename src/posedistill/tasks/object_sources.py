@@ -12,7 +12,7 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.bop_models import EVAL_FOLDERS, MESHES, load_models_info, mesh_ids, mesh_path
 from posedistill.data.formats.labels.dataset import LabelDataset
 from posedistill.data.render.backgrounds import Backgrounds
-from posedistill.data.render.dataset import RenderReport, RenderSettings, origin, render_dataset
+from posedistill.data.render.dataset import SPLIT, RenderReport, RenderSettings, origin, render_dataset
 from posedistill.data.render.label import label_dataset
 from posedistill.data.render.shapes import code_models_info, code_objects
 from posedistill.errors import DataError, RecipeError, describe, expectation, key_of
@@ -23,8 +23,6 @@ from posedistill.recipe.recipe import BopSource, LabelSource, RenderSource, fing
 
 CODE = Path("code")
 """The ``models`` of a render source that stands for the objects made in code."""
-SPLIT = "train_render"
-"""Folder of rendered scenes in a BOP folder."""
 
 
 def open_source(

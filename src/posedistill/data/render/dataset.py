@@ -33,6 +33,8 @@ from posedistill.machine import cores
 
 __all__ = ["RenderReport", "RenderSettings", "render_dataset"]
 
+SPLIT = "train_render"
+"""Folder of the scenes in a BOP folder."""
 RENDERER = 2
 """Raised whenever the same settings and seed give other pictures than before."""
 STATED = ("diameter", "symmetries_discrete", "symmetries_continuous")
@@ -72,13 +74,12 @@ def render_dataset(
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    split: str = "train_render",
 ) -> RenderReport:
     """Render a BOP data set of ``count`` frames; a second call goes on where the first was stopped.
 
     The frames found complete are kept, so the set may also be enlarged. Scenes hold up to 1000 frames. Beside the
-    split lie ``models`` (with ``models_info.json``), ``camera.json``, ``render.json`` and a contact sheet
-    ``<split>_preview.jpg``, written early on and again at the end.
+    split lie ``models`` (with ``models_info.json``), ``camera.json``, ``train_render_render.json`` and a contact sheet
+    ``train_render_preview.jpg``, written early on and again at the end.
 
     Args:
         meshes: by object id, mm. models_info: their BOP entries, for the symmetries; None for none.
@@ -97,14 +98,14 @@ def render_dataset(
     backgrounds = Backgrounds(settings.backgrounds)
     root, start = Path(out_root), time.perf_counter()
     workers = min(workers or cores(), max(count, 1))
-    claim(root / f"{split}_render.json", origin(meshes, models_info, settings, seed, backgrounds))
+    claim(root / f"{SPLIT}_render.json", origin(meshes, models_info, settings, seed, backgrounds))
     if not (root / "models" / "models_info.json").exists():
         write_models(root, meshes, infos=models_info)
     write_camera(root, settings.intrinsics(), settings.width, settings.height)
-    writer = BopWriter(root, split, settings.jpeg_quality)
+    writer = BopWriter(root, SPLIT, settings.jpeg_quality)
     missing = [i for i in range(count) if not writer.has_frame(*divmod(i, FRAMES_PER_SCENE))]
     if missing:
-        _render_all(meshes, settings, seed, workers, (root, split), missing, count, progress)
+        _render_all(meshes, settings, seed, workers, root, missing, count, progress)
     for scene_id in sorted({i // FRAMES_PER_SCENE for i in range(count)}):
         writer.finish_scene(scene_id)
     return RenderReport(len(missing), time.perf_counter() - start, workers, len(backgrounds.too_small))
@@ -117,7 +118,7 @@ def origin(
     seed: int,
     backgrounds: Backgrounds | None = None,
 ) -> dict[str, Any]:
-    """What frames are rendered from, as ``<split>_render.json`` keeps it: whatever differs in it gives other frames.
+    """What frames are rendered from, as ``train_render_render.json`` keeps it: what differs in it gives other frames.
 
     Args:
         backgrounds: of the settings, where they are at hand.
@@ -149,7 +150,7 @@ def _render_all(
     settings: RenderSettings,
     seed: int,
     workers: int,
-    target: tuple[Path, str],
+    root: Path,
     missing: list[int],
     count: int,
     progress: Callable[[int, int], None] | None,
@@ -160,15 +161,15 @@ def _render_all(
     tasks += [(i, False, True) for i in sorted(shown.difference(missing))]
     sheet: list[Image] = []
     done = count - len(missing)
-    for written, thumbnail in _run(tasks, workers, (dict(meshes), settings, seed, *target)):
+    for written, thumbnail in _run(tasks, workers, (dict(meshes), settings, seed, root)):
         done += written
         if thumbnail is not None:
             sheet.append(thumbnail)
             if len(sheet) == min(EARLY_PREVIEWS, len(shown)):
-                _write_sheet(target, sheet)
+                _write_sheet(root, sheet)
         if progress is not None and written:
             progress(done, count)
-    _write_sheet(target, sheet[-PREVIEWS:])
+    _write_sheet(root, sheet[-PREVIEWS:])
 
 
 Task = tuple[int, bool, bool]
@@ -181,9 +182,9 @@ class _Worker:
 
     current: "_Worker"
 
-    def __init__(self, meshes: dict[int, Mesh], settings: RenderSettings, seed: int, root: Path, split: str) -> None:
+    def __init__(self, meshes: dict[int, Mesh], settings: RenderSettings, seed: int, root: Path) -> None:
         self.studio = Studio(meshes, settings, seed)
-        self.writer = BopWriter(root, split, settings.jpeg_quality)
+        self.writer = BopWriter(root, SPLIT, settings.jpeg_quality)
 
     def __call__(self, task: Task) -> Result:
         """Render a frame, and do with it what the task says."""
@@ -290,6 +291,6 @@ def around_objects(masks: Sequence[NDArray[np.bool_]], width: int, height: int) 
     return left, top, across, down
 
 
-def _write_sheet(target: tuple[Path, str], thumbnails: list[Image]) -> None:
+def _write_sheet(root: Path, thumbnails: list[Image]) -> None:
     """The contact sheet, beside the split's folder."""
-    write_image(target[0] / f"{target[1]}_preview.jpg", contact_sheet(thumbnails, columns=4))
+    write_image(root / f"{SPLIT}_preview.jpg", contact_sheet(thumbnails, columns=4))
