@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from posedistill.data.formats.scene import CameraDataset, CameraFrame
 from posedistill.errors import describe
@@ -95,12 +96,9 @@ def near_training(train: CameraDataset, test: CameraDataset) -> NDArray[np.bool_
     """``[N]`` which test frames stand within ``NEAR_M``, or ``NEAR_SHARE``, and ``NEAR_DEG`` of a training frame."""
     within = NEAR_M if train.metric else NEAR_SHARE * float(np.linalg.norm(extent(train.centers)))
     centers, rows, least = train.centers, train.R.reshape(-1, 9), 1 + 2 * np.cos(np.radians(NEAR_DEG))
-    near = np.zeros(len(test), dtype=np.bool_)
-    for row, (center, R) in enumerate(zip(test.centers, test.R, strict=True)):
-        beside = np.abs(centers - center).max(axis=1) < within
-        beside[beside] = np.linalg.norm(centers[beside] - center, axis=1) < within
-        near[row] = bool((rows[beside] @ R.ravel() >= least).any())  # the trace of a relative rotation
-    return near
+    beside = cKDTree(centers).query_ball_point(test.centers, within)
+    # The trace of a relative rotation tells its angle.
+    return np.array([(rows[some] @ R.ravel() >= least).any() for some, R in zip(beside, test.R, strict=True)])
 
 
 def _name(frame: CameraFrame) -> str:
@@ -162,8 +160,8 @@ def _intrinsics(whole: CameraDataset) -> Iterator[Concern]:
 
 def _strangers(train: CameraDataset, test: CameraDataset) -> Iterator[Concern]:
     """No network answers for places it never saw; splits in two worlds or two units look like this, too."""
-    centers, room = train.centers, STRANGE * float(np.linalg.norm(extent(train.centers)))
-    nearest = np.array([np.linalg.norm(centers - center, axis=1).min() for center in test.centers])
+    room = STRANGE * float(np.linalg.norm(extent(train.centers)))
+    nearest, _ = cKDTree(train.centers).query(test.centers)
     if (nearest > room).mean() >= SOME:
         first = test.frames[int(np.flatnonzero(nearest > room)[0])]
         found = f"{(nearest > room).mean():.0%} of test frames far from all training frames (first: {_name(first)})"
