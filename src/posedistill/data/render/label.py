@@ -112,9 +112,7 @@ def best_of_each(estimates: Poses) -> Poses:
     """Of each object in each image the pose with the best score (the first of equals), ordered by image and object."""
     order = np.lexsort((-estimates.score, estimates.obj_id, estimates.im_id, estimates.scene_id))
     ids = np.column_stack([estimates.scene_id, estimates.im_id, estimates.obj_id])[order]
-    first = np.ones(len(ids), dtype=bool)
-    first[1:] = (ids[1:] != ids[:-1]).any(axis=1)
-    return estimates.select(order[first])
+    return estimates.select(order[np.unique(ids, axis=0, return_index=True)[1]])
 
 
 def unit_scores(scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
