@@ -39,7 +39,7 @@ def naive_picture(frame: CameraFrame, side: int, size: int, chosen: ViewSettings
     image = cv2.resize(read_image(frame.image), (width, height), interpolation=cv2.INTER_AREA)
     K = scaled_camera(frame.K, (frame.width, frame.height), (width, height))[None]
     views = place_views(K, np.array([[height, width]]), (size, size), chosen, rng.random((1, 3)))
-    picture = cv2.warpPerspective(image.astype(np.float32) / 255, np.linalg.inv(views.maps[0]), (size, size))
+    picture = cv2.warpPerspective(image.astype(np.float32) / 255, views.homography[0], (size, size))
     if rng.random() < chosen.colour:
         hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV) * np.array([1.0, 1.2, 0.9], dtype=np.float32)
         picture = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

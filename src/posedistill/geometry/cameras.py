@@ -28,7 +28,8 @@ class CropCameras(NamedTuple):
     K: Array
     """``[B, 3, 3]`` intrinsics of the new camera (upper triangular)."""
     rotation: Array
-    """``[B, 3, 3]`` rotation about the optical axis: a pose ``R, t`` becomes ``rotation @ R, rotation @ t``."""
+    """``[B, 3, 3]`` rotation of the camera, of a crop about the optical axis: a pose ``R, t`` becomes ``rotation @ R,
+    rotation @ t``."""
 
 
 def project(points: Array, R: Array, t: Array, K: Array) -> Array:

@@ -182,7 +182,7 @@ def test_a_view_is_what_its_camera_sees(frame, made_room, crops, chance):
     """The warped photograph equals the picture that the room gives to the view's camera at the view's pose."""
     _, R, t, picture = frame
     view = views(frame, ViewSettings(crops=crops, roll=12.0), [chance])
-    warped = warp([picture], view.maps, np.empty((1, *SHAPE, 3), np.uint8))[0]
+    warped = warp([picture], np.linalg.inv(view.homography), np.empty((1, *SHAPE, 3), np.uint8))[0]
     turn = view.rotation[0]
     seen = made_room.picture(Camera(view.K[0], SHAPE[1], SHAPE[0]), turn @ R, turn @ t)
     inside = (warped != (124, 116, 104)).any(axis=2)
@@ -199,7 +199,7 @@ def test_points_project_to_where_the_homography_moves_them(frame, crops):
     points = -R.T @ t + np.random.default_rng(0).uniform(-1, 1, (50, 3)) + 3 * R[2]
     view = views(frame, ViewSettings(crops=crops, roll=30.0), np.random.default_rng(1).random((8, 3)))
     old = np.concatenate([project(points, R, t, camera.K), np.ones((50, 1))], axis=1)
-    moved = np.einsum("bij,nj->bni", np.linalg.inv(view.maps), old)
+    moved = np.einsum("bij,nj->bni", view.homography, old)
     new = project(points, view.rotation @ R, view.rotation @ t, view.K)
     np.testing.assert_allclose(moved[..., :2] / moved[..., 2:], new, atol=1e-8)
 
@@ -235,7 +235,7 @@ def test_reach_keeps_crops_to_the_middle(frame):
 def test_the_plain_view_is_the_rounded_middle_crop_pixel_by_pixel(frame):
     picture = frame[3]
     view = views(frame, ViewSettings.none(), [(0.1, 0.9, 0.3)])
-    out = warp([picture], view.maps, np.empty((1, *SHAPE, 3), np.uint8))[0]
+    out = warp([picture], np.linalg.inv(view.homography), np.empty((1, *SHAPE, 3), np.uint8))[0]
     np.testing.assert_array_equal(out, picture[18 : 18 + 40, 33 : 33 + 48])
 
 

@@ -1,7 +1,7 @@
 """SceneView: a crop of a photograph. Each crop and turn is a new camera at the same place, its pose known exactly."""
 
 import copy
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from posedistill.data.loading.views import Plan, ViewPolicy
 from posedistill.data.packs.pack import Pack
 from posedistill.data.settings import Settings
 from posedistill.errors import DataError, RecipeError, describe
-from posedistill.geometry.cameras import Array
+from posedistill.geometry.cameras import Array, CropCameras
 from posedistill.geometry.photographs import middle_crop
 from posedistill.geometry.rotations import axis_angle, rotation_onto
 from posedistill.geometry.warp import warp
@@ -143,11 +143,12 @@ class SceneView(ViewPolicy):
         """Views of some photographs."""
         ids, frames, picture = self.ids[units], self._frames(units, chance[:, -1]), np.arange(len(units))
         sizes, K, R, t = self._sizes[frames], self._K[frames], self._R[frames], self._t[frames]
-        places = place_views(K, sizes, shape, self.settings, chance)
-        R, t = places.rotation @ R, np.einsum("bij,bj->bi", places.rotation, t)
+        cameras = place_views(K, sizes, shape, self.settings, chance)
+        R, t = cameras.rotation @ R, np.einsum("bij,bj->bi", cameras.rotation, t)
         columns = (np.zeros_like(ids), self.pack.instances.score[ids], ids, self.pack.instances.slot[ids])
-        shares = frame_shares(sizes) @ places.maps
-        return Plan(frames, places.maps, places.K, shape, draws, picture, R, t, *columns, {"places": shares})
+        maps = np.linalg.inv(cameras.homography).astype(np.float64)
+        shares = frame_shares(sizes) @ maps
+        return Plan(frames, maps, cameras.K, shape, draws, picture, R, t, *columns, {"places": shares})
 
     def _frames(self, units: Indices, chance: Array) -> Indices:
         """The photograph of each unit, or one of its novel views; numbered through both packs."""
@@ -184,24 +185,10 @@ def _shape(pack: Pack, frames: Indices, size: int | tuple[int, int] | None) -> t
     return shape
 
 
-class Places(NamedTuple):
-    """The cameras of ``B`` views.
-
-    Attributes:
-        maps: ``[B, 3, 3]`` view pixels to frame pixels.
-        K: ``[B, 3, 3]`` of the view's camera. rotation: ``[B, 3, 3]`` frame's camera to view's camera: a pose ``R, t``
-            becomes ``rotation @ R, rotation @ t``, and the camera's centre stays where it is.
-    """
-
-    maps: Array
-    K: Array
-    rotation: Array
-
-
 def place_views(
     K: Array, sizes: NDArray[np.int64], shape: tuple[int, int], settings: ViewSettings, chance: Array
-) -> Places:
-    """The cameras of views of ``shape`` (height, width), at places drawn by ``chance``.
+) -> CropCameras:
+    """The cameras of views of ``shape`` (height, width), at places drawn by ``chance``: turned, never moved.
 
     Args:
         K: ``[B, 3, 3]`` of the frames. sizes: ``[B, 2]`` their heights and widths. chance: ``[B, 3]`` uniform in 0..1:
@@ -223,7 +210,7 @@ def place_views(
     low, high = settings.zoom
     zoom = np.full(len(K), low) if low == high else low * (high / low) ** chance[:, 3]
     K_view[:, :2, :2] *= zoom[:, None, None]
-    return Places(np.linalg.inv(K_view @ rotation @ np.linalg.inv(K)), K_view, rotation)
+    return CropCameras(K_view @ rotation @ np.linalg.inv(K), K_view, rotation)
 
 
 def frame_shares(sizes: NDArray[np.int64]) -> Array:
