@@ -262,7 +262,7 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
         errors = viewpoint_errors(poses, truth, self.test_orders)
         for row, (view, query) in enumerate(zip(self.test_set, self.queries, strict=True)):
             left, upper, width, height = query.boxes[0].tolist()
-            shape = None if self.shapes is None else self.shapes.path(self.kind(view))
+            shape = None if self.shapes is None else self.shapes.folder.find(*self.kind(view))
             box = (left, upper, left + width, upper + height)
             R_gt, R, error = truth[row], poses.R[row], float(errors[row])
             cases.append(ViewCase(view.image, box, shape, R_gt, R, error, query.name, view.category))

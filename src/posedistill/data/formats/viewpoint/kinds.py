@@ -58,12 +58,8 @@ class Shapes:
         expected = "a cloud or CAD model" + ("" if self.stand_ins else ", or stand_ins: true in the recipe's data")
         raise DataError(describe(self.folder.folder, "shapes", found, expected))
 
-    def path(self, kind: Kind) -> Path | None:
-        """The file of a shape."""
-        return self.folder.find(*kind)
-
     def clouds(self, kinds: Sequence[Kind], points: int = POINTS) -> Array:
         """``[S, N, 3]`` of each kind, N the ``points`` or more."""
-        paths = [self.path(kind) for kind in kinds]
+        paths = [self.folder.find(*kind) for kind in kinds]
         clouds = np.stack([read_cloud(path, max(POINTS, points)) for path in paths if path is not None])
         return from_shapenet(clouds) if self.shapenet_frame else clouds
