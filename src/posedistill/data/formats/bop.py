@@ -99,7 +99,9 @@ class BopDataset:
             self.frames = _listed_frames(path if path.exists() else self.root / path, self.frames)
         self._is_part = scenes is not None or frames is not None
         if find_models(self.root, EVAL_FOLDERS) is not None:
-            require_objects(self.models_info, self._annotated_objects(), self._models_info_path)
+            tables = [scene.annotations for scene in self.scenes if scene.annotations is not None]
+            annotated = {obj_id for table in tables for obj_id in np.unique(table.obj_ids).tolist()}
+            require_objects(self.models_info, annotated, self._models_info_path)
 
     def _hold(self, root: Path, split: str, scenes: list[Scene], obj_ids: Collection[int] | None) -> None:
         """Take scenes that have been read, of whatever format, with the instances of the chosen objects."""
@@ -210,10 +212,6 @@ class BopDataset:
         if folder is None:
             raise DataError(describe(self.root, "models", "no such folder", f"one of {', '.join(folders)}"))
         return folder
-
-    def _annotated_objects(self) -> set[int]:
-        tables = [scene.annotations for scene in self.scenes if scene.annotations is not None]
-        return {int(obj_id) for table in tables for obj_id in np.unique(table.obj_ids)}
 
     def _targets_of(self, frames: Iterable[Frame]) -> list[Target]:
         targets = []
