@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from posedistill.data.faults import FaultKind, fault
+from posedistill.geometry.viewpoint import in_range
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def checked_viewpoint(angles: list[float]) -> np.ndarray:
         raise ValueError(f"elevation {elevation:g}, beyond -90..90 degrees: are columns swapped?")
     if abs(inplane) > 360 or abs(azimuth) > 720:
         raise ValueError(f"azimuth {azimuth:g}, in-plane rotation {inplane:g}, beyond a turn of 360 degrees")
-    return np.array([azimuth % 360.0, elevation, (inplane + 180.0) % 360.0 - 180.0])
+    return in_range(np.array(angles))
 
 
 def checked_box(box: Any) -> tuple[float, float, float, float] | None:
