@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posedistill.data.formats.bop import BopDataset, Frame, Instance
+from posedistill.data.formats.bop import TARGET_VISIBILITY, BopDataset, Frame, Instance
 from posedistill.data.formats.bop_writer import write_models
 from posedistill.data.formats.labels.files import Size, names_list, read_data_file
 from posedistill.data.formats.labels.poses import MILLIMETRES, labelled_points
@@ -44,17 +44,16 @@ def write_labels(
     out: Path,
     split: str = "train",
     obj_ids: Sequence[int] | None = None,
-    min_visible: float = 0.1,
     progress: Progress | None = None,
 ) -> LabelCounts:
     """Write frames as ``out/SPLIT/SCENE/JPEGImages``, ``labels``, ``mask`` and ``poses``; images are linked.
 
     The list ``out/SPLIT.txt`` goes into ``out/NAME.data``, named after the folder, beside the lists that it has
     already. Classes are object ids less 1. Of frames whose cameras differ from the first one's, the labels state them.
+    Instances that show less than a tenth get no label, and frames with such instances alone are left out.
 
     Args:
         split: ``train`` or ``valid``. obj_ids: the objects to label; all of the data set by default.
-        min_visible: instances that show less get no label, and frames with such instances alone are left out.
 
     Raises:
         DataError: a split that a .data file cannot name, no frame to write, a camera with a skew, a missing image or
@@ -70,7 +69,7 @@ def write_labels(
     counts = {"frames": 0, "empty": 0, "instances": 0, "hidden": 0}
     for done, frame in enumerate(dataset.frames, start=1):
         learned = [instance for instance in frame.instances if instance.obj_id in points]
-        shown = [instance for instance in learned if instance.visib_fract >= min_visible]
+        shown = [instance for instance in learned if instance.visib_fract >= TARGET_VISIBILITY]
         if not frame.is_annotated or len(learned) > 0 == len(shown):
             counts["hidden"] += 1
             continue
