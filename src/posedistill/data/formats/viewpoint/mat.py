@@ -167,7 +167,7 @@ def _view(entry: Any, image: Path, number: int, split: str) -> AnnotatedView | N
         truncated=bool(_scalar(entry, "truncated") or 0),
         occluded=bool(_scalar(entry, "occluded") or 0),
         difficult=bool(_scalar(entry, "difficult") or 0),
-        keypoints=_filled(getattr(entry, "anchors", None)),
+        keypoints=bool(getattr(getattr(entry, "anchors", None), "_fieldnames", None)),  # a struct that holds any
     )
 
 
@@ -184,11 +184,6 @@ def _scalar(entry: Any, name: str) -> float | None:
         return None
     value = float(values[0])
     return None if math.isnan(value) else value
-
-
-def _filled(anchors: Any) -> bool:
-    """Whether a struct of keypoints holds any."""
-    return bool(getattr(anchors, "_fieldnames", None))
 
 
 def _listed(path: Path) -> Iterable[str]:
