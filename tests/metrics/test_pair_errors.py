@@ -45,7 +45,7 @@ def test_mspd_thresholds_grow_with_the_image(dataset, perfect):
     """Thresholds hold for an image 640 wide, this one has 320: 7 pixels here are 14 there."""
     depth = perfect.t[:, 2:] - 60.0  # no vertex is nearer
     estimates = moved(perfect, depth / 300.0 * [7.0, 0.0, 0.0])
-    assert image_widths(dataset) == {4: WIDTH}
+    assert image_widths(dataset, np.array([4, 4])).tolist() == [WIDTH, WIDTH]
     scores = score_estimates(estimates, dataset)
     assert set(scores.outcomes["AR_MSPD"].round(6)) == {0.8}  # found from 15 pixels of 640 on
     (dataset.root / "camera.json").write_text(json.dumps({"width": 640}))
@@ -111,10 +111,10 @@ def test_vsd_without_depth_is_a_fault(tmp_path, frames, perfect):
 def test_the_width_comes_from_an_image_where_there_is_no_camera_file(tmp_path, frames):
     root = write_dataset(tmp_path, frames, camera=False)
     cv2.imwrite(str(root / "test/000004/rgb/000003.png"), np.zeros((9, 1280, 3), np.uint8))
-    assert image_widths(BopDataset(root)) == {4: 1280}
+    assert image_widths(BopDataset(root), np.array([4, 4])).tolist() == [1280, 1280]
     (root / "camera.json").write_text(json.dumps({"height": 480}))
     with pytest.raises(DataError, match=r"camera\.json: 'width'"):
-        image_widths(BopDataset(root))
+        image_widths(BopDataset(root), np.array([4]))
 
 
 def test_several_estimates_of_several_instances(tmp_path, frames):

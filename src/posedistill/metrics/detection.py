@@ -4,6 +4,7 @@ Nguyen et al., BOP Challenge 2024: which objects an image shows, and how often, 
 what is not there lower the score. ``docs/scores.md`` says what exactly is computed.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -115,15 +116,15 @@ def score_detections(
     """
     images = {image: index for index, image in enumerate(dataset.target_images())}
     surest = estimates.select(_surest(estimates, images))
-    targets = [
-        Target(*image, obj_id, count) for image in images for obj_id, count in _annotated(dataset, image).items()
-    ]
+    annotated = {image: Counter(instance.obj_id for instance in dataset.frame(*image).instances) for image in images}
+    targets = [Target(*image, *count) for image, counts in annotated.items() for count in sorted(counts.items())]
     if not targets:
         raise DataError(describe(dataset.root / dataset.split, "instances", "none", "annotated images"))
     models = load_scoring_models(dataset, {target.obj_id for target in targets}) if models is None else models
     limit = np.full(len(targets), ESTIMATES_PER_IMAGE)
     candidates = pair_up(surest, dataset, targets, limit)
-    state = _states(surest, candidates, models, image_widths(dataset))
+    scale = REFERENCE_WIDTH / image_widths(dataset, candidates.truths.scene_id[candidates.gt])
+    state = _states(surest, candidates, models, scale)
     found = _by_object(surest, images, candidates, state)
     if not found:
         raise DataError(describe(dataset.root / dataset.split, "instances", "none visible to a tenth", "at least one"))
@@ -160,19 +161,11 @@ def _surest(estimates: Poses, images: Mapping[tuple[int, int], int]) -> NDArray[
     return order[place < ESTIMATES_PER_IMAGE]
 
 
-def _annotated(dataset: BopDataset, image: tuple[int, int]) -> dict[int, int]:
-    """How many instances of each object are annotated in an image, hidden ones too."""
-    obj_ids = [instance.obj_id for instance in dataset.frame(*image).instances]
-    return {obj_id: obj_ids.count(obj_id) for obj_id in sorted(set(obj_ids))}
-
-
 def _states(
-    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], widths: Mapping[int, int]
+    estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], scale: Array
 ) -> dict[str, NDArray[np.int8]]:
-    """By error, ``[N, 10]`` what became of each estimate at each threshold."""
-    truths, states = candidates.truths, {}
-    visible = truths.visible >= TARGET_VISIBILITY
-    scale = REFERENCE_WIDTH / np.array([widths[scene] for scene in truths.scene_id[candidates.gt].tolist()])
+    """By error, ``[N, 10]`` what became of each estimate at each threshold. ``scale``: ``[P]``, see ``_errors``."""
+    states, visible = {}, candidates.truths.visible >= TARGET_VISIBILITY
     errors = _errors(estimates, candidates, models, scale)
     for name, thresholds in (("MSSD", MSSD_THRESHOLDS), ("MSPD", MSPD_THRESHOLDS)):
         matched = candidates.match(errors[name], np.broadcast_to(thresholds, (len(candidates.gt), len(thresholds))))
@@ -187,24 +180,24 @@ def _states(
 def _errors(
     estimates: Poses, candidates: Candidates, models: Mapping[int, ScoringModel], scale: Array
 ) -> dict[str, Array]:
-    """Errors ``[P]`` in units of their thresholds; inf where a bound shows that they pass the largest one."""
-    truths = candidates.truths
-    obj_ids = truths.obj_id[candidates.gt]
-    errors = {name: np.full(len(obj_ids), np.inf) for name in ("MSSD", "MSPD")}
+    """Errors ``[P]`` in units of their thresholds; inf where a bound shows that they pass the largest one.
 
-    def measure(obj_id: int, name: str) -> None:
-        pairs, model = np.flatnonzero(obj_ids == obj_id), models[obj_id]
-        e, g = candidates.est[pairs], candidates.gt[pairs]
-        poses = (estimates.R[e], estimates.t[e], truths.R[g], truths.t[g])
+    ``scale``: ``[P]`` brings pixels to an image ``REFERENCE_WIDTH`` wide.
+    """
+    errors = {name: np.full(len(candidates.gt), np.inf) for name in ("MSSD", "MSPD")}
+    cameras = candidates.truths.K[candidates.gt]
+
+    def measure(obj_id: int, pairs: NDArray[np.intp], poses: tuple[Array, Array, Array, Array], name: str) -> None:
+        model = models[obj_id]
         if name == "MSSD":
             limit = MSSD_THRESHOLDS[-1] * model.diameter
             found = bounded_mssd(*poses, model.hull, model.symmetries, limit) / model.diameter
         else:
             limits = MSPD_THRESHOLDS[-1] / scale[pairs]
-            found = bounded_mspd(*poses, model.mesh.vertices, model.symmetries, truths.K[g], limits) * scale[pairs]
+            found = bounded_mspd(*poses, model.mesh.vertices, model.symmetries, cameras[pairs], limits) * scale[pairs]
         errors[name][pairs] = found
 
-    work = [(obj_id, name) for obj_id in np.unique(obj_ids).tolist() for name in errors]
+    work = [(*own, name) for own in candidates.by_object(estimates) for name in errors]
     with ThreadPoolExecutor() as pool:
         list(pool.map(measure, *zip(*work, strict=True)))
     return errors

@@ -115,8 +115,7 @@ def score_estimates(
     candidates = find_candidates(estimates, dataset)
     models = load_scoring_models(dataset) if models is None else models
     errors, diameters = pair_errors(estimates, candidates, models), pair_diameters(candidates, models)
-    widths = image_widths(dataset)
-    scale = REFERENCE_WIDTH / np.array([widths[scene] for scene in candidates.truths.scene_id[candidates.gt].tolist()])
+    scale = REFERENCE_WIDTH / image_widths(dataset, candidates.truths.scene_id[candidates.gt])
     hits = {
         "AR_MSSD": candidates.hits(errors["mssd"] / diameters, MSSD_THRESHOLDS),
         "AR_MSPD": candidates.hits(errors["mspd"] * scale, MSPD_THRESHOLDS),

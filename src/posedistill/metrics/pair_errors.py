@@ -80,8 +80,8 @@ def vsd_errors(
     return errors
 
 
-def image_widths(dataset: BopDataset) -> dict[int, int]:
-    """Width of the images of each scene in pixels: from ``camera.json``, else from the scene's first image.
+def image_widths(dataset: BopDataset, scene_ids: NDArray[np.int64]) -> Array:
+    """``[N]`` width of the images of scenes in pixels: from ``camera.json``, else from each scene's first image.
 
     Raises:
         DataError: neither is there.
@@ -90,7 +90,8 @@ def image_widths(dataset: BopDataset) -> dict[int, int]:
     if camera.exists():
         content = _camera_json(camera)
         if isinstance(content, dict) and isinstance(content.get("width"), int) and content["width"] > 0:
-            return {scene.scene_id: content["width"] for scene in dataset.scenes}
+            return np.full(len(scene_ids), float(content["width"]))
         raise DataError(describe(camera, "width", content, "the images' width in pixels"))
     first = {frame.scene_id: frame for frame in reversed(dataset.frames)}
-    return {scene_id: image_size(frame.rgb)[0] for scene_id, frame in first.items()}
+    widths = {scene_id: image_size(frame.rgb)[0] for scene_id, frame in first.items()}
+    return np.array([widths[scene_id] for scene_id in scene_ids.tolist()], dtype=np.float64)
