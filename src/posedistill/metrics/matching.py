@@ -165,11 +165,11 @@ def find_candidates(estimates: Poses, dataset: BopDataset) -> Candidates:
     targets = list(dict.fromkeys(target for target in dataset.targets() if target.inst_count > 0))
     if not targets:
         raise DataError(describe(dataset.root / dataset.split, "targets", "none", "at least one visible instance"))
-    keys = {(target.scene_id, target.im_id, target.obj_id): group for group, target in enumerate(targets)}
+    known: dict[tuple[int, int, int], Target] = {}
     for target in targets:
-        other = targets[keys[target.scene_id, target.im_id, target.obj_id]]
-        if other != target:
-            found = f"{target} and {other}"
+        other = known.setdefault((target.scene_id, target.im_id, target.obj_id), target)
+        if other is not target:
+            found = f"{other} and {target}"
             raise DataError(describe(dataset.root / dataset.split, "targets", found, "each object of an image once"))
     return pair_up(estimates, dataset, targets, np.array([target.inst_count for target in targets]))
 

@@ -1,9 +1,8 @@
 """ScoringModel: what the scores must know of an object, loaded once."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from posedistill.data.formats.bop import BopDataset
 from posedistill.geometry.cameras import Array
@@ -24,11 +23,6 @@ class ScoringModel:
     mesh: Mesh
     diameter: float
     symmetries: Array
-
-    @classmethod
-    def from_mesh(cls, mesh: Mesh, info: Mapping[str, Any]) -> "ScoringModel":
-        """A model from its mesh and its entry of ``models_info.json``."""
-        return cls(mesh, float(info["diameter"]), symmetry_transforms(info))
 
     @property
     def symmetric(self) -> bool:
@@ -55,6 +49,8 @@ def load_scoring_models(dataset: BopDataset, obj_ids: Collection[int] | None = N
     chosen = sorted({target.obj_id for target in dataset.targets()} if obj_ids is None else set(obj_ids))
     infos = {obj_id: dataset.models_info[obj_id] for obj_id in dataset.objects(chosen).obj_ids}
     return {
-        obj_id: ScoringModel.from_mesh(dataset.mesh(obj_id, eval=True, looks=False), info)
+        obj_id: ScoringModel(
+            dataset.mesh(obj_id, eval=True, looks=False), float(info["diameter"]), symmetry_transforms(info)
+        )
         for obj_id, info in infos.items()
     }

@@ -119,7 +119,13 @@ def mspd(R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, sy
     P_gt = K[:, None] @ np.concatenate([rotations, translations[..., None]], axis=-1)
 
     def largest(rows: Index, candidates: Index, chosen: Array) -> Array:
-        return _largest_pixel_distances(P_est, P_gt, rows, candidates, chosen)
+        homogeneous = np.concatenate([chosen.T, np.ones((1, len(chosen)))])
+        found = np.empty(len(rows))
+        for chunk in _chunks(len(rows), len(chosen)):
+            offsets = _pixels(P_est[rows[chunk]], homogeneous)
+            offsets -= _pixels(P_gt[rows[chunk], candidates[chunk]], homogeneous)
+            found[chunk] = np.einsum("niv,niv->nv", offsets, offsets).max(axis=-1)
+        return np.nan_to_num(np.sqrt(found), nan=np.inf)
 
     errors = _smallest(largest, len(R_est), len(symmetries), points)
     errors[~_in_front(R_est, t_est, points)] = np.inf
@@ -200,21 +206,6 @@ def _largest_of(M: Array, offset: Array, points: Array) -> Array:
     for rows in _chunks(len(M), len(points)):
         largest[rows] = _squared_distances(M[rows], offset[rows], points).max(axis=-1)
     return np.sqrt(largest)
-
-
-def _largest_pixel_distances(P_est: Array, P_gt: Array, rows: Index, candidates: Index, points: Array) -> Array:
-    """Largest distance of projections for pairs of an estimate (row) and one of its equivalent true poses.
-
-    Args:
-        P_est: ``[N, 3, 4]``. P_gt: ``[N, S, 3, 4]``. rows, candidates: ``[M]`` indices. points: ``[V, 3]``.
-    """
-    homogeneous = np.concatenate([points.T, np.ones((1, len(points)))])
-    largest = np.empty(len(rows))
-    for chunk in _chunks(len(rows), len(points)):
-        estimated = _pixels(P_est[rows[chunk]], homogeneous)
-        estimated -= _pixels(P_gt[rows[chunk], candidates[chunk]], homogeneous)
-        largest[chunk] = np.einsum("niv,niv->nv", estimated, estimated).max(axis=-1)
-    return np.nan_to_num(np.sqrt(largest), nan=np.inf)
 
 
 def _pixels(P: Array, homogeneous: Array) -> Array:
