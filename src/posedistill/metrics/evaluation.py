@@ -136,6 +136,16 @@ class Curve:
     log: bool = False
     """Whether x belongs on a logarithmic axis."""
 
+    @classmethod
+    def of_errors(cls, label: str, errors: Array, limits: Array, log: bool = True) -> "Curve":
+        """Share of the errors ``[N]`` within each limit, inclusive.
+
+        >>> Curve.of_errors("error, mm", np.array([2.0, 1.0, np.inf, 3.0]), np.array([1.0, 2.5])).y
+        [0.25, 0.5]
+        """
+        shares = np.searchsorted(np.sort(errors), limits, side="right") / len(errors)
+        return cls(label, [float(f"{limit:.4g}") for limit in limits], shares.round(6).tolist(), log)
+
 
 @dataclass(frozen=True, eq=False)
 class Places:
@@ -279,12 +289,16 @@ class Evaluation:
         found = {metric.name: self.interval(metric) for metric in self.metrics}
         return {name: _plain(np.array([ends.low, ends.high]), 6) for name, ends in found.items()}
 
+    def rows_by_label(self) -> dict[str, NDArray[np.bool_]]:
+        """The mask ``[N]`` of each object's or category's targets; empty where there is but one."""
+        labels = np.array(self.labels)
+        return {name: labels == name for name in sorted(set(self.labels), key=lambda name: (len(name), name))}
+
     def by_label(self, metric: Metric) -> dict[str, float]:
         """The score of each object or category; empty where there is but one."""
-        labels = np.array(self.labels)
-        names = sorted(dict.fromkeys(self.labels), key=lambda name: (len(name), name))
         values = self.outcomes.get(metric.name, np.zeros(0))
-        return {name: score(values[labels == name], metric.statistic) for name in names if len(values)}
+        rows = self.rows_by_label() if len(values) else {}
+        return {name: score(values[mask], metric.statistic) for name, mask in rows.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """A record of ``evaluation.json``: plain values, outcomes to six digits; what is not finite is None."""

@@ -57,8 +57,8 @@ def score_cameras(estimates: Poses, truth: Poses, unit: str = "m", **about: Any)
     return Evaluation.of(
         outcomes,
         curves={
-            placed.name: _curve(f"position error, {unit}", position, np.geomspace(0.001, 100.0, 151)),
-            ORIENTATION.name: _curve("orientation error, °", orientation, np.geomspace(0.1, 180.0, 99)),
+            placed.name: Curve.of_errors(f"position error, {unit}", position, np.geomspace(0.001, 100.0, 151)),
+            ORIENTATION.name: Curve.of_errors("orientation error, °", orientation, np.geomspace(0.1, 180.0, 99)),
         },
         missed=int((~estimates.found).sum()),
         **about,
@@ -97,9 +97,3 @@ def nearest_position(truth: Poses, train: Poses) -> Poses:
 def _unit(vectors: Array) -> Array:
     vectors = np.asarray(vectors, dtype=np.float64)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _curve(label: str, errors: Array, limits: Array) -> Curve:
-    """Share of the errors within each limit."""
-    shares = np.searchsorted(np.sort(errors), limits, side="right") / len(errors)
-    return Curve(label, [float(f"{limit:.4g}") for limit in limits], shares.round(6).tolist(), log=True)

@@ -23,7 +23,6 @@ OPPOSITE = Metric("opposite", "opposite view", better="lower", level="detail", b
 """One end of a thing was taken for the other: an error of more than ``TURNED`` degrees."""
 TURNED = 150
 MEDIAN = Metric("median_deg", "MedErr", "deg", "median", "lower", level="headline", by_category=True)
-_LIMITS = np.arange(0.0, 181.0)
 
 
 def viewpoint_errors(estimates: Poses, truth: Array, orders: NDArray[np.int64] | None = None) -> Array:
@@ -68,8 +67,7 @@ def score_viewpoints(
         name = f"acc_{ACCURACIES[0]}_unforgiven"
         plain = Metric(name, f"Acc{ACCURACIES[0]}, symmetry ignored", level="detail", by_category=True)
         outcomes[plain] = _within(viewpoint_errors(estimates, truth), ACCURACIES[0])
-    shares = np.searchsorted(np.sort(errors), _LIMITS, side="right") / len(errors)
-    curve = Curve("viewpoint error, °", _LIMITS.tolist(), shares.round(6).tolist())
+    curve = Curve.of_errors("viewpoint error, °", errors, np.arange(0.0, 181.0), log=False)
     turns = Turns(rotation_viewpoint(truth), rotation_viewpoint(estimates.R))
     return Evaluation.of(
         outcomes, categories, curves={MEDIAN.name: curve}, turns=turns, missed=int(np.isinf(errors).sum()), **about

@@ -34,7 +34,7 @@ def error_tables(evaluation: Evaluation) -> list[Table]:
     errors = evaluation.errors
     if errors is None or len(errors) == 0:
         return []
-    objects = _objects(evaluation)
+    objects = evaluation.rows_by_label()
     ranges = {f"{100 * low:.0f}–{100 * high:.0f} %": rows for low, high, rows in visible_ranges(errors.visible)}
     tables = [_overall(errors)]
     tables += [_by_rows("object", [errors], objects)] if len(objects) > 1 else []
@@ -65,7 +65,7 @@ def object_error_tables(group: Group) -> list[Table]:
     """For each model its errors by object, means over seeds; none where there is but one object."""
     tables = []
     for name in group.names:
-        seeds, objects = _of_seeds(group, name), _objects(group.of(name)[0])
+        seeds, objects = _of_seeds(group, name), group.of(name)[0].rows_by_label()
         if seeds and len(objects) > 1:
             tables.append(_by_rows("object", seeds, objects, f"{name}: error analysis"))
     return tables
@@ -76,12 +76,6 @@ def visible_ranges(visible: NDArray[np.float64]) -> Iterator[tuple[float, float,
     place = np.clip(np.searchsorted(VISIBLE_EDGES, visible, side="right") - 1, 0, len(VISIBLE_EDGES) - 2)
     for index in np.unique(place).tolist():
         yield VISIBLE_EDGES[index], VISIBLE_EDGES[index + 1], place == index
-
-
-def _objects(evaluation: Evaluation) -> dict[str, NDArray[np.bool_]]:
-    """The mask ``[N]`` of each object's targets."""
-    labels = np.array(evaluation.labels)
-    return {name: labels == name for name in sorted(set(evaluation.labels), key=lambda name: (len(name), name))}
 
 
 def _of_seeds(group: Group, name: str) -> list[ErrorAnalysis]:
