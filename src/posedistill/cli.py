@@ -149,6 +149,7 @@ def evaluate(
 
     With --detection it estimates a pose in every box of --detections.
     """
+    from posedistill.deploy.evaluators.base import Asked
     from posedistill.deploy.evaluators.files import evaluate_file
 
     if model.is_dir() and dataset is None:
@@ -176,16 +177,7 @@ def evaluate(
             "--dataset: found nothing, expected a BOP folder, scene or viewpoints (a file knows no test data)"
         )
     file = model / "model.onnx" if model.is_dir() else shipped(model, "models", ".onnx")
-    if detection:
-        from posedistill.deploy.detection import detect_file
-
-        if legacy_diameters or metres_per_unit is not None:
-            raise PoseDistillError(
-                "--detection: found --legacy-diameters or --metres-per-unit beside it, expected neither"
-            )
-        detect_file(file, dataset, split, frames, detections, csv, json, scenes=scene or None, threads=threads)
-        return
-    evaluate_file(
+    asked = Asked(
         file,
         dataset,
         split,
@@ -197,8 +189,17 @@ def evaluate(
         scenes=scene or None,
         legacy_diameters=legacy_diameters,
         metres_per_unit=metres_per_unit,
-        threads=threads,
     )
+    if detection:
+        from posedistill.deploy.detection import detect_file
+
+        if legacy_diameters or metres_per_unit is not None:
+            raise PoseDistillError(
+                "--detection: found --legacy-diameters or --metres-per-unit beside it, expected neither"
+            )
+        detect_file(asked, threads)
+        return
+    evaluate_file(asked, threads)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from posedistill.decode import WDRNetDecoder
 from posedistill.deploy.detection import detect_csv, detect_file, every_box
 from posedistill.deploy.estimate import estimate
 from posedistill.deploy.evaluate import boxes_for, open_bop, score_csv
+from posedistill.deploy.evaluators.base import Asked
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.errors import DataError, PoseDistillError
 from posedistill.geometry.cameras import project
@@ -202,7 +203,7 @@ def model(dataset: BopDataset, decoder: WDRNetDecoder, tmp_path: Path) -> Path:
 
 def test_a_file_is_measured_on_any_folder(model, bop, tmp_path):
     csv, scores = tmp_path / "out" / "results.csv", tmp_path / "out" / "scores.json"
-    found = evaluate_file(model, bop, "test", None, "gt", None, csv, scores, threads=1)
+    found = evaluate_file(Asked(model, bop, csv=csv, json=scores), threads=1)
     assert (found.targets, found.missed) == (6, 0)
     written = json.loads(scores.read_text())
     first = next(case for case in written["cases"] if (case["im_id"], case["obj_id"]) == (0, 1))
@@ -217,7 +218,7 @@ def test_a_file_is_measured_on_any_folder(model, bop, tmp_path):
 
 def test_a_file_is_measured_with_a_detector_s_boxes(model, bop, dataset, tmp_path):
     path = detections_file(tmp_path, true_boxes(dataset)[:2])
-    found = evaluate_file(model, bop, "test", None, "detector", path, None, None, threads=1)
+    found = evaluate_file(Asked(model, bop, boxes="detector", detections=path), threads=1)
     assert (found.targets, found.missed) == (6, 4)
     assert found.by_label(found.metrics[0])["1"] == pytest.approx(1 / 3) and found.scores["add_0.1d"] <= 2 / 6
 
@@ -225,7 +226,7 @@ def test_a_file_is_measured_with_a_detector_s_boxes(model, bop, dataset, tmp_pat
 def test_only_the_frames_of_a_list(model, bop, tmp_path):
     frames = tmp_path / "list.txt"
     frames.write_text("000002\n")
-    evaluate_file(model, bop, "test", frames, "gt", None, None, tmp_path / "scores.json", threads=1)
+    evaluate_file(Asked(model, bop, frames=frames, json=tmp_path / "scores.json"), threads=1)
     assert {case["im_id"] for case in json.loads((tmp_path / "scores.json").read_text())["cases"]} == {2}
 
 
@@ -279,18 +280,18 @@ def test_frames_that_may_have_been_trained_on_are_told(model, bop, tmp_path, cap
     kept = targets.read_text() if targets.exists() else None
     try:
         targets.unlink(missing_ok=True)
-        evaluate_file(model, bop, "test", None, "gt", None, None, None, threads=1)
+        evaluate_file(Asked(model, bop), threads=1)
         told = " ".join(capsys.readouterr().err.split())
         assert (
             "3 frames are measured, all that 'test' holds" in told
             and "also those that the model was trained on" in told
         )
         assert "few.txt" in told
-        evaluate_file(model, bop, "test", frames, "gt", None, None, None, threads=1)
+        evaluate_file(Asked(model, bop, frames=frames), threads=1)
         assert "trained on" not in capsys.readouterr().err
         rows = [{"scene_id": 1, "im_id": 0, "obj_id": 1, "inst_count": 1}]
         targets.write_text(json.dumps(rows))
-        evaluate_file(model, bop, "test", None, "gt", None, None, None, threads=1)
+        evaluate_file(Asked(model, bop), threads=1)
         assert "trained on" not in capsys.readouterr().err
     finally:
         frames.unlink()
@@ -310,7 +311,7 @@ def test_how_many_of_the_measured_frames_were_trained_on(model, bop, tmp_path, c
         made = onnx.load(model)
         helper.set_model_props(made, replace(record, frames=known).to_properties())
         onnx.save(made, tmp_path / "known.onnx")
-        evaluate_file(tmp_path / "known.onnx", bop, "test", frames, "gt", None, None, None, threads=1)
+        evaluate_file(Asked(tmp_path / "known.onnx", bop, frames=frames), threads=1)
         return " ".join(capsys.readouterr().err.split())
 
     known = {f"{bop.name}/test": np.array([[1, 0], [1, 1], [2, 2]]), f"{bop.name}/train": np.array([[1, 2]])}
@@ -327,7 +328,7 @@ def test_a_missing_mesh_is_told_before_anything_is_estimated(model, bop, monkeyp
     monkeypatch.setattr("posedistill.deploy.evaluators.objects.estimate", None)
     monkeypatch.setattr(BopDataset, "mesh_path", lambda *_, **__: bop / "gone.ply")
     with pytest.raises(DataError, match=r"gone\.ply"):
-        evaluate_file(model, bop, "test", None, "gt", None, None, None, threads=1)
+        evaluate_file(Asked(model, bop), threads=1)
 
 
 def run_without(modules: str, *words: object) -> subprocess.CompletedProcess[str]:
@@ -426,7 +427,7 @@ def test_every_box_of_a_detector_counts_for_detection(model, bop, dataset, decod
     queries = every_box(dataset, decoder.objects, boxes)
     assert [entry.labels for entry in queries] == [[1, 2, 1], [1, 2], [1, 2]]
     csv, scores = tmp_path / "results.csv", tmp_path / "scores.json"
-    found = detect_file(model, bop, "test", None, boxes, csv, scores, threads=1)
+    found = detect_file(Asked(model, bop, detections=boxes, csv=csv, json=scores), threads=1)
     assert (found.images, found.instances, found.estimates) == (3, 6, 7)
     content = json.loads(scores.read_text())
     assert content["scores"] == found.scores and 0 < found.scores["AP"] < 0.5
@@ -439,7 +440,7 @@ def test_every_box_of_a_detector_counts_for_detection(model, bop, dataset, decod
 
 def test_detection_needs_a_detector(model, bop):
     with pytest.raises(DataError, match="--detections: 'detections': found no file, expected a BOP json: true boxes"):
-        detect_file(model, bop, "test", None, None, None, None)
+        detect_file(Asked(model, bop))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from posedistill.data.formats.bop import BopDataset
 from posedistill.data.formats.bop_scene import Frame
 from posedistill.data.images import read_image
 from posedistill.decode.objects import of_objects
+from posedistill.deploy.evaluators.base import Asked
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.threshold import camera_of
 from posedistill.geometry.cameras import project
@@ -109,7 +110,7 @@ def test_the_one_of_eight_objects_places_them_in_a_detectors_boxes(real_data: Pa
     ids = sorted(int(image.stem) for image in (root / "test/000002/rgb").iterdir())[::10]
     frames.write_text("\n".join(map(str, ids)))
     detections = root / "detections/cosypose_maskrcnn_pbr.json"
-    found = evaluate_file(path, root, "test", frames, "detector", detections, None, None)
+    found = evaluate_file(Asked(path, root, "test", frames, "detector", detections))
     assert found.targets > 60 and found.scores["AR"] > 0.48 and found.scores["AR_MSPD"] > 0.62
 
 

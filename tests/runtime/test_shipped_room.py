@@ -10,6 +10,7 @@ from posedistill.data.formats.open_scene import open_scene
 from posedistill.data.images import read_image, write_image
 from posedistill.decode import SceneCoordinatesDecoder
 from posedistill.deploy.estimate import estimate, queries_of
+from posedistill.deploy.evaluators.base import Asked
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.predict.base import predict_images
 from posedistill.deploy.predict.scene import UNLIKELY, ScenePresenter
@@ -58,6 +59,6 @@ def test_it_knows_the_kitchen(predictor: Predictor, real_data: Path) -> None:
 def test_the_regressor_is_nearer_than_the_photograph_that_looks_most_alike(real_data: Path) -> None:
     """On the test frames, of which it has seen none: retrieval by the features of its teacher stands 0.197 m off."""
     path, root = MODEL.with_name("redkitchen_posenet.onnx"), real_data / "7scenes/redkitchen"
-    found = evaluate_file(path, root, "test", None, "gt", None, None, None)
+    found = evaluate_file(Asked(path, root))
     assert found.targets == 100 and found.scores["position_m"] < 0.16 and found.scores["orientation_deg"] < 3.5
     assert path.stat().st_size < 1.6e6

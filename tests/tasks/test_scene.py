@@ -19,6 +19,7 @@ from posedistill.data.images import read_image
 from posedistill.data.packs.novel_views import Depths
 from posedistill.data.packs.pack import Pack
 from posedistill.deploy.estimate import estimate, queries_of
+from posedistill.deploy.evaluators.base import Asked
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import torch_predictor
 from posedistill.errors import CheckpointError, DataError, RecipeError
@@ -160,16 +161,16 @@ def test_the_exported_file_is_the_network(trained: Recipe, scene: Path, tmp_path
     record = Predictor.from_onnx(path).record
     assert record.places is not None and record.places.shape == (60, 3)
     assert record.training.startswith("room: distilled, seed 0, step") and record.decoder.shape == (64, 64)
-    scores = evaluate_file(path, scene, "test", None, "gt", None, tmp_path / "a.csv", tmp_path / "a.json")
+    scores = evaluate_file(Asked(path, scene, csv=tmp_path / "a.csv", json=tmp_path / "a.json"))
     assert scores.scores["position_m"] == pytest.approx(ours["scores"]["position_m"], abs=1e-4)
     written = json.loads((tmp_path / "a.json").read_text())
     assert written["targets"] == 30 and (tmp_path / "a.csv").exists()
     for name, poses in task.baselines(None).items():  # the same as in a report
         assert written["baselines"][name] == pytest.approx(task.score(poses).to_dict()["scores"])
     with pytest.raises(DataError, match="'split': found 'val', expected one of train, test, all"):
-        evaluate_file(path, scene, "val", None, "gt", None, None, None)
+        evaluate_file(Asked(path, scene, "val"))
     with pytest.raises(DataError, match=r"--frames: 'option': found few\.txt, expected none"):
-        evaluate_file(path, scene, "test", Path("few.txt"), "gt", None, None, None)
+        evaluate_file(Asked(path, scene, frames=Path("few.txt")))
 
 
 @pytest.mark.parametrize("overrides", [("data.mean_image=true",), ("data.crop=[48, 96]",), ("data.crop=null",)])
@@ -392,9 +393,8 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
     assert units["dataset"] == "capture/test, no metres are known, positions are in the scene's own units"
     path = tmp_path / "room.onnx"
     export(trained, "distilled", path)
-    arguments = (path, folder, "test", None, "gt", None, None, None)
     assert Predictor.from_onnx(path).decoder.metric
-    told = evaluate_file(*arguments, metres_per_unit=4.0)
+    told = evaluate_file(Asked(path, folder, metres_per_unit=4.0))
     printed = capsys.readouterr().err
     assert "no metres are known" not in printed
     train, test = (open_scene(scene, split) for split in ("train", "test"))
@@ -402,18 +402,18 @@ def test_a_reconstruction_without_a_scale(recipe, trained: Recipe, scene: Path, 
     median = np.median(position_errors(middle, Poses.of_cameras(test.R, test.t)))
     position = next(line for line in printed.splitlines() if "median position" in line)
     assert "constant pose" in printed and f"{median:.3f} m" in position
-    untold = evaluate_file(*arguments)
+    untold = evaluate_file(Asked(path, folder))
     printed = capsys.readouterr().err
     assert "no metres are known" in printed
     assert " m " not in "".join(line for line in printed.splitlines() if "median position" in line)
     for wrong in (0.0, -2.0, float("nan")):
         with pytest.raises(DataError, match=r"metres per unit.*expected a positive number"):
-            evaluate_file(*arguments, metres_per_unit=wrong)
-    known = evaluate_file(path, scene, "test", None, "gt", None, None, None)
+            evaluate_file(Asked(path, folder, metres_per_unit=wrong))
+    known = evaluate_file(Asked(path, scene))
     assert told.scores["position_m"] == pytest.approx(known.scores["position_m"], rel=1e-3)
     assert told.scores["position_m"] != untold.scores["position_m"]
     capsys.readouterr()
-    evaluate_file(path, scene, "all", None, "gt", None, None, None)
+    evaluate_file(Asked(path, scene, "all"))
     assert "the model was trained on 60 of the 90 photographs" in " ".join(capsys.readouterr().err.split())
 
 

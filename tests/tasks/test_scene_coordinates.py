@@ -17,6 +17,7 @@ from tests.training.helpers import export, load, measure, train
 
 from posedistill.data.formats.open_scene import open_scene
 from posedistill.deploy.estimate import estimate, queries_of
+from posedistill.deploy.evaluators.base import Asked
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import torch_predictor
 from posedistill.deploy.predict.scene import UNLIKELY
@@ -103,7 +104,7 @@ def test_a_distilled_student_is_measured_exported_and_shown(trained: Recipe, sce
     assert export(trained, "teacher", path)["shift"] < 5e-3
     predictor = Predictor.from_onnx(path)
     assert predictor.decoder.calibration == "colour"  # this room states a camera of its own, and is taken at its word
-    scores = evaluate_file(path, scene, "test", None, "gt", None, tmp_path / "poses.json", None)
+    scores = evaluate_file(Asked(path, scene, csv=tmp_path / "poses.json"))
     poses = Poses.from_json(tmp_path / "poses.json")
     assert len(poses) == 30 and np.isfinite(poses.score).all()
     assert np.isfinite(scores.to_dict()["scores"]["position_m"])

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
 from posedistill.deploy.detection import detect_file
+from posedistill.deploy.evaluators.base import Asked
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.predict.base import predict_images
 from posedistill.deploy.predict.objects import Box, ObjectPresenter
@@ -91,7 +92,7 @@ def test_sizes_are_of_pictures(drawn_data: dict) -> None:
 
 def test_the_file_is_scored_as_in_the_run(folder: Path, bop: Path, tmp_path: Path) -> None:
     csv = tmp_path / "again.csv"
-    found = evaluate_file(folder / "model.onnx", bop, "test", None, "gt", None, csv, None)
+    found = evaluate_file(Asked(folder / "model.onnx", bop, csv=csv))
     records = {entry["stage"]: entry for entry in json.loads((folder / "evaluation.json").read_text())}
     assert found.boxes == "none" and found.targets == records["exported"]["targets"]
     np.testing.assert_allclose(Poses.from_bop_csv(csv).t, Poses.from_bop_csv(folder / "results.csv").t, atol=1e-3)
@@ -99,21 +100,21 @@ def test_the_file_is_scored_as_in_the_run(folder: Path, bop: Path, tmp_path: Pat
 
 def test_a_model_of_whole_pictures_takes_no_boxes(folder: Path, bop: Path) -> None:
     with pytest.raises(DataError, match="--boxes: 'option': found detector, expected none: yolo6d finds objects"):
-        evaluate_file(folder / "model.onnx", bop, "test", None, "detector", None, None, None)
+        evaluate_file(Asked(folder / "model.onnx", bop, boxes="detector"))
     with pytest.raises(DataError, match=r"--detections: 'option': found d\.json, expected none: yolo6d finds objects"):
-        evaluate_file(folder / "model.onnx", bop, "test", None, "gt", Path("d.json"), None, None)
+        evaluate_file(Asked(folder / "model.onnx", bop, detections=Path("d.json")))
     with pytest.raises(DataError, match="'boxes': found some, expected none: yolo6d"):
         ObjectPresenter(Predictor.from_onnx(folder / "model.onnx"), [Box(1, (0, 0, 9, 9))])
 
 
 def test_detection_asks_for_no_boxes(folder: Path, bop: Path, tmp_path: Path) -> None:
     model, csv = folder / "model.onnx", tmp_path / "poses.csv"
-    found = detect_file(model, bop, "test", None, None, csv, None)
+    found = detect_file(Asked(model, bop, csv=csv))
     assert found.images == 3 and found.estimates == len(Poses.from_bop_csv(csv)) and 0 <= found.scores["AP"] <= 1
     with pytest.raises(
         DataError, match="--detections: 'detections': found a file, expected none: yolo6d needs no boxes"
     ):
-        detect_file(model, bop, "test", None, tmp_path / "boxes.json", None, None)
+        detect_file(Asked(model, bop, detections=tmp_path / "boxes.json"))
 
 
 def test_a_search_is_the_surest_pose_of_one_look(folder: Path, bop: Path) -> None:

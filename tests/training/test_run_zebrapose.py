@@ -14,6 +14,7 @@ from posedistill.data.codes import code_path
 from posedistill.data.formats.bop import BopDataset
 from posedistill.data.images import read_image
 from posedistill.decode import ZebraPoseDecoder
+from posedistill.deploy.evaluators.base import Asked
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.export import export_onnx
 from posedistill.errors import RecipeError
@@ -188,7 +189,7 @@ def test_the_file_holds_its_codes_and_is_scored_as_in_the_run(folder: Path, bop:
     decoder = Predictor.from_onnx(folder / "model.onnx").decoder
     assert decoder.family == "zebrapose" and len(np.unique(decoder.points[0], axis=0)) > 400  # type: ignore[attr-defined]
     csv = tmp_path / "again.csv"
-    found = evaluate_file(folder / "model.onnx", bop, "test", None, "gt", None, csv, None)
+    found = evaluate_file(Asked(folder / "model.onnx", bop, csv=csv))
     records = {entry["stage"]: entry for entry in json.loads((folder / "evaluation.json").read_text())}
     assert found.targets == records["exported"]["targets"]
     np.testing.assert_allclose(Poses.from_bop_csv(csv).t, Poses.from_bop_csv(folder / "results.csv").t, atol=1e-3)

@@ -6,7 +6,8 @@ from pathlib import Path
 from posedistill.data.formats.bop import BopDataset
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery, estimate
-from posedistill.deploy.evaluate import detections_by_image, open_bop, some_boxes
+from posedistill.deploy.evaluate import detections_by_image, in_detections, open_bop
+from posedistill.deploy.evaluators.base import Asked
 from posedistill.errors import DataError, describe
 from posedistill.files import write_file
 from posedistill.geometry.objects import ObjectTable
@@ -27,48 +28,36 @@ def detect_csv(
     return _report(estimates, opened, json_path)
 
 
-def detect_file(
-    model: Path,
-    dataset: Path,
-    split: str,
-    frames: Path | None,
-    detections: Path | None,
-    csv: Path | None,
-    json_path: Path | None,
-    *,
-    scenes: list[int] | None = None,
-    threads: int = 0,
-) -> DetectionScores:
+def detect_file(asked: Asked, threads: int = 0) -> DetectionScores:
     """Estimate a pose in each box of a detector, or all poses in whole pictures, and score them all.
 
     Nothing tells which objects an image shows.
     """
-    predictor = Predictor.from_onnx(model, threads=threads or None)
-    decoder = of_objects(predictor.decoder, model)
-    if decoder.whole_pictures and detections is not None:
+    predictor = Predictor.from_onnx(asked.model, threads=threads or None)
+    decoder = of_objects(predictor.decoder, asked.model)
+    if decoder.whole_pictures and asked.detections is not None:
         raise DataError(describe("--detections", "detections", "a file", f"none: {decoder.family} needs no boxes"))
-    if not decoder.whole_pictures and detections is None:
+    if not decoder.whole_pictures and asked.detections is None:
         expected = "a BOP json: true boxes tell which objects an image shows, which detection must find out"
         raise DataError(describe("--detections", "detections", "no file", expected))
-    opened = open_bop(dataset, split, frames, decoder.objects.obj_ids, scenes)
-    if detections is None:
+    opened = open_bop(asked.dataset, asked.split, asked.frames, decoder.objects.obj_ids, asked.scenes)
+    if asked.detections is None:
         queries = [FrameQuery.of_objects(opened.frame(*image), [], [], []) for image in opened.target_images()]
     else:
-        queries = every_box(opened, decoder.objects, detections)
+        queries = every_box(opened, decoder.objects, asked.detections)
     estimates = estimate(predictor, queries)
-    if csv is not None:
-        estimates.to_bop_csv(csv)
-    return _report(estimates, opened, json_path)
+    if asked.csv is not None:
+        estimates.to_bop_csv(asked.csv)
+    return _report(estimates, opened, asked.json)
 
 
 def every_box(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[FrameQuery]:
     """Of each image the surest detections of the objects, 100 at most."""
-    by_image, queries = detections_by_image(detections), []
+    by_image, chosen = detections_by_image(detections), []
     for image in dataset.target_images():
-        chosen = [found for found in by_image.get(image, []) if found.obj_id in objects.obj_ids][:ESTIMATES_PER_IMAGE]
-        columns = ([d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen])
-        queries.append(FrameQuery.of_objects(dataset.frame(*image), *columns))
-    return some_boxes(queries, detections, by_image)
+        known = [found for found in by_image.get(image, []) if found.obj_id in objects.obj_ids]
+        chosen.append((dataset.frame(*image), known[:ESTIMATES_PER_IMAGE]))
+    return in_detections(chosen, detections, by_image)
 
 
 def _report(estimates: Poses, dataset: BopDataset, json_path: Path | None) -> DetectionScores:

@@ -46,14 +46,9 @@ class FrameQuery:
     def of_objects(
         cls, frame: Frame, boxes: Sequence[Array], labels: Sequence[int], scores: Sequence[float]
     ) -> "FrameQuery":
-        """Objects in the boxes of a BOP frame."""
+        """Objects in the boxes of a BOP frame; without boxes, anywhere in it."""
         rows = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         return cls(frame.rgb, frame.scene_id, frame.im_id, "", frame.K, rows, list(labels), np.array(scores))
-
-    @classmethod
-    def of_picture(cls, frame: Frame, labels: Sequence[int]) -> "FrameQuery":
-        """Objects anywhere in a BOP frame."""
-        return cls(frame.rgb, frame.scene_id, frame.im_id, "", frame.K, labels=list(labels))
 
     def facts(self) -> list[Any]:
         """What poses depend on, as plain values: the image by its size in bytes, wherever it lies."""

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,12 @@ def ground_truth_boxes(dataset: BopDataset, objects: ObjectTable) -> list[FrameQ
 
 def detector_boxes(dataset: BopDataset, objects: ObjectTable, detections: Path) -> list[FrameQuery]:
     """The best-scored detections of each target object, as many as the target has instances; no ground truth."""
-    by_image = detections_by_image(detections)
-    queries = []
+    by_image, chosen = detections_by_image(detections), []
     for frame, counts in _targets_by_frame(dataset, objects):
         seen = by_image.get((frame.scene_id, frame.im_id), [])
-        chosen = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
-        columns = ([d.bbox for d in chosen], [d.obj_id for d in chosen], [d.score for d in chosen])
-        queries.append(FrameQuery.of_objects(frame, *columns))
-    return some_boxes(queries, detections, by_image)
+        best = [d for obj_id, count in counts.items() for d in [s for s in seen if s.obj_id == obj_id][:count]]
+        chosen.append((frame, best))
+    return in_detections(chosen, detections, by_image)
 
 
 def detections_by_image(path: Path) -> dict[tuple[int, int], list[Detection]]:
@@ -62,12 +60,17 @@ def detections_by_image(path: Path) -> dict[tuple[int, int], list[Detection]]:
     return by_image
 
 
-def some_boxes(queries: list[FrameQuery], path: Path, found: Mapping[Any, list[Detection]]) -> list[FrameQuery]:
-    """The queries; ``DataError`` where the detections of a file gave none of them a box."""
-    if not any(len(entry.boxes) for entry in queries):
-        told = f"{sum(map(len, found.values()))} usable ones, none for the test images and objects"
+def in_detections(
+    chosen: Sequence[tuple[Frame, list[Detection]]], path: Path, read: Mapping[Any, list[Detection]]
+) -> list[FrameQuery]:
+    """The detections chosen for each frame of those ``read`` from a file; ``DataError`` where that is none at all."""
+    if not any(own for _, own in chosen):
+        told = f"{sum(map(len, read.values()))} usable ones, none for the test images and objects"
         raise DataError(describe(path, "detections", told, "some"))
-    return queries
+    return [
+        FrameQuery.of_objects(frame, [d.bbox for d in own], [d.obj_id for d in own], [d.score for d in own])
+        for frame, own in chosen
+    ]
 
 
 def whole_pictures(dataset: BopDataset, objects: ObjectTable) -> list[FrameQuery]:
@@ -75,7 +78,7 @@ def whole_pictures(dataset: BopDataset, objects: ObjectTable) -> list[FrameQuery
     queries = []
     for frame, counts in _targets_by_frame(dataset, objects):
         labels = [obj_id for obj_id, count in counts.items() for _ in range(count)]
-        queries.append(FrameQuery.of_picture(frame, labels))
+        queries.append(FrameQuery.of_objects(frame, [], labels, []))
     return queries
 
 

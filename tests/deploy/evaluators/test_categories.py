@@ -8,6 +8,7 @@ from tests.data.category_writer import write_categories
 from tests.deploy.viewpoints import sure_predictor
 
 from posedistill.data.formats.viewpoint.annotations import open_categories
+from posedistill.deploy.evaluators.base import Asked
 from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.errors import DataError
 from posedistill.geometry.viewpoint import rotation_viewpoint
@@ -33,14 +34,8 @@ def loaded(monkeypatch):
 
 
 def measure(dataset, tmp_path, split="test", **options):
-    about = {
-        "frames": None,
-        "boxes": "gt",
-        "detections": None,
-        "csv": tmp_path / "a.csv",
-        "json_path": tmp_path / "a.json",
-    }
-    return evaluate_file(tmp_path / "m.onnx", dataset, split, **about | options)
+    files = {"csv": tmp_path / "a.csv", "json": tmp_path / "a.json"}
+    return evaluate_file(Asked(tmp_path / "m.onnx", dataset, split, **files, **options))
 
 
 def test_scores_csv_and_baselines(made, loaded, tmp_path, capsys):

@@ -1,7 +1,5 @@
 """Evaluation of exported files: each by the evaluator of its task."""
 
-from pathlib import Path
-
 from posedistill.deploy.evaluators.base import Asked, Evaluator
 from posedistill.deploy.evaluators.categories import evaluate_categories
 from posedistill.deploy.evaluators.objects import evaluate_objects
@@ -17,21 +15,7 @@ EVALUATORS: dict[str, Evaluator] = {
 """By what the model's decoder says its ``task`` is."""
 
 
-def evaluate_file(
-    model: Path,
-    dataset: Path,
-    split: str,
-    frames: Path | None,
-    boxes: str,
-    detections: Path | None,
-    csv: Path | None,
-    json_path: Path | None,
-    *,
-    scenes: list[int] | None = None,
-    legacy_diameters: bool = False,
-    metres_per_unit: float | None = None,
-    threads: int = 0,
-) -> Evaluation:
+def evaluate_file(asked: Asked, threads: int = 0) -> Evaluation:
     """Measure an exported file on a BOP folder, a scene or a data set of viewpoints, whichever its model is of.
 
     Prints the table, writes csv and json where asked.
@@ -39,6 +23,5 @@ def evaluate_file(
     Raises:
         DataError: options or data of another task, or any fault of the data.
     """
-    predictor = Predictor.from_onnx(model, threads=threads or None)
-    known = (split, frames, boxes, detections, csv, json_path, scenes, legacy_diameters, metres_per_unit)
-    return EVALUATORS[predictor.decoder.task](predictor, Asked(model, dataset, *known))
+    predictor = Predictor.from_onnx(asked.model, threads=threads or None)
+    return EVALUATORS[predictor.decoder.task](predictor, asked)
