@@ -50,13 +50,13 @@ def write_file(path: Path, data: bytes | str, error: type[PoseDistillError] = Da
         raise
 
 
-def link_file(source: Path, target: Path, error: type[PoseDistillError] = DataError) -> None:
+def link_file(source: Path, target: Path) -> None:
     """Give a file a second name, making the folder; on another disk, or where links are refused, a copy.
 
     An older file of that name is replaced. Both names are equal: the file lasts until the last of them is removed.
 
     Raises:
-        PoseDistillError: (``error``) no such source, a full disk, or any other refusal; an older file is kept.
+        DataError: no such source, a full disk, or any other refusal; an older file is kept.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -72,7 +72,7 @@ def link_file(source: Path, target: Path, error: type[PoseDistillError] = DataEr
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         found = f"{source}: {failure.strerror or failure}"
-        raise error(describe(target, "file", found, "a readable file and a disk with free space")) from failure
+        raise DataError(describe(target, "file", found, "a readable file and a disk with free space")) from failure
 
 
 def read_text(path: Path, expected: str = "a text file", error: type[PoseDistillError] = DataError) -> str:

@@ -65,8 +65,8 @@ def cut_boxes(
     return crops, cameras
 
 
-def scan_boxes(width: int, height: int, pad: float, levels: int = 3) -> Array:
-    """``[n, 4]`` boxes whose crops cover the image with squares of its shorter side, half of it, a quarter, ...
+def scan_boxes(width: int, height: int, pad: float) -> Array:
+    """``[n, 4]`` boxes whose crops cover the image with squares of its shorter side, of half of it, and of a quarter.
 
     Neighbouring squares overlap by half.
 
@@ -74,8 +74,8 @@ def scan_boxes(width: int, height: int, pad: float, levels: int = 3) -> Array:
     87
     """
     boxes = []
-    for level in range(levels):
-        side = min(width, height) / 2**level
+    for share in (1, 2, 4):
+        side = min(width, height) / share
         columns, rows = (int(np.ceil((length - side) / (side / 2))) + 1 for length in (width, height))
         for y in np.linspace(side / 2, height - side / 2, rows):
             for x in np.linspace(side / 2, width - side / 2, columns):

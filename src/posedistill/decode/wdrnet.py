@@ -156,19 +156,15 @@ class WDRNetDecoder(CropDecoder):
         scores = np.abs(sigmoid(ours["logits"]) - sigmoid(theirs["logits"]))
         return {"votes (px)": float(pixels.max(initial=0.0)), "scores": float(scores.max(initial=0.0))}
 
-    def stand_in(self, prepared: Prepared, noise: float = 0.004, outliers: float = 0.4) -> Arrays:
-        """Outputs for a pose of the first object, seen in the middle of each crop.
-
-        Args:
-            noise: standard deviation of a vote, crop sides. outliers: share of votes that are anywhere.
-        """
+    def stand_in(self, prepared: Prepared) -> Arrays:
+        """Outputs for a pose of the first object, seen in the middle of each crop; two in five votes are anywhere."""
         rng, size, cells = np.random.default_rng(0), self.crop_size, self.cells
         K, corners = prepared.K, self.objects.keypoints[0]
         distance = K[0, 0, 0] * float(self.objects.diameters[0]) / (0.6 * size)
         t = distance * np.linalg.solve(K[0], np.array([size / 2, size / 2, 1.0])) - corners.mean(axis=0)
         shape = (len(K), len(cells), len(corners))
-        votes = project(corners, np.eye(3), t, K[0]) + rng.normal(scale=noise * size, size=(*shape, 2))
-        wild = rng.random(shape) < outliers
+        votes = project(corners, np.eye(3), t, K[0]) + rng.normal(scale=0.004 * size, size=(*shape, 2))
+        wild = rng.random(shape) < 0.4
         votes[wild] = rng.uniform(0, size, (int(wild.sum()), 2))
         near = np.linalg.norm(cells.centers - size / 2, axis=1) < 0.3 * size
         logits = np.where(near, 2.0, -6.0) + rng.normal(scale=0.2, size=shape[:2])

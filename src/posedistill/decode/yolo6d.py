@@ -302,12 +302,8 @@ class YOLO6DDecoder(ObjectDecoder):
             "scores": float(np.abs(scores[0] - scores[1]).max(initial=0.0)),
         }
 
-    def stand_in(self, prepared: Prepared, noise: float = 0.02) -> Arrays:
-        """Region maps of pictures in which each object is seen once, side by side.
-
-        Args:
-            noise: standard deviation of a point, cells.
-        """
+    def stand_in(self, prepared: Prepared) -> Arrays:
+        """Region maps of pictures in which each object is seen once, side by side; points are off by 0.02 cells."""
         rng, (channels, rows, columns) = np.random.default_rng(0), self.outputs["region"]
         count, pictures = len(self.objects), len(prepared.K)
         region = np.zeros((pictures, self.anchors, channels // self.anchors, rows, columns))
@@ -322,7 +318,7 @@ class YOLO6DDecoder(ObjectDecoder):
             column, row = np.floor(place).astype(int)
             for y in range(max(row - 1, 0), min(row + 2, rows)):
                 for x in range(max(column - 1, 0), min(column + 2, columns)):
-                    offsets = points - [x, y] + rng.normal(scale=noise, size=points.shape)
+                    offsets = points - [x, y] + rng.normal(scale=0.02, size=points.shape)
                     share = np.clip(offsets[0], 0.01, 0.99)
                     offsets[0] = np.log(share / (1 - share))
                     region[:, 0, : 2 * BOX_POINTS, y, x] = offsets.ravel()

@@ -305,13 +305,12 @@ class ZebraPoseDecoder(CropDecoder):
 
     def differences(self, ours: Arrays, theirs: Arrays) -> dict[str, float]:
         """Between logits of mask and bits."""
-        return {"logits": max(float(np.abs(ours[name] - theirs[name]).max(initial=0.0)) for name in self.outputs)}
+        return {"logits": max(super().differences(ours, theirs).values())}
 
-    def stand_in(self, prepared: Prepared, flips: float = 0.1, outliers: float = 0.2) -> Arrays:
+    def stand_in(self, prepared: Prepared) -> Arrays:
         """Outputs for crops in the middle of which the first object's surface is seen from the front.
 
-        Args:
-            flips: share of wrong fine bits. outliers: share of cells with any code.
+        A fifth of the cells has any code, and a tenth of the fine bits is wrong.
         """
         rng, size, count = np.random.default_rng(0), self.crop_size, len(prepared.K)
         K, diameter = prepared.K[0], float(self.objects.diameters[0])
@@ -325,9 +324,9 @@ class ZebraPoseDecoder(CropDecoder):
         ids = cv2.dilate(ids.astype(np.float32), np.ones((3, 3))).astype(np.int64)
         one = np.maximum(ids, 0) >> np.arange(self.bits)[::-1, None, None] & 1
         bits = np.broadcast_to(one, (count, *one.shape)).copy()
-        wild = rng.random((count, 1, self.grid, self.grid)) < outliers
+        wild = rng.random((count, 1, self.grid, self.grid)) < 0.2
         fine = np.arange(self.bits)[:, None, None] >= self.bits // 2
-        bits ^= wild & (rng.random(bits.shape) < 0.5) | fine & (rng.random(bits.shape) < flips)
+        bits ^= wild & (rng.random(bits.shape) < 0.5) | fine & (rng.random(bits.shape) < 0.1)
         code: Array = np.where(bits, 2.5, -2.5) + rng.normal(scale=0.5, size=bits.shape)
         mask = np.broadcast_to(np.where(ids >= 0, 3.0, -3.0), (count, 1, self.grid, self.grid))
         return {"mask": mask.astype(np.float32), "code": code.astype(np.float32)}

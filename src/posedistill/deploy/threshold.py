@@ -74,17 +74,17 @@ def camera_of(decoder: ObjectDecoder, image: Image) -> Array:
     return np.array([[side, 0, (width - 1) / 2], [0, side, (height - 1) / 2], [0, 0, 1.0]]) if K is None else K
 
 
-def photographs_in(folder: Path, count: int = SEARCHES, seed: int = 0) -> list[Path]:
-    """At most ``count`` photographs of a folder and its subfolders, drawn by the seed; ``DataError`` without any."""
+def photographs_in(folder: Path, count: int = SEARCHES) -> list[Path]:
+    """At most ``count`` photographs of a folder and its subfolders, by a fixed seed; ``DataError`` without any."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         expected = f"photographs without the objects ({', '.join(IMAGE_SUFFIXES)})"
         raise DataError(describe(folder, "negatives", "none" if folder.is_dir() else "no such folder", expected))
-    return [found[place] for place in sorted(np.random.default_rng(seed).permutation(len(found))[:count].tolist())]
+    return [found[place] for place in sorted(np.random.default_rng(0).permutation(len(found))[:count].tolist())]
 
 
-def shown_in(dataset: BopDataset, obj_ids: Sequence[int], count: int = SEARCHES, seed: int = 0) -> Iterable[Shown]:
-    """At most ``count`` of a data set's pictures of objects with their true poses, drawn by the seed.
+def shown_in(dataset: BopDataset, obj_ids: Sequence[int], count: int = SEARCHES) -> Iterable[Shown]:
+    """At most ``count`` of a data set's pictures of objects with their true poses, drawn by a fixed seed.
 
     Raises:
         DataError: no picture shows one.
@@ -98,7 +98,7 @@ def shown_in(dataset: BopDataset, obj_ids: Sequence[int], count: int = SEARCHES,
     if not pairs:
         expected = f"frames that show one of {sorted(obj_ids)}"
         raise DataError(describe(dataset.root / dataset.split, "objects", "none", expected))
-    for place in np.random.default_rng(seed).permutation(len(pairs))[:count].tolist():
+    for place in np.random.default_rng(0).permutation(len(pairs))[:count].tolist():
         frame, obj_id = pairs[place]
         own = [instance for instance in frame.instances if instance.obj_id == obj_id]
         R, t = np.stack([instance.R for instance in own]), np.stack([instance.t for instance in own])

@@ -90,9 +90,9 @@ class DetectionScores:
         """The same of each object."""
         return {obj_id: _scores_of(found, None) for obj_id, found in self.objects.items()}
 
-    def intervals(self, seed: int = 0) -> dict[str, Interval]:
+    def intervals(self) -> dict[str, Interval]:
         """Of each score, 95 %: a bootstrap over images."""
-        drawn = np.random.default_rng(seed).multinomial(self.images, np.full(self.images, 1 / self.images), _RESAMPLES)
+        drawn = np.random.default_rng(0).multinomial(self.images, np.full(self.images, 1 / self.images), _RESAMPLES)
         resampled = [self._scores(counts) for counts in drawn]
         ends = {name: np.nanpercentile([item[name] for item in resampled], [2.5, 97.5]) for name in self.scores}
         return {name: Interval(value, *map(float, ends[name])) for name, value in self.scores.items()}
@@ -102,9 +102,7 @@ class DetectionScores:
         return {name: float(np.nanmean([item[name] for item in found])) for name in found[0]}
 
 
-def score_detections(
-    estimates: Poses, dataset: BopDataset, models: Mapping[int, ScoringModel] | None = None
-) -> DetectionScores:
+def score_detections(estimates: Poses, dataset: BopDataset) -> DetectionScores:
     """Average precision of poses in every image that anything is sought in.
 
     For each threshold by itself the surest estimate of an object in an image takes, of the free annotated instances,
@@ -120,7 +118,7 @@ def score_detections(
     targets = [Target(*image, *count) for image, counts in annotated.items() for count in sorted(counts.items())]
     if not targets:
         raise DataError(describe(dataset.root / dataset.split, "instances", "none", "annotated images"))
-    models = load_scoring_models(dataset, {target.obj_id for target in targets}) if models is None else models
+    models = load_scoring_models(dataset, {target.obj_id for target in targets})
     limit = np.full(len(targets), ESTIMATES_PER_IMAGE)
     candidates = pair_up(surest, dataset, targets, limit)
     scale = REFERENCE_WIDTH / image_widths(dataset, candidates.truths.scene_id[candidates.gt])

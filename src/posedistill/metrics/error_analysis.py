@@ -15,6 +15,7 @@ from posedistill.metrics.statistics import Interval
 
 NORMAL = 1.4826
 """Standard deviations of a normal distribution in one median absolute deviation."""
+_RESAMPLES = 1000
 _BLOCK = 500_000
 """Drawn errors that are sorted at a time."""
 
@@ -82,7 +83,7 @@ def median_and_spread(errors: ArrayLike) -> tuple[float, float]:
     return float(median[0]), float(spread[0])
 
 
-def median_and_spread_intervals(errors: ArrayLike, resamples: int = 1000, seed: int = 0) -> tuple[Interval, Interval]:
+def median_and_spread_intervals(errors: ArrayLike) -> tuple[Interval, Interval]:
     """Median and robust spread, means over seeds, each with its 95 % bootstrap interval.
 
     Targets are resampled, the same for all seeds, and seeds where there are several.
@@ -91,13 +92,13 @@ def median_and_spread_intervals(errors: ArrayLike, resamples: int = 1000, seed: 
         errors: ``[S, N]`` of each seed and target; NaN where a target was missed.
     """
     rows = np.asarray(errors, dtype=np.float64)
-    rng, (seeds, count) = np.random.default_rng(seed), rows.shape
+    rng, (seeds, count) = np.random.default_rng(0), rows.shape
     values = np.stack(_medians_and_spreads(rows)).mean(axis=1)
-    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).T / seeds
-    drawn = np.zeros((2, resamples))
+    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES).T / seeds
+    drawn = np.zeros((2, _RESAMPLES))
     step = max(1, _BLOCK // max(1, count))
-    for start in range(0, resamples if count else 0, step):
-        block = slice(start, min(start + step, resamples))
+    for start in range(0, _RESAMPLES if count else 0, step):
+        block = slice(start, min(start + step, _RESAMPLES))
         targets = rng.integers(count, size=(block.stop - start, count))
         for row, weight in zip(rows, weights, strict=True):
             drawn[:, block] += weight[block] * np.stack(_medians_and_spreads(row[targets]))

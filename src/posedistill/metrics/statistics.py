@@ -13,6 +13,8 @@ from posedistill.geometry.cameras import Array
 Statistic = Literal["mean", "median"]
 """What makes one score of the outcomes of many targets."""
 
+_RESAMPLES = 4000
+"""Of paired differences."""
 _BLOCK = 250
 """Resamples at a time: more would take much memory."""
 
@@ -91,7 +93,7 @@ def summarise(values: Sequence[float]) -> Summary:
 def paired_difference(
     first: ArrayLike,
     second: ArrayLike,
-    resamples: int = 4000,
+    resamples: int = _RESAMPLES,
     seed: int = 0,
     statistic: Statistic = "mean",
     groups: Sequence[str] = (),
@@ -142,8 +144,6 @@ def gap_closed(
     baseline: ArrayLike,
     variant: ArrayLike,
     teacher: ArrayLike,
-    resamples: int = 4000,
-    seed: int = 0,
     statistic: Statistic = "mean",
     lower_is_better: bool = False,
     groups: Sequence[str] = (),
@@ -165,10 +165,10 @@ def gap_closed(
     ours, theirs = np.asarray(variant, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
     best = np.broadcast_to(np.asarray(teacher, dtype=np.float64), theirs.shape)
     sign = -1.0 if lower_is_better else 1.0
-    gap = paired_difference(theirs, best, resamples, seed, statistic, groups)
+    gap = paired_difference(theirs, best, statistic=statistic, groups=groups)
     if not min(sign * gap.low, sign * gap.high) > 0:
         return None
-    of_baseline, of_variant, of_teacher = _resampled([theirs, ours, best], statistic, resamples, seed, groups)
+    of_baseline, of_variant, of_teacher = _resampled([theirs, ours, best], statistic, _RESAMPLES, 0, groups)
     missing = np.maximum(sign * (of_teacher - of_baseline), 1e-12)
     closed = _score(ours, statistic, groups) - _score(theirs, statistic, groups)
     mean = float(np.round(closed / gap.mean, 12) + 0.0)

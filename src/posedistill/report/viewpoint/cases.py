@@ -72,15 +72,15 @@ def draw_view(case: ViewCase) -> Image:
     return np.concatenate(panels, axis=1)
 
 
-def draw_shape(shape: Shape, R: Array, side: int = SIDE) -> Image:
-    """``[side, side, 3]`` the shape under a rotation, from far away: faces lit and sorted by depth, or points."""
-    canvas = np.full((side, side, 3), _PAPER, np.uint8)
+def draw_shape(shape: Shape, R: Array) -> Image:
+    """``[SIDE, SIDE, 3]`` the shape under a rotation, from far away: faces lit and sorted by depth, or points."""
+    canvas = np.full((SIDE, SIDE, 3), _PAPER, np.uint8)
     vertices = shape[0] if isinstance(shape, tuple) else shape
     points = (vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2) @ R.T
     if not np.isfinite(points).all():
         return canvas  # nothing was found
     # One scale for every pose of a shape: the ball around it fills the panel.
-    pixels = side / 2 + 0.46 * side * points[:, :2] / max(float(np.linalg.norm(points, axis=1).max()), 1e-12)
+    pixels = SIDE / 2 + 0.46 * SIDE * points[:, :2] / max(float(np.linalg.norm(points, axis=1).max()), 1e-12)
     if isinstance(shape, tuple):
         _fill_faces(canvas, points, pixels, shape[1])
     else:
