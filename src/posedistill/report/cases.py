@@ -1,7 +1,7 @@
 """Overlays of best and worst cases on the frames they were seen in."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,34 +92,29 @@ def save_pictures(
     Args:
         draw: the picture of one, by its place. about: what the json of each says, a ``caption`` at least.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob(f"{stage}_best_*"), *folder.glob(f"{stage}_worst_*")):
-        old.unlink()
-    pictures = []
+    stated = [float(error) if np.isfinite(error) else None for error in errors]
+    paths = []
     for kind, chosen in zip(("best", "worst"), select_cases(errors, count), strict=True):
-        for rank, index in enumerate(chosen):
-            path = folder / f"{stage}_{kind}_{rank:02d}.jpg"
-            write_image(path, draw(index), _JPEG)
-            error = float(errors[index]) if np.isfinite(errors[index]) else None
-            record = {"stage": stage, "kind": kind, "rank": rank, **about[index], "error": error}
-            write_file(path.with_suffix(".json"), json.dumps(record))
-            pictures.append(path)
-    return pictures
+        paths += _save(folder, stage, kind, ((draw(i), {**about[i], "error": stated[i]}) for i in chosen))
+    return paths
 
 
 def save_votes(folder: str | Path, stage: str, pictures: Sequence[tuple[Image, str]]) -> list[Path]:
     """Write what a network says of some photographs, with a caption each, replacing those of an earlier call."""
-    folder = Path(folder)
+    return _save(folder, stage, "votes", ((picture, {"caption": caption}) for picture, caption in pictures))
+
+
+def _save(folder: str | Path, stage: str, kind: str, pictures: Iterable[tuple[Image, Mapping[str, Any]]]) -> list[Path]:
+    """Write pictures of a kind, and beside each what is said of it, in the place of those of an earlier call."""
+    folder, paths = Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{stage}_votes_*"):
+    for old in folder.glob(f"{stage}_{kind}_*"):
         old.unlink()
-    paths = [folder / f"{stage}_votes_{rank:02d}.jpg" for rank in range(len(pictures))]
-    for rank, (path, (picture, caption)) in enumerate(zip(paths, pictures, strict=True)):
+    for rank, (picture, about) in enumerate(pictures):
+        path = folder / f"{stage}_{kind}_{rank:02d}.jpg"
         write_image(path, picture, _JPEG)
-        write_file(
-            path.with_suffix(".json"), json.dumps({"stage": stage, "kind": "votes", "rank": rank, "caption": caption})
-        )
+        write_file(path.with_suffix(".json"), json.dumps({"stage": stage, "kind": kind, "rank": rank, **about}))
+        paths.append(path)
     return paths
 
 

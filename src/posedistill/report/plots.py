@@ -49,7 +49,6 @@ RC: dict[Any, Any] = {
 }
 _BASELINES = ((1, 1.5), (4, 2), (8, 2, 1, 2))
 """Dashes of naive baselines, in turn."""
-_DEPTH_PLOT = ("depth", "visible")
 _LEAST = 5
 """Matched targets of a range of visible shares, for quartiles to mean anything."""
 _MAX_POINTS = 240
@@ -152,7 +151,8 @@ def depth_by_visibility(group: Group) -> Markup | None:
         axes.axhline(0, color=INK, linewidth=0.8)
         for place, name in enumerate(group.names):
             found = [item.errors for item in group.of(name) if item.errors]
-            depth, visible = (np.concatenate([[], *(getattr(each, key) for each in found)]) for key in _DEPTH_PLOT)
+            depth = np.concatenate([[], *(errors.depth for errors in found)])
+            visible = np.concatenate([[], *(errors.visible for errors in found)])
             matched = ~np.isnan(depth)
             _draw_by_visibility(axes, 100 * depth[matched], 100 * visible[matched], name, place)
         if not axes.get_legend_handles_labels()[1]:

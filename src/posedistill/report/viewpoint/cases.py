@@ -1,6 +1,6 @@
 """Best and worst viewpoints: the photograph, and beside it the shape in the true and in the predicted pose."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,7 @@ class ViewCase:
 def save_view_cases(folder: Path, stage: str, cases: Sequence[ViewCase], count: int = 4) -> list[Path]:
     """Draw the ``count`` best and worst into ``folder``, as :func:`report.cases.save_cases` does."""
     about = [{"caption": case.caption(), "name": case.name, "unit": "deg"} for case in cases]
-    draw: Callable[[int], Image] = lambda place: draw_view(cases[place])  # noqa: E731
-    return save_pictures(folder, stage, [case.error for case in cases], draw, about, count)
+    return save_pictures(folder, stage, [case.error for case in cases], lambda i: draw_view(cases[i]), about, count)
 
 
 def draw_view(case: ViewCase) -> Image:
