@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -235,19 +235,17 @@ def kept(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
 
     What several splits of a data set share is so read once in a run. What it returns is shared: change none of it.
     """
-    known: OrderedDict[tuple[Path, int, int, int], Content] = OrderedDict()
+
+    @lru_cache(KEPT_FILES)
+    def known(path: Path, *state: int) -> Content:
+        return read(path)
 
     def reader(path: Path) -> Content:
         if not path.is_file():
             return read(path)
         stat = path.stat()
-        key = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if time.time_ns() - stat.st_mtime_ns < CLOCK_TICK:  # it may change again without another time
             return read(path)
-        if key not in known:
-            known[key] = read(path)
-            if len(known) > KEPT_FILES:
-                known.popitem(last=False)
-        return known[key]
+        return known(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     return reader
