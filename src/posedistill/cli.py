@@ -455,17 +455,16 @@ def main() -> None:
     """Entry point: a mistake of the user ends with one clear message."""
     try:
         app()
+        return
     except PoseDistillError as error:
-        print(f"posedistill: {error}", file=sys.stderr)
-        sys.exit(2)
+        told = str(error)
     except OSError as error:  # wherever it shows first that a folder cannot be written to
         expected = "a readable file, or a writable folder with free space"
-        print(f"posedistill: {describe(error.filename or 'disk', 'file', error.strerror, expected)}", file=sys.stderr)
-        sys.exit(2)
+        told = describe(error.filename or "disk", "file", error.strerror, expected)
     except ModuleNotFoundError as error:
         if str(error.name).startswith("posedistill"):
             raise
         extra = {"ray": "scale", "huggingface_hub": "hub"}.get(str(error.name).partition(".")[0], "train")
-        about = f"this needs more than the light install: pip install 'posedistill[{extra}]'"
-        print(f"posedistill: {about} (found no {error.name})", file=sys.stderr)
-        sys.exit(2)
+        told = f"this needs more than the light install: pip install 'posedistill[{extra}]' (found no {error.name})"
+    print(f"posedistill: {told}", file=sys.stderr)
+    sys.exit(2)

@@ -42,14 +42,17 @@ def train(
     """Train a network of a .cfg on 21-number labels: makes a recipe, says which, and runs it."""
     from posedistill.training.published.single_shot import train_published
 
-    teacher = (teachercfg, teacherweightfile)
-    if distiled and None in teacher:
-        raise PoseDistillError("--distiled: found no teacher, expected --teachercfg FILE and --teacherweightfile FILE")
+    teacher = None
+    if distiled:
+        if teachercfg is None or teacherweightfile is None:
+            expected = "--teachercfg FILE and --teacherweightfile FILE"
+            raise PoseDistillError(f"--distiled: found no teacher, expected {expected}")
+        teacher = teachercfg, teacherweightfile
     train_published(
         datacfg,
         modelcfg,
         initweightfile,
-        teacher=(teacher[0], teacher[1]) if distiled and teacher[0] and teacher[1] else None,
+        teacher=teacher,
         overrides=overrides or [],
         pretrain_epochs=pretrain_num_epochs,
         backgrounds=backgrounds,
