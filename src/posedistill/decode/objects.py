@@ -42,15 +42,12 @@ class ObjectDecoder(Decoder):
         """Refuse values that contradict each other."""
         super().__post_init__()
         count = len(self.objects)
+        fits = len(self.distance) in (0, count) and all(0 < factor < np.inf for factor in self.distance)
         check(
             ("shapes", len(self.shapes), f"{count} shapes", len(self.shapes) in (0, count)),
             ("names", self.names, f"{count} names", len(self.names) in (0, count)),
-            ("distance", self.distance, f"{count} positive factors", self._distances_fit()),
+            ("distance", self.distance, f"{count} positive factors", fits),
         )
-
-    def _distances_fit(self) -> bool:
-        positive = all(0 < factor < np.inf for factor in self.distance)
-        return not self.distance or (len(self.distance) == len(self.objects) and positive)
 
     def at_distance(self, t: Array, index: int) -> Array:
         """The position of an object of a class, at its calibrated distance."""

@@ -169,13 +169,13 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _shapes(value: Any) -> dict[str, tuple[int, ...]]:
-    return {str(name): tuple(int(length) for length in shape) for name, shape in value.items()}
+    return {str(name): tuple(int(length) for length in shape) for name, shape in _object(value).items()}
 
 
 _READERS: Readers = {
     "family": str,
-    "inputs": lambda value: _shapes(_object(value)),
-    "outputs": lambda value: _shapes(_object(value)),
+    "inputs": _shapes,
+    "outputs": _shapes,
     "training": str,
     "parameters": int,
     "version": str,

@@ -47,7 +47,7 @@ class Tracker:
             return None
         objects = of_objects(self.predictor.decoder).objects
         box = box_of_pose(last.R, last.t, objects.keypoints[objects.index(obj_id)], K, image.shape)
-        if box is None or not (box[:2] < [image.shape[1], image.shape[0]]).all():
+        if box is None:
             return None
         poses = self.predictor.predict(image, K, np.array([box]), [obj_id])
         return next((pose for pose in poses if pose.score >= self.threshold), None)

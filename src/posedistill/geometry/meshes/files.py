@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,7 +56,9 @@ def save_ply(mesh: Mesh, path: str | Path) -> None:
     if mesh.uv is not None and mesh.texture is not None:
         columns += [(name, "<f4", mesh.uv[:, i]) for i, name in enumerate(("texture_u", "texture_v"))]
         comments.append(f"comment TextureFile {path.stem}.png")
-        _save_texture(mesh.texture, path.with_suffix(".png"))
+        texture = path.with_suffix(".png")
+        if not cv2.imwrite(str(texture), mesh.texture[..., ::-1]):
+            raise DataError(describe(texture, "file", "a failed write", "a writable folder"))
     vertices = np.empty(len(mesh.vertices), dtype=[(name, kind) for name, kind, _ in columns])
     for name, _, values in columns:
         vertices[name] = values
@@ -73,14 +76,6 @@ def save_ply(mesh: Mesh, path: str | Path) -> None:
         "end_header\n",
     ]
     path.write_bytes("\n".join(header).encode("ascii") + vertices.tobytes() + faces.tobytes())
-
-
-def _save_texture(texture: NDArray[np.uint8], path: Path) -> None:
-    """Write an RGB image as png; ``DataError`` where the disk refuses it."""
-    import cv2
-
-    if not cv2.imwrite(str(path), texture[..., ::-1]):
-        raise DataError(describe(path, "file", "a failed write", "a writable folder"))
 
 
 def hull_corners(points: Array) -> Array:
