@@ -96,12 +96,8 @@ def crop_cameras(K: Array, centers: Array, sides: Array, size: int, angles: Arra
     """
     scales = size / np.asarray(sides, dtype=np.float64)
     angles = np.broadcast_to(np.asarray(angles, dtype=np.float64), scales.shape)
-    cos, sin = scales * np.cos(angles), scales * np.sin(angles)
-    homography = np.zeros((len(scales), 3, 3))
-    homography[:, 0, 0], homography[:, 0, 1] = cos, -sin
-    homography[:, 1, 0], homography[:, 1, 1] = sin, cos
+    homography = _turns(scales * np.cos(angles), scales * np.sin(angles))
     homography[:, :2, 2] = size / 2 - np.einsum("bij,bj->bi", homography[:, :2, :2], centers)
-    homography[:, 2, 2] = 1.0
 
     image = homography @ K
     lower = image[:, 1, :2]
@@ -111,11 +107,7 @@ def crop_cameras(K: Array, centers: Array, sides: Array, size: int, angles: Arra
     sine, cosine = (lower / K_crop[:, 1, 1:2]).T
     K_crop[:, 0, 0] = image[:, 0, 0] * cosine - image[:, 0, 1] * sine
     K_crop[:, 0, 1] = image[:, 0, 0] * sine + image[:, 0, 1] * cosine
-    rotation = np.zeros_like(homography)
-    rotation[:, 0, 0], rotation[:, 0, 1] = cosine, -sine
-    rotation[:, 1, 0], rotation[:, 1, 1] = sine, cosine
-    rotation[:, 2, 2] = 1.0
-    return CropCameras(homography, K_crop, rotation)
+    return CropCameras(homography, K_crop, _turns(cosine, sine))
 
 
 def picture_cameras(
@@ -140,9 +132,15 @@ def picture_cameras(
     cut[:, 0, 0], cut[:, 1, 1] = scale.T
     # Edges of pixels scale, whose centres are whole numbers.
     cut[:, :2, 2] = scale * (0.5 - lengths * np.stack([left, top], axis=1)) - 0.5
-    rotation = np.tile(np.eye(3), (len(K), 1, 1))
-    if turns is not None:
-        cos, sin = np.cos(turns), np.sin(turns)
-        rotation[:, 0, 0], rotation[:, 0, 1], rotation[:, 1, 0], rotation[:, 1, 1] = cos, -sin, sin, cos
+    turns = np.zeros(len(K)) if turns is None else turns
+    rotation = _turns(np.cos(turns), np.sin(turns))
     camera = cut @ K
     return CropCameras(camera @ rotation @ np.linalg.inv(K), camera, rotation)
+
+
+def _turns(cos: Array, sin: Array) -> Array:
+    """``[B, 3, 3]`` turns about the optical axis, by their cosines and sines, a scale of the image included."""
+    matrices = np.tile(np.eye(3), (len(cos), 1, 1))
+    matrices[:, 0, 0] = matrices[:, 1, 1] = cos
+    matrices[:, 0, 1], matrices[:, 1, 0] = -sin, sin
+    return matrices
