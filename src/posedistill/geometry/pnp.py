@@ -108,18 +108,12 @@ def refine_on_all(
     """
     focal = float(np.sqrt(K[0, 0] * K[1, 1]))
     pixels, shares = _square_pixels(points2d, K, focal), weights / weights.sum()
-    best: tuple[float, Array, Array, Array] | None = None
-    for R, t in (
-        (found.R, found.t),
-        _refine(found.R, found.t, pixels, points3d, weights, focal, threshold, MANY_STEPS),
-    ):
-        errors = _errors(R, t, pixels, points3d, focal)
-        score = support(errors, shares, threshold)
-        if best is None or score >= best[0]:
-            best = score, R, t, errors
-    assert best is not None
-    score, R, t, errors = best
-    return PnPResult(R, t, score, errors < threshold, errors)
+    refined = _refine(found.R, found.t, pixels, points3d, weights, focal, threshold, MANY_STEPS)
+    poses = ((found.R, found.t), refined)
+    errors = [_errors(*pose, pixels, points3d, focal) for pose in poses]
+    scores = [support(each, shares, threshold) for each in errors]
+    best = int(scores[1] >= scores[0])
+    return PnPResult(*poses[best], scores[best], errors[best] < threshold, errors[best])
 
 
 def support(errors: Array, shares: Array, threshold: float) -> float:

@@ -209,11 +209,10 @@ def _by_object(
 ) -> dict[int, ObjectDetections]:
     """Of every object with a visible instance."""
     truths = candidates.truths
-    image_of = {
-        name: [images[key] for key in zip(table.scene_id.tolist(), table.im_id.tolist(), strict=True)]
-        for name, table in (("estimates", estimates), ("truths", truths))
-    }
-    image, shown = (np.array(image_of[name], dtype=np.int64) for name in ("estimates", "truths"))
+    image, shown = (
+        np.array([images[key] for key in zip(table.scene_id.tolist(), table.im_id.tolist(), strict=True)], np.int64)
+        for table in (estimates, truths)
+    )
     paired = np.zeros(len(estimates), dtype=bool)
     paired[candidates.est_rows[candidates.est_rows >= 0]] = True
     found = {}

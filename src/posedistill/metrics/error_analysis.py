@@ -41,8 +41,10 @@ class ErrorAnalysis:
     @classmethod
     def of_pairs(cls, errors: Mapping[str, Array], pairs: NDArray[np.int64], visible: Array) -> "ErrorAnalysis":
         """From the errors ``[P]`` of all pairs (``pair_errors``) and the pair ``[N]`` of each target, -1 for none."""
-        names = ("depth", "depth_mm", "lateral", "rotation")
-        return cls(*(np.append(errors[name], np.nan)[pairs] for name in names), visible)
+        depth, depth_mm, lateral, rotation = (
+            np.append(errors[name], np.nan)[pairs] for name in ("depth", "depth_mm", "lateral", "rotation")
+        )
+        return cls(depth, depth_mm, lateral, rotation, visible)
 
     def __len__(self) -> int:
         return len(self.depth)
