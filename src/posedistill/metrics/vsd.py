@@ -38,9 +38,8 @@ class DepthCaster:
             return 0, 0, width, height
         pixels = project(self._corners, R, t, K)
         low, high = np.floor(pixels.min(axis=0)), np.ceil(pixels.max(axis=0)) + 1
-        x0, y0 = np.clip(low, 0, [width, height]).astype(int).tolist()
-        x1, y1 = np.clip(high, 0, [width, height]).astype(int).tolist()
-        return x0, y0, max(x0, x1), max(y0, y1)
+        (x0, y0), (x1, y1) = np.clip([low, high], 0, [width, height]).astype(int).tolist()
+        return x0, y0, x1, y1
 
     def cast(self, R: Array, t: Array, K: Array, box: Box) -> NDArray[np.float32]:
         """Depth ``[y1 - y0, x1 - x0]`` float32 mm along the optical axis in a window of the image, 0 for background."""

@@ -172,8 +172,7 @@ def sweep_table(results: ComparisonResults) -> Table | None:
     for variant, scores in sweep["scores"].items():
         about = results.content["variants"][variant]
         chosen = None if about["alone"] else f"{about['factor']:g}"
-        cells = [Cell(_mark(scores.get(factor), factor == chosen), "") for factor in factors]
-        rows.append([Cell(variant), *cells])
+        rows.append([Cell(variant), *(Cell(_mark(scores.get(factor), factor == chosen)) for factor in factors)])
     notes = [
         f"Validation score, %, after {sweep['steps']:,} steps with seed {sweep['seed']}; no test frame was read. "
         "✓ marks the factor that the tables use on all of a variant's weights. Column 0 is the student alone. "
