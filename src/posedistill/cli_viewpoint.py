@@ -30,6 +30,9 @@ ShapeWidth = Annotated[
 ]
 BinSize = Annotated[float, typer.Option("--bin_size", help="Degrees.")]
 Rate = Annotated[float, typer.Option("--lr", help="Learning rate.")]
+Decrease = Annotated[int, typer.Option("--decrease", min=1, help="Epoch from which on the rate is a tenth.")]
+Epochs = Annotated[int, typer.Option("--n_epoch", min=1, help="Epochs, which become steps.")]
+Batch = Annotated[int, typer.Option("--batch_size", min=2, help="Crops a step.")]
 Keypoint = Annotated[bool, typer.Option("--keypoint", help="ObjectNet3D: train on clean objects alone.")]
 Novel = Annotated[bool, typer.Option("--novel", help="Train on none of the test's categories.")]
 Shot = Annotated[int | None, typer.Option("--shot", min=1, help="Objects of each category that train.")]
@@ -56,9 +59,9 @@ def train(
     tour: Tour = None,
     bin_size: BinSize = 15.0,
     lr: Rate = 1e-4,
-    decrease: Annotated[int, typer.Option("--decrease", min=1, help="Epoch from which on the rate is a tenth.")] = 130,
-    n_epoch: Annotated[int, typer.Option("--n_epoch", min=1, help="Epochs, which become steps.")] = 200,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=2, help="Crops a step.")] = 16,
+    decrease: Decrease = 130,
+    n_epoch: Epochs = 200,
+    batch_size: Batch = 16,
     workers: Workers = None,
     print_freq: Every = 50,
     model: Annotated[Path | None, typer.Option("--model", help="Weights to start from (few-shot).")] = None,
@@ -102,9 +105,9 @@ def distill(
     tour: Tour = None,
     bin_size: BinSize = 15.0,
     lr: Rate = 1e-4,
-    decrease: Annotated[int, typer.Option("--decrease", min=1, help="Epoch from which on the rate is a tenth.")] = 44,
-    n_epoch: Annotated[int, typer.Option("--n_epoch", min=1, help="Epochs, which become steps.")] = 60,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=2, help="Crops a step.")] = 12,
+    decrease: Decrease = 44,
+    n_epoch: Epochs = 60,
+    batch_size: Batch = 12,
     workers: Workers = None,
     print_freq: Every = 50,
     student_model: Annotated[
