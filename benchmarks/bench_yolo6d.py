@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from posedistill.data.loading.batch import Batch
-from posedistill.decode.yolo6d import POINTS, YOLO6DDecoder, find_objects
+from posedistill.decode.yolo6d import YOLO6DDecoder, find_objects
 from posedistill.deploy.bench import bench
 from posedistill.deploy.export import export_onnx
 from posedistill.estimators.registry import build_estimator
 from posedistill.geometry.cameras import project
-from posedistill.geometry.objects import ObjectTable
+from posedistill.geometry.objects import BOX_POINTS, ObjectTable
 from posedistill.geometry.rotations import random_rotations
 from posedistill.machine import cores, processor
 from timing import milliseconds
@@ -45,12 +45,12 @@ def loops(region: np.ndarray, classes: int, threshold: float) -> list[tuple[list
     found = []
     for row in range(rows):
         for column in range(columns):
-            score = sigmoid(float(region[2 * POINTS, row, column]))
-            powers = [math.exp(float(region[2 * POINTS + 1 + index, row, column])) for index in range(classes)]
+            score = sigmoid(float(region[2 * BOX_POINTS, row, column]))
+            powers = [math.exp(float(region[2 * BOX_POINTS + 1 + index, row, column])) for index in range(classes)]
             for index in range(classes):
                 if score * powers[index] / sum(powers) > threshold:
                     points = []
-                    for point in range(POINTS):
+                    for point in range(BOX_POINTS):
                         x, y = (float(region[2 * point + axis, row, column]) for axis in (0, 1))
                         x, y = (sigmoid(x), sigmoid(y)) if point == 0 else (x, y)
                         points += [(x + column) / columns, (y + row) / rows]
