@@ -72,12 +72,12 @@ def write_labels(
         shown = [instance for instance in learned if instance.visib_fract >= TARGET_VISIBILITY]
         if not frame.is_annotated or len(learned) > 0 == len(shown):
             counts["hidden"] += 1
-            continue
-        camera = frame.K, image_size(frame.rgb)
-        common = common or camera
-        images.append(_write_frame(out / split / f"{frame.scene_id:06d}", frame, shown, points, camera, common))
-        counts["empty" if not shown else "frames"] += 1
-        counts["instances"] += len(shown)
+        else:
+            camera = frame.K, image_size(frame.rgb)
+            common = common or camera
+            images.append(_write_frame(out / split / f"{frame.scene_id:06d}", frame, shown, points, camera, common))
+            counts["empty" if not shown else "frames"] += 1
+            counts["instances"] += len(shown)
         if progress is not None:
             progress(done, len(dataset))
     if common is None or not counts["instances"]:
