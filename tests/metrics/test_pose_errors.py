@@ -162,6 +162,12 @@ def test_behind_the_camera_is_infinitely_wrong_in_the_image():
         assert np.isinf(errors[:2]).all() and errors[2] < 10
 
 
+def test_pixels_too_far_for_a_number_are_infinitely_far():
+    eye, t = np.eye(3)[None], np.array([[0.0, 0.0, 600.0]])
+    aside = np.array([[1.0, 0.0, 1e-200]])
+    assert np.isinf(mspd(eye, aside, eye, t, np.zeros((1, 3)), NONE, K[None])).all()
+
+
 def test_many_poses_cross_the_chunks():
     rng = np.random.default_rng(1)
     points = rng.normal(size=(30_000, 3)) * 40

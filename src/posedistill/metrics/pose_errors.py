@@ -125,7 +125,7 @@ def mspd(R_est: Array, t_est: Array, R_gt: Array, t_gt: Array, points: Array, sy
             offsets = _pixels(P_est[rows[chunk]], homogeneous)
             offsets -= _pixels(P_gt[rows[chunk], candidates[chunk]], homogeneous)
             found[chunk] = np.einsum("niv,niv->nv", offsets, offsets).max(axis=-1)
-        return np.nan_to_num(np.sqrt(found), nan=np.inf)
+        return np.nan_to_num(np.sqrt(found), nan=np.inf, posinf=np.inf)
 
     errors = _smallest(largest, len(R_est), len(symmetries), points)
     errors[~_in_front(R_est, t_est, points)] = np.inf
