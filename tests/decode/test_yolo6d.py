@@ -245,6 +245,9 @@ def test_a_record_is_read_back() -> None:
     decoder = make_decoder(2, (416, 320), anchors=5, decoding=YOLO6DDecoding(vote="all", score_threshold=0.3))
     again = YOLO6DDecoder.from_record(*decoder.record())
     assert again.record()[0] == decoder.record()[0] and again.outputs == {"region": (5 * 21, 13, 10)}
+    section, tables = decoder.record()
+    with pytest.raises(RecordFault, match="'size'"):
+        YOLO6DDecoder.from_record(section | {"size": [416, 320, 3]}, tables)
 
 
 @pytest.mark.parametrize(("key", "changed"), [("size", {"size": (416, 400)}), ("anchors", {"anchors": 0})])

@@ -157,6 +157,12 @@ def floats(value: Any) -> tuple[float, ...]:
     return tuple(float(item) for item in value)
 
 
+def pair(value: Any) -> tuple[int, int]:
+    """Two whole numbers."""
+    first, second = value
+    return int(first), int(second)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Decoder(ABC):
     """A family's half without a network. Subclasses are frozen dataclasses of all that they must know.

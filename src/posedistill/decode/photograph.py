@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, check, floats
+from posedistill.decode.base import Arrays, Decoder, Pose, Prepared, Readers, Request, check, floats, pair
 from posedistill.decode.crops import check_image
 from posedistill.errors import DataError, describe
 from posedistill.geometry.cameras import Array, Calibration, scaled_camera
@@ -17,11 +17,6 @@ LENSES = (0, 1, 2, 3, 4, 5, 8, 12, 14)
 """How many numbers a lens may have; up to three, OpenCV is given zeros for the rest of four."""
 ASPECT_TOLERANCE = 0.01
 """Share by which a photograph's aspect may differ from that of the camera that stands in for its own."""
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = value
-    return int(first), int(second)
 
 
 def _yes_or_no(value: Any) -> bool:
@@ -50,9 +45,9 @@ class PhotographDecoder(Decoder):
     """Whether poses depend on the intrinsics of the photograph."""
     readers: ClassVar[Readers] = {
         **Decoder.readers,
-        "shape": _pair,
+        "shape": pair,
         "short_side": lambda value: None if value is None else int(value),
-        "frame_size": lambda value: None if value is None else _pair(value),
+        "frame_size": lambda value: None if value is None else pair(value),
         "distortion": floats,
         "metric": _yes_or_no,
         "calibration": str,

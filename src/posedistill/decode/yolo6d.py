@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posedistill.decode.base import Arrays, Pose, Prepared, Readers, Request, Tolerance, check
+from posedistill.decode.base import Arrays, Pose, Prepared, Readers, Request, Tolerance, check, pair
 from posedistill.decode.crops import check_request
 from posedistill.decode.objects import ObjectDecoder
 from posedistill.decode.wdrnet import sigmoid
@@ -170,7 +170,7 @@ class YOLO6DDecoder(ObjectDecoder):
     tolerance: ClassVar[Tolerance] = Tolerance({"points (px)": 0.05}, degrees=0.1)
     readers: ClassVar[Readers] = {
         **ObjectDecoder.readers,
-        "size": lambda value: (int(value[0]), int(value[1])),
+        "size": pair,
         "stride": int,
         "anchors": int,
         "decoding": lambda value: YOLO6DDecoding(**value),
