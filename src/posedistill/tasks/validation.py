@@ -5,7 +5,7 @@ networks apart that do not get a single pose right yet, as the short trainings o
 for the few frames there are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from scipy.optimize import linear_sum_assignment
 
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader
-from posedistill.decode import Pose, Prepared
+from posedistill.decode import Decoder, Pose, Prepared
+from posedistill.decode.base import Arrays
 from posedistill.deploy.export import torch_run
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.cameras import Array
@@ -39,6 +40,8 @@ VIEWPOINT = (1.0, 180.0)
 
 Assign = Callable[[Sequence[Pose], Batch], Sequence[int]]
 """Which instance of a batch each of the poses found there is of; -1 for none."""
+Answer = tuple[Arrays, Prepared]
+"""A network's outputs for a batch, and what they are outputs for, as a decoder takes them."""
 
 
 def one_a_picture(poses: Sequence[Pose], batch: Batch) -> list[int]:
@@ -72,16 +75,26 @@ class Validation:
 
 def poses_of(task: Task[Any], estimator: Estimator, batches: Sequence[Batch], assign: Assign = one_a_picture) -> Poses:
     """The poses that the estimator's weights give, a row an instance of the batches (NaN where none was found)."""
+    return decoded(task.decoder(estimator), answers_of(task, estimator, batches), batches, assign)
+
+
+def answers_of(task: Task[Any], estimator: Estimator, batches: Iterable[Batch]) -> Iterator[Answer]:
+    """What the estimator's network says of each batch."""
     decoder, ids = task.decoder(estimator), task.objects.obj_ids
     run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)  # pictures are prepared
-    count, start = sum(map(len, batches)), 0
-    R, t, score = np.full((count, 3, 3), np.nan), np.full((count, 3), np.nan), np.full(count, np.nan)
     for batch in batches:
         known = {"images": batch.images, "classes": batch.label, **batch.targets}
         inputs = {name: known[name].cpu().numpy() for name in decoder.inputs}
         sought = np.array(ids)[batch.label.cpu().numpy()] if ids else None
-        prepared = Prepared.of_pictures(inputs, _numpy(batch.K), sought, batch.picture.cpu().numpy())
-        poses = decoder.decode(run(inputs), prepared)
+        yield run(inputs), Prepared.of_pictures(inputs, _numpy(batch.K), sought, batch.picture.cpu().numpy())
+
+
+def decoded(decoder: Decoder, answers: Iterable[Answer], batches: Sequence[Batch], assign: Assign) -> Poses:
+    """The poses that a decoder reads out of the answers to batches, as rows of :func:`poses_of`."""
+    count, start = sum(map(len, batches)), 0
+    R, t, score = np.full((count, 3, 3), np.nan), np.full((count, 3), np.nan), np.full(count, np.nan)
+    for batch, answer in zip(batches, answers, strict=True):
+        poses = decoder.decode(*answer)
         for row, pose in zip(assign(poses, batch), poses, strict=True):
             if row >= 0:
                 R[start + row], t[start + row], score[start + row] = pose.R, pose.t, pose.score

@@ -11,6 +11,7 @@ from tests.training.helpers import train
 from posedistill.decode.zebrapose import READINGS
 from posedistill.estimators.zebrapose import ZebraPose
 from posedistill.recipe.recipe import Recipe
+from posedistill.tasks.base import SELECT
 from posedistill.tasks.calibration.decodings import CROPS, choose_decoding
 from posedistill.tasks.objects import ObjectsTask, drawn
 from posedistill.tasks.registry import open_task
@@ -70,6 +71,17 @@ def test_codes_that_are_right_but_unsure_are_read_further(task, saying):
 def test_unsure_bits_that_are_wrong_are_not_read(task, saying):
     chosen, _ = choose_decoding(task, saying(5, 0.25, True))
     assert chosen["decoding"] in (vars(READINGS[0]), vars(READINGS[1]))
+
+
+def test_the_network_is_asked_once_for_all_ways(task, saying, monkeypatch):
+    estimator, asked = saying(1, 0.25, False), []
+    forward = estimator.network.forward
+    monkeypatch.setattr(estimator.network, "forward", lambda *inputs: asked.append(1) or forward(*inputs))
+    chosen, told = choose_decoding(task, estimator)
+    assert len(asked) == len(task.validation(torch.device("cpu"), CROPS).batches)
+    estimator.calibration = chosen
+    score = task.validation(torch.device("cpu"), CROPS)(estimator)[SELECT]
+    assert f"{100 * score:.1f}" in told.partition("3 ways: ")[2]
 
 
 def test_where_there_is_no_choice_nothing_is_told(task):

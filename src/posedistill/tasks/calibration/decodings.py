@@ -4,6 +4,7 @@ from typing import Any
 
 from posedistill.estimators.base import Estimator
 from posedistill.tasks.base import SELECT, Task
+from posedistill.tasks.validation import Validation, answers_of, decoded
 
 CROPS = 512
 """At most, by which a way is chosen."""
@@ -15,9 +16,12 @@ def choose_decoding(task: Task[Any], estimator: Estimator) -> tuple[dict[str, An
     if not ways:
         return {}, ""
     validate, scores = task.validation(next(estimator.parameters()).device, CROPS), []
+    assert isinstance(validate, Validation)
+    answers = list(answers_of(task, estimator, validate.batches))  # the same, however they are read
     for way in ways:
         estimator.calibration = {"decoding": way}
-        scores.append(validate(estimator)[SELECT])
+        found = decoded(task.decoder(estimator), answers, validate.batches, validate.assign)
+        scores.append(validate.score(found, validate.batches)[SELECT])
     best = ways[scores.index(max(scores))]
     shown = ", ".join(f"{100 * score:.1f}" for score in scores)
     varied = {name: value for name, value in best.items() if any(way[name] != value for way in ways)}
