@@ -65,6 +65,8 @@ class ObjectsTask(Task[TestFrames]):
 
     with_others: ClassVar[bool] = False
     """Whether frames are learned from that show none of the objects."""
+    validated: ClassVar[int] = 64
+    """Crops, or pictures, that a network in validation sees at a time."""
 
     @property
     def data(self) -> DataSettings:
@@ -132,11 +134,13 @@ class ObjectsTask(Task[TestFrames]):
         return Surfaces(self.objects.obj_ids, self.mesh)
 
     def validation(self, device: torch.device, count: int) -> Validate:
-        """Keypoint errors of decoded poses."""
+        """Keypoint errors of decoded poses; a missed instance counts as one far off."""
         seed = self.recipe.seed
         rows = drawn(self.training_set, count, self.data.shares, np.random.default_rng(seed))
-        loader = self.loader(rows, seed=seed, device=device, batch_size=min(64, len(rows)), augment=False)
-        return Validation(self, loader, lambda found, batches: keypoint_scores(found, batches, self.objects))
+        loader = self.loader(rows, seed=seed, device=device, batch_size=self.validated, augment=False)
+        return Validation(
+            self, loader, lambda found, batches: keypoint_scores(found, batches, self.objects), self.assign
+        )
 
     def calibration(self, estimator: Estimator) -> tuple[dict[str, Any], str]:
         """How outputs are decoded, then distances, by real frames where any were trained on, else by renders."""

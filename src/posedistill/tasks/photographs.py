@@ -48,7 +48,7 @@ class PhotographsTask(Task[Test]):
 
     def plain_loader(self, rows: Rows, device: torch.device) -> Loader:
         """Of pictures that are not varied."""
-        return self.loader(rows, seed=self.recipe.seed, device=device, batch_size=min(32, len(rows)), augment=False)
+        return self.loader(rows, seed=self.recipe.seed, device=device, batch_size=32, augment=False)
 
     def held_back(self, device: torch.device, count: int) -> Loader:
         """The validation pictures, evenly thinned to ``count``."""

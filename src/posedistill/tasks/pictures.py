@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Unpack
 
 import numpy as np
-import torch
 
 from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader, LoaderOptions
@@ -25,18 +24,16 @@ from posedistill.metrics.single_shot import score_boxes, score_single_shot
 from posedistill.poses import Poses
 from posedistill.report.cases import save_votes
 from posedistill.runtime.predictor import Predictor
-from posedistill.tasks.base import Rows, Validate
-from posedistill.tasks.objects import DRAWN, ObjectsTask, drawn
-from posedistill.tasks.validation import Validation, assign_in_pictures, keypoint_scores
-
-VALIDATED = 16
-"""Pictures that a network in validation sees at a time."""
+from posedistill.tasks.base import Rows
+from posedistill.tasks.objects import DRAWN, ObjectsTask
+from posedistill.tasks.validation import assign_in_pictures
 
 
 class PicturesTask(ObjectsTask):
     """Where in the picture are the objects, if there are any, and how do they lie?"""
 
     with_others = True
+    validated = 16
 
     @property
     def sizes(self) -> Sequence[PictureSize]:
@@ -62,18 +59,6 @@ class PicturesTask(ObjectsTask):
         pictures, others = (self._backdrops, self.others) if varied else (None, None)
         view = PictureView(self.training_set.packs, self.objects, data.picture, rows, pictures, others)
         return Loader(view, shares=data.shares, **options)
-
-    def validation(self, device: torch.device, count: int) -> Validate:
-        """Keypoint errors of the poses that are found in whole frames; a missed instance counts as one far off."""
-        seed, objects = self.recipe.seed, self.objects
-        rows = drawn(self.training_set, count, self.data.shares, np.random.default_rng(seed))
-        loader = self.loader(rows, seed=seed, device=device, batch_size=VALIDATED, augment=False)
-        return Validation(
-            self,
-            loader,
-            lambda found, batches: keypoint_scores(found, batches, objects),
-            self.assign,
-        )
 
     def assign(self, poses: Sequence[Pose], batch: Batch) -> Sequence[int]:
         """Which instance of a batch each pose is of: of its picture and object, the nearest ones."""

@@ -103,7 +103,7 @@ def _distances(task: Task[Any], estimator: Estimator, rows: Rows, assign: Assign
     if not len(rows):
         return Distances(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
     device = next(estimator.parameters()).device
-    loader = task.loader(rows, seed=0, device=device, batch_size=min(64, len(rows)), augment=False)
+    loader = task.loader(rows, seed=0, device=device, batch_size=64, augment=False)
     batches = [loader.batch(step) for step in range(loader.steps)]
     found = poses_of(task, estimator, batches, assign)
     t = np.concatenate([batch.t.double().cpu().numpy() for batch in batches])[found.found]
