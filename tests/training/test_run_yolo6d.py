@@ -1,6 +1,7 @@
 """A whole run of a family that looks at whole pictures: drawn frames, small networks, a few steps."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,16 @@ from posedistill.deploy.evaluators.files import evaluate_file
 from posedistill.deploy.predict.base import predict_images
 from posedistill.deploy.predict.objects import Box, ObjectPresenter
 from posedistill.errors import DataError
+from posedistill.estimators.yolo6d import YOLO6DNetwork
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe, load_recipe
+from posedistill.recipe.stages import Stage
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.search import search
+from posedistill.tasks.registry import open_task
+from posedistill.training.evaluate import measure_stage
 from posedistill.training.run import run
+from posedistill.training.run_folder import recipe_of
 
 NETWORK = {"backbone": "darknet_tiny_q", "score_threshold": 0.0}
 
@@ -81,6 +87,22 @@ def test_networks_are_measured_at_other_sizes(folder: Path) -> None:
         assert gmacs[1] / gmacs[0] == pytest.approx(5 / 3) and gmacs[2] / gmacs[0] == pytest.approx(3 / 4)
         files = [folder / name / "seed0" / f"results{size}.csv" for size in ("", "_128x160", "_96x96")]
         assert len({file.read_text() for file in files}) == 3
+
+
+def test_a_network_sees_each_test_frame_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its poses and its boxes together, and where the poses are there already, for the boxes alone."""
+    shutil.copytree(folder, tmp_path / "pictures")
+    recipe = recipe_of(tmp_path / "pictures")
+    stage, task, calls = Stage(recipe, "student", 0), open_task(recipe), []
+    (stage.folder / "results.csv").unlink()
+    forward = YOLO6DNetwork.forward
+    monkeypatch.setattr(YOLO6DNetwork, "forward", lambda self, images: (calls.append(1), forward(self, images))[1])
+    records = []
+    for _ in range(2):
+        calls.clear()
+        records.append(measure_stage(task, stage).to_dict())
+        assert len(calls) == len(task.queries) + 1  # whose multiplications are counted
+    assert records[0] == records[1] and "published_corner_px" in json.dumps(records[0])
 
 
 def test_sizes_are_of_pictures(drawn_data: dict) -> None:

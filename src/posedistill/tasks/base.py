@@ -18,6 +18,7 @@ from posedistill.data.loading.picture_view import PictureSize
 from posedistill.data.packs.build import FrameSource, build_pack, read_fingerprint
 from posedistill.data.packs.pack import Pack
 from posedistill.decode import Decoder
+from posedistill.decode.base import Arrays
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.estimators.base import Estimator
 from posedistill.geometry.meshes import Mesh
@@ -87,6 +88,8 @@ class Task(ABC, Generic[Test]):
 
     baseline_notes: ClassVar[Mapping[str, str]] = {}
     """What each of the ``baselines`` does, in a few words."""
+    reads_outputs: ClassVar[bool] = False
+    """Whether :meth:`looked_into` reads what a network says of the test frames: one call of it a frame."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -203,8 +206,11 @@ class Task(ABC, Generic[Test]):
     def draw(self, poses: Poses, name: str, folder: Path) -> None:
         """Draw the best and the worst poses into ``folder``, where the task draws any."""
 
-    def looked_into(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
-        """The same with what the network tells beside its poses, for which it may see every frame again."""
+    def looked_into(self, evaluation: Evaluation, estimator: Estimator, outputs: Sequence[Arrays] = ()) -> Evaluation:
+        """The same with what the network tells beside its poses, for which it may see every frame again.
+
+        ``outputs``: where the task reads them and the network has just been asked, what it said of each of ``queries``.
+        """
         return evaluation
 
     def draw_votes(self, predictor: Predictor, name: str, folder: Path) -> None:

@@ -25,6 +25,7 @@ from posedistill.data.loading.category_view import CategoryView
 from posedistill.data.packs.category_frames import ROOM, CategoryFrames, checked_box
 from posedistill.data.packs.splits import hold_out_pictures
 from posedistill.decode import Decoder
+from posedistill.decode.base import Arrays
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluators.categories import category_queries
 from posedistill.errors import RecipeError, describe
@@ -247,7 +248,7 @@ class CategoriesTask(PhotographsTask[CategoryDataset]):
             found["nearest image"] = nearest_training_pose(ours, theirs, self.training_set.poses)
         return found | {"uniform": random_viewpoints(count, self.recipe.seed)}
 
-    def looked_into(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
+    def looked_into(self, evaluation: Evaluation, estimator: Estimator, outputs: Sequence[Arrays] = ()) -> Evaluation:
         """With maps of the embeddings of the test pictures, evenly thinned to what a map holds."""
         if evaluation.turns is None:
             return evaluation

@@ -13,6 +13,7 @@ from posedistill.data.loading.batch import Batch
 from posedistill.data.loading.loader import Loader, LoaderOptions
 from posedistill.data.loading.picture_view import PictureSize, PictureView
 from posedistill.decode import Pose
+from posedistill.decode.base import Arrays
 from posedistill.decode.objects import of_objects
 from posedistill.deploy.estimate import FrameQuery
 from posedistill.deploy.evaluate import whole_pictures
@@ -34,6 +35,7 @@ class PicturesTask(ObjectsTask):
 
     with_others = True
     validated = 16
+    reads_outputs = True
 
     @property
     def sizes(self) -> Sequence[PictureSize]:
@@ -71,14 +73,15 @@ class PicturesTask(ObjectsTask):
             return found
         return found.beside(score_single_shot(poses, self.test_set.dataset, self.test_set.models))
 
-    def looked_into(self, evaluation: Evaluation, estimator: Estimator) -> Evaluation:
+    def looked_into(self, evaluation: Evaluation, estimator: Estimator, outputs: Sequence[Arrays] = ()) -> Evaluation:
         """With the error of the boxes that the network says itself, where its family says any."""
         predictor = torch_predictor(*self.deployed(estimator), next(estimator.parameters()).device)
         decoder, boxes = of_objects(predictor.decoder), defaultdict[tuple[int, int, int], list[Array]](list)
-        for query in self.queries:
+        for row, query in enumerate(self.queries):
             request = query.request()
             prepared = decoder.prepare(request)
-            for obj_id, box in decoder.boxes_seen(request.image, predictor.outputs_of([prepared])[0], prepared):
+            said = outputs[row] if outputs else predictor.outputs_of([prepared])[0]
+            for obj_id, box in decoder.boxes_seen(request.image, said, prepared):
                 boxes[query.scene_id, query.im_id, obj_id].append(box)
         if not boxes:
             return evaluation

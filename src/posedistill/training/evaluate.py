@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from posedistill.data.loading.picture_view import PictureSize
+from posedistill.decode.base import Arrays
 from posedistill.deploy.bench import bench
 from posedistill.deploy.estimate import estimate
 from posedistill.deploy.export import check_parity, example_inputs, export_onnx, torch_predictor
@@ -22,7 +23,7 @@ from posedistill.metrics.evaluation import Evaluation
 from posedistill.poses import Poses
 from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage, stages_of, teacher_of
-from posedistill.runtime.predictor import Predictor
+from posedistill.runtime.predictor import Predictor, Run
 from posedistill.tasks.base import Task
 from posedistill.training.networks import load_members, load_network, validation_score
 
@@ -60,6 +61,8 @@ def measure_stage(task: Task[Any], stage: Stage, size: PictureSize | None = None
         name, csv = f"{name} at {height} x {width}", csv.with_stem(f"results_{height}x{width}")
     members = load_members(stage, task.objects)
     scored = stage.name != "teacher" or not stage.recipe.cuts_crops
+    looked_into = len(members) == 1 and scored and size is None
+    said: list[Arrays] = []
 
     def found() -> Poses | None:
         if not scored:
@@ -68,6 +71,8 @@ def measure_stage(task: Task[Any], stage: Stage, size: PictureSize | None = None
             return task.stated_poses()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         predictors = [torch_predictor(*task.deployed(member), device) for member in members]
+        if looked_into and task.reads_outputs:
+            predictors[0].run = _noting(predictors[0].run, said)
         tables = [estimate(each, task.queries, f"evaluate {name} seed {stage.seed}") for each in predictors]
         return tables[0] if len(tables) == 1 else task.joined(tables)
 
@@ -80,9 +85,19 @@ def measure_stage(task: Task[Any], stage: Stage, size: PictureSize | None = None
     costs = [_cost(task, member) for member in members]
     summed = {key: sum(cost[key] for cost in costs) for key in (costs[0] if costs else ())}
     scores = task.score(poses)
-    if len(members) == 1 and scored and size is None:
-        scores = task.looked_into(scores, members[0])
+    if looked_into:
+        scores = task.looked_into(scores, members[0], said)
     return replace(scores, stage=name, seed=stage.seed, **summed)
+
+
+def _noting(run: Run, said: list[Arrays]) -> Run:
+    """The same network, which notes what it says."""
+
+    def noting(inputs: Arrays) -> Arrays:
+        said.append(run(inputs))
+        return said[-1]
+
+    return noting
 
 
 def _sized(recipe: Recipe) -> list[Stage]:
