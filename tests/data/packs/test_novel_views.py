@@ -83,6 +83,31 @@ def test_each_photograph_is_asked_once_by_however_many_threads(dataset, settings
     assert sorted(asked) == sorted(frame.image for frame in dataset)
 
 
+def test_a_build_that_goes_on_asks_no_finished_photograph_again(dataset, settings, made_room, tmp_path) -> None:
+    asked = []
+
+    def depths(frame: CameraFrame) -> Depths | None:
+        asked.append(dataset.frames.index(frame))
+        return None if asked[-1] == 1 else cast(made_room, frame)
+
+    def broken_off(frame: CameraFrame) -> Depths | None:
+        if frame is dataset.frames[3]:
+            raise DataError("broken off")
+        return depths(frame)
+
+    with pytest.raises(DataError, match="broken off"):
+        build_pack(NovelViews(dataset, 60, settings, broken_off), tmp_path / "pack", workers=1)
+    finished = {0, 1, 2}
+    assert finished <= set(asked)
+    asked.clear()
+    with pytest.warns(UserWarning, match="1 of 6 photographs show too few known points"):
+        pack = build_pack(NovelViews(dataset, 60, settings, depths), tmp_path / "pack", workers=1)
+    assert 3 in asked and not finished & set(asked) and len(set(asked)) == len(asked)
+    with pytest.warns(UserWarning, match="1 of 6"):
+        whole = build_pack(NovelViews(dataset, 60, settings, depths), tmp_path / "whole", workers=1)
+    assert (pack.frames == whole.frames).all() and (pack.instances.t == whole.instances.t).all()
+
+
 def test_another_file_of_points_or_distance_is_another_pack(dataset, settings, made_room, tmp_path) -> None:
     def built(chosen: NovelViewSettings) -> str | None:
         build_pack(NovelViews(dataset, 60, chosen, lambda frame: cast(made_room, frame)), tmp_path / "pack")

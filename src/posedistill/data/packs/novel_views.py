@@ -23,6 +23,8 @@ from posedistill.geometry.rotations import axis_angle
 
 _CHECKED = 20
 """Photographs that are asked before any view is drawn."""
+_MOVED, _TURNED = 1, 2
+"""Ids of the pixels of a view: whether its photograph's depths were known. A build that goes on need not ask again."""
 
 
 class NovelViewSettings(Settings):
@@ -64,6 +66,7 @@ class NovelViews(SceneFrames):
         super().__init__(dataset.take(np.repeat(np.arange(len(dataset)), settings.count)), side)
         self.settings, self._ask, self._lock = settings, depths, Lock()
         self._known: dict[Path, Depths | None] = {}
+        self._are_moved: dict[Path, bool] = {}
         rng, count = np.random.default_rng(0), len(self.frames)
         ways, axes = rng.normal(size=(2, count, 3))
         reach = settings.distance * rng.random(count) ** (1 / 3) / np.linalg.norm(ways, axis=1)
@@ -76,15 +79,20 @@ class NovelViews(SceneFrames):
         return super().state() + repr(self.settings.drawn).encode() + points
 
     def draw(self, index: int, target: NDArray[np.uint8]) -> None:
-        """A view; the id of all of it is 0."""
+        """A view; the id of all of it tells how it was made."""
         super().draw(index, target)
         depths, K, shape = self._depths(index), self.camera(index), target.shape[:2]
         inverse = np.zeros(shape) if depths is None else resampled(depths.inverse, depths.K, K, (shape[0], shape[1]))
-        target[..., :3] = novel_view(np.ascontiguousarray(target[..., :3]), inverse, K, *self._move(index))
+        R, t = self._move(index, depths is not None)
+        target[..., :3] = novel_view(np.ascontiguousarray(target[..., :3]), inverse, K, R, t)
+        target[..., 3] = _TURNED if depths is None else _MOVED
 
     def instances(self, index: int, ids: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """The scene as the new camera sees it."""
-        frame, (R, t) = self.frames[index], self._move(index)
+        frame, made = self.frames[index], int(ids[0, 0])
+        # Views that were drawn before ids told it have 0.
+        moved = self._are_moved[frame.image] = made == _MOVED if made else self._depths(index) is not None
+        R, t = self._move(index, moved)
         (row,) = super().instances(index, ids)
         return [row | {"R": R @ frame.R, "t": R @ frame.t + t}]
 
@@ -101,15 +109,15 @@ class NovelViews(SceneFrames):
 
     def notes(self) -> list[str]:
         """How many photographs could not be moved."""
-        every, without = len(self._known), sum(depths is None for depths in self._known.values())
+        every, without = len(self._are_moved), sum(not moved for moved in self._are_moved.values())
         return [f"novel views: {without} of {every} photographs show too few known points: turned, not moved"] * (
             without > 0
         )
 
-    def _move(self, index: int) -> tuple[Array, Array]:
-        """``R, t``: the photograph's camera to the new one."""
+    def _move(self, index: int, moved: bool) -> tuple[Array, Array]:
+        """``R, t``: the photograph's camera to the new one, or where it is not ``moved`` one in the same place."""
         R = self._turns[index]
-        return R, np.zeros(3) if self._depths(index) is None else -R @ self._moves[index]
+        return R, -R @ self._moves[index] if moved else np.zeros(3)
 
     def _depths(self, index: int) -> Depths | None:
         """Of a view's photograph, which is asked once. Threads draw views of one photograph at a time."""
