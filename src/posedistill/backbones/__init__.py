@@ -6,11 +6,11 @@ from pathlib import Path
 
 from posedistill.backbones.cfg.library import SHIPPED, is_cfg
 from posedistill.backbones.cfg.network import CfgBackbone
-from posedistill.backbones.cut import check_cut, split_cut
+from posedistill.backbones.cut import FINEST_STRIDE, check_cut, split_cut
 from posedistill.backbones.darknet import DarkNet, darknet53, darknet_tiny
 from posedistill.backbones.fpn import FeaturePyramid
 from posedistill.backbones.pooled import PooledTrunk
-from posedistill.backbones.timm_backbone import FINEST_STRIDE, TimmBackbone
+from posedistill.backbones.timm_backbone import TimmBackbone
 from posedistill.backbones.timm_trunk import TimmTrunk
 from posedistill.backbones.weights import canonical_key, load_pretrained
 

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from posedistill.errors import RecipeError, describe
 
+FINEST_STRIDE = 8
+"""Of the maps that a backbone gives out, where nothing else is asked for."""
+
 
 def split_cut(name: str) -> tuple[str, int | None]:
     """The network's own name, and the stride it is cut at where it is.

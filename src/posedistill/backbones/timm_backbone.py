@@ -8,11 +8,9 @@ from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
-from posedistill.backbones.cut import check_cut, refuse_unused, split_blocks, split_cut
+from posedistill.backbones.cut import FINEST_STRIDE, check_cut, refuse_unused, split_blocks, split_cut
 from posedistill.backbones.timm_models import Renormalise, feature_maps, load_timm_weights
 from posedistill.errors import RecipeError, describe
-
-FINEST_STRIDE = 8
 
 
 class TimmBackbone(nn.Module):

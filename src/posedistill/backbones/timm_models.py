@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from posedistill.backbones.weights import canonical_key, load_pretrained
+from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.errors import RecipeError
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's statistics, which all images come with."""
 
 
 class Renormalise(nn.Module):
@@ -23,9 +21,12 @@ class Renormalise(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        mean, std = (_MEAN, _STD) if config is None else (config.mean, config.std)
-        shifts = [(wanted - given) / deviation for wanted, given, deviation in zip(mean, _MEAN, _STD, strict=True)]
-        scales = [given / wanted for wanted, given in zip(std, _STD, strict=True)]
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config is None else (config.mean, config.std)
+        shifts = [
+            (wanted - given) / deviation
+            for wanted, given, deviation in zip(mean, IMAGENET_MEAN, IMAGENET_STD, strict=True)
+        ]
+        scales = [given / wanted for wanted, given in zip(std, IMAGENET_STD, strict=True)]
         self.register_buffer("shift", torch.tensor(shifts).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(scales).view(1, 3, 1, 1), persistent=False)
         self.needed = max(map(abs, shifts)) > 1e-5 or max(abs(scale - 1) for scale in scales) > 1e-5

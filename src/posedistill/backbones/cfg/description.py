@@ -6,7 +6,6 @@ Reading is strict: a section, key or value that would be ignored or guessed at i
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from posedistill.backbones.cfg.layers import (
     BUILDERS,
@@ -24,10 +23,9 @@ from posedistill.backbones.cfg.layers import (
 )
 from posedistill.backbones.cfg.library import SHIPPED, shipped_text
 from posedistill.backbones.cfg.sections import join_sections, split_sections
+from posedistill.backbones.cut import FINEST_STRIDE
 from posedistill.errors import RecipeError, describe
 from posedistill.files import read_text
-
-FINEST_STRIDE: Final = 8
 
 
 @dataclass(frozen=True)

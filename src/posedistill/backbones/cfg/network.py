@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from posedistill.backbones.cfg.description import (
-    FINEST_STRIDE,
     Cfg,
     before_coarser,
     feature_layers,
@@ -30,11 +29,10 @@ from posedistill.backbones.cfg.layers import (
     Upsample,
 )
 from posedistill.backbones.cfg.weights import check_tensors, is_darknet, read_weights
-from posedistill.backbones.cut import check_cut, split_cut
+from posedistill.backbones.cut import FINEST_STRIDE, check_cut, split_cut
 from posedistill.backbones.weights import read_state_dict
+from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
 from posedistill.errors import RecipeError, describe
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class CfgOutputs(NamedTuple):
@@ -165,7 +163,7 @@ def pose_network(
 def unit_images(images: Tensor) -> Tensor:
     """ImageNet-normalised ``[B, 3, H, W]``, as every batch has them -> RGB in 0..1."""
     # By numbers, as tensors made here would have to be copied to the device in every step.
-    channels = zip(images.unbind(1), _MEAN, _STD, strict=True)
+    channels = zip(images.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
     return torch.stack([channel * std + mean for channel, mean, std in channels], dim=1)
 
 
