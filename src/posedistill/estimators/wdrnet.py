@@ -4,6 +4,7 @@ Hu et al., "Wide-Depth-Range 6D Object Pose Estimation in Space", CVPR 2021, on 
 "Knowledge Distillation for 6D Pose Estimation by Aligning Distributions of Local Predictions", CVPR 2023.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -221,13 +222,13 @@ class WDRNet(Estimator):
             features=outputs.features,
             embedding=outputs.embedding,
         )
-        if not self.training:
-            prediction.votes = self._votes_of(self._confident_cells(outputs), cells)
-            return prediction
-        positives, labels = self._targets(batch, generator)
-        prediction.heads |= {"labels": labels, "positive_index": positives.index, "positive_mask": positives.mask}
-        seen = positives if self.settings.student_votes == "positives" else self._top_cells(outputs, batch)
-        prediction.votes = self._votes_of(seen, cells)
+        if self.training:
+            positives, labels = self._targets(batch, generator)
+            prediction.heads |= {"labels": labels, "positive_index": positives.index, "positive_mask": positives.mask}
+            seen = positives if self.settings.student_votes == "positives" else self._top_cells(outputs, batch)
+        else:
+            seen = self._confident_cells(outputs)
+        prediction.votes = replace(cells.at(seen.index), mask=seen.mask)
         return prediction
 
     def loss(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
@@ -303,9 +304,3 @@ class WDRNet(Estimator):
         weights = outputs.logits.sigmoid().clamp(1e-3, 1 - 1e-3)
         mask = torch.ones_like(weights, dtype=torch.bool)
         return Votes(outputs.votes / self.crop_size, weights, mask, self.cell_ids.expand(len(weights), -1))
-
-    @staticmethod
-    def _votes_of(chosen: Selection, cells: Votes) -> Votes:
-        assert cells.cells is not None
-        ids = chosen.gather(cells.cells)
-        return Votes(chosen.gather(cells.values), chosen.gather(cells.weights), chosen.mask, ids)
