@@ -18,6 +18,7 @@ from posedistill.estimators.views import Prediction
 from posedistill.geometry.cameras import Array
 from posedistill.geometry.meshes import Mesh
 from posedistill.geometry.objects import ObjectTable
+from posedistill.poses import Poses
 
 
 class Translation(NamedTuple):
@@ -208,6 +209,19 @@ class Estimator(nn.Module):
     def decodings(self) -> tuple[dict[str, Any], ...]:
         """The ways to decode its outputs among which held-back crops choose: the decoder's ``decoding``, plain JSON."""
         return ()
+
+
+@torch.no_grad()
+def fit_places(center: Tensor, radius: Tensor, R: Array, t: Array) -> None:
+    """Put where cameras ``[N, 3, 3]``, ``[N, 3]`` stand into two buffers: their mean ``[3]``, and how far they spread.
+
+    That is their root mean square distance from the mean.
+    """
+    centers = Poses.of_cameras(R, t).centers
+    middle = centers.mean(axis=0)
+    spread = float(np.sqrt(((centers - middle) ** 2).sum(axis=1).mean()))
+    center.copy_(torch.as_tensor(middle))
+    radius.fill_(spread if spread > 1e-6 else 1.0)  # a camera that never moved
 
 
 class MeanSubtracted(nn.Module):

@@ -7,7 +7,6 @@ quaternions); Zhou et al., CVPR 2019 (6D rotations).
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from posedistill.backbones.timm_trunk import POOLED
 from posedistill.data.loading.batch import Batch
 from posedistill.data.settings import Settings
 from posedistill.decode.posenet import ROTATION_SIZES
-from posedistill.estimators.base import Estimator
+from posedistill.estimators.base import Estimator, fit_places
 from posedistill.estimators.losses.posenet import (
     Norm,
     Sign,
@@ -192,14 +191,8 @@ class PoseNet(Estimator):
         """
         if not self.settings.normalise:
             return
-        centers = -np.einsum("nji,nj->ni", R, t)
-        middle = centers.mean(axis=0)
-        radius = float(np.sqrt(((centers - middle) ** 2).sum(axis=1).mean()))
-        network = self.network
-        with torch.no_grad():
-            network.center.copy_(torch.as_tensor(middle))
-            network.radius.fill_(radius if radius > 1e-6 else 1.0)  # a camera that never moved
-            network.reference.copy_(torch.as_tensor(mean_rotation(R)))
+        fit_places(self.network.center, self.network.radius, R, t)
+        self.network.reference.copy_(torch.as_tensor(mean_rotation(R)))
 
     def record(self) -> dict[str, Any]:
         """What the numbers of its rotations mean."""

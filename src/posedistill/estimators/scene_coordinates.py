@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from posedistill.data.loading.batch import Batch
 from posedistill.data.settings import Settings
 from posedistill.decode.scene_coordinates import CELLS, REFERENCE_SIDE
 from posedistill.errors import RecipeError, describe
-from posedistill.estimators.base import FROZEN_MAPS, Estimator, FrozenPart
+from posedistill.estimators.base import FROZEN_MAPS, Estimator, FrozenPart, fit_places
 from posedistill.estimators.losses.scene_coordinates import (
     Reprojection,
     confidence_loss,
@@ -223,12 +222,7 @@ class SceneCoordinates(Estimator):
 
     def fit_targets(self, R: Array, t: Array) -> None:
         """Take where the training cameras stand, ``[N, 3, 3]`` and ``[N, 3]`` world to camera; before training."""
-        centers = -np.einsum("nji,nj->ni", R, t)
-        middle = centers.mean(axis=0)
-        radius = float(np.sqrt(((centers - middle) ** 2).sum(axis=1).mean()))
-        with torch.no_grad():
-            self.network.center.copy_(torch.as_tensor(middle))
-            self.network.radius.fill_(radius if radius > 1e-6 else 1.0)  # a camera that never moved
+        fit_places(self.network.center, self.network.radius, R, t)
 
     def record(self) -> dict[str, Any]:
         """How far apart its cells are."""
