@@ -75,7 +75,7 @@ def train(
 ) -> None:
     """Train the teacher, which sees photograph and shape: makes a recipe, says which, and runs it."""
     from posedistill.recipe.published_viewpoint import training_sections
-    from posedistill.training.published.viewpoint import run_published
+    from posedistill.training.published import train_sections
 
     options = _options(locals())
     raw = training_sections(
@@ -88,7 +88,7 @@ def train(
     )
     idle = _inert("--random_range", random_range is not None and not random, "without --random")
     _tell([*options.notes(), *idle, *_inert_of_shapes(shape, view_num, tour, workers)])
-    run_published(raw, "teacher", overrides or [])
+    train_sections(raw, "teacher", overrides or [], "train")
 
 
 @viewpoint_app.command()
@@ -133,7 +133,7 @@ def distill(
 ) -> None:
     """Distil a student, which sees the photograph alone, under a finished teacher."""
     from posedistill.recipe.published_viewpoint import distilling_sections
-    from posedistill.training.published.viewpoint import run_published
+    from posedistill.training.published import train_sections
 
     if contrast:
         raise PoseDistillError("--contrast: the published code names a routine that it lacks; expected --crd")
@@ -162,7 +162,7 @@ def distill(
         *_inert("--random", random or random_range is not None, "here: a student is taught on shapes as they are"),
     ]
     _tell([*options.notes(), *idle, *_inert_of_shapes(shape, view_num, tour, workers)])
-    run_published(raw, "distilled", overrides or [])
+    train_sections(raw, "distilled", overrides or [], "distill")
 
 
 @viewpoint_app.command("test")

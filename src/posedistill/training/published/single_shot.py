@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from posedistill.files import write_file
 from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.recipe.published import (
@@ -24,7 +21,7 @@ from posedistill.tasks.base import Task
 from posedistill.tasks.registry import open_task
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.evaluate import measure_stage
-from posedistill.training.run import alone, train_stage
+from posedistill.training.published import train_sections, write_sections
 from posedistill.training.run_folder import write_recipe
 
 
@@ -52,17 +49,8 @@ def train_published(
     if teacher is not None:
         raw["teacher"] |= network_section(teacher[0]) | {"checkpoint": str(teacher[1])}
         _check(teacher[1], teacher[0], len(raw["data"]["objects"]))
-    path = _write(raw)
-    recipe, name = load_recipe(path, overrides), "student" if teacher is None else "distilled"
-    words = " ".join(
-        ["distill" if teacher else "train", str(path), *overrides, *([] if teacher else ["--network student"])]
-    )
-    console.print(f"recipe: {path}; the same: posedistill {words}", highlight=False, soft_wrap=True)
-    task = open_task(recipe)
-    with alone(recipe):
-        weights = train_stage(task, Stage(recipe, name, recipe.seed))
-    console.print(f"weights: {weights}", highlight=False, soft_wrap=True)
-    return weights
+        return train_sections(raw, "distilled", overrides, "distill")
+    return train_sections(raw, "student", overrides, "train", "--network student")
 
 
 def valid_published(datacfg: Path, modelcfg: Path, weights: Path, runs: Path = Path("runs")) -> list[Evaluation]:
@@ -77,7 +65,7 @@ def valid_published(datacfg: Path, modelcfg: Path, weights: Path, runs: Path = P
 def _valid(datacfg: Path, modelcfg: Path, weights: Path, runs: Path, split: str) -> Evaluation:
     raw = validation_recipe(datacfg, modelcfg, weights, runs, split)
     _check(weights, modelcfg, len(raw["data"]["objects"]))
-    path = _write(raw)
+    path = write_sections(raw)
     console.print(f"recipe: {path}", highlight=False, soft_wrap=True)
     recipe = load_recipe(path)
     task: Task[Any] = open_task(recipe)
@@ -85,13 +73,6 @@ def _valid(datacfg: Path, modelcfg: Path, weights: Path, runs: Path, split: str)
     found = measure_stage(task, Stage(recipe, "teacher", recipe.seed))
     console.print(*score_tables(found))
     return found
-
-
-def _write(raw: dict[str, Any]) -> Path:
-    """The recipe as a file beside the runs."""
-    path = Path(raw["runs"]) / f"{raw['name']}.yaml"
-    write_file(path, yaml.safe_dump(raw, sort_keys=False))
-    return path
 
 
 def _check(weights: Path, modelcfg: Path, objects: int) -> None:

@@ -1,4 +1,4 @@
-"""The commands of 3DAug-Pose's repository: training and distilling by a recipe, and its test of finished weights."""
+"""The test of 3DAug-Pose's repository: finished weights measured on a data set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,32 +25,12 @@ from posedistill.log import console
 from posedistill.metrics.evaluation import Evaluation
 from posedistill.metrics.viewpoint import MEDIAN, score_viewpoints, viewpoint_errors
 from posedistill.recipe.published_viewpoint import TOUR, VIEWS, shape_folder, shape_settings
-from posedistill.recipe.recipe import load_recipe
-from posedistill.recipe.stages import Stage
 from posedistill.runtime.predictor import Predictor
-from posedistill.tasks.registry import open_task
 from posedistill.training.checkpoints import load_strictly, load_tensors
-from posedistill.training.run import train_stage
 
 POINTS, SIDE = 2500, 224
 """Of a cloud and of a crop, as published."""
 TESTED = ("ObjectNet3D", "Pascal3D", "Pix3D")
-
-
-def run_published(raw: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> Path:
-    """Write a recipe beside the runs, say which, and train one stage of it; returns the weights.
-
-    Raises:
-        PoseDistillError: whatever is wrong with the data, the recipe or the training.
-    """
-    path = Path(raw["runs"]) / f"{raw['name']}.yaml"
-    write_file(path, yaml.safe_dump(raw, sort_keys=False))
-    recipe = load_recipe(path, overrides)
-    words = " ".join(["train" if name == "teacher" else "distill", str(path), *overrides])
-    console.print(f"recipe: {path}; the same: posedistill {words}", highlight=False, soft_wrap=True)
-    weights = train_stage(open_task(recipe), Stage(recipe, name, recipe.seed))
-    console.print(f"weights: {weights}", highlight=False, soft_wrap=True)
-    return weights
 
 
 def measure_published(
