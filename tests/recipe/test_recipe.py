@@ -5,8 +5,8 @@ import yaml
 
 from posedistill.errors import RecipeError
 from posedistill.estimators.registry import SETTINGS
-from posedistill.recipe.data import DataSettings
-from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint, load_recipe
+from posedistill.recipe.data import BopSource, DataSettings, RenderSource
+from posedistill.recipe.recipe import fingerprint, load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted([*RECIPES.glob("*.yaml"), *(RECIPES / "categories").glob("*.yaml")])

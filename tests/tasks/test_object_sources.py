@@ -12,7 +12,7 @@ from posedistill.data.render.dataset import RenderReport
 from posedistill.data.render.shapes import code_objects
 from posedistill.errors import DataError, RecipeError
 from posedistill.geometry.meshes import Mesh, model_info, save_ply
-from posedistill.recipe.recipe import BopSource, RenderSource
+from posedistill.recipe.data import BopSource, RenderSource
 from posedistill.tasks import object_sources as sources
 from posedistill.tasks.object_sources import open_source, render_folder
 

@@ -13,7 +13,7 @@ from posedistill.data.formats.bop_writer import BopWriter, write_camera, write_m
 from posedistill.data.formats.labels.writer import write_labels
 from posedistill.data.loading.loader import Loader
 from posedistill.errors import DataError, RecipeError
-from posedistill.recipe.recipe import NetworkSettings
+from posedistill.recipe.networks import NetworkSettings
 from posedistill.recipe.stages import Stage
 from posedistill.runtime.threshold import Threshold
 from posedistill.tasks import objects as objects_task

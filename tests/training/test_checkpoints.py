@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from posedistill.errors import CheckpointError, TrainingError
-from posedistill.recipe.recipe import TrainSettings
+from posedistill.recipe.networks import TrainSettings
 from posedistill.training import checkpoints
 from posedistill.training.checkpoints import (
     load_strictly,

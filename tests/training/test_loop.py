@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from posedistill.distill import Distiller, DistillSpec, build_distiller
 from posedistill.errors import CheckpointError, RecipeError, TrainingError
 from posedistill.estimators.wdrnet import WDRNet
-from posedistill.recipe.recipe import TrainSettings
+from posedistill.recipe.networks import TrainSettings
 from posedistill.tasks.base import SELECT
 from posedistill.training.checkpoints import load_tensors
 from posedistill.training.loop import train

@@ -18,13 +18,7 @@ from posedistill.errors import RecipeError, describe, expectation, key_of
 from posedistill.estimators.registry import FAMILIES
 from posedistill.files import read_text
 from posedistill.recipe.data import KINDS, Data, DataSettings
-from posedistill.recipe.data import BopSource as BopSource
-from posedistill.recipe.data import LabelSource as LabelSource
-from posedistill.recipe.data import RenderSource as RenderSource
-from posedistill.recipe.networks import NetworkSettings as NetworkSettings
-from posedistill.recipe.networks import StudentSettings as StudentSettings
-from posedistill.recipe.networks import TeacherSettings as TeacherSettings
-from posedistill.recipe.networks import TrainSettings as TrainSettings
+from posedistill.recipe.networks import NetworkSettings, StudentSettings, TeacherSettings, TrainSettings
 from posedistill.recipe.places import keys_at
 
 Checked = TypeVar("Checked", bound=BaseModel)

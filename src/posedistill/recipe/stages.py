@@ -8,7 +8,8 @@ from typing import Any
 
 from posedistill.data.codes import codes_digest
 from posedistill.recipe.data import TESTED
-from posedistill.recipe.recipe import NetworkSettings, Recipe, TrainSettings, fingerprint
+from posedistill.recipe.networks import NetworkSettings, TrainSettings
+from posedistill.recipe.recipe import Recipe, fingerprint
 
 STAGES = ("teacher", "student", "distilled")
 """The student is trained twice: alone, and under the teacher."""

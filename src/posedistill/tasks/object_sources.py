@@ -19,7 +19,8 @@ from posedistill.errors import DataError, RecipeError, describe, expectation, ke
 from posedistill.files import exclusive, read_text
 from posedistill.geometry.meshes import load_mesh
 from posedistill.log import console, progress_bar, progress_of
-from posedistill.recipe.recipe import BopSource, LabelSource, RenderSource, fingerprint
+from posedistill.recipe.data import BopSource, LabelSource, RenderSource
+from posedistill.recipe.recipe import fingerprint
 
 CODE = Path("code")
 """The ``models`` of a render source that stands for the objects made in code."""

@@ -34,8 +34,8 @@ from posedistill.log import console
 from posedistill.metrics import Evaluation, find_cases, load_scoring_models, score_estimates
 from posedistill.metrics.models import ScoringModel
 from posedistill.poses import Poses
-from posedistill.recipe.data import DataSettings
-from posedistill.recipe.recipe import BopSource, RenderSource, fingerprint
+from posedistill.recipe.data import BopSource, DataSettings, RenderSource
+from posedistill.recipe.recipe import fingerprint
 from posedistill.report.cases import Case, save_cases, save_votes
 from posedistill.runtime.predictor import Predictor
 from posedistill.runtime.record import Frames

@@ -13,7 +13,7 @@ from posedistill.errors import CheckpointError, TrainingError, describe
 from posedistill.estimators.base import Estimator
 from posedistill.interrupts import waiting
 from posedistill.log import console
-from posedistill.recipe.recipe import TrainSettings
+from posedistill.recipe.networks import TrainSettings
 from posedistill.tasks.base import SELECT, Batches, Validate
 from posedistill.training.checkpoints import (
     differing,

@@ -8,7 +8,8 @@ from posedistill.estimators.base import Estimator
 from posedistill.estimators.registry import FAMILIES, build_estimator
 from posedistill.geometry.objects import ObjectTable
 from posedistill.log import console
-from posedistill.recipe.recipe import NetworkSettings, Recipe
+from posedistill.recipe.networks import NetworkSettings
+from posedistill.recipe.recipe import Recipe
 from posedistill.recipe.stages import Stage
 from posedistill.tasks.base import SELECT, Task
 from posedistill.training.checkpoints import load_strictly, load_tensors, save_tensors

@@ -11,7 +11,7 @@ from posedistill.data.loading.batch import Batch
 from posedistill.estimators.base import Estimator
 from posedistill.estimators.views import Prediction
 from posedistill.machine import keep_freed_memory
-from posedistill.recipe.recipe import TrainSettings
+from posedistill.recipe.networks import TrainSettings
 from posedistill.tasks.base import Batches
 from posedistill.training.schedule import AveragedWeights, learning_rate
 from posedistill.training.teaching.teaching import Teaching
