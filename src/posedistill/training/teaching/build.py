@@ -63,7 +63,7 @@ def build_teaching(task: Task[Any], stage: Stage, student: Estimator, fabric: Fa
     for network in networks_of(teacher):
         student.check_teacher(network)
     teacher = translated(teacher, student, task.mesh)
-    distillers = build_distillers(recipe, student.offers, teacher.offers)
+    distillers = [build_distiller(spec, student.offers, teacher.offers) for spec in recipe.distill]
     if recipe.switch and fabric.world_size > 1:
         found = f"phase: first on {fabric.world_size} processes"
         raise RecipeError(describe("recipe", "distill", found, "one process: layers without gradients stop the others"))
@@ -138,11 +138,6 @@ def _about_batches(task: Task[Any], stage: Stage, fabric: Fabric) -> dict[str, A
     }
 
 
-def build_distillers(recipe: Recipe, offers_student: frozenset[str], offers_teacher: frozenset[str]) -> list[Distiller]:
-    """The recipe's distillation losses."""
-    return [build_distiller(spec, offers_student, offers_teacher) for spec in recipe.distill]
-
-
 def teacher_so_far(recipe: Recipe, objects: ObjectTable, device: torch.device | None = None) -> Teacher:
     """The recipe's teacher before anything trains: finished where the recipe names its files, else on random weights.
 
@@ -180,7 +175,7 @@ def check_networks(recipe: Recipe, objects: ObjectTable, teacher: Teacher | None
         inherit(student, teacher.estimator, recipe.student.inherit == "narrowed_teacher")
     boxes = {obj_id: box_mesh(corners) for obj_id, corners in zip(objects.obj_ids, objects.keypoints, strict=True)}
     teacher = translated(teacher, student, boxes.__getitem__)
-    distillers = build_distillers(recipe, student.offers, teacher.offers)
+    distillers = [build_distiller(spec, student.offers, teacher.offers) for spec in recipe.distill]
     check_losses(distillers, student, teacher, recipe.input_size)
     return distillers
 
