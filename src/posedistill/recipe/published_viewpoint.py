@@ -6,15 +6,15 @@ docs/viewpoint.md) say which of the method's three readings is meant.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from posedistill.data.formats.viewpoint.annotations import open_categories
 from posedistill.data.formats.viewpoint.categories import OBJECTNET_NOVEL, PASCAL_NOVEL, CategoryDataset
 from posedistill.errors import RecipeError, describe
+from posedistill.estimators.contrast import Weighting
 
-Preset = Literal["released", "paper", "plus"]
 PRESETS = ("released", "paper", "plus")
-WEIGHTINGS = ("linear", "sqrt", "square", "sin", "sinsin")
+WEIGHTINGS = get_args(Weighting)
 TRAINED = {"ObjectNet3D": OBJECTNET_NOVEL, "Pascal3D": PASCAL_NOVEL}
 """What may be trained on, and the categories that ``--novel`` holds out of it."""
 SHAPE_FOLDERS = {"PointCloud": "pointcloud", "MultiView": "Renders_semi_sphere"}
@@ -260,11 +260,11 @@ def _network(options: Options, backbone: str, features: int) -> dict[str, Any]:
 
 
 def _recipe(options: Options, name: str, data: Any, teacher: Any, student: Any, distill: Any) -> dict[str, Any]:
-    networks = {"teacher": teacher, "student": student}
     return {
         "name": name,
         "data": data,
-        **networks,
+        "teacher": teacher,
+        "student": student,
         "distill": distill,
         "train": options.train(),
         "runs": str(options.runs),
