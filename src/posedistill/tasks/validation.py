@@ -75,12 +75,13 @@ class Validation:
 
 def poses_of(task: Task[Any], estimator: Estimator, batches: Sequence[Batch], assign: Assign = one_a_picture) -> Poses:
     """The poses that the estimator's weights give, a row an instance of the batches (NaN where none was found)."""
-    return decoded(task.decoder(estimator), answers_of(task, estimator, batches), batches, assign)
+    decoder = task.decoder(estimator)
+    return decoded(decoder, answers_of(estimator, decoder, batches), batches, assign)
 
 
-def answers_of(task: Task[Any], estimator: Estimator, batches: Iterable[Batch]) -> Iterator[Answer]:
+def answers_of(estimator: Estimator, decoder: Decoder, batches: Iterable[Batch]) -> Iterator[Answer]:
     """What the estimator's network says of each batch."""
-    decoder, ids = task.decoder(estimator), task.objects.obj_ids
+    ids = estimator.objects.obj_ids
     run = torch_run(estimator.network, decoder, next(estimator.parameters()).device)  # pictures are prepared
     for batch in batches:
         known = {"images": batch.images, "classes": batch.label, **batch.targets}

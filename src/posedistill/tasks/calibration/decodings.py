@@ -17,7 +17,7 @@ def choose_decoding(task: Task[Any], estimator: Estimator) -> tuple[dict[str, An
         return {}, ""
     validate, scores = task.validation(next(estimator.parameters()).device, CROPS), []
     assert isinstance(validate, Validation)
-    answers = list(answers_of(task, estimator, validate.batches))  # the same, however they are read
+    answers = list(answers_of(estimator, task.decoder(estimator), validate.batches))  # the same, however they are read
     for way in ways:
         estimator.calibration = {"decoding": way}
         found = decoded(task.decoder(estimator), answers, validate.batches, validate.assign)
