@@ -102,7 +102,7 @@ class Standing:
             },
             "tables": {
                 name: {
-                    variant: {str(seed): _place(trial, compared.folder) for seed, trial in row.items()}
+                    variant: {str(seed): str(trial.folder.relative_to(compared.folder)) for seed, trial in row.items()}
                     for variant, row in table.items()
                 }
                 for name, table in self.tables.items()
@@ -294,7 +294,3 @@ def _raise(trial: Trial, failure: str | None) -> None:
 
 def _kept() -> str:
     return "stopped; the same command goes on: finished trainings are kept, others go on from their checkpoints"
-
-
-def _place(trial: Trial, folder: Path) -> str:
-    return str(trial.folder.relative_to(folder))

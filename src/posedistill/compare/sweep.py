@@ -21,12 +21,11 @@ from posedistill.training.jobs import Ended, environment_of, last_line, run_tria
 from posedistill.training.networks import validation_score
 from posedistill.training.trial import Trial
 
-SweepTrials = dict[tuple[str, float], Trial]
 SweepScores = dict[str, dict[float, float]]
 """Variant, factor, validation score in 0..1; nan where the training failed or has not ended."""
 
 
-def sweep_trials(comparison: Comparison, settings: SweepSettings) -> SweepTrials:
+def sweep_trials(comparison: Comparison, settings: SweepSettings) -> dict[tuple[str, float], Trial]:
     """The short trainings by variant and factor; factor 0 is the student alone, which shows what any weight is worth.
 
     All have the sweep's own seed, so they see the same batches.

@@ -37,7 +37,8 @@ def log_constant(s: Tensor) -> Tensor:
     >>> log_constant(torch.zeros(1, 3)).abs().item() < 1e-6
     True
     """
-    nodes, weights = (torch.as_tensor(values, dtype=s.dtype, device=s.device) for values in _quadrature())
+    places, shares = np.polynomial.legendre.leggauss(_NODES)  # over -1..1, and here over 0..1
+    nodes, weights = (torch.as_tensor(x, dtype=s.dtype, device=s.device) for x in ((places + 1) / 2, shares / 2))
     u = 1 - 2 * nodes**4
     first, second, third = s[:, :1], s[:, 1:2], s[:, 2:]
     below, above = (first - second) * (1 - u) / 2, (first + second) * (1 + u) / 2
@@ -52,9 +53,3 @@ def fisher_mode(F: Tensor) -> Tensor:
     sign = torch.linalg.det(U @ Vt)
     turned = torch.cat([U[..., :2], U[..., 2:] * sign[:, None, None]], -1)
     return (turned @ Vt).float()
-
-
-def _quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights over 0..1."""
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    return (nodes + 1) / 2, weights / 2

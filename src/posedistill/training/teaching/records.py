@@ -91,11 +91,10 @@ def read_record(path: Path, check: bool = True) -> dict[str, Tensor] | None:
         layouts = json.loads(about["layouts"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    return {name: _restored(stored[name], **layout) for name, layout in layouts.items()}
-
-
-def _restored(tensor: Tensor, shape: list[int], order: list[int]) -> Tensor:
-    return tensor.permute(np.argsort(order).tolist()).expand(shape)
+    return {
+        name: stored[name].permute(np.argsort(layout["order"]).tolist()).expand(layout["shape"])
+        for name, layout in layouts.items()
+    }
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> int:
