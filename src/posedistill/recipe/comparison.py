@@ -1,5 +1,6 @@
 """What a comparison compares: variants of one recipe that share its data, its teacher and its schedule."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,7 +211,7 @@ def _settings(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> Comp
 def _variant(name: str, change: dict[str, Any], base: Recipe, path: Path) -> Variant:
     """The base with a variant's changes; an empty list of losses stands for the student alone."""
     where = f"variants.{name}"
-    if not name.replace("_", "a").replace("-", "a").replace(".", "a").isalnum():
+    if not re.fullmatch(r"[\w.-]+", name):
         raise RecipeError(describe(path, where, repr(name), "a name of letters, digits, '_', '-' and '.'"))
     if foreign := sorted(set(change) - {"distill", "student"}):
         raise RecipeError(describe(path, f"{where}.{foreign[0]}", "a change of what all share", "distill or student"))
@@ -228,11 +229,11 @@ def _with_student(base: Recipe, variants: dict[str, Variant]) -> dict[str, Varia
 def _refuse_unlike(base: Recipe, variant: Variant, path: Path, student: bool) -> None:
     """Refuse a variant that would not see the same batches, teacher and number of steps."""
     sections = ("data", "teacher", "seed", "train", "runs", *(["student"] if student else []))
-    for section in sections:
-        ours, theirs = ({section: recipe.model_dump(mode="json")[section]} for recipe in (base, variant.recipe))
-        if found := _first_difference(ours, theirs):
-            key, expected, value = found
-            raise RecipeError(describe(path, f"{variant.name}: {key}", value, f"{expected}, as in {base.name}"))
+    both = [recipe.model_dump(mode="json") for recipe in (base, variant.recipe)]
+    ours, theirs = ({section: recipe[section] for section in sections} for recipe in both)
+    if found := _first_difference(ours, theirs):
+        key, expected, value = found
+        raise RecipeError(describe(path, f"{variant.name}: {key}", value, f"{expected}, as in {base.name}"))
     shared = [recipe.schedule(recipe.student).model_dump() for recipe in (base, variant.recipe)]
     if found := _first_difference(shared[0], shared[1]):
         key, expected, value = found
