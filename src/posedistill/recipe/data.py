@@ -53,21 +53,17 @@ class RenderSource(Settings):
     settings: RenderSettings = Field(RenderSettings(), description="How they are rendered.")
 
 
-KINDS = ("as bop", "as render", "as scene", "as objects", "as labels", "as categories")
-"""Which of several sections a mapping stands for; pydantic puts these words into the place of a fault."""
-
-
 def _source_kind(source: Any) -> str:
-    for kind, key, settings in ((KINDS[0], "bop", BopSource), (KINDS[4], "labels", LabelSource)):
+    for kind, key, settings in (("as bop", "bop", BopSource), ("as labels", "labels", LabelSource)):
         if key in source if isinstance(source, dict) else isinstance(source, settings):
             return kind
-    return KINDS[1]
+    return "as render"
 
 
 Source = Annotated[
-    Annotated[BopSource, Tag(KINDS[0])]
-    | Annotated[LabelSource, Tag(KINDS[4])]
-    | Annotated[RenderSource, Tag(KINDS[1])],
+    Annotated[BopSource, Tag("as bop")]
+    | Annotated[LabelSource, Tag("as labels")]
+    | Annotated[RenderSource, Tag("as render")],
     Discriminator(_source_kind),
 ]
 """Told by ``bop`` or ``labels``, any other is rendered: a mistake in one is not explained by another's keys."""
@@ -239,16 +235,26 @@ class CategorySettings(Settings):
 
 def _data_kind(data: Any) -> str:
     is_dict = isinstance(data, dict)
-    for key, kind in (("scene", KINDS[2]), ("annotations", KINDS[5])):
+    for key, kind in (("scene", "as scene"), ("annotations", "as categories")):
         if key in data if is_dict else hasattr(data, key):
             return kind
-    return KINDS[3]
+    return "as objects"
 
 
 Data = Annotated[
-    Annotated[SceneSettings, Tag(KINDS[2])]
-    | Annotated[CategorySettings, Tag(KINDS[5])]
-    | Annotated[DataSettings, Tag(KINDS[3])],
+    Annotated[SceneSettings, Tag("as scene")]
+    | Annotated[CategorySettings, Tag("as categories")]
+    | Annotated[DataSettings, Tag("as objects")],
     Discriminator(_data_kind),
 ]
 """Data that says ``scene`` is photographs, ``annotations`` things of categories, any other is crops of objects."""
+
+KINDS: dict[str, type[Settings]] = {
+    "as bop": BopSource,
+    "as labels": LabelSource,
+    "as render": RenderSource,
+    "as scene": SceneSettings,
+    "as categories": CategorySettings,
+    "as objects": DataSettings,
+}
+"""Which of several sections a mapping stands for; pydantic puts these words into the place of a fault."""

@@ -5,27 +5,15 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from posedistill.recipe.data import (
-    KINDS,
-    BopSource,
-    CategorySettings,
-    DataSettings,
-    LabelSource,
-    RenderSource,
-    SceneSettings,
-)
-
-_TAGGED: dict[str, type[BaseModel]] = dict(
-    zip(KINDS, (BopSource, RenderSource, SceneSettings, DataSettings, LabelSource, CategorySettings), strict=True)
-)
+from posedistill.recipe.data import KINDS
 
 
 def keys_at(kind: type[BaseModel], place: Sequence[str | int]) -> set[str]:
     """The keys that a section may have in which pydantic found a fault at ``place``."""
-    models = {kind}
+    models: set[type[BaseModel]] = {kind}
     for part in place[:-1]:
         if part in KINDS:
-            models = {_TAGGED[str(part)]}
+            models = {KINDS[str(part)]}
         elif isinstance(part, str):
             fields = [model.model_fields[part] for model in models if part in model.model_fields]
             models = {below for field in fields for below in models_of(field.annotation)}
