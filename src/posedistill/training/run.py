@@ -135,24 +135,8 @@ def train_stage(task: Task[Any], stage: Stage) -> Path:
         console.print(f"{stage.title}: finished before, skipped")
         return stage.weights
     fabric = make_fabric(stage.schedule.precision)
-    last = stage.folder / "last.safetensors"
-    with told(lambda: goes_on(stage.title, last)):
-        estimator, teaching, batches = set_up(task, stage, fabric)
-        if stage.inherits and not last.exists():
-            begin_with_teacher(stage, estimator, task.objects)
-        started = time.perf_counter()
-        train(
-            fabric,
-            estimator,
-            batches,
-            stage.schedule,
-            stage.folder,
-            seed=stage.seed,
-            signature=stage.signature,
-            teaching=teaching,
-            validate=task.validation(fabric.device, stage.schedule.validation_crops),
-            title=stage.title,
-        )
+    with told(lambda: goes_on(stage.title, stage.folder / "last.safetensors")):
+        started = _train(task, stage, fabric)
     if fabric.is_global_zero:
         calibrate_network(task, stage)
         seconds = time.perf_counter() - started
@@ -160,6 +144,31 @@ def train_stage(task: Task[Any], stage: Stage) -> Path:
         write_environment(recipe.folder, {stage.title: seconds})
     fabric.barrier()  # the next stage of every process reads what the first has written
     return stage.weights
+
+
+def _train(task: Task[Any], stage: Stage, fabric: Fabric) -> float:
+    """Train what :func:`train_stage` is asked for; returns the clock when everything was set up.
+
+    When it returns, networks and pictures of the training are given back: what calibrates needs the room for its own.
+    """
+    settings = stage.schedule
+    estimator, teaching, batches = set_up(task, stage, fabric)
+    if stage.inherits and not (stage.folder / "last.safetensors").exists():
+        begin_with_teacher(stage, estimator, task.objects)
+    started = time.perf_counter()
+    train(
+        fabric,
+        estimator,
+        batches,
+        settings,
+        stage.folder,
+        seed=stage.seed,
+        signature=stage.signature,
+        teaching=teaching,
+        validate=task.validation(fabric.device, settings.validation_crops),
+        title=stage.title,
+    )
+    return started
 
 
 def begin_with_teacher(stage: Stage, student: Estimator, objects: ObjectTable) -> None:
