@@ -77,10 +77,11 @@ class PicturesTask(ObjectsTask):
         """With the error of the boxes that the network says itself, where its family says any."""
         predictor = torch_predictor(*self.deployed(estimator), next(estimator.parameters()).device)
         decoder, boxes = of_objects(predictor.decoder), defaultdict[tuple[int, int, int], list[Array]](list)
-        for row, query in enumerate(self.queries):
+        known: Sequence[Arrays | None] = outputs or [None] * len(self.queries)
+        for query, said in zip(self.queries, known, strict=True):
             request = query.request()
             prepared = decoder.prepare(request)
-            said = outputs[row] if outputs else predictor.outputs_of([prepared])[0]
+            said = predictor.outputs_of([prepared])[0] if said is None else said
             for obj_id, box in decoder.boxes_seen(request.image, said, prepared):
                 boxes[query.scene_id, query.im_id, obj_id].append(box)
         if not boxes:

@@ -96,9 +96,10 @@ def near_training(train: CameraDataset, test: CameraDataset) -> NDArray[np.bool_
     """``[N]`` which test frames stand within ``NEAR_M``, or ``NEAR_SHARE``, and ``NEAR_DEG`` of a training frame."""
     within = NEAR_M if train.metric else NEAR_SHARE * float(np.linalg.norm(extent(train.centers)))
     centers, rows, least = train.centers, train.R.reshape(-1, 9), 1 + 2 * np.cos(np.radians(NEAR_DEG))
-    beside = cKDTree(centers).query_ball_point(test.centers, within)
-    # The trace of a relative rotation tells its angle.
-    return np.array([(rows[some] @ R.ravel() >= least).any() for some, R in zip(beside, test.R, strict=True)])
+    # A frame at a time, as many may stand beside each. The trace of a relative rotation tells its angle.
+    tree, poses = cKDTree(centers), zip(test.centers, test.R, strict=True)
+    near = ((rows[tree.query_ball_point(center, within)] @ R.ravel() >= least).any() for center, R in poses)
+    return np.fromiter(near, np.bool_, len(test))
 
 
 def _name(frame: CameraFrame) -> str:

@@ -14,7 +14,7 @@ _one_at_a_time = threading.Lock()
 
 
 def prefetch(make: Callable[[int], T], start: int, stop: int, device: torch.device, depth: int = 2) -> Iterator[T]:
-    """``make(start)`` to ``make(stop - 1)``, up to ``depth`` of them made ahead in a background thread.
+    """``make(start)`` to ``make(stop - 1)``, made in a background thread, ``depth`` of them beside the next.
 
     What goes wrong there is raised here; closing the iterator ends the thread.
     """

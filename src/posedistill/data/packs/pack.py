@@ -54,8 +54,8 @@ class Pack:
 
     Attributes:
         frames: uint8 ``[F, H, W, 4]``, memory-mapped. Channels 0..2 are RGB. Channel 3 is the instance id: 0 background
-            (or scene), ``slot`` of an instance, 255 other foreground. Frames smaller than the largest are padded below
-            and to the right with the border colour.
+            (or scene; of novel views how they were made), ``slot`` of an instance, 255 other foreground. Frames smaller
+            than the largest are padded below and to the right with the border colour.
         sizes: int64 ``[F, 2]`` height and width of each frame without padding. K: ``[F, 3, 3]``.
         sequences: the recording (BOP scene) of each frame. images: their files, as strings.
     """
