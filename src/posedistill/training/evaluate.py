@@ -1,16 +1,16 @@
 """What follows a run's trainings: measure every network, export the best student, time it, draw its poses."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from posedistill.data.loading.picture_view import PictureSize
-from posedistill.decode.base import Arrays
 from posedistill.deploy.bench import bench
 from posedistill.deploy.estimate import estimate
 from posedistill.deploy.export import check_parity, example_inputs, export_onnx, torch_predictor
@@ -29,6 +29,7 @@ from posedistill.training.networks import load_members, load_network, validation
 
 PARITY_FRAMES = 8
 """Test frames on which an exported file must agree with its network."""
+_Outputs = Mapping[str, NDArray[Any]]
 
 
 def finished(recipe: Recipe) -> list[Stage]:
@@ -62,7 +63,7 @@ def measure_stage(task: Task[Any], stage: Stage, size: PictureSize | None = None
     members = load_members(stage, task.objects)
     scored = stage.name != "teacher" or not stage.recipe.cuts_crops
     looked_into = len(members) == 1 and scored and size is None
-    said: list[Arrays] = []
+    said: list[_Outputs] = []
 
     def found() -> Poses | None:
         if not scored:
@@ -90,10 +91,10 @@ def measure_stage(task: Task[Any], stage: Stage, size: PictureSize | None = None
     return replace(scores, stage=name, seed=stage.seed, **summed)
 
 
-def _noting(run: Run, said: list[Arrays]) -> Run:
+def _noting(run: Run, said: list[_Outputs]) -> Run:
     """The same network, which notes what it says."""
 
-    def noting(inputs: Arrays) -> Arrays:
+    def noting(inputs: _Outputs) -> _Outputs:
         said.append(run(inputs))
         return said[-1]
 

@@ -30,8 +30,7 @@ from posedistill.backbones.cfg.layers import (
 )
 from posedistill.backbones.cfg.weights import check_tensors, is_darknet, read_weights
 from posedistill.backbones.cut import FINEST_STRIDE, check_cut, split_cut
-from posedistill.backbones.weights import read_state_dict
-from posedistill.decode.base import IMAGENET_MEAN, IMAGENET_STD
+from posedistill.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, read_state_dict
 from posedistill.errors import RecipeError, describe
 
 
