@@ -57,7 +57,9 @@ def test_commands_are_known_with_their_options_and_keys(page, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_to_files(page):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
-        assert (page.parent / link).exists(), link
+        target = (page.parent / link).resolve()
+        assert target.exists(), link
+        assert page.parent == ROOT or ROOT / "docs" in target.parents, f"{link}: the site has no such page"
 
 
 def test_the_python_of_the_readme_is_there():
